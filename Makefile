@@ -1,0 +1,28 @@
+# Everything runs on a fresh Debian or Ubuntu with Rust and git: each target installs what it misses.
+
+.PHONY: help demo test bench lint ci clean install-deps
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
+
+demo: install-deps ## Tell the whole story on an embedded PostgreSQL and S3, in about a minute
+	cargo build
+	@target/debug/tenantry demo
+
+test: install-deps ## Run the whole suite
+	cargo test --workspace --no-fail-fast
+
+bench: install-deps ## Measure against plain PostgreSQL tools in the same run
+	cargo bench --bench fleet
+
+lint: install-deps ## Check format, clippy and documentation; warnings are errors
+	@.ci/lint
+
+ci: ## Do what CI does: lint, dependencies, tests, and a count of the tests
+	@.ci/run
+
+clean: ## Remove what was built
+	cargo clean
+
+install-deps: ## Install missing packages (apt-get); silent when nothing is missing
+	@.ci/bootstrap
