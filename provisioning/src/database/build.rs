@@ -1,0 +1,277 @@
+//! Building databases that no tenant owns yet: clones, templates and spares.
+//!
+//! A build carries a name that only one operation can have given. It refuses connections from the
+//! moment it exists, so nothing happens in it before PUBLIC is shut out.
+
+use std::ops::{Deref, DerefMut};
+
+use deadpool_postgres::Object;
+use postgres_protocol::escape::escape_literal;
+use tokio_postgres::error::SqlState;
+use uuid::Uuid;
+
+use super::{database_facts, missing, not_ours};
+use crate::error::Error;
+use crate::marker::Marker;
+use crate::name::DatabaseName;
+use crate::role;
+use crate::server::{PooledClient, Server};
+
+/// Longer than PostgreSQL needs to copy or drop a database.
+const LOCK_TIMEOUT: &str = "set lock_timeout = '120s'";
+
+/// What a new database is a copy of.
+#[derive(Clone, Copy, Debug)]
+pub enum Source<'a> {
+    /// A template of ours.
+    Template(&'a DatabaseName),
+    /// PostgreSQL's own empty `template0`.
+    Zero,
+}
+
+/// Why a database may be dropped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Proof {
+    /// Its marker names this tenant.
+    Owner(Uuid),
+    /// Its name is one that only this system gives, to databases that no tenant owns: a build, a spare
+    /// or a template. A replaced database is a tenant's and needs [`Proof::Owner`].
+    Name,
+}
+
+impl Server {
+    /// Makes an empty or cloned database that refuses connections and that PUBLIC has no right in.
+    /// `name` must be a [`DatabaseName::build`]; if that exists, only its rights are made sure of.
+    pub async fn create_build(&self, name: &DatabaseName, from: Source<'_>) -> Result<(), Error> {
+        if !name.is_build_form() {
+            return Err(not_ours(name));
+        }
+        let client = self.lock_names(&[name]).await?;
+        let mut found = database_facts(&*client, name).await?;
+        if found.as_ref().is_some_and(|facts| facts.is_invalid) {
+            client.batch_execute(&drop_statement(name)).await?;
+            found = None;
+        }
+        if found.is_none() {
+            let source = match from {
+                Source::Template(template) => format!("template {}", template.quoted()),
+                Source::Zero => "template template0 encoding 'UTF8'".to_owned(),
+            };
+            // From version 15 on the copy is written to the WAL by default, which is the fast way for
+            // small databases; older servers know no other.
+            let statement =
+                format!("create database {} {source} allow_connections false", name.quoted());
+            match client.batch_execute(&statement).await {
+                Err(error) if is_duplicate(&error) => {}
+                Err(error) if error.code() == Some(&SqlState::INVALID_CATALOG_NAME) => {
+                    return Err(match from {
+                        Source::Template(template) => missing(template),
+                        Source::Zero => error.into(),
+                    });
+                }
+                other => other?,
+            }
+        }
+        let (database, owner) = (name.quoted(), role::OWNER);
+        client
+            .batch_execute(&format!(
+                "revoke connect, temporary on database {database} from public;
+                 grant create, temporary on database {database} to {owner}"
+            ))
+            .await?;
+        client.release().await
+    }
+
+    /// Accepts connections to a build, from the administrator alone: nobody else has the right. What is
+    /// made in it may be given to `tenantry_owner`, as restoring a dump does before it sets any rights.
+    pub async fn open_build(&self, name: &DatabaseName) -> Result<(), Error> {
+        if !name.is_build_form() {
+            return Err(not_ours(name));
+        }
+        let database = name.quoted();
+        self.client()
+            .await?
+            .batch_execute(&format!(
+                "revoke connect, temporary on database {database} from public;
+                 alter database {database} allow_connections true"
+            ))
+            .await?;
+        let grant = format!("grant usage, create on schema public to {}", role::OWNER);
+        Ok(self.connect(name).await?.batch_execute(&grant).await?)
+    }
+
+    /// Refuses connections to a build again, and ends the sessions in it.
+    pub(crate) async fn close_build(&self, name: &DatabaseName) -> Result<(), Error> {
+        if !name.is_build_form() {
+            return Err(not_ours(name));
+        }
+        let client = self.client().await?;
+        let facts = database_facts(&client, name).await?.ok_or_else(|| missing(name))?;
+        self.shut(&client, name, facts.oid).await.map(drop)
+    }
+
+    /// Drops a database with every session in it, given a proof that it is ours to drop. That there is
+    /// none is fine; that the proof does not hold is [`Error::NotOurs`].
+    pub async fn drop_owned_database(
+        &self,
+        name: &DatabaseName,
+        proof: Proof,
+    ) -> Result<(), Error> {
+        let client = self.lock_names(&[name]).await?;
+        let Some(facts) = database_facts(&*client, name).await? else { return Ok(()) };
+        let holds = match proof {
+            Proof::Owner(tenant) => facts.belongs_to(tenant),
+            Proof::Name => {
+                name.is_unowned_form() && facts.marker.as_ref().and_then(Marker::tenant).is_none()
+            }
+        };
+        if !holds {
+            return Err(not_ours(name));
+        }
+        if facts.is_template && !facts.is_invalid {
+            client
+                .batch_execute(&format!("alter database {} is_template false", name.quoted()))
+                .await?;
+        }
+        match client.batch_execute(&drop_statement(name)).await {
+            // Somebody else with the same proof was faster.
+            Err(error) if error.code() == Some(&SqlState::INVALID_CATALOG_NAME) => {}
+            other => other.map_err(|error| self.explain_drop(error))?,
+        }
+        client.release().await
+    }
+
+    /// A session that alone may make, rename or drop these databases, until it ends.
+    ///
+    /// The server finishes a `create database` whose client has died. Whoever takes over waits here until
+    /// it has, instead of overlooking a database that is not to be seen yet.
+    pub(super) async fn lock_names(&self, names: &[&DatabaseName]) -> Result<NameLock, Error> {
+        let session = NameLock { session: Some(self.client().await?) };
+        session.batch_execute(LOCK_TIMEOUT).await?;
+        for name in names {
+            session
+                .execute(
+                    "-- build::lock_names
+                     select pg_advisory_lock(hashtextextended('tenantry ' || $1, 0))",
+                    &[&name.as_str()],
+                )
+                .await?;
+        }
+        Ok(session)
+    }
+
+    fn explain_drop(&self, error: tokio_postgres::Error) -> Error {
+        let is_about_sessions = error
+            .as_db_error()
+            .is_some_and(|refusal| refusal.routine() == Some("TerminateOtherDBBackends"));
+        if is_about_sessions { self.explain_signal(error) } else { error.into() }
+    }
+
+    /// Turns a finished build into a template, in one transaction. Does nothing if the template is
+    /// there already.
+    pub async fn seal_as_template(
+        &self,
+        build: &DatabaseName,
+        template: &DatabaseName,
+        digest: &str,
+        version: i64,
+    ) -> Result<(), Error> {
+        let marker = Marker::Template { digest: digest.to_owned(), version };
+        let more = format!("alter database {} is_template true", template.quoted());
+        self.seal(build, template, &marker, &more).await
+    }
+
+    /// Turns a clone of a template into a spare, in one transaction. Does nothing if the spare is there
+    /// already.
+    pub async fn seal_as_spare(
+        &self,
+        build: &DatabaseName,
+        spare: &DatabaseName,
+        digest: &str,
+        version: i64,
+    ) -> Result<(), Error> {
+        let marker = Marker::Spare { digest: digest.to_owned(), version };
+        self.seal(build, spare, &marker, "").await
+    }
+
+    async fn seal(
+        &self,
+        build: &DatabaseName,
+        sealed: &DatabaseName,
+        marker: &Marker,
+        more: &str,
+    ) -> Result<(), Error> {
+        if !build.is_build_form() || !sealed.is_unowned_form() {
+            return Err(not_ours(sealed));
+        }
+        let mut client = self.lock_names(&[build, sealed]).await?;
+        match database_facts(&*client, sealed).await? {
+            Some(facts) if facts.marker.as_ref() == Some(marker) => return Ok(()),
+            Some(_) => return Err(not_ours(sealed)),
+            None => {}
+        }
+        let facts = database_facts(&*client, build).await?.ok_or_else(|| missing(build))?;
+        self.shut(&*client, build, facts.oid).await?;
+
+        let transaction = client.transaction().await?;
+        transaction
+            .batch_execute(&format!(
+                "alter database {} rename to {sealed};
+                 comment on database {sealed} is {comment};
+                 {more}",
+                build.quoted(),
+                sealed = sealed.quoted(),
+                comment = escape_literal(&marker.to_string()),
+            ))
+            .await?;
+        transaction.commit().await?;
+        client.release().await
+    }
+}
+
+/// A session that holds locks on names; unless it is released in order it ends, and they with it.
+pub(super) struct NameLock {
+    session: Option<PooledClient>,
+}
+
+const HAS_SESSION: &str = "the session is taken only when the lock is dropped";
+
+impl NameLock {
+    /// Gives the names free and the session back to its pool.
+    pub(super) async fn release(mut self) -> Result<(), Error> {
+        self.batch_execute("select pg_advisory_unlock_all(); reset lock_timeout").await?;
+        drop(self.session.take());
+        Ok(())
+    }
+}
+
+impl Deref for NameLock {
+    type Target = PooledClient;
+
+    fn deref(&self) -> &PooledClient {
+        self.session.as_ref().expect(HAS_SESSION)
+    }
+}
+
+impl DerefMut for NameLock {
+    fn deref_mut(&mut self) -> &mut PooledClient {
+        self.session.as_mut().expect(HAS_SESSION)
+    }
+}
+
+impl Drop for NameLock {
+    fn drop(&mut self) {
+        if let Some(session) = self.session.take() {
+            drop(Object::take(session));
+        }
+    }
+}
+
+fn drop_statement(name: &DatabaseName) -> String {
+    format!("drop database {} with (force)", name.quoted())
+}
+
+/// Two workers may create one build at the same moment; the catalog's index tells the later one.
+fn is_duplicate(error: &tokio_postgres::Error) -> bool {
+    matches!(error.code(), Some(&SqlState::DUPLICATE_DATABASE | &SqlState::UNIQUE_VIOLATION))
+}

@@ -1,0 +1,200 @@
+//! Giving a database to a tenant: the one transaction that makes a tenant, and the one that replaces
+//! its database.
+//!
+//! Databases and roles are rows in catalogs that all databases of a server share, so one transaction
+//! can create the role, rename the database, mark both, stamp, grant and open. A crash leaves either a
+//! build that nobody can enter, or a tenant that is complete.
+
+use tokio_postgres::error::SqlState;
+
+use super::{DatabaseFacts, database_facts, missing, not_ours};
+use crate::error::{Cause, Error};
+use crate::marker::{Marker, Owner};
+use crate::name::{DatabaseName, RoleName};
+use crate::role::{self, Verifier, role_facts};
+use crate::server::Server;
+
+/// A build or a spare, and the tenant that is to have it.
+#[derive(Clone, Copy, Debug)]
+pub struct Possession<'a> {
+    /// The build or spare.
+    pub from: &'a DatabaseName,
+    /// What it is to be called.
+    pub database: &'a DatabaseName,
+    /// The tenant's login role; it is created if it is missing.
+    pub role: &'a RoleName,
+    /// The role's password, as [`scram_verifier`](crate::scram_verifier) makes it.
+    pub verifier: &'a str,
+    /// Whose it is to be, and which operation does it.
+    pub owner: Owner,
+    /// How often the tenant's place has changed.
+    pub epoch: i64,
+}
+
+/// A tenant's database and the one that is to replace it.
+#[derive(Clone, Copy, Debug)]
+pub struct Swap<'a> {
+    /// The tenant's database; may be missing after a disaster.
+    pub live: &'a DatabaseName,
+    /// The build that replaces it.
+    pub incoming: &'a DatabaseName,
+    /// What the replaced database is to be called.
+    pub retired: &'a DatabaseName,
+    /// The tenant's login role.
+    pub role: &'a RoleName,
+    /// Whose it is, and which operation does it.
+    pub owner: Owner,
+    /// The epoch of the incoming database.
+    pub epoch: i64,
+}
+
+impl Server {
+    /// Makes a build or spare the database of a tenant, with its role, in one transaction.
+    ///
+    /// If the tenant has the database already, only role, password, stamp, rights and openness are made
+    /// sure of. A database or role of that name without the tenant's marker is [`Error::NotOurs`].
+    pub async fn take_possession(&self, possession: Possession<'_>) -> Result<(), Error> {
+        let Possession { from, database, role, verifier, owner, epoch } = possession;
+        let verifier = Verifier::parse(verifier)?;
+        let superuser = self.is_superuser().await?;
+        let mut client = self.client().await?;
+        let transaction = client.transaction().await?;
+        let lock = transaction
+            .prepare_cached(
+                "-- possession::take_possession
+                 select pg_advisory_xact_lock(hashtextextended('tenantry ' || $1, 0))",
+            )
+            .await?;
+        transaction.execute(&lock, &[&database.as_str()]).await?;
+
+        let mut statements = Vec::new();
+        let marker = Marker::Tenant(owner);
+        let (database_quoted, role_quoted) = (database.quoted(), role.quoted());
+        match role_facts(&transaction, role).await? {
+            None => {
+                statements.push(format!(
+                    "create role {role_quoted} login nosuperuser nocreatedb nocreaterole noreplication \
+                     nobypassrls inherit password {verifier}"
+                ));
+                statements.push(format!("comment on role {role_quoted} is '{marker}'"));
+            }
+            Some(facts) if facts.belongs_to(owner.tenant) => {
+                statements.push(format!("alter role {role_quoted} login password {verifier}"));
+            }
+            Some(_) => return Err(role::not_ours(role)),
+        }
+        statements.push(format!("grant {} to {role_quoted}", role::APP));
+        if !superuser {
+            // Without it the administrator could not end the tenant's sessions.
+            statements.push(format!("grant {role_quoted} to current_user"));
+        }
+        match database_facts(&transaction, database).await? {
+            None => {
+                let facts =
+                    database_facts(&transaction, from).await?.ok_or_else(|| missing(from))?;
+                if !is_free(from, &facts) {
+                    return Err(not_ours(from));
+                }
+                statements
+                    .push(format!("alter database {} rename to {database_quoted}", from.quoted()));
+                statements.push(format!("comment on database {database_quoted} is '{marker}'"));
+            }
+            Some(facts) if facts.belongs_to(owner.tenant) => {}
+            Some(_) => return Err(not_ours(database)),
+        }
+        statements.extend(opening(database, role, owner, epoch));
+        transaction
+            .batch_execute(&statements.join(";\n"))
+            .await
+            .map_err(|error| self.explain_stamp(error))?;
+        Ok(transaction.commit().await?)
+    }
+
+    /// Puts a build into the place of a tenant's database and keeps the replaced one, shut. Ends the
+    /// sessions of both first; the rest is one transaction.
+    ///
+    /// What is found decides what is left to do, so it may be repeated after a crash at any moment.
+    pub async fn swap(&self, swap: Swap<'_>) -> Result<(), Error> {
+        let Swap { live, incoming, retired, role, owner, epoch } = swap;
+        let marker = Marker::Tenant(owner);
+        let mut client = self.lock_names(&[live, incoming]).await?;
+        match role_facts(&*client, role).await? {
+            Some(facts) if facts.belongs_to(owner.tenant) => {}
+            Some(_) => return Err(role::not_ours(role)),
+            None => return Err(Error::Missing { kind: "role", name: role.to_string() }),
+        }
+
+        let mut statements = Vec::new();
+        let present = database_facts(&*client, live).await?;
+        let is_swapped =
+            present.as_ref().is_some_and(|facts| facts.marker.as_ref() == Some(&marker));
+        if !is_swapped {
+            let build =
+                database_facts(&*client, incoming).await?.ok_or_else(|| missing(incoming))?;
+            if !is_free(incoming, &build) {
+                return Err(not_ours(incoming));
+            }
+            if let Some(facts) = present {
+                if !facts.belongs_to(owner.tenant) {
+                    return Err(not_ours(live));
+                }
+                self.shut(&*client, live, facts.oid).await?;
+                statements.extend([
+                    format!("revoke connect on database {} from {}", live.quoted(), role.quoted()),
+                    format!("alter database {} rename to {}", live.quoted(), retired.quoted()),
+                    format!("comment on database {} is '{marker}'", retired.quoted()),
+                ]);
+            }
+            self.shut(&*client, incoming, build.oid).await?;
+            statements.extend([
+                format!("alter database {} rename to {}", incoming.quoted(), live.quoted()),
+                format!("comment on database {} is '{marker}'", live.quoted()),
+            ]);
+        }
+        statements.extend(opening(live, role, owner, epoch));
+        let transaction = client.transaction().await?;
+        transaction
+            .batch_execute(&statements.join(";\n"))
+            .await
+            .map_err(|error| self.explain_stamp(error))?;
+        transaction.commit().await?;
+        client.release().await
+    }
+
+    fn explain_stamp(&self, error: tokio_postgres::Error) -> Error {
+        let is_about_stamp = error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE)
+            && error
+                .as_db_error()
+                .is_some_and(|refusal| refusal.message().contains("tenantry.tenant"));
+        if !is_about_stamp {
+            return error.into();
+        }
+        Error::MissingPrivilege {
+            what: "stamping a database with `tenantry.tenant`".to_owned(),
+            remedy: Some(format!(
+                "as a superuser, run `grant set on parameter tenantry.tenant to \"{}\"` (PostgreSQL 15 and \
+                 newer; before that only a superuser may stamp)",
+                self.url().user()
+            )),
+            source: Some(Cause::from(error)),
+        }
+    }
+}
+
+/// What makes a marked database the tenant's to use: its stamp, the right of its role, and an open door.
+fn opening(database: &DatabaseName, role: &RoleName, owner: Owner, epoch: i64) -> [String; 4] {
+    let (database, role) = (database.quoted(), role.quoted());
+    [
+        format!("alter database {database} set tenantry.tenant = '{}:{epoch}'", owner.tenant),
+        format!("revoke connect, temporary on database {database} from public"),
+        format!("grant connect on database {database} to {role}"),
+        format!("alter database {database} allow_connections true"),
+    ]
+}
+
+/// Whether a database is one of ours that no tenant owns.
+fn is_free(name: &DatabaseName, facts: &DatabaseFacts) -> bool {
+    name.is_unowned_form()
+        && !facts.is_template
+        && facts.marker.as_ref().and_then(Marker::tenant).is_none()
+}

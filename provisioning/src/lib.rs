@@ -1,0 +1,22 @@
+#![doc = include_str!("../README.md")]
+
+mod database;
+mod error;
+mod isolation;
+mod marker;
+mod name;
+mod role;
+mod schema;
+mod server;
+
+pub use database::{DatabaseFacts, Possession, Proof, Source, Swap};
+pub use error::{Cause, Error};
+pub use isolation::{Finding, FindingKind, lock_down};
+pub use marker::{Marker, Owner};
+pub use name::{DatabaseName, NameError, RoleName};
+pub use role::{RoleFacts, random_password, scram_verifier};
+pub use schema::{
+    Applied, AppliedFile, MigrationFile, MigrationSet, MigrationTimeouts, SchemaError, apply,
+    build_from_zero, current_version,
+};
+pub use server::{Connection, PooledClient, Problem, Server, ServerFacts, ServerUrl, TlsConnector};

@@ -1,0 +1,138 @@
+//! [`SchemaError`]: what keeps migrations from being applied, in which file and in which line.
+
+use std::borrow::Cow;
+use std::path::PathBuf;
+
+use thiserror::Error;
+
+use crate::error::{Cause, Error};
+
+/// Why migrations could not be loaded or applied.
+#[derive(Debug, Error)]
+pub enum SchemaError {
+    /// The directory of the migration files cannot be read.
+    #[error("the migrations in {} cannot be read", path.display())]
+    Directory {
+        /// The directory.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A file is not what a migration must be.
+    #[error("the migration file {file} {problem}")]
+    File {
+        /// The file's name.
+        file: String,
+        /// What is wrong, as the end of a sentence.
+        problem: String,
+    },
+    /// A file was changed after it had been applied.
+    #[error("the migration file {file} was changed after it had been applied")]
+    Edited {
+        /// The file's name.
+        file: String,
+    },
+    /// A migration was applied that the set does not have.
+    #[error("the database has version {version} ({name}), but there is no such migration file")]
+    MissingFile {
+        /// The version that was applied.
+        version: i64,
+        /// Its name.
+        name: String,
+    },
+    /// A file was added below the newest one applied.
+    #[error("the migration file {file} is new, but the database is at version {newest} already")]
+    OutOfOrder {
+        /// The file's name.
+        file: String,
+        /// The newest version applied.
+        newest: i64,
+    },
+    /// The history of the database cannot be understood.
+    #[error("the migration history of the database is damaged: {0}")]
+    History(String),
+    /// Another run holds the database's migration lock.
+    #[error("another migration of this database is running")]
+    Busy,
+    /// A statement failed; its file left no trace, the files before it are applied.
+    #[error("the migration {} failed: {source}", place(file, *line))]
+    Failed {
+        /// The file's name.
+        file: String,
+        /// The line in it, counted from 1, where PostgreSQL names one.
+        line: Option<usize>,
+        /// What PostgreSQL said.
+        source: Cause,
+    },
+    /// The run was ended from inside: a defect, or the end of the process.
+    #[error("the migration run was interrupted")]
+    Interrupted(#[source] tokio::task::JoinError),
+    /// The server did not let us get so far.
+    #[error(transparent)]
+    Server(#[from] Error),
+}
+
+impl SchemaError {
+    /// Whether the same call may succeed later without anybody's doing.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Busy => true,
+            Self::Failed { source, .. } => source.is_transient(),
+            Self::Server(error) => error.is_transient(),
+            Self::Interrupted(cause) => cause.is_cancelled(),
+            Self::Directory { .. }
+            | Self::File { .. }
+            | Self::Edited { .. }
+            | Self::MissingFile { .. }
+            | Self::OutOfOrder { .. }
+            | Self::History(_) => false,
+        }
+    }
+
+    /// What the operator should do.
+    #[must_use]
+    pub fn remedy(&self) -> Option<Cow<'static, str>> {
+        let text = match self {
+            Self::Directory { .. } => "check TENANTRY_TENANT_MIGRATIONS_DIR",
+            Self::File { .. } => "mend the file or move it out of the directory",
+            Self::Edited { .. } => {
+                "put the file back as it was (mind line ends), and what is new into a file with the next number"
+            }
+            Self::MissingFile { .. } => {
+                "put the file back; if a newer release applied it, use that release's migrations"
+            }
+            Self::OutOfOrder { newest, .. } => {
+                return Some(format!("give the file a number above {newest}").into());
+            }
+            Self::History(_) => {
+                "compare tenantry.schema_history with a healthy tenant's, and mend it by hand"
+            }
+            Self::Busy => "wait for the other run to end",
+            Self::Failed { source, .. } => failed_remedy(source),
+            Self::Interrupted(_) => "run it again; if it ends in the same way, report it",
+            Self::Server(error) => return error.remedy(),
+        };
+        Some(text.into())
+    }
+}
+
+fn failed_remedy(cause: &Cause) -> &'static str {
+    match cause.sql_state().map(tokio_postgres::error::SqlState::code) {
+        Some("55P03") => {
+            "something in the database held a lock for longer than the lock timeout; run it again"
+        }
+        Some("57014") => {
+            "the statement ran into the statement timeout: raise it, or do less in one file"
+        }
+        Some("25001") => "a migration file runs in a transaction, and this statement cannot",
+        Some("42501") => {
+            "migrations run as tenantry_owner, which may not do this: a superuser has to"
+        }
+        _ => "mend the file, then run it again; the files before it are applied",
+    }
+}
+
+fn place(file: &str, line: Option<usize>) -> String {
+    line.map_or_else(|| file.to_owned(), |line| format!("{file}:{line}"))
+}
