@@ -1,0 +1,22 @@
+#![doc = include_str!("../README.md")]
+
+mod dump;
+mod key;
+mod manifest;
+mod object_key;
+mod pipe;
+mod process;
+mod restore;
+mod store;
+mod stream;
+mod tools;
+
+pub use dump::{DumpError, DumpRequest, Dumped, dump, finish};
+pub use key::{BackupKey, KeyError};
+pub use manifest::{MANIFEST_FORMAT, Manifest, ManifestError, TableRows};
+pub use object_key::{KeyScope, ObjectKey};
+pub use restore::{RestoreError, RestoreRequest, Restored, load_manifest, restore, verify_stored};
+pub use store::{
+    BackupStore, MAX_SMALL_OBJECT_BYTES, ObjectInfo, ObjectReader, S3Settings, StoreError, Uploaded,
+};
+pub use tools::{PgTools, ToolError};

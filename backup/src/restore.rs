@@ -1,0 +1,267 @@
+//! One backup into an empty database, or through a check and into nothing.
+//!
+//! The manifest is authenticated before the first byte is read. `pg_restore` sees only what decrypted
+//! correctly; it never sees the end of a stream that was cut, and when the stream is at fault the
+//! error says so, whatever `pg_restore` made of it. A restore that returned an error may have left
+//! part of the data: its target is to be dropped.
+
+mod archive;
+
+use std::fmt;
+use std::io;
+use std::process::{ExitStatus, Stdio};
+
+use tokio::io::AsyncWriteExt;
+use tokio::process::ChildStdin;
+use uuid::Uuid;
+
+use self::archive::Archive;
+use crate::key::BackupKey;
+use crate::manifest::{Manifest, ManifestError};
+use crate::object_key::ObjectKey;
+use crate::process::{self, Process};
+use crate::store::{BackupStore, StoreError};
+use crate::tools::{PgTools, major_of};
+
+const BUFFER_BYTES: usize = 128 * 1024;
+
+/// What to restore into, and with what.
+pub struct RestoreRequest<'a> {
+    /// Whose backup this has to be.
+    pub tenant: Uuid,
+    /// The programs, of the target server's major version.
+    pub tools: &'a PgTools,
+    /// The connection; `PGDATABASE` is the target, made from `template0` and otherwise empty.
+    pub libpq_env: Vec<(&'static str, String)>,
+}
+
+/// What was read, and proved to be what the manifest says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Restored {
+    /// Size of the stored object, in bytes.
+    pub dump_bytes: u64,
+    /// Size of `pg_dump`'s archive, in bytes.
+    pub plain_bytes: u64,
+}
+
+/// Why a backup was not restored, or does not verify.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RestoreError {
+    /// There is no manifest, so there is no backup.
+    #[error("tenant {tenant} has no complete backup {backup}")]
+    NotABackup {
+        /// The tenant.
+        tenant: Uuid,
+        /// The backup that was asked for.
+        backup: Uuid,
+    },
+    /// The manifest is refused.
+    #[error("the manifest of the backup is refused")]
+    Manifest(#[from] ManifestError),
+    /// The key does not open the dump: it is encrypted for another one, or its header was altered.
+    #[error("the tenant's key does not open the dump")]
+    WrongKey,
+    /// The dump is shorter than it was.
+    #[error("the dump is cut: it has {found} of its {expected} bytes")]
+    Truncated {
+        /// Its size by the manifest, in bytes.
+        expected: u64,
+        /// Its size now, in bytes.
+        found: u64,
+    },
+    /// The dump is not what was stored.
+    #[error("the dump was altered after it was stored")]
+    Altered,
+    /// The store failed.
+    #[error("the backup could not be read")]
+    Store(#[from] StoreError),
+    /// The server, and so `pg_restore`, is older than the one that was dumped.
+    #[error("the dump is of PostgreSQL {dumped}, and the tools are of PostgreSQL {tools}")]
+    OlderTools {
+        /// The version of `pg_dump` that wrote the archive.
+        dumped: String,
+        /// The version of the programs at hand.
+        tools: String,
+    },
+    /// `pg_restore` could not be run.
+    #[error("pg_restore could not be run")]
+    Run(#[source] io::Error),
+    /// `pg_restore` failed, and the stream that it read was good.
+    #[error("pg_restore failed with {status}: {stderr}")]
+    PgRestore {
+        /// How it ended.
+        status: ExitStatus,
+        /// The end of what it said.
+        stderr: String,
+    },
+}
+
+impl RestoreError {
+    /// What an operator can do about it.
+    #[must_use]
+    pub fn remedy(&self) -> &'static str {
+        match self {
+            Self::NotABackup { .. } => "list the tenant's backups and choose one of them",
+            Self::Manifest(error) => error.remedy(),
+            Self::WrongKey => "give the key of the tenant as it was when the backup was made",
+            Self::Truncated { .. } | Self::Altered => {
+                "this backup is lost: restore another one, and find out what happened to the store"
+            }
+            Self::Store(error) => error.remedy(),
+            Self::OlderTools { .. } => "restore to a server of the same or a newer major version",
+            Self::Run(_) => {
+                "check that pg_restore is installed, may be run here, and has a PGDATABASE"
+            }
+            Self::PgRestore { .. } => {
+                "read what pg_restore says: the target has to be made from template0, the roles that own the \
+                 objects have to exist (and, unless a superuser restores, may create in its schema public), and \
+                 the extensions of the backup have to be installed on the server"
+            }
+        }
+    }
+
+    /// Whether the same call may succeed later without anybody changing anything.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Store(error) => error.is_transient(),
+            Self::Run(error) => process::may_run_later(error),
+            Self::PgRestore { stderr, .. } => stderr.contains("connection"),
+            _ => false,
+        }
+    }
+}
+
+/// Reads the manifest of a backup, and checks that it is of this tenant and this backup. It is not yet
+/// authenticated: [`restore`] and [`verify_stored`] do that, with the key that it names.
+pub async fn load_manifest(
+    store: &BackupStore,
+    tenant: Uuid,
+    backup: Uuid,
+) -> Result<Manifest, RestoreError> {
+    let json = match store.get(&ObjectKey::manifest(tenant, backup)).await {
+        Err(StoreError::NotFound { .. }) => {
+            return Err(RestoreError::NotABackup { tenant, backup });
+        }
+        json => json?,
+    };
+    let manifest = Manifest::from_json(&json)?;
+    if manifest.tenant != tenant {
+        let (expected, found) = (tenant, manifest.tenant);
+        return Err(ManifestError::WrongTenant { expected, found }.into());
+    }
+    if manifest.backup != backup {
+        let (expected, found) = (backup, manifest.backup);
+        return Err(ManifestError::WrongBackup { expected, found }.into());
+    }
+    Ok(manifest)
+}
+
+/// Restores a backup into the database that `request` names. `progress` hears how many bytes of the
+/// archive have been handed to `pg_restore`. Objects keep their owners and rights, so the roles have
+/// to be there.
+pub async fn restore(
+    store: &BackupStore,
+    manifest: &Manifest,
+    key: &BackupKey,
+    request: RestoreRequest<'_>,
+    progress: impl Fn(u64) + Send + Sync,
+) -> Result<Restored, RestoreError> {
+    manifest.verify(key, request.tenant)?;
+    if major_of(&manifest.client_version) > Some(request.tools.major()) {
+        let dumped = manifest.client_version.clone();
+        return Err(RestoreError::OlderTools { dumped, tools: request.tools.version().to_owned() });
+    }
+    let archive = Archive::open(store, manifest, key).await?;
+    let mut process = start(request).map_err(RestoreError::Run)?;
+    let mut stdin = process.take_stdin();
+    match feed(archive, &mut stdin, progress).await {
+        Ok(Fed::Whole(restored)) => {
+            drop(stdin);
+            succeeded(&mut process).await?;
+            Ok(restored)
+        }
+        Ok(Fed::InPart(archive)) => {
+            drop(stdin);
+            succeeded(&mut process).await?;
+            archive.finish().await
+        }
+        Err(error) => {
+            // Only now may stdin close: `pg_restore` must not take a cut stream for a whole one.
+            process.kill().await;
+            Err(error)
+        }
+    }
+}
+
+/// Reads a whole backup back, decrypts and checks it, and restores nothing.
+pub async fn verify_stored(
+    store: &BackupStore,
+    manifest: &Manifest,
+    key: &BackupKey,
+) -> Result<Restored, RestoreError> {
+    manifest.verify(key, manifest.tenant)?;
+    Archive::open(store, manifest, key).await?.finish().await
+}
+
+/// How much of an archive `pg_restore` took.
+enum Fed<'a> {
+    /// All of it, and it is what the manifest says.
+    Whole(Restored),
+    /// It stopped reading, because it failed or because it needs no more.
+    InPart(Archive<'a>),
+}
+
+async fn feed<'a>(
+    mut archive: Archive<'a>,
+    stdin: &mut ChildStdin,
+    progress: impl Fn(u64) + Send + Sync,
+) -> Result<Fed<'a>, RestoreError> {
+    let mut buffer = vec![0; BUFFER_BYTES];
+    let mut fed = 0;
+    loop {
+        let read = archive.read(&mut buffer).await?;
+        if read == 0 {
+            return archive.finish().await.map(Fed::Whole);
+        }
+        if stdin.write_all(&buffer[..read]).await.is_err() {
+            return Ok(Fed::InPart(archive));
+        }
+        fed += read as u64;
+        progress(fed);
+    }
+}
+
+fn start(request: RestoreRequest<'_>) -> io::Result<Process> {
+    let RestoreRequest { tenant: _, tools, libpq_env } = request;
+    let database = libpq_env.iter().find(|(name, _)| *name == "PGDATABASE");
+    let (_, database) =
+        database.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "no PGDATABASE"))?;
+    let arguments = [
+        "--exit-on-error".to_owned(),
+        "--no-password".to_owned(),
+        "--format=custom".to_owned(),
+        // As a connection string, so that no name is taken for one.
+        format!("--dbname=dbname='{}'", database.replace('\\', "\\\\").replace('\'', "\\'")),
+    ];
+    Process::start(tools.pg_restore(), arguments, &libpq_env, Stdio::piped(), Stdio::null())
+}
+
+async fn succeeded(process: &mut Process) -> Result<(), RestoreError> {
+    let exit = process.wait().await.map_err(RestoreError::Run)?;
+    if exit.status.success() {
+        return Ok(());
+    }
+    Err(RestoreError::PgRestore { status: exit.status, stderr: exit.stderr })
+}
+
+impl fmt::Debug for RestoreRequest<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RestoreRequest")
+            .field("tenant", &self.tenant)
+            .field("tools", self.tools)
+            .field("libpq_env", &process::names(&self.libpq_env))
+            .finish()
+    }
+}
