@@ -1,0 +1,359 @@
+//! The catalog: our own control database, and the one truth about tenants.
+//!
+//! [`Catalog`] is a cheap handle. Reads go through its pool; whatever changes a tenant goes through a
+//! [`TenantLock`], which is proof that no other worker is at that tenant, and whose session does the
+//! writing: when the session is gone, so is the lock, and the write fails with it.
+//!
+//! A commit that changes where or whether a tenant is served raises its `generation` and notifies
+//! every replica; a trigger does both, so no statement here can forget it.
+//!
+//! Must never: hand out a secret that is not wrapped in `SecretString`, or write about a tenant
+//! without its lock once the tenant exists.
+
+use std::fmt;
+use std::sync::Arc;
+
+use deadpool_postgres::GenericClient;
+use refinery_core::{Migration, Runner};
+use secrecy::SecretString;
+use tenantry_provisioning::{PooledClient, Server, ServerUrl};
+use thiserror::Error;
+use tokio_postgres::types::ToSql;
+use tokio_postgres::{Row, error::SqlState};
+use uuid::Uuid;
+
+use crate::sealing::{MasterKey, Purpose, SealError};
+
+pub mod backups;
+pub mod changes;
+pub mod lock;
+pub mod operations;
+pub mod servers;
+pub mod stock;
+pub mod tenants;
+pub mod tokens;
+
+pub use lock::TenantLock;
+
+/// Our own schema, in order. `V4__…` goes here and nowhere else.
+const MIGRATIONS: &[(&str, &str)] = &[
+    ("V1__servers_and_tenants", include_str!("../migrations/catalog/V1__servers_and_tenants.sql")),
+    ("V2__operations", include_str!("../migrations/catalog/V2__operations.sql")),
+    ("V3__backups_and_stock", include_str!("../migrations/catalog/V3__backups_and_stock.sql")),
+];
+
+/// A worker's notes need not reach the disk one by one: a step that is repeated because the catalog's
+/// server lost its last moments changes nothing. What ends an operation is written through, and takes
+/// everything before it along.
+const LAZY_COMMIT: &str = "-c synchronous_commit=off";
+
+/// The catalog's key in `pg_advisory_lock` while its schema is migrated.
+const MIGRATION_LOCK: i64 = 0x7465_6e61_6e74_7279;
+
+/// A handle on the catalog; clones share one pool.
+#[derive(Clone)]
+pub struct Catalog {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    /// Short reads and writes, from API calls and from the router's misses.
+    reads: Server,
+    /// Sessions that hold a tenant's lock for as long as an operation runs.
+    locks: Server,
+    key: MasterKey,
+}
+
+/// Why the catalog could not answer.
+#[derive(Debug, Error)]
+pub enum CatalogError {
+    /// No connection could be had.
+    #[error("the catalog cannot be reached")]
+    Unreachable(#[source] tenantry_provisioning::Error),
+    /// The catalog's PostgreSQL refused a statement.
+    #[error("the catalog refused a statement: {}", describe(.0))]
+    Database(#[source] tokio_postgres::Error),
+    /// The schema could not be brought up to date.
+    #[error("the catalog's schema could not be migrated")]
+    Migration(#[source] refinery_core::Error),
+    /// The schema is not the one this binary knows.
+    #[error(transparent)]
+    Version(#[from] VersionError),
+    /// A secret did not open.
+    #[error(transparent)]
+    Sealed(#[from] SealError),
+    /// Another row already has this name.
+    #[error("{what} `{name}` exists already")]
+    Exists {
+        /// What kind of thing.
+        what: &'static str,
+        /// Its name.
+        name: String,
+    },
+    /// Nothing has this name.
+    #[error("there is no {what} `{name}`")]
+    Missing {
+        /// What kind of thing.
+        what: &'static str,
+        /// Its name.
+        name: String,
+    },
+    /// The present state forbids it.
+    #[error("{0}")]
+    Conflict(String),
+    /// The session that held the tenant's lock ended: somebody else may be at work.
+    #[error("this worker's lease on the tenant has ended")]
+    LostLock,
+    /// A row that this binary cannot have written.
+    #[error("the catalog holds a value that cannot be read: {0}")]
+    Corrupt(String),
+}
+
+/// The catalog's schema against the one compiled in.
+#[derive(Debug, Error)]
+pub enum VersionError {
+    /// `init` has not been run.
+    #[error("the database holds no catalog; run `tenantry init`")]
+    Absent,
+    /// An older binary made it.
+    #[error("the catalog is at version {found}, this tenantry needs {needed}; run `tenantry init`")]
+    Behind {
+        /// Version found.
+        found: i64,
+        /// Version needed.
+        needed: i64,
+    },
+    /// A newer binary made it.
+    #[error(
+        "the catalog is at version {found}, this tenantry knows {known}; install a newer tenantry"
+    )]
+    Ahead {
+        /// Version found.
+        found: i64,
+        /// Newest version known.
+        known: i64,
+    },
+}
+
+impl Catalog {
+    /// A handle on the catalog at `url`. Connects lazily; call [`Catalog::verify`] before use.
+    ///
+    /// `sessions` bounds the connections of each of its two pools.
+    #[must_use]
+    pub fn new(url: &ServerUrl, key: MasterKey, sessions: usize) -> Self {
+        let reads = Server::new(url.clone(), sessions);
+        let locks = Server::new(url.with_options(LAZY_COMMIT), sessions);
+        Self { shared: Arc::new(Shared { reads, locks, key }) }
+    }
+
+    /// Where the catalog is.
+    #[must_use]
+    pub fn url(&self) -> &ServerUrl {
+        self.shared.reads.url()
+    }
+
+    /// The server that hosts the catalog.
+    #[must_use]
+    pub fn server(&self) -> &Server {
+        &self.shared.reads
+    }
+
+    /// Creates the catalog's database if it is missing, and brings its schema up to date.
+    pub async fn init(&self) -> Result<(), CatalogError> {
+        self.ensure_database().await?;
+        let mut session = self.url().connect().await.map_err(CatalogError::Unreachable)?;
+        session
+            .execute("select pg_advisory_lock($1)", &[&MIGRATION_LOCK])
+            .await
+            .map_err(CatalogError::Database)?;
+        if let Some(found) = schema_version(&session).await?
+            && found > newest_version()
+        {
+            return Err(VersionError::Ahead { found, known: newest_version() }.into());
+        }
+
+        let migrations = MIGRATIONS
+            .iter()
+            .map(|(name, sql)| Migration::unapplied(name, sql))
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(CatalogError::Migration)?;
+        Runner::new(&migrations).run_async(&mut *session).await.map_err(CatalogError::Migration)?;
+
+        let check =
+            self.shared.key.seal(Purpose::KeyCheck, Uuid::nil(), &"tenantry".to_owned().into());
+        session
+            .execute(
+                "-- catalog::init
+                 insert into catalog_facts (name, value) values ('master_key_check', $1)
+                 on conflict (name) do nothing",
+                &[&check],
+            )
+            .await
+            .map_err(CatalogError::Database)?;
+        self.verify().await
+    }
+
+    /// Makes sure that the catalog has the schema of this binary and was made with this master key.
+    pub async fn verify(&self) -> Result<(), CatalogError> {
+        let client = self.client().await?;
+        let needed = newest_version();
+        match schema_version(&client).await? {
+            None => return Err(VersionError::Absent.into()),
+            Some(found) if found < needed => {
+                return Err(VersionError::Behind { found, needed }.into());
+            }
+            Some(found) if found > needed => {
+                return Err(VersionError::Ahead { found, known: needed }.into());
+            }
+            Some(_) => {}
+        }
+        let check = one(
+            &client,
+            "-- catalog::verify
+             select value from catalog_facts where name = 'master_key_check'",
+            &[],
+        )
+        .await?;
+        self.open(Purpose::KeyCheck, Uuid::nil(), check.get(0)).map(drop)
+    }
+
+    async fn ensure_database(&self) -> Result<(), CatalogError> {
+        match self.url().connect().await {
+            Ok(_) => return Ok(()),
+            Err(error) if error.sql_state() == Some(&SqlState::INVALID_CATALOG_NAME) => {}
+            Err(error) => return Err(CatalogError::Unreachable(error)),
+        }
+        let session = self
+            .url()
+            .with_database("postgres")
+            .connect()
+            .await
+            .map_err(CatalogError::Unreachable)?;
+        let name = tenantry_provisioning::DatabaseName::parse(self.url().database())
+            .map_err(|error| CatalogError::Corrupt(error.to_string()))?;
+        match session.batch_execute(&format!("create database {}", name.quoted())).await {
+            Err(error) if error.code() == Some(&SqlState::DUPLICATE_DATABASE) => Ok(()),
+            other => other.map_err(CatalogError::Database),
+        }
+    }
+
+    /// A pooled connection for one short piece of work.
+    async fn client(&self) -> Result<PooledClient, CatalogError> {
+        self.shared.reads.client().await.map_err(CatalogError::Unreachable)
+    }
+
+    fn seal(&self, purpose: Purpose, owner: Uuid, secret: &SecretString) -> Vec<u8> {
+        self.shared.key.seal(purpose, owner, secret)
+    }
+
+    fn open(
+        &self,
+        purpose: Purpose,
+        owner: Uuid,
+        sealed: &[u8],
+    ) -> Result<SecretString, CatalogError> {
+        Ok(self.shared.key.open(purpose, owner, sealed)?)
+    }
+
+    /// The id of the master key in use; reveals nothing of the key.
+    #[must_use]
+    pub fn master_key_id(&self) -> String {
+        self.shared.key.id()
+    }
+}
+
+impl fmt::Debug for Catalog {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Catalog({})", self.url().host_label())
+    }
+}
+
+/// The version of the newest catalog migration compiled in.
+#[must_use]
+pub fn newest_version() -> i64 {
+    i64::try_from(MIGRATIONS.len()).expect("the list is short")
+}
+
+async fn schema_version(client: &tokio_postgres::Client) -> Result<Option<i64>, CatalogError> {
+    let result = client
+        .query_one(
+            "-- catalog::schema_version\nselect max(version)::bigint from refinery_schema_history",
+            &[],
+        )
+        .await;
+    match result {
+        Ok(row) => Ok(row.get(0)),
+        Err(error) if error.code() == Some(&SqlState::UNDEFINED_TABLE) => Ok(None),
+        Err(error) => Err(CatalogError::Database(error)),
+    }
+}
+
+type Params<'a> = &'a [&'a (dyn ToSql + Sync)];
+
+/// Runs a statement that is prepared once per connection.
+async fn rows(
+    client: &impl GenericClient,
+    sql: &str,
+    params: Params<'_>,
+) -> Result<Vec<Row>, CatalogError> {
+    let statement = client.prepare_cached(sql).await.map_err(CatalogError::Database)?;
+    client.query(&statement, params).await.map_err(CatalogError::Database)
+}
+
+async fn one(
+    client: &impl GenericClient,
+    sql: &str,
+    params: Params<'_>,
+) -> Result<Row, CatalogError> {
+    let statement = client.prepare_cached(sql).await.map_err(CatalogError::Database)?;
+    client.query_one(&statement, params).await.map_err(CatalogError::Database)
+}
+
+async fn maybe(
+    client: &impl GenericClient,
+    sql: &str,
+    params: Params<'_>,
+) -> Result<Option<Row>, CatalogError> {
+    let statement = client.prepare_cached(sql).await.map_err(CatalogError::Database)?;
+    client.query_opt(&statement, params).await.map_err(CatalogError::Database)
+}
+
+async fn execute(
+    client: &impl GenericClient,
+    sql: &str,
+    params: Params<'_>,
+) -> Result<u64, CatalogError> {
+    let statement = client.prepare_cached(sql).await.map_err(CatalogError::Database)?;
+    client.execute(&statement, params).await.map_err(CatalogError::Database)
+}
+
+fn describe(error: &tokio_postgres::Error) -> String {
+    match error.as_db_error() {
+        Some(db) => format!("{} ({})", db.message(), db.code().code()),
+        None => error.to_string(),
+    }
+}
+
+impl CatalogError {
+    /// Whether the same call may succeed a little later.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Unreachable(_) | Self::LostLock => true,
+            Self::Database(error) => error.is_closed() || error.as_db_error().is_none(),
+            _ => false,
+        }
+    }
+
+    /// Turns the violation of the named unique constraint into [`CatalogError::Exists`].
+    fn on_constraint(self, constraint: &str, what: &'static str, name: &str) -> Self {
+        match &self {
+            Self::Database(error)
+                if error.as_db_error().and_then(|db| db.constraint()) == Some(constraint) =>
+            {
+                Self::Exists { what, name: name.to_owned() }
+            }
+            _ => self,
+        }
+    }
+}

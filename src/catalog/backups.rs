@@ -1,0 +1,142 @@
+//! Rows of `backups`: an index of what lies in the bucket. The manifests there are the truth.
+
+use jiff::Timestamp;
+use tokio_postgres::Row;
+use uuid::Uuid;
+
+use super::{Catalog, CatalogError, TenantLock, execute, maybe, rows};
+use crate::tenant::TenantSlug;
+
+/// One complete backup.
+#[derive(Clone, Debug)]
+pub struct BackupRecord {
+    /// The id of the operation that made it, and its folder in the bucket.
+    pub id: Uuid,
+    /// Whose it is.
+    pub tenant_id: Uuid,
+    /// That tenant's slug.
+    pub slug: TenantSlug,
+    /// Size of the stored object in bytes.
+    pub dump_bytes: i64,
+    /// Size of the dump before compression in bytes.
+    pub plain_bytes: i64,
+    /// The schema version that it holds.
+    pub schema_version: i64,
+    /// The PostgreSQL that it was taken from.
+    pub server_version: String,
+    /// The moment whose data it holds.
+    pub started_at: Timestamp,
+    /// When its manifest was written.
+    pub finished_at: Timestamp,
+}
+
+const COLUMNS: &str = "b.id, b.tenant_id, t.slug, b.dump_bytes, b.plain_bytes, b.schema_version, \
+     b.server_version, b.started_at, b.finished_at";
+
+fn from_row(row: &Row) -> Result<BackupRecord, CatalogError> {
+    Ok(BackupRecord {
+        id: row.get("id"),
+        tenant_id: row.get("tenant_id"),
+        slug: super::tenants::slug_of(row)?,
+        dump_bytes: row.get("dump_bytes"),
+        plain_bytes: row.get("plain_bytes"),
+        schema_version: row.get("schema_version"),
+        server_version: row.get("server_version"),
+        started_at: row.get("started_at"),
+        finished_at: row.get("finished_at"),
+    })
+}
+
+impl Catalog {
+    /// Backups, newest first; of one living tenant, or of all.
+    pub async fn backups(
+        &self,
+        slug: Option<&TenantSlug>,
+        limit: i64,
+    ) -> Result<Vec<BackupRecord>, CatalogError> {
+        let client = self.client().await?;
+        let sql = format!(
+            "-- backups::list
+             select {COLUMNS} from backups b join tenants t on t.id = b.tenant_id
+             where $1::text is null or (t.slug = $1 and t.state <> 'deleted')
+             order by b.started_at desc, b.id desc
+             limit $2"
+        );
+        let found = rows(&client, &sql, &[&slug.map(TenantSlug::as_str), &limit]).await?;
+        found.iter().map(from_row).collect()
+    }
+
+    /// The newest backup of a tenant that was started before a moment, or the newest of all.
+    pub async fn newest_backup(
+        &self,
+        tenant: Uuid,
+        before: Option<Timestamp>,
+    ) -> Result<Option<BackupRecord>, CatalogError> {
+        let client = self.client().await?;
+        let sql = format!(
+            "-- backups::newest
+             select {COLUMNS} from backups b join tenants t on t.id = b.tenant_id
+             where b.tenant_id = $1 and ($2::timestamptz is null or b.started_at < $2)
+             order by b.started_at desc limit 1"
+        );
+        maybe(&client, &sql, &[&tenant, &before]).await?.as_ref().map(from_row).transpose()
+    }
+
+    /// One backup.
+    pub async fn backup(&self, id: Uuid) -> Result<BackupRecord, CatalogError> {
+        let client = self.client().await?;
+        let sql = format!(
+            "-- backups::by_id
+             select {COLUMNS} from backups b join tenants t on t.id = b.tenant_id where b.id = $1"
+        );
+        match maybe(&client, &sql, &[&id]).await? {
+            Some(row) => from_row(&row),
+            None => Err(CatalogError::Missing { what: "backup", name: id.to_string() }),
+        }
+    }
+}
+
+impl TenantLock {
+    /// Indexes a backup whose manifest has been written.
+    pub async fn record_backup(
+        &self,
+        manifest: &tenantry_backup::Manifest,
+    ) -> Result<(), CatalogError> {
+        execute(
+            self.session()?,
+            "-- backups::record
+             insert into backups
+                 (id, tenant_id, dump_bytes, plain_bytes, schema_version, server_version, started_at, finished_at)
+             values ($1, $2, $3, $4, $5, $6, $7, $8)
+             on conflict (id) do nothing",
+            &[
+                &manifest.backup,
+                &self.tenant(),
+                &signed(manifest.dump_bytes),
+                &signed(manifest.plain_bytes),
+                &manifest.schema_version,
+                &manifest.server_version,
+                &manifest.started_at,
+                &manifest.finished_at,
+            ],
+        )
+        .await
+        .map(drop)
+    }
+
+    /// Forgets one backup of this tenant, or all of them.
+    pub async fn forget_backups(&self, id: Option<Uuid>) -> Result<(), CatalogError> {
+        execute(
+            self.session()?,
+            "-- backups::forget
+             delete from backups where tenant_id = $1 and ($2::uuid is null or id = $2)",
+            &[&self.tenant(), &id],
+        )
+        .await
+        .map(drop)
+    }
+}
+
+fn signed(bytes: u64) -> i64 {
+    i64::try_from(bytes).expect("no object has 8 EiB")
+}

@@ -1,0 +1,211 @@
+//! [`TenantLock`]: proof that this worker, and no other, may change one tenant now.
+//!
+//! It is a PostgreSQL advisory lock on the tenant, held by one catalog session for as long as an
+//! operation runs, together with the operation's lease token. Writes about the tenant go through that
+//! session. A worker that dies takes its session and so its lock with it, which is how another worker
+//! knows at once that the operation is free; a worker that hangs keeps the lock, but loses the lease
+//! when it expires, and whoever takes over ends the hanging session first.
+
+use std::time::Duration;
+
+use deadpool_postgres::Object;
+use uuid::Uuid;
+
+use super::operations::OperationRecord;
+use super::{Catalog, CatalogError, execute, maybe, rows};
+
+/// How long a silent worker keeps an operation.
+pub const LEASE: Duration = Duration::from_secs(20);
+
+/// The advisory lock of one tenant, and the lease on the operation that it was taken for.
+pub struct TenantLock {
+    /// Taken out of the pool and closed, unless the lock was released in order.
+    session: Option<Object>,
+    tenant: Uuid,
+    operation: Uuid,
+    token: Uuid,
+}
+
+/// Proof that no other replica does a certain chore now; the chore is free again when this is dropped.
+pub struct ChoreLock {
+    session: Option<Object>,
+}
+
+/// Which queued operation a worker asks for.
+#[derive(Clone, Copy, Debug)]
+pub enum Claim {
+    /// The oldest that is due.
+    Any,
+    /// This one.
+    Operation(Uuid),
+    /// The oldest of this batch.
+    Batch(Uuid),
+}
+
+impl Catalog {
+    /// Takes a queued operation together with its tenant's lock; `None` when nothing is due.
+    ///
+    /// An operation that needs a set of migration files is taken only by a worker whose own set has
+    /// the same digest.
+    pub async fn claim(
+        &self,
+        claim: Claim,
+        worker: &str,
+        migrations_digest: &str,
+    ) -> Result<Option<(OperationRecord, TenantLock)>, CatalogError> {
+        let session = self.shared.locks.client().await.map_err(CatalogError::Unreachable)?;
+        let token = Uuid::now_v7();
+        let (operation, batch) = match claim {
+            Claim::Any => (None, None),
+            Claim::Operation(id) => (Some(id), None),
+            Claim::Batch(id) => (None, Some(id)),
+        };
+        let row = maybe(
+            &session,
+            "-- operations::claim
+             with candidate as (
+                 select o.id, o.tenant_id
+                 from operations o
+                 where o.state = 'queued' and o.run_after <= now()
+                   and ($4::uuid is null or o.id = $4)
+                   and ($5::uuid is null or o.batch_id = $5)
+                   and (o.migrations_digest is null or o.migrations_digest = $6)
+                   and not exists (select from operations r
+                                   where r.tenant_id = o.tenant_id and r.state = 'running')
+                 order by o.created_at, o.id
+                 limit 1
+                 for update skip locked
+             )
+             update operations o
+             set state = 'running', lease_token = $1, lease_until = now() + $2::float8 * interval '1 second',
+                 leased_by = $3, attempts = o.attempts + 1, started_at = coalesce(o.started_at, now())
+             from candidate c
+             where o.id = c.id and pg_try_advisory_lock(hashtextextended(c.tenant_id::text, 0))
+             returning o.*",
+            &[&token, &LEASE.as_secs_f64(), &worker, &operation, &batch, &migrations_digest],
+        )
+        .await;
+
+        if let Ok(Some(row)) = &row {
+            let record = OperationRecord::from_row(row);
+            let (tenant, operation) = (record.tenant_id, record.id);
+            return Ok(Some((
+                record,
+                TenantLock { session: Some(session), tenant, operation, token },
+            )));
+        }
+        // The lock may have been taken although no row came back: never reuse such a session.
+        let unlocked = execute(&session, "select pg_advisory_unlock_all()", &[]).await;
+        if row.is_err() || unlocked.is_err() {
+            drop(Object::take(session));
+        }
+        row.map(|_| None)
+    }
+
+    /// Takes a chore, such as tending the templates of one server; `None` when a replica is at it.
+    pub async fn try_chore(&self, name: &str) -> Result<Option<ChoreLock>, CatalogError> {
+        let session = self.shared.locks.client().await.map_err(CatalogError::Unreachable)?;
+        let taken = super::one(
+            &session,
+            "-- lock::try_chore\nselect pg_try_advisory_lock(hashtextextended('chore ' || $1, 1))",
+            &[&name],
+        )
+        .await?;
+        let taken: bool = taken.get(0);
+        Ok(taken.then_some(ChoreLock { session: Some(session) }))
+    }
+
+    /// Puts operations back into the queue whose worker has died or gone silent, and ends the
+    /// sessions of the silent ones. Returns how many.
+    pub async fn release_abandoned(&self) -> Result<u64, CatalogError> {
+        let client = self.client().await?;
+        rows(
+            &client,
+            "-- operations::end_silent_workers
+             select pg_terminate_backend(l.pid)
+             from operations o join pg_locks l
+               on l.locktype = 'advisory' and l.objsubid = 1
+              and l.database = (select oid from pg_database where datname = current_database())
+              and ((l.classid::bigint << 32) | l.objid::bigint) = hashtextextended(o.tenant_id::text, 0)
+             where o.state = 'running' and o.lease_until < now()",
+            &[],
+        )
+        .await?;
+        execute(
+            &client,
+            "-- operations::release_abandoned
+             update operations o
+             set state = 'queued', lease_token = null, lease_until = null, leased_by = null
+             where o.state = 'running'
+               and not exists (
+                 select from pg_locks l
+                 where l.locktype = 'advisory' and l.objsubid = 1
+                   and l.database = (select oid from pg_database where datname = current_database())
+                   and ((l.classid::bigint << 32) | l.objid::bigint)
+                       = hashtextextended(o.tenant_id::text, 0))",
+            &[],
+        )
+        .await
+    }
+}
+
+impl TenantLock {
+    /// The tenant that is locked.
+    #[must_use]
+    pub fn tenant(&self) -> Uuid {
+        self.tenant
+    }
+
+    /// The operation that the lock was taken for.
+    #[must_use]
+    pub fn operation(&self) -> Uuid {
+        self.operation
+    }
+
+    /// The lease token that writes about the operation must carry.
+    pub(super) fn token(&self) -> Uuid {
+        self.token
+    }
+
+    /// The session that holds the lock.
+    pub(super) fn session(&self) -> Result<&Object, CatalogError> {
+        match &self.session {
+            Some(session) if !session.is_closed() => Ok(session),
+            _ => Err(CatalogError::LostLock),
+        }
+    }
+
+    /// Extends the lease by [`LEASE`].
+    pub async fn renew(&self) -> Result<(), CatalogError> {
+        let changed = execute(
+            self.session()?,
+            "-- operations::renew
+             update operations set lease_until = now() + $3::float8 * interval '1 second'
+             where id = $1 and lease_token = $2 and state = 'running'",
+            &[&self.operation, &self.token, &LEASE.as_secs_f64()],
+        )
+        .await?;
+        if changed == 1 { Ok(()) } else { Err(CatalogError::LostLock) }
+    }
+
+    /// Keeps the session for the next operation; the lock must have been given back.
+    pub(super) fn keep_session(mut self) {
+        drop(self.session.take());
+    }
+}
+
+impl Drop for ChoreLock {
+    fn drop(&mut self) {
+        if let Some(session) = self.session.take() {
+            drop(Object::take(session));
+        }
+    }
+}
+
+impl Drop for TenantLock {
+    fn drop(&mut self) {
+        if let Some(session) = self.session.take() {
+            drop(Object::take(session));
+        }
+    }
+}

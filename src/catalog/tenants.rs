@@ -1,0 +1,399 @@
+//! Rows of `tenants`: making one together with the operation that provisions it, finding it, and
+//! what a worker that holds its lock may change.
+
+use secrecy::SecretString;
+use serde_json::Value;
+use tenantry_backup::BackupKey;
+use tenantry_provisioning::{DatabaseName, RoleName, ServerUrl, random_password};
+use tokio_postgres::Row;
+use uuid::Uuid;
+
+use super::operations::{NewOperation, OperationRecord, insert};
+use super::{Catalog, CatalogError, TenantLock, execute, maybe, one, rows};
+use crate::sealing::Purpose;
+use crate::tenant::{Tenant, TenantSlug, TenantState, Tier};
+
+/// What a tenant is asked with.
+#[derive(Clone, Debug)]
+pub struct NewTenant {
+    /// Its name in URLs and in database names.
+    pub slug: TenantSlug,
+    /// Its name for people.
+    pub name: String,
+    /// How it is hosted.
+    pub tier: Tier,
+    /// Free-form settings of the application; a JSON object.
+    pub settings: Value,
+    /// The server to host it; the one with the fewest tenants when none is named.
+    pub server: Option<String>,
+}
+
+/// Which tenants to list, by slug.
+#[derive(Clone, Debug, Default)]
+pub struct TenantFilter {
+    /// In this state; deleted ones are listed only when asked for.
+    pub state: Option<TenantState>,
+    /// On the server with this name.
+    pub server: Option<String>,
+    /// After this slug, for the next page.
+    pub after: Option<TenantSlug>,
+    /// At most this many.
+    pub limit: i64,
+}
+
+/// Everything that a router needs to connect to a tenant's database.
+#[derive(Clone, Debug)]
+pub struct Place {
+    /// The tenant.
+    pub tenant: Tenant,
+    /// Its server, as the administrator reaches it.
+    pub server: ServerUrl,
+    /// The password of its login role.
+    pub password: SecretString,
+}
+
+const COLUMNS: &str = "t.id, t.slug, t.name, t.tier, t.state, t.suspended_reason, t.settings, \
+     t.server_id, s.name as server_name, t.database_name, t.role_name, t.epoch, t.generation, \
+     t.schema_version, t.created_at, t.updated_at";
+
+pub(super) fn slug_of(row: &Row) -> Result<TenantSlug, CatalogError> {
+    TenantSlug::parse(row.get("slug")).map_err(|error| CatalogError::Corrupt(error.to_string()))
+}
+
+fn tenant_of(row: &Row) -> Result<Tenant, CatalogError> {
+    let corrupt = |error: &dyn std::fmt::Display| CatalogError::Corrupt(error.to_string());
+    Ok(Tenant {
+        id: row.get("id"),
+        slug: slug_of(row)?,
+        name: row.get("name"),
+        tier: Tier::parse(row.get("tier")).expect("checked by the table"),
+        state: TenantState::parse(row.get("state")).expect("checked by the table"),
+        suspended_reason: row.get("suspended_reason"),
+        settings: row.get("settings"),
+        server_id: row.get("server_id"),
+        server_name: row.get("server_name"),
+        database: DatabaseName::parse(row.get("database_name")).map_err(|e| corrupt(&e))?,
+        role: RoleName::parse(row.get("role_name")).map_err(|e| corrupt(&e))?,
+        epoch: row.get("epoch"),
+        generation: row.get("generation"),
+        schema_version: row.get("schema_version"),
+        created_at: row.get("created_at"),
+        updated_at: row.get("updated_at"),
+    })
+}
+
+impl Catalog {
+    /// Writes down a new tenant and the operation that will provision it, in one statement: neither
+    /// is there without the other. The loser of a race for one slug gets [`CatalogError::Exists`].
+    pub async fn create_tenant(
+        &self,
+        id: Uuid,
+        new: &NewTenant,
+        operation: &NewOperation<'_>,
+    ) -> Result<OperationRecord, CatalogError> {
+        let corrupt = |error: &dyn std::fmt::Display| CatalogError::Corrupt(error.to_string());
+        let database = DatabaseName::tenant(new.slug.as_str()).map_err(|e| corrupt(&e))?;
+        let role = RoleName::tenant(new.slug.as_str()).map_err(|e| corrupt(&e))?;
+        let password = self.seal(Purpose::TenantPassword, id, &random_password());
+        let backup_key = self.seal(Purpose::BackupKey, id, &BackupKey::generate().to_secret());
+
+        let mut client = self.client().await?;
+        let transaction = client.transaction().await.map_err(CatalogError::Database)?;
+        let created = execute(
+            &transaction,
+            "-- tenants::create
+             insert into tenants
+                 (id, slug, name, tier, state, settings, server_id, database_name, role_name,
+                  password_sealed, backup_key_sealed)
+             select $1, $2, $3, $4, 'provisioning', $5, s.id, $6, $7, $8, $9
+             from servers s
+             where $10::text is null or s.name = $10
+             order by (select count(*) from tenants t where t.server_id = s.id and t.state <> 'deleted'), s.name
+             limit 1",
+            &[
+                &id,
+                &new.slug.as_str(),
+                &new.name,
+                &new.tier.as_str(),
+                &new.settings,
+                &database.as_str(),
+                &role.as_str(),
+                &password,
+                &backup_key,
+                &new.server,
+            ],
+        )
+        .await
+        .map_err(|error| error.on_constraint("tenants_slug_key", "tenant", new.slug.as_str()))?;
+        if created == 0 {
+            let name = new.server.clone().unwrap_or_else(|| "any".to_owned());
+            return Err(CatalogError::Missing { what: "server", name });
+        }
+        let record = insert(&transaction, operation).await?;
+        transaction.commit().await.map_err(CatalogError::Database)?;
+        Ok(record)
+    }
+
+    /// The living tenant with this slug.
+    pub async fn tenant(&self, slug: &TenantSlug) -> Result<Tenant, CatalogError> {
+        let client = self.client().await?;
+        let sql = format!(
+            "-- tenants::by_slug
+             select {COLUMNS} from tenants t join servers s on s.id = t.server_id
+             where t.slug = $1 and t.state <> 'deleted'"
+        );
+        match maybe(&client, &sql, &[&slug.as_str()]).await? {
+            Some(row) => tenant_of(&row),
+            None => Err(CatalogError::Missing { what: "tenant", name: slug.to_string() }),
+        }
+    }
+
+    /// The tenant with this id, deleted or not.
+    pub async fn tenant_by_id(&self, id: Uuid) -> Result<Tenant, CatalogError> {
+        by_id(&self.client().await?, id).await
+    }
+
+    /// Tenants by slug, one page.
+    pub async fn tenants(&self, filter: &TenantFilter) -> Result<Vec<Tenant>, CatalogError> {
+        let client = self.client().await?;
+        let sql = format!(
+            "-- tenants::list
+             select {COLUMNS} from tenants t join servers s on s.id = t.server_id
+             where case when $1::text is null then t.state <> 'deleted' else t.state = $1 end
+               and ($2::text is null or s.name = $2)
+               and ($3::text is null or t.slug > $3)
+             order by t.slug, t.id
+             limit $4"
+        );
+        let found = rows(
+            &client,
+            &sql,
+            &[
+                &filter.state.map(TenantState::as_str),
+                &filter.server,
+                &filter.after.as_ref().map(TenantSlug::as_str),
+                &filter.limit,
+            ],
+        )
+        .await?;
+        found.iter().map(tenant_of).collect()
+    }
+
+    /// How many tenants are in each state.
+    pub async fn count_tenants(&self) -> Result<Vec<(TenantState, i64)>, CatalogError> {
+        let client = self.client().await?;
+        let found = rows(
+            &client,
+            "-- tenants::count\nselect state, count(*) from tenants group by state",
+            &[],
+        )
+        .await?;
+        Ok(found
+            .iter()
+            .filter_map(|row| Some((TenantState::parse(row.get(0))?, row.get(1))))
+            .collect())
+    }
+
+    /// How many served or suspended tenants are at each schema version.
+    pub async fn count_schema_versions(&self) -> Result<Vec<(i64, i64)>, CatalogError> {
+        let client = self.client().await?;
+        let found = rows(
+            &client,
+            "-- tenants::count_schema_versions
+             select schema_version, count(*) from tenants
+             where state in ('active', 'suspended', 'restoring') group by 1 order by 1",
+            &[],
+        )
+        .await?;
+        Ok(found.iter().map(|row| (row.get(0), row.get(1))).collect())
+    }
+
+    /// Where a living tenant is served, and with which password; `None` when there is no such tenant.
+    pub async fn place(&self, slug: &TenantSlug) -> Result<Option<Place>, CatalogError> {
+        let client = self.client().await?;
+        let sql = format!(
+            "-- tenants::place
+             select {COLUMNS}, t.password_sealed, s.url_sealed
+             from tenants t join servers s on s.id = t.server_id
+             where t.slug = $1 and t.state <> 'deleted'"
+        );
+        let Some(row) = maybe(&client, &sql, &[&slug.as_str()]).await? else {
+            return Ok(None);
+        };
+        let tenant = tenant_of(&row)?;
+        let password =
+            self.open(Purpose::TenantPassword, tenant.id, row.get::<_, &[u8]>("password_sealed"))?;
+        let server = self.open_server_url(tenant.server_id, row.get("url_sealed"))?;
+        Ok(Some(Place { tenant, server, password }))
+    }
+
+    /// The password of a tenant's login role; none once the tenant is deleted.
+    pub async fn tenant_password(&self, tenant: Uuid) -> Result<SecretString, CatalogError> {
+        self.secret(tenant, "password_sealed", Purpose::TenantPassword).await
+    }
+
+    /// The key that a tenant's backups are encrypted to; none once the tenant is deleted.
+    pub async fn backup_key(&self, tenant: Uuid) -> Result<BackupKey, CatalogError> {
+        let secret = self.secret(tenant, "backup_key_sealed", Purpose::BackupKey).await?;
+        BackupKey::parse(&secret).map_err(|error| CatalogError::Corrupt(error.to_string()))
+    }
+
+    /// A tenant's backup key wrapped under the master key, for the manifest.
+    pub async fn wrapped_backup_key(&self, tenant: Uuid) -> Result<Vec<u8>, CatalogError> {
+        self.sealed(tenant, "backup_key_sealed").await
+    }
+
+    async fn secret(
+        &self,
+        tenant: Uuid,
+        column: &'static str,
+        purpose: Purpose,
+    ) -> Result<SecretString, CatalogError> {
+        self.open(purpose, tenant, &self.sealed(tenant, column).await?)
+    }
+
+    async fn sealed(&self, tenant: Uuid, column: &'static str) -> Result<Vec<u8>, CatalogError> {
+        let client = self.client().await?;
+        let sql = format!("-- tenants::sealed\nselect {column} from tenants where id = $1");
+        let sealed = maybe(&client, &sql, &[&tenant]).await?.and_then(|row| row.get(0));
+        sealed.ok_or_else(|| CatalogError::Missing {
+            what: "secret of tenant",
+            name: tenant.to_string(),
+        })
+    }
+
+    /// Changes what has no effect on routing: name and settings.
+    pub async fn update_tenant(
+        &self,
+        slug: &TenantSlug,
+        name: Option<&str>,
+        settings: Option<&Value>,
+    ) -> Result<Tenant, CatalogError> {
+        let client = self.client().await?;
+        execute(
+            &client,
+            "-- tenants::update
+             update tenants set name = coalesce($2, name), settings = coalesce($3, settings)
+             where slug = $1 and state <> 'deleted'",
+            &[&slug.as_str(), &name, &settings],
+        )
+        .await?;
+        self.tenant(slug).await
+    }
+}
+
+/// What only the holder of the tenant's lock may do.
+impl TenantLock {
+    /// The tenant as it is now.
+    pub async fn read_tenant(&self) -> Result<Tenant, CatalogError> {
+        by_id(self.session()?, self.tenant()).await
+    }
+
+    /// Moves the tenant to another state, if its life allows that.
+    pub async fn set_state(
+        &self,
+        to: TenantState,
+        reason: Option<&str>,
+    ) -> Result<(), CatalogError> {
+        let from = self.read_tenant().await?.state;
+        from.transition(to).map_err(|error| CatalogError::Conflict(error.to_string()))?;
+        self.update(
+            "-- tenants::set_state
+             update tenants set state = $2, suspended_reason = $3,
+                    deleted_at = case when $2 = 'deleted' then now() end
+             where id = $1",
+            &[&self.tenant(), &to.as_str(), &reason],
+        )
+        .await
+    }
+
+    /// Serves the tenant from a database with this epoch and schema version; the spare that its
+    /// provisioning took, if it took one, is used up.
+    ///
+    /// `state` is where it goes: active, or suspended when it was suspended before.
+    pub async fn serve(
+        &self,
+        tenant: &Tenant,
+        state: TenantState,
+        epoch: i64,
+        version: i64,
+    ) -> Result<(), CatalogError> {
+        let to = tenant
+            .state
+            .transition(state)
+            .map_err(|error| CatalogError::Conflict(error.to_string()))?;
+        self.update(
+            "-- tenants::serve
+             with used_up as (delete from spares where claimed_by = $5)
+             update tenants set state = $2, epoch = $3, schema_version = $4 where id = $1",
+            &[&self.tenant(), &to.as_str(), &epoch, &version, &self.operation()],
+        )
+        .await
+    }
+
+    /// Writes down what the last migration left behind.
+    pub async fn set_schema_version(&self, version: i64) -> Result<(), CatalogError> {
+        self.update(
+            "-- tenants::set_schema_version
+             update tenants set schema_version = $2 where id = $1",
+            &[&self.tenant(), &version],
+        )
+        .await
+    }
+
+    /// Destroys the tenant's secrets: its password, and the key without which no backup can be read.
+    pub async fn destroy_secrets(&self, keep_backup_key: bool) -> Result<(), CatalogError> {
+        self.update(
+            "-- tenants::destroy_secrets
+             update tenants set password_sealed = null,
+                    backup_key_sealed = case when $2 then backup_key_sealed end
+             where id = $1",
+            &[&self.tenant(), &keep_backup_key],
+        )
+        .await
+    }
+
+    /// Operations of this tenant other than the lock's own that never succeeded: what they built may
+    /// still be lying on the server.
+    pub async fn unfinished_operations(&self) -> Result<Vec<Uuid>, CatalogError> {
+        let found = rows(
+            self.session()?,
+            "-- tenants::unfinished_operations
+             select id from operations where tenant_id = $1 and id <> $2 and state <> 'succeeded'",
+            &[&self.tenant(), &self.operation()],
+        )
+        .await?;
+        Ok(found.iter().map(|row| row.get(0)).collect())
+    }
+
+    /// Cancels everything else that was still going to be done to this tenant.
+    pub async fn cancel_others(&self) -> Result<(), CatalogError> {
+        execute(
+            self.session()?,
+            "-- tenants::cancel_others
+             update operations set state = 'cancelled', finished_at = now()
+             where tenant_id = $1 and id <> $2 and state in ('queued', 'failed')",
+            &[&self.tenant(), &self.operation()],
+        )
+        .await
+        .map(drop)
+    }
+
+    async fn update(&self, sql: &str, params: super::Params<'_>) -> Result<(), CatalogError> {
+        match execute(self.session()?, sql, params).await? {
+            1 => Ok(()),
+            _ => Err(CatalogError::Missing { what: "tenant", name: self.tenant().to_string() }),
+        }
+    }
+}
+
+async fn by_id(
+    client: &impl deadpool_postgres::GenericClient,
+    id: Uuid,
+) -> Result<Tenant, CatalogError> {
+    let sql = format!(
+        "-- tenants::by_id
+         select {COLUMNS} from tenants t join servers s on s.id = t.server_id where t.id = $1"
+    );
+    tenant_of(&one(client, &sql, &[&id]).await?)
+}

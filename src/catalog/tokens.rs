@@ -1,0 +1,176 @@
+//! Rows of `admin_tokens`: who may use the admin API, and for what.
+//!
+//! A token is shown once, when it is made; the catalog keeps its SHA-256.
+
+use aws_lc_rs::{digest, rand};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use jiff::Timestamp;
+use secrecy::{ExposeSecret as _, SecretString};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::{Catalog, CatalogError, execute, maybe, rows};
+
+/// What a token allows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, utoipa::ToSchema)]
+pub enum Scope {
+    /// See tenants and operations.
+    #[serde(rename = "tenants:read")]
+    TenantsRead,
+    /// Create, change, suspend and delete tenants.
+    #[serde(rename = "tenants:write")]
+    TenantsWrite,
+    /// Run migrations.
+    #[serde(rename = "migrate")]
+    Migrate,
+    /// Take and list backups.
+    #[serde(rename = "backup")]
+    Backup,
+    /// Restore a backup over a live tenant.
+    #[serde(rename = "restore")]
+    Restore,
+    /// See and change servers.
+    #[serde(rename = "servers")]
+    Servers,
+    /// Act as an application: reach any tenant's data through the data plane.
+    #[serde(rename = "data")]
+    Data,
+    /// Read metrics.
+    #[serde(rename = "metrics")]
+    Metrics,
+}
+
+/// A token without its secret.
+#[derive(Clone, Debug)]
+pub struct TokenRecord {
+    /// Its id.
+    pub id: Uuid,
+    /// Its name; it stands for its holder in records.
+    pub name: String,
+    /// What it allows.
+    pub scopes: Vec<Scope>,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// Since when it is void.
+    pub revoked_at: Option<Timestamp>,
+}
+
+impl Scope {
+    /// Every scope.
+    pub const ALL: [Self; 8] = [
+        Self::TenantsRead,
+        Self::TenantsWrite,
+        Self::Migrate,
+        Self::Backup,
+        Self::Restore,
+        Self::Servers,
+        Self::Data,
+        Self::Metrics,
+    ];
+
+    /// The scope's name.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::TenantsRead => "tenants:read",
+            Self::TenantsWrite => "tenants:write",
+            Self::Migrate => "migrate",
+            Self::Backup => "backup",
+            Self::Restore => "restore",
+            Self::Servers => "servers",
+            Self::Data => "data",
+            Self::Metrics => "metrics",
+        }
+    }
+
+    /// Reads a scope's name.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|scope| scope.as_str() == text)
+    }
+}
+
+impl Catalog {
+    /// Makes a token and returns its secret, which cannot be had again.
+    pub async fn create_token(
+        &self,
+        name: &str,
+        scopes: &[Scope],
+    ) -> Result<SecretString, CatalogError> {
+        let mut bytes = [0; 32];
+        rand::fill(&mut bytes).expect("the system has randomness");
+        let secret = SecretString::from(format!("tenantry_{}", URL_SAFE_NO_PAD.encode(bytes)));
+        let scopes: Vec<&str> = scopes.iter().map(|scope| scope.as_str()).collect();
+
+        let client = self.client().await?;
+        execute(
+            &client,
+            "-- tokens::create
+             insert into admin_tokens (id, name, token_sha256, scopes) values ($1, $2, $3, $4)",
+            &[&Uuid::now_v7(), &name, &hash(&secret), &scopes],
+        )
+        .await
+        .map_err(|error| error.on_constraint("admin_tokens_name_key", "token", name))?;
+        Ok(secret)
+    }
+
+    /// The token with this secret, unless it is unknown or revoked.
+    ///
+    /// The look-up goes by the hash, so its time tells nothing about the secret.
+    pub async fn token(&self, secret: &SecretString) -> Result<Option<TokenRecord>, CatalogError> {
+        let client = self.client().await?;
+        let row = maybe(
+            &client,
+            "-- tokens::by_secret
+             select id, name, scopes, created_at, revoked_at from admin_tokens
+             where token_sha256 = $1 and revoked_at is null",
+            &[&hash(secret)],
+        )
+        .await?;
+        Ok(row.as_ref().map(from_row))
+    }
+
+    /// Every token, newest first.
+    pub async fn tokens(&self) -> Result<Vec<TokenRecord>, CatalogError> {
+        let client = self.client().await?;
+        let found = rows(
+            &client,
+            "-- tokens::list
+             select id, name, scopes, created_at, revoked_at from admin_tokens order by created_at desc",
+            &[],
+        ).await?;
+        Ok(found.iter().map(from_row).collect())
+    }
+
+    /// Voids a token at once.
+    pub async fn revoke_token(&self, name: &str) -> Result<(), CatalogError> {
+        let client = self.client().await?;
+        let changed = execute(
+            &client,
+            "-- tokens::revoke
+             update admin_tokens set revoked_at = coalesce(revoked_at, now()) where name = $1",
+            &[&name],
+        )
+        .await?;
+        match changed {
+            0 => Err(CatalogError::Missing { what: "token", name: name.to_owned() }),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn hash(secret: &SecretString) -> Vec<u8> {
+    digest::digest(&digest::SHA256, secret.expose_secret().as_bytes()).as_ref().to_vec()
+}
+
+fn from_row(row: &tokio_postgres::Row) -> TokenRecord {
+    let scopes: Vec<&str> = row.get("scopes");
+    TokenRecord {
+        id: row.get("id"),
+        name: row.get("name"),
+        scopes: scopes.into_iter().filter_map(Scope::parse).collect(),
+        created_at: row.get("created_at"),
+        revoked_at: row.get("revoked_at"),
+    }
+}

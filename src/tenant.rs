@@ -1,0 +1,198 @@
+//! What a tenant is, apart from any database: its name, its state and the states it may go to next.
+//! Pure: no clock, no I/O.
+//!
+//! *Failed* is no state. A failure belongs to the operation that failed; the tenant stays where it
+//! was, and `retry` or `delete` always works.
+
+use std::fmt;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use tenantry_provisioning::{DatabaseName, RoleName};
+use thiserror::Error;
+use uuid::Uuid;
+
+mod slug;
+
+pub use slug::{MAX_LEN as MAX_SLUG_LEN, SlugError, TenantSlug};
+
+/// One customer with one database, as the catalog knows it.
+#[derive(Clone, Debug)]
+pub struct Tenant {
+    /// Never changes and is never used again.
+    pub id: Uuid,
+    /// Its name in URLs, headers and database names.
+    pub slug: TenantSlug,
+    /// Its name for people.
+    pub name: String,
+    /// Whether it shares its server with others.
+    pub tier: Tier,
+    /// Where it is in its life.
+    pub state: TenantState,
+    /// Why an operator suspended it.
+    pub suspended_reason: Option<String>,
+    /// Free-form settings of the application.
+    pub settings: serde_json::Value,
+    /// The server that hosts its database.
+    pub server_id: Uuid,
+    /// That server's name.
+    pub server_name: String,
+    /// The live database.
+    pub database: DatabaseName,
+    /// The only login role that may connect to it.
+    pub role: RoleName,
+    /// Which physical database is the live one; the database's stamp must say the same.
+    pub epoch: i64,
+    /// Raised on every change of place, state or secret.
+    pub generation: i64,
+    /// The last migration that finished; 0 when none has.
+    pub schema_version: i64,
+    /// When it was asked for.
+    pub created_at: Timestamp,
+    /// When it last changed.
+    pub updated_at: Timestamp,
+}
+
+/// How a tenant is hosted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Tier {
+    /// On a server with other tenants.
+    #[default]
+    Shared,
+    /// On a server of its own.
+    Dedicated,
+}
+
+/// Where a tenant is in its life. Only [`TenantState::Active`] is routable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum TenantState {
+    /// Asked for; its database is being made.
+    Provisioning,
+    /// Served.
+    Active,
+    /// Stopped by an operator; its data stays.
+    Suspended,
+    /// In the short cutover of a restore: requests wait.
+    Restoring,
+    /// Being removed; there is no way back.
+    Deleting,
+    /// Gone. The row stays for the record; the slug is free.
+    Deleted,
+}
+
+/// A change of state that the tenant's life does not know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("a tenant that is {from} cannot become {to}")]
+pub struct TransitionError {
+    /// The present state.
+    pub from: TenantState,
+    /// The state that was asked for.
+    pub to: TenantState,
+}
+
+impl TenantState {
+    /// Every state, in the order of a tenant's life.
+    pub const ALL: [Self; 6] = [
+        Self::Provisioning,
+        Self::Active,
+        Self::Suspended,
+        Self::Restoring,
+        Self::Deleting,
+        Self::Deleted,
+    ];
+
+    /// The state's name in the catalog, in JSON and in tables.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Provisioning => "provisioning",
+            Self::Active => "active",
+            Self::Suspended => "suspended",
+            Self::Restoring => "restoring",
+            Self::Deleting => "deleting",
+            Self::Deleted => "deleted",
+        }
+    }
+
+    /// Reads a state's name.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|state| state.as_str() == text)
+    }
+
+    /// `to`, if a tenant in this state may go there. Staying is always allowed, so that a repeated
+    /// step changes nothing.
+    pub fn transition(self, to: Self) -> Result<Self, TransitionError> {
+        use TenantState::{Active, Deleted, Deleting, Provisioning, Restoring, Suspended};
+
+        let allowed = match (self, to) {
+            (from, to) if from == to => true,
+            (Provisioning | Suspended | Restoring, Active)
+            | (Active | Restoring, Suspended)
+            | (Active | Suspended, Restoring)
+            | (Provisioning | Active | Suspended | Restoring, Deleting)
+            | (Deleting, Deleted) => true,
+            _ => false,
+        };
+        if allowed { Ok(to) } else { Err(TransitionError { from: self, to }) }
+    }
+}
+
+impl fmt::Display for TenantState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl Tier {
+    /// The tier's name in the catalog, in JSON and in tables.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Shared => "shared",
+            Self::Dedicated => "dedicated",
+        }
+    }
+
+    /// Reads a tier's name.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        [Self::Shared, Self::Dedicated].into_iter().find(|tier| tier.as_str() == text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_read_back() {
+        for state in TenantState::ALL {
+            assert_eq!(TenantState::parse(state.as_str()), Some(state));
+        }
+    }
+
+    #[test]
+    fn a_deleted_tenant_stays_deleted() {
+        for to in TenantState::ALL {
+            assert_eq!(TenantState::Deleted.transition(to).is_ok(), to == TenantState::Deleted);
+        }
+    }
+
+    #[test]
+    fn every_living_tenant_can_be_deleted() {
+        for from in TenantState::ALL {
+            let doomed = matches!(from, TenantState::Deleted);
+            assert_eq!(from.transition(TenantState::Deleting).is_ok(), !doomed);
+        }
+    }
+
+    #[test]
+    fn a_half_made_tenant_cannot_be_suspended_or_restored() {
+        for to in [TenantState::Suspended, TenantState::Restoring] {
+            assert!(TenantState::Provisioning.transition(to).is_err());
+        }
+    }
+}
