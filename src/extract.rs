@@ -1,0 +1,116 @@
+//! The axum extractor: a request in, a connection to its tenant's database out.
+//!
+//! A handler that takes a [`TenantConnection`] runs only for a request whose tenant was resolved, whose
+//! caller may name that tenant, and whose tenant is served. The application has a [`Tenancy`] as its
+//! state, or in it:
+//!
+//! ```no_run
+//! # use axum::{Json, Router, http::StatusCode, routing::get};
+//! use tenantry::{Tenancy, TenantConnection};
+//!
+//! async fn boards(tenant: TenantConnection) -> Result<Json<Vec<String>>, StatusCode> {
+//!     let rows = tenant.query("select title from boards", &[]).await; // only ever this tenant's
+//!     let rows = rows.map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)?;
+//!     Ok(Json(rows.iter().map(|row| row.get(0)).collect()))
+//! }
+//!
+//! fn routes(tenancy: Tenancy) -> Router {
+//!     Router::new().route("/boards", get(boards)).with_state(tenancy)
+//! }
+//! ```
+//!
+//! A refusal is answered as a [`Problem`].
+
+use std::sync::Arc;
+
+use axum::extract::{FromRef, FromRequestParts};
+use axum::http::StatusCode;
+use axum::http::request::Parts;
+
+use crate::problem::Problem;
+use crate::resolve::{ResolveError, Resolved, TenantResolver, denied};
+use crate::router::{RouterError, TenantConnection, TenantRouter};
+use crate::tenant::TenantState;
+
+/// How an application tells its tenants apart and reaches them. Cheap to clone.
+#[derive(Clone)]
+pub struct Tenancy {
+    /// From a slug to a connection.
+    pub router: TenantRouter,
+    /// From a request to a slug.
+    pub resolver: Arc<dyn TenantResolver>,
+}
+
+impl Tenancy {
+    /// The tenant of a request; its slug goes to the current span's field `tenant`.
+    pub async fn resolve(&self, parts: &Parts) -> Result<Resolved, ResolveError> {
+        let resolved = self.resolver.resolve(parts).await?;
+        tracing::Span::current().record("tenant", resolved.slug.as_str());
+        Ok(resolved)
+    }
+}
+
+impl<S> FromRequestParts<S> for TenantConnection
+where
+    Tenancy: FromRef<S>,
+    S: Send + Sync,
+{
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let tenancy = Tenancy::from_ref(state);
+        let resolved = tenancy.resolve(parts).await?;
+        Ok(tenancy.router.connection(&resolved.slug).await?)
+    }
+}
+
+impl<S> FromRequestParts<S> for Resolved
+where
+    Tenancy: FromRef<S>,
+    S: Send + Sync,
+{
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        Ok(Tenancy::from_ref(state).resolve(parts).await?)
+    }
+}
+
+impl From<RouterError> for Problem {
+    fn from(error: RouterError) -> Self {
+        if let RouterError::Unreachable { .. } | RouterError::Catalog { .. } = &error {
+            tracing::warn!(error = &error as &dyn std::error::Error, "a tenant cannot be reached");
+        }
+        match error {
+            RouterError::UnknownTenant(_)
+            | RouterError::NotServed {
+                state: TenantState::Deleting | TenantState::Deleted, ..
+            } => denied(),
+            RouterError::NotServed { state: TenantState::Suspended, .. } => Self::new(
+                StatusCode::FORBIDDEN,
+                "tenant_suspended",
+                "Tenant suspended",
+                "the tenant is suspended; its operator can resume it",
+            ),
+            RouterError::NotServed { .. } | RouterError::Held(_) => Self::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "tenant_not_ready",
+                "Tenant not ready",
+                "the tenant's database is being made or replaced; try again in a moment",
+            ),
+            RouterError::Busy(_) => Self::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "tenant_busy",
+                "Tenant busy",
+                "all connections of the tenant are in use; try again in a moment",
+            ),
+            RouterError::WrongDatabase(_) => Self::new(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "isolation_refused",
+                "Isolation refused",
+                "the database that was reached is not this tenant's; the operator has been told",
+            ),
+            RouterError::Unreachable { .. } | RouterError::Catalog { .. } => Self::unavailable(),
+        }
+    }
+}

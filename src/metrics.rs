@@ -1,0 +1,123 @@
+//! Every metric, its name and its labels; rendered for Prometheus at `GET /metrics`.
+//!
+//! Labels never hold an unbounded set: no slug, no id, no path as it was sent.
+
+use std::time::Duration;
+
+use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+
+/// Renders what has been measured in this process.
+#[derive(Clone)]
+pub struct Exporter(PrometheusHandle);
+
+impl Exporter {
+    /// Starts recording. `None` when the process records already, as a library inside another
+    /// application may find.
+    #[must_use]
+    pub fn install() -> Option<Self> {
+        let buckets = [0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0, 120.0, 600.0];
+        let recorder = PrometheusBuilder::new()
+            .set_buckets(&buckets)
+            .expect("the buckets are not empty")
+            .build_recorder();
+        let handle = recorder.handle();
+        metrics::set_global_recorder(recorder).ok()?;
+        describe();
+        Some(Self(handle))
+    }
+
+    /// Everything in Prometheus' text format.
+    #[must_use]
+    pub fn render(&self) -> String {
+        self.0.render()
+    }
+
+    /// Frees what histograms have gathered; to be called every few seconds, scraped or not.
+    pub fn upkeep(&self) {
+        self.0.run_upkeep();
+    }
+}
+
+fn describe() {
+    describe_counter!("tenantry_requests_total", "Requests by endpoint and HTTP status.");
+    describe_counter!(
+        "tenantry_resolution_total",
+        "Tenants named by requests, by source and outcome."
+    );
+    describe_counter!(
+        "tenantry_isolation_violations_total",
+        "Attempts that isolation stopped, by type."
+    );
+    describe_counter!("tenantry_route_cache_total", "Route look-ups by outcome.");
+    describe_gauge!("tenantry_pool_connections", "Connections to tenant databases by state.");
+    describe_histogram!(
+        "tenantry_pool_wait_seconds",
+        "Time that a request waited for a connection."
+    );
+    describe_counter!("tenantry_operations_total", "Turns with operations by kind and outcome.");
+    describe_histogram!(
+        "tenantry_operation_seconds",
+        "Duration of a turn with an operation by kind."
+    );
+    describe_gauge!("tenantry_tenants", "Tenants by state.");
+    describe_gauge!("tenantry_schema_version_tenants", "Tenants by schema version.");
+    describe_gauge!("tenantry_server_up", "Whether a tenant server answers.");
+}
+
+/// A request was answered.
+pub fn request(endpoint: &str, status: u16) {
+    counter!("tenantry_requests_total", "endpoint" => endpoint.to_owned(), "status" => status.to_string())
+        .increment(1);
+}
+
+/// A request named a tenant, or failed to.
+pub fn resolution(source: &'static str, outcome: &'static str) {
+    counter!("tenantry_resolution_total", "source" => source, "outcome" => outcome).increment(1);
+}
+
+/// Isolation stopped something.
+pub fn isolation_violation(violation_type: &'static str) {
+    counter!("tenantry_isolation_violations_total", "violation_type" => violation_type)
+        .increment(1);
+}
+
+/// A route was looked up: `hit`, `miss`, `unknown` or `stale`.
+pub fn route_lookup(outcome: &'static str) {
+    counter!("tenantry_route_cache_total", "outcome" => outcome).increment(1);
+}
+
+/// A request waited for a connection.
+pub fn pool_wait(waited: Duration) {
+    histogram!("tenantry_pool_wait_seconds").record(waited);
+}
+
+/// What the pools hold now.
+pub fn pool_connections(total: usize, idle: usize) {
+    let count = |number: usize| f64::from(u32::try_from(number).unwrap_or(u32::MAX));
+    gauge!("tenantry_pool_connections", "state" => "idle").set(count(idle));
+    gauge!("tenantry_pool_connections", "state" => "used").set(count(total.saturating_sub(idle)));
+}
+
+/// A worker's turn with an operation ended.
+pub fn operation(kind: &'static str, outcome: &'static str, elapsed: Duration) {
+    counter!("tenantry_operations_total", "kind" => kind, "outcome" => outcome).increment(1);
+    histogram!("tenantry_operation_seconds", "kind" => kind).record(elapsed);
+}
+
+/// How many tenants are in a state.
+#[expect(clippy::cast_precision_loss, reason = "nobody has 2^52 tenants")]
+pub fn tenants(state: &'static str, number: i64) {
+    gauge!("tenantry_tenants", "status" => state).set(number as f64);
+}
+
+/// How many tenants are at a schema version.
+#[expect(clippy::cast_precision_loss, reason = "nobody has 2^52 tenants")]
+pub fn schema_version(version: i64, number: i64) {
+    gauge!("tenantry_schema_version_tenants", "version" => version.to_string()).set(number as f64);
+}
+
+/// Whether a server answers.
+pub fn server_up(server: &str, up: bool) {
+    gauge!("tenantry_server_up", "server" => server.to_owned()).set(f64::from(u8::from(up)));
+}

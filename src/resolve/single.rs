@@ -1,0 +1,72 @@
+//! [`SingleTenant`]: a deployment with one tenant. Requests need not name it, and may name no other.
+
+use axum::http::request::Parts;
+use futures_util::future::BoxFuture;
+
+use super::{ResolveError, Resolved, Source, TenantResolver, counted, named_in_header};
+use crate::metrics;
+use crate::tenant::TenantSlug;
+
+/// Resolves every request to the same tenant.
+pub struct SingleTenant {
+    slug: TenantSlug,
+}
+
+impl SingleTenant {
+    /// The one tenant.
+    #[must_use]
+    pub fn new(slug: TenantSlug) -> Self {
+        Self { slug }
+    }
+
+    fn slug(&self, parts: &Parts) -> Result<TenantSlug, ResolveError> {
+        match named_in_header(&parts.headers) {
+            None => Ok(self.slug.clone()),
+            Some(Ok(named)) if named == self.slug => Ok(named),
+            Some(Ok(_)) => {
+                metrics::isolation_violation("foreign_tenant");
+                tracing::warn!("a request named another tenant than the only one");
+                Err(ResolveError::Denied)
+            }
+            Some(Err(error)) => Err(error),
+        }
+    }
+}
+
+impl TenantResolver for SingleTenant {
+    fn resolve<'a>(&'a self, parts: &'a Parts) -> BoxFuture<'a, Result<Resolved, ResolveError>> {
+        Box::pin(async { counted(Source::SingleTenant, self.slug(parts)) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::Request;
+
+    use super::super::TENANT_HEADER;
+    use super::*;
+
+    async fn resolve(header: Option<&str>) -> Result<Resolved, ResolveError> {
+        let mut request = Request::builder();
+        if let Some(value) = header {
+            request = request.header(TENANT_HEADER, value);
+        }
+        let (parts, ()) = request.body(()).unwrap().into_parts();
+        SingleTenant::new(TenantSlug::parse("acme").unwrap()).resolve(&parts).await
+    }
+
+    #[tokio::test]
+    async fn the_one_tenant_needs_no_name() {
+        for header in [None, Some("acme")] {
+            let resolved = resolve(header).await.unwrap();
+
+            assert_eq!((resolved.slug.as_str(), resolved.source), ("acme", Source::SingleTenant));
+        }
+    }
+
+    #[tokio::test]
+    async fn another_name_is_refused() {
+        assert!(matches!(resolve(Some("globex")).await, Err(ResolveError::Denied)));
+        assert!(matches!(resolve(Some("Acme")).await, Err(ResolveError::Malformed)));
+    }
+}
