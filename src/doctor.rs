@@ -1,0 +1,288 @@
+//! The doctor: the catalog against every server and the bucket, both ways. It reads and reports; it
+//! changes nothing.
+//!
+//! Whatever exists on a server under a name or a marker of ours must be known to the catalog, and
+//! whatever the catalog says is served must be there, carry its tenant's marker and its stamp.
+
+use std::collections::{HashMap, HashSet};
+
+use serde::Serialize;
+use tenantry_provisioning::{DatabaseName, Marker, Server};
+use uuid::Uuid;
+
+use crate::catalog::operations::{OperationFilter, OperationState};
+use crate::catalog::servers::ServerRecord;
+use crate::catalog::tenants::TenantFilter;
+use crate::operations::{Environment, StepError};
+use crate::tenant::{Tenant, TenantState};
+
+/// What was looked at, and what is wrong.
+#[derive(Debug, Default, Serialize)]
+pub struct Report {
+    /// Servers that answered.
+    pub servers: usize,
+    /// Living tenants.
+    pub tenants: usize,
+    /// Backups in the bucket.
+    pub backups: usize,
+    /// What is wrong; empty when all is well.
+    pub findings: Vec<Finding>,
+}
+
+/// One thing that is not as it should be.
+#[derive(Debug, Serialize)]
+pub struct Finding {
+    /// How bad it is.
+    pub severity: Severity,
+    /// Where: a server, or the bucket.
+    pub place: String,
+    /// What is wrong.
+    pub what: String,
+    /// What to do about it.
+    pub remedy: String,
+}
+
+/// How bad a finding is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Severity {
+    /// Somebody must see to it.
+    Error,
+    /// It does no harm now.
+    Warning,
+}
+
+/// What the catalog knows to be, or to be in the making.
+struct Known {
+    tenants: HashMap<Uuid, Tenant>,
+    operations: HashSet<Uuid>,
+}
+
+/// Compares the catalog with every server and with the bucket.
+pub async fn examine(environment: &Environment) -> Result<Report, StepError> {
+    let mut report = Report::default();
+    // Servers first: what appears there while the catalog is read was announced in it before.
+    let mut seen = Vec::new();
+    for record in environment.catalog.servers().await? {
+        match survey(environment, &record).await {
+            Ok(survey) => seen.push((record, survey)),
+            Err(error) => report.error(
+                &record.name,
+                format!("the server does not answer: {error}"),
+                "start it, or mend its address with `tenantry server add --replace`".to_owned(),
+            ),
+        }
+    }
+    let known = known(environment).await?;
+    report.servers = seen.len();
+    report.tenants = known.tenants.len();
+
+    for (record, survey) in &seen {
+        examine_server(environment, record, survey, &known, &mut report).await?;
+    }
+    examine_operations(environment, &mut report).await?;
+    examine_bucket(environment, &known, &mut report).await?;
+    Ok(report)
+}
+
+async fn known(environment: &Environment) -> Result<Known, StepError> {
+    let filter = TenantFilter { limit: i64::MAX, ..TenantFilter::default() };
+    let tenants = environment.catalog.tenants(&filter).await?;
+    let mut operations = HashSet::new();
+    for state in [OperationState::Queued, OperationState::Running, OperationState::Failed] {
+        let filter =
+            OperationFilter { state: Some(state), limit: i64::MAX, ..OperationFilter::default() };
+        let found = environment.catalog.operations(&filter).await?;
+        operations.extend(found.into_iter().map(|(operation, _)| operation.id));
+    }
+    Ok(Known {
+        tenants: tenants.into_iter().map(|tenant| (tenant.id, tenant)).collect(),
+        operations,
+    })
+}
+
+/// What exists on a server under a name or a marker of ours.
+struct Survey {
+    server: Server,
+    databases: Vec<tenantry_provisioning::DatabaseFacts>,
+    roles: Vec<tenantry_provisioning::RoleFacts>,
+}
+
+async fn survey(environment: &Environment, record: &ServerRecord) -> Result<Survey, StepError> {
+    let server = environment.server(record.id).await?;
+    let databases = server.list_databases().await?;
+    let roles = server.list_roles().await?;
+    Ok(Survey { server, databases, roles })
+}
+
+async fn examine_server(
+    environment: &Environment,
+    record: &ServerRecord,
+    survey: &Survey,
+    known: &Known,
+    report: &mut Report,
+) -> Result<(), StepError> {
+    let catalog = &environment.catalog;
+    let place = record.name.as_str();
+    let mut expected: HashSet<String> = HashSet::new();
+    expected.extend(
+        catalog.retained_databases(record.id).await?.iter().map(|old| old.database.to_string()),
+    );
+    for template in catalog.templates(record.id).await? {
+        expected.insert(DatabaseName::template(&template.digest).to_string());
+        if !template.ready {
+            expected.insert(
+                DatabaseName::build(crate::operations::upkeep::build_id(&template.digest))
+                    .to_string(),
+            );
+        }
+    }
+    for spare in catalog.spares(record.id).await? {
+        expected.insert(DatabaseName::spare(spare.id).to_string());
+        if !spare.ready {
+            expected.insert(DatabaseName::build(spare.id).to_string());
+        }
+    }
+    expected.extend(known.operations.iter().map(|id| DatabaseName::build(*id).to_string()));
+
+    for tenant in known.tenants.values().filter(|tenant| tenant.server_id == record.id) {
+        examine_tenant(place, tenant, survey, report).await?;
+        expected.insert(tenant.database.to_string());
+    }
+    for database in &survey.databases {
+        if !expected.contains(&database.name) {
+            report.error(
+                place,
+                format!("database `{}` is unknown to the catalog", database.name),
+                "look into it; if nobody needs it, drop it by hand".to_owned(),
+            );
+        }
+    }
+    for role in &survey.roles {
+        let owned = match &role.marker {
+            Some(Marker::Tenant(owner)) => known.tenants.contains_key(&owner.tenant),
+            Some(Marker::GroupRole) => true,
+            _ => false,
+        };
+        if !owned {
+            report.error(
+                place,
+                format!("role `{}` is unknown to the catalog", role.name),
+                "look into it; if nobody needs it, drop it by hand".to_owned(),
+            );
+        }
+    }
+    for problem in survey.server.check().await? {
+        report.findings.push(Finding {
+            severity: Severity::Warning,
+            place: place.to_owned(),
+            what: problem.what,
+            remedy: problem.remedy,
+        });
+    }
+    Ok(())
+}
+
+/// Whether a served tenant's database and role are there, its own, and shut to everybody else.
+async fn examine_tenant(
+    place: &str,
+    tenant: &Tenant,
+    survey: &Survey,
+    report: &mut Report,
+) -> Result<(), StepError> {
+    if !matches!(tenant.state, TenantState::Active | TenantState::Suspended) {
+        return Ok(());
+    }
+    let slug = &tenant.slug;
+    let database = survey.databases.iter().find(|facts| facts.name == tenant.database.as_str());
+    if !database.is_some_and(|facts| facts.belongs_to(tenant.id)) {
+        report.error(
+            place,
+            format!("tenant `{slug}` has no database `{}` of its own", tenant.database),
+            format!("restore it: `tenantry restore {slug} --latest --in-place`"),
+        );
+        return Ok(());
+    }
+    let findings =
+        survey.server.findings(&tenant.database, &tenant.role, tenant.id, tenant.epoch).await?;
+    for finding in findings {
+        report.error(
+            place,
+            format!("tenant `{slug}`: {finding}"),
+            "see who changed the grants, and take the change back".to_owned(),
+        );
+    }
+    Ok(())
+}
+
+async fn examine_operations(
+    environment: &Environment,
+    report: &mut Report,
+) -> Result<(), StepError> {
+    let filter = OperationFilter {
+        state: Some(OperationState::Failed),
+        limit: i64::MAX,
+        ..OperationFilter::default()
+    };
+    for (operation, slug) in environment.catalog.operations(&filter).await? {
+        let message = operation.error.map_or_else(String::new, |error| error.message);
+        report.findings.push(Finding {
+            severity: Severity::Warning,
+            place: "catalog".to_owned(),
+            what: format!("{} of `{slug}` has failed: {message}", operation.kind),
+            remedy: format!(
+                "`tenantry operation retry {0}`, or `tenantry operation cancel {0}`",
+                operation.id
+            ),
+        });
+    }
+    Ok(())
+}
+
+async fn examine_bucket(
+    environment: &Environment,
+    known: &Known,
+    report: &mut Report,
+) -> Result<(), StepError> {
+    let Some(store) = &environment.store else { return Ok(()) };
+    let indexed: HashSet<Uuid> =
+        environment.catalog.backups(None, i64::MAX).await?.iter().map(|backup| backup.id).collect();
+    let mut stored = HashSet::new();
+    for tenant in store.tenants().await.map_err(StepError::from)? {
+        stored.extend(store.backups_of(tenant).await.map_err(StepError::from)?);
+    }
+    report.backups = stored.len();
+    for id in indexed.difference(&stored) {
+        report.error(
+            "bucket",
+            format!("backup {id} is in the catalog but not in the bucket"),
+            "find out who deleted it; take a new backup of its tenant".to_owned(),
+        );
+    }
+    for id in stored.difference(&indexed).filter(|id| !known.operations.contains(id)) {
+        report.findings.push(Finding {
+            severity: Severity::Warning,
+            place: "bucket".to_owned(),
+            what: format!("backup {id} is in the bucket but not in the catalog"),
+            remedy: "it may belong to another catalog; remove it by hand if it does not".to_owned(),
+        });
+    }
+    Ok(())
+}
+
+impl Report {
+    /// Whether nothing needs anybody.
+    #[must_use]
+    pub fn is_healthy(&self) -> bool {
+        self.findings.iter().all(|finding| finding.severity != Severity::Error)
+    }
+
+    fn error(&mut self, place: &str, what: String, remedy: String) {
+        self.findings.push(Finding {
+            severity: Severity::Error,
+            place: place.to_owned(),
+            what,
+            remedy,
+        });
+    }
+}

@@ -1,0 +1,321 @@
+//! Operations: everything that changes a tenant, as a list of steps that any worker can go on with.
+//!
+//! An operation is a row in the catalog ([`crate::catalog::operations`]); what it does stands here. Each
+//! kind opens its file with its list of steps, in order, and has one function a step. A step reads the
+//! catalog, looks at the server and closes the gap between the two: run twice it does nothing the second
+//! time, and what an earlier worker left half done it finishes. So there is one way for the first try,
+//! for a retry and for the restart after a crash.
+//!
+//! Before its point of no return an operation may be given up ([`Plan::abandon`] undoes it); after it,
+//! there is only forward. A failure belongs to the operation, never to the tenant.
+//!
+//! ```text
+//! queued ─► running ─► succeeded
+//!   ▲          │  └──► failed ──(retry)──► queued
+//!   └──────────┘            └──(cancel)──► queued, abandoning ─► cancelled
+//!    postponed, or its worker died
+//! ```
+
+use std::error::Error as StdError;
+use std::sync::{Mutex, PoisonError};
+
+use futures_util::future::BoxFuture;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use thiserror::Error;
+use uuid::Uuid;
+
+use crate::catalog::operations::{Failure, NewOperation, OperationRecord};
+use crate::catalog::{CatalogError, TenantLock};
+use crate::tenant::Tenant;
+
+mod backup;
+mod delete;
+pub mod environment;
+mod migrate;
+mod provision;
+pub mod request;
+mod restore;
+pub mod runner;
+mod suspend;
+pub mod upkeep;
+
+pub use environment::{Environment, Limits};
+pub use runner::Runner;
+
+/// What an operation does, with its parameters.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", content = "input", rename_all = "snake_case")]
+pub enum Work {
+    /// Make the tenant's database and role, and serve it.
+    Provision {
+        /// Whether to load the sample rows.
+        sample_data: bool,
+    },
+    /// Bring the schema to the newest migration.
+    Migrate {},
+    /// Dump the database to the object store.
+    Backup {},
+    /// Put a backup in the place of the live database, which is kept for a while.
+    Restore {
+        /// The backup.
+        backup: Uuid,
+    },
+    /// Stop serving the tenant; its data stays.
+    Suspend {
+        /// Why, for people.
+        reason: Option<String>,
+    },
+    /// Serve a suspended tenant again.
+    Resume {},
+    /// Remove the tenant, its role, its databases and its backups.
+    Delete {
+        /// Leave the backups, and the key to read them, where they are.
+        keep_backups: bool,
+    },
+}
+
+/// The steps of one kind of operation.
+#[derive(Debug)]
+pub struct Plan {
+    /// What is done, in order.
+    pub steps: &'static [Step],
+    /// What undoes it, in order; empty where there is nothing to undo.
+    pub abandon: &'static [Step],
+    /// Once this many steps are done, the operation can no longer be given up.
+    pub no_return: usize,
+}
+
+/// One idempotent part of an operation.
+pub struct Step {
+    /// Its name in logs, errors and `operation show`.
+    pub name: &'static str,
+    run: for<'a> fn(&'a StepContext<'a>) -> StepFuture<'a>,
+}
+
+/// What a step returns.
+type StepFuture<'a> = BoxFuture<'a, Result<(), StepError>>;
+
+/// What a step may use.
+pub struct StepContext<'a> {
+    /// Servers, object store, migrations and limits.
+    pub environment: &'a Environment,
+    /// The operation as it was when the worker took it.
+    pub operation: &'a OperationRecord,
+    /// The tenant as it was when this step began.
+    pub tenant: Tenant,
+    /// Proof that nobody else is at this tenant.
+    pub lock: &'a TenantLock,
+    /// What earlier steps and attempts wrote down; the catalog has the same.
+    memory: &'a Mutex<Value>,
+}
+
+/// Why a step did not finish. The step decides whether trying again can help, not the worker.
+#[derive(Debug, Error)]
+pub enum StepError {
+    /// Something that may pass: a server that is restarting, a lock that is held.
+    #[error("{}", chain(.0.as_ref()))]
+    Retry(#[source] Box<dyn StdError + Send + Sync>, Option<String>),
+    /// Something that somebody must see to first.
+    #[error("{}", chain(.0.as_ref()))]
+    Fail(#[source] Box<dyn StdError + Send + Sync>, Option<String>),
+    /// Another worker has the operation now; nothing more may be written.
+    #[error("another worker has taken the operation over")]
+    Lost,
+}
+
+impl Work {
+    /// The steps.
+    #[must_use]
+    pub fn plan(&self) -> &'static Plan {
+        match self {
+            Self::Provision { .. } => &provision::PLAN,
+            Self::Migrate {} => &migrate::PLAN,
+            Self::Backup {} => &backup::PLAN,
+            Self::Restore { .. } => &restore::PLAN,
+            Self::Suspend { .. } => &suspend::SUSPEND,
+            Self::Resume {} => &suspend::RESUME,
+            Self::Delete { .. } => &delete::PLAN,
+        }
+    }
+
+    /// The kind's name in the catalog, in JSON and in metrics.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Provision { .. } => "provision",
+            Self::Migrate {} => "migrate",
+            Self::Backup {} => "backup",
+            Self::Restore { .. } => "restore",
+            Self::Suspend { .. } => "suspend",
+            Self::Resume {} => "resume",
+            Self::Delete { .. } => "delete",
+        }
+    }
+
+    /// Reads the work of a row.
+    pub fn of(record: &OperationRecord) -> Result<Self, CatalogError> {
+        let value = serde_json::json!({ "kind": record.kind, "input": record.input });
+        serde_json::from_value(value).map_err(|error| CatalogError::Corrupt(error.to_string()))
+    }
+
+    /// The step that is next or under way: its name, its number and how many there are.
+    #[must_use]
+    pub fn progress(record: &OperationRecord) -> Option<(&'static str, usize, usize)> {
+        let steps = Self::of(record).ok()?.plan().list(record.abandoning);
+        let done = usize::try_from(record.completed_steps).ok()?;
+        Some((steps.get(done)?.name, done + 1, steps.len()))
+    }
+
+    /// The row to ask for this work with.
+    #[must_use]
+    pub fn new_operation<'a>(&self, tenant: Uuid, requested_by: &'a str) -> NewOperation<'a> {
+        let mut value = serde_json::to_value(self).expect("work is plain data");
+        NewOperation {
+            id: Uuid::now_v7(),
+            tenant_id: tenant,
+            kind: self.kind(),
+            input: value["input"].take(),
+            batch_id: None,
+            migrations_digest: None,
+            requested_by,
+            idempotency_key: None,
+        }
+    }
+}
+
+impl Plan {
+    /// The list that is to be run.
+    #[must_use]
+    pub fn list(&self, abandoning: bool) -> &'static [Step] {
+        if abandoning { self.abandon } else { self.steps }
+    }
+}
+
+impl Step {
+    const fn new(
+        name: &'static str,
+        run: for<'a> fn(&'a StepContext<'a>) -> StepFuture<'a>,
+    ) -> Self {
+        Self { name, run }
+    }
+}
+
+impl std::fmt::Debug for Step {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name)
+    }
+}
+
+impl StepContext<'_> {
+    /// The work's parameters.
+    fn work(&self) -> Result<Work, StepError> {
+        Ok(Work::of(self.operation)?)
+    }
+
+    /// What an earlier step wrote down under this key.
+    fn recall<T: serde::de::DeserializeOwned>(&self, key: &str) -> Option<T> {
+        let memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
+        serde_json::from_value(memory.get(key)?.clone()).ok()
+    }
+
+    /// Writes down what a later step, or a later attempt, must know; before the next step begins.
+    async fn remember(&self, key: &str, value: &impl Serialize) -> Result<(), StepError> {
+        let value = serde_json::to_value(value).expect("notes are plain data");
+        self.lock.remember(key, &value).await?;
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)[key] = value;
+        Ok(())
+    }
+}
+
+impl StepError {
+    /// A failure that somebody must see to, in plain words.
+    fn fail(message: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self::Fail(message.into().into(), Some(remedy.into()))
+    }
+
+    /// The error as it is kept on the operation.
+    #[must_use]
+    pub fn to_failure(&self, step: &str) -> Failure {
+        let remedy = match self {
+            Self::Retry(_, remedy) | Self::Fail(_, remedy) => remedy.clone(),
+            Self::Lost => None,
+        };
+        Failure { step: step.to_owned(), message: self.to_string(), remedy }
+    }
+
+    fn new(
+        error: impl StdError + Send + Sync + 'static,
+        transient: bool,
+        remedy: Option<String>,
+    ) -> Self {
+        if transient {
+            Self::Retry(Box::new(error), remedy)
+        } else {
+            Self::Fail(Box::new(error), remedy)
+        }
+    }
+}
+
+impl From<CatalogError> for StepError {
+    fn from(error: CatalogError) -> Self {
+        match error {
+            CatalogError::LostLock => Self::Lost,
+            other => {
+                let transient = other.is_transient();
+                Self::new(other, transient, None)
+            }
+        }
+    }
+}
+
+impl From<tenantry_provisioning::Error> for StepError {
+    fn from(error: tenantry_provisioning::Error) -> Self {
+        let (transient, remedy) = (error.is_transient(), error.remedy().map(Into::into));
+        Self::new(error, transient, remedy)
+    }
+}
+
+impl From<tenantry_provisioning::SchemaError> for StepError {
+    fn from(error: tenantry_provisioning::SchemaError) -> Self {
+        let (transient, remedy) = (error.is_transient(), error.remedy().map(Into::into));
+        Self::new(error, transient, remedy)
+    }
+}
+
+impl From<tenantry_backup::StoreError> for StepError {
+    fn from(error: tenantry_backup::StoreError) -> Self {
+        let (transient, remedy) = (error.is_transient(), error.remedy().to_owned());
+        Self::new(error, transient, Some(remedy))
+    }
+}
+
+impl From<tenantry_backup::DumpError> for StepError {
+    fn from(error: tenantry_backup::DumpError) -> Self {
+        let (transient, remedy) = (error.is_transient(), error.remedy().to_owned());
+        Self::new(error, transient, Some(remedy))
+    }
+}
+
+impl From<tenantry_backup::RestoreError> for StepError {
+    fn from(error: tenantry_backup::RestoreError) -> Self {
+        let (transient, remedy) = (error.is_transient(), error.remedy().to_owned());
+        Self::new(error, transient, Some(remedy))
+    }
+}
+
+/// An error with its causes, each once.
+#[must_use]
+pub fn chain(error: &dyn StdError) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        let inner_text = inner.to_string();
+        if !text.contains(&inner_text) {
+            text.push_str(": ");
+            text.push_str(&inner_text);
+        }
+        cause = inner.source();
+    }
+    text
+}

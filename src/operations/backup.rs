@@ -1,0 +1,161 @@
+//! Backing up one tenant: a dump streamed to the object store, then its manifest.
+//!
+//! Rows are counted in the snapshot that `pg_dump` reads, so that a restore can be compared with what
+//! was there. Nothing counts as a backup before its manifest lies beside it.
+
+use std::collections::BTreeMap;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use futures_util::FutureExt as _;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use tenantry_backup::{DumpRequest, MANIFEST_FORMAT, Manifest, TableRows, dump, finish};
+use tenantry_provisioning::{Connection, Server};
+
+use super::{Plan, Step, StepContext, StepError};
+use crate::tenant::TenantState;
+
+pub(super) const PLAN: Plan = Plan {
+    steps: &[
+        Step::new("upload_dump", |cx| upload_dump(cx).boxed()),
+        Step::new("write_manifest", |cx| write_manifest(cx).boxed()),
+    ],
+    abandon: &[Step::new("remove_objects", |cx| remove_objects(cx).boxed())],
+    no_return: 2,
+};
+
+const DUMP: &str = "dump";
+
+/// What the manifest will say of the dump.
+#[derive(Serialize, Deserialize)]
+struct Note {
+    dump_bytes: u64,
+    dump_sha256: String,
+    plain_bytes: u64,
+    tables: Vec<TableRows>,
+    schema_version: i64,
+    server_version: String,
+    client_version: String,
+    started_at: Timestamp,
+    finished_at: Timestamp,
+}
+
+async fn upload_dump(cx: &StepContext<'_>) -> Result<(), StepError> {
+    if !matches!(cx.tenant.state, TenantState::Active | TenantState::Suspended) {
+        return Err(StepError::fail(
+            format!("the tenant is {}, so there is nothing to back up", cx.tenant.state),
+            "finish or retry its other operation first (`tenantry operation list`)",
+        ));
+    }
+    let store = cx.environment.store()?;
+    let server = cx.environment.server(cx.tenant.server_id).await?;
+    let (tools, server_version) = cx.environment.tools(&server).await?;
+    let key = cx.environment.catalog.backup_key(cx.tenant.id).await?;
+    if cx.operation.attempts > 1 {
+        store.remove_backup(cx.tenant.id, cx.operation.id).await?;
+    }
+
+    let _turn = cx.environment.turn().await;
+    let started_at = Timestamp::now();
+    let (session, snapshot) = open_snapshot(&server, cx).await?;
+    let request = DumpRequest {
+        tools: &tools,
+        libpq_env: server.url().with_database(cx.tenant.database.as_str()).libpq_env(),
+        snapshot: Some(&snapshot),
+        lock_timeout: cx.environment.limits.migration_timeouts.lock,
+    };
+    let uploaded = dump(store, cx.tenant.id, cx.operation.id, &key, request, |_| {});
+    let (dumped, tables) = tokio::join!(uploaded, count_rows(&session));
+    let dumped = dumped?;
+    let note = Note {
+        dump_bytes: dumped.dump_bytes,
+        dump_sha256: dumped.dump_sha256,
+        plain_bytes: dumped.plain_bytes,
+        tables: tables?,
+        schema_version: cx.tenant.schema_version,
+        server_version,
+        client_version: tools.version().to_owned(),
+        started_at,
+        finished_at: Timestamp::now(),
+    };
+    cx.remember(DUMP, &note).await
+}
+
+/// Opens a transaction whose snapshot `pg_dump` shares; it must stay open until the dump has ended.
+async fn open_snapshot(
+    server: &Server,
+    cx: &StepContext<'_>,
+) -> Result<(Connection, String), StepError> {
+    let session = server.connect(&cx.tenant.database).await?;
+    let snapshot = async {
+        session.batch_execute("begin isolation level repeatable read, read only").await?;
+        session.query_one("-- backup::open_snapshot\nselect pg_export_snapshot()", &[]).await
+    };
+    let row = snapshot.await.map_err(tenantry_provisioning::Error::from)?;
+    let snapshot = row.get(0);
+    Ok((session, snapshot))
+}
+
+/// Counts the rows of every table that a dump holds data of.
+pub(super) async fn count_rows(session: &Connection) -> Result<Vec<TableRows>, StepError> {
+    let failed = tenantry_provisioning::Error::from;
+    let query = session
+        .query_one(
+            "-- backup::count_rows
+             select string_agg(
+                 format('select %L, %L, count(*) from only %I.%I', n.nspname, c.relname, n.nspname, c.relname),
+                 ' union all ')
+             from pg_class c join pg_namespace n on n.oid = c.relnamespace
+             where c.relkind = 'r' and c.relpersistence = 'p'
+               and n.nspname not in ('pg_catalog', 'information_schema')
+               and not exists (select from pg_depend d
+                               where d.classid = 'pg_class'::regclass and d.objid = c.oid and d.deptype = 'e')",
+            &[],
+        )
+        .await
+        .map_err(failed)?;
+    let Some(query) = query.get::<_, Option<String>>(0) else { return Ok(Vec::new()) };
+    let counted = session.query(&format!("{query} order by 1, 2"), &[]).await.map_err(failed)?;
+    Ok(counted
+        .iter()
+        .map(|row| TableRows { schema: row.get(0), table: row.get(1), rows: row.get(2) })
+        .collect())
+}
+
+async fn write_manifest(cx: &StepContext<'_>) -> Result<(), StepError> {
+    let store = cx.environment.store()?;
+    let catalog = &cx.environment.catalog;
+    let note: Note = cx.recall(DUMP).ok_or_else(|| {
+        StepError::fail("the dump's size was not written down", "take a new backup")
+    })?;
+    let mut manifest = Manifest {
+        format: MANIFEST_FORMAT,
+        tenant: cx.tenant.id,
+        backup: cx.operation.id,
+        started_at: note.started_at,
+        finished_at: note.finished_at,
+        dump_bytes: note.dump_bytes,
+        dump_sha256: note.dump_sha256,
+        plain_bytes: note.plain_bytes,
+        server_version: note.server_version,
+        client_version: note.client_version,
+        schema_version: note.schema_version,
+        schema_digest: None,
+        tables: note.tables,
+        key_id: catalog.master_key_id(),
+        wrapped_key: STANDARD.encode(catalog.wrapped_backup_key(cx.tenant.id).await?),
+        mac: String::new(),
+        extra: BTreeMap::new(),
+    };
+    manifest.sign(&catalog.backup_key(cx.tenant.id).await?);
+    finish(store, &manifest).await?;
+    cx.lock.record_backup(&manifest).await?;
+    Ok(())
+}
+
+async fn remove_objects(cx: &StepContext<'_>) -> Result<(), StepError> {
+    cx.environment.store()?.remove_backup(cx.tenant.id, cx.operation.id).await?;
+    cx.lock.forget_backups(Some(cx.operation.id)).await?;
+    Ok(())
+}

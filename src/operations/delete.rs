@@ -1,0 +1,87 @@
+//! Deleting a tenant: its sessions, its databases, its role, its backups and its keys, in this order.
+//! It works from every state, also on a tenant that was never finished, and there is no way back.
+//!
+//! Only what carries the tenant's marker, or a name that one of its operations gave it, is dropped.
+
+use std::collections::BTreeSet;
+
+use futures_util::FutureExt as _;
+use tenantry_backup::KeyScope;
+use tenantry_provisioning::{DatabaseName, Proof};
+
+use super::{Plan, Step, StepContext, StepError, Work, provision};
+use crate::tenant::TenantState;
+
+pub(super) const PLAN: Plan = Plan { steps: STEPS, abandon: &[], no_return: 0 };
+
+/// Also what undoes a provisioning.
+pub(super) const STEPS: &[Step] = &[
+    Step::new("stop_routing", |cx| stop_routing(cx).boxed()),
+    Step::new("drop_databases", |cx| drop_databases(cx).boxed()),
+    Step::new("drop_role", |cx| drop_role(cx).boxed()),
+    Step::new("delete_backups", |cx| delete_backups(cx).boxed()),
+    Step::new("forget", |cx| forget(cx).boxed()),
+];
+
+async fn stop_routing(cx: &StepContext<'_>) -> Result<(), StepError> {
+    cx.lock.cancel_others().await?;
+    if cx.tenant.state == TenantState::Deleted {
+        return Ok(());
+    }
+    Ok(cx.lock.set_state(TenantState::Deleting, None).await?)
+}
+
+async fn drop_databases(cx: &StepContext<'_>) -> Result<(), StepError> {
+    let server = cx.environment.server(cx.tenant.server_id).await?;
+    for spare in cx.lock.claimed_spares().await? {
+        server.drop_owned_database(&DatabaseName::spare(spare), Proof::Name).await?;
+        cx.environment.catalog.forget_spare(spare).await?;
+    }
+    for operation in cx.lock.unfinished_operations().await? {
+        provision::drop_build(&server, operation).await?;
+    }
+    provision::drop_build(&server, cx.operation.id).await?;
+    for retained in cx.lock.retained_databases().await? {
+        let host = cx.environment.server(retained.server_id).await?;
+        host.drop_owned_database(&retained.database, Proof::Owner(cx.tenant.id)).await?;
+        cx.environment.catalog.forget_database(&retained).await?;
+    }
+    match server.drop_owned_database(&cx.tenant.database, Proof::Owner(cx.tenant.id)).await {
+        // Another database has the name: this tenant never got that far.
+        Err(tenantry_provisioning::Error::NotOurs { .. }) => Ok(()),
+        other => Ok(other?),
+    }
+}
+
+async fn drop_role(cx: &StepContext<'_>) -> Result<(), StepError> {
+    let server = cx.environment.server(cx.tenant.server_id).await?;
+    match server.drop_role(&cx.tenant.role, cx.tenant.id).await {
+        Err(tenantry_provisioning::Error::NotOurs { .. }) => Ok(()),
+        other => Ok(other?),
+    }
+}
+
+async fn delete_backups(cx: &StepContext<'_>) -> Result<(), StepError> {
+    if keeps_backups(cx)? {
+        return Ok(());
+    }
+    if let Some(store) = &cx.environment.store {
+        let objects = store.list(KeyScope::Tenant(cx.tenant.id)).await?;
+        let mut backups: BTreeSet<_> = objects.iter().map(|object| object.key.backup()).collect();
+        // An upload that was cut off shows no object, but its parts lie in the store.
+        backups.extend(cx.lock.unfinished_operations().await?);
+        for backup in backups {
+            store.remove_backup(cx.tenant.id, backup).await?;
+        }
+    }
+    Ok(cx.lock.forget_backups(None).await?)
+}
+
+async fn forget(cx: &StepContext<'_>) -> Result<(), StepError> {
+    cx.lock.destroy_secrets(keeps_backups(cx)?).await?;
+    Ok(cx.lock.set_state(TenantState::Deleted, None).await?)
+}
+
+fn keeps_backups(cx: &StepContext<'_>) -> Result<bool, StepError> {
+    Ok(matches!(cx.work()?, Work::Delete { keep_backups: true }))
+}

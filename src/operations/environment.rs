@@ -1,0 +1,135 @@
+//! [`Environment`]: what operations work with, built once per process.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use moka::future::Cache;
+use tenantry_backup::{BackupStore, PgTools};
+use tenantry_provisioning::{MigrationSet, MigrationTimeouts, SchemaError, Server};
+use tokio::sync::{Semaphore, SemaphorePermit};
+use uuid::Uuid;
+
+use super::StepError;
+use crate::catalog::Catalog;
+
+/// How long a server's address and password are trusted before the catalog is asked again.
+const SERVER_TTL: Duration = Duration::from_secs(30);
+
+/// Servers, object store, migrations and limits; clones share them.
+#[derive(Clone, Debug)]
+pub struct Environment {
+    /// The control database.
+    pub catalog: Catalog,
+    /// Where backups go; none when no bucket is configured.
+    pub store: Option<BackupStore>,
+    /// Bounds on what operations do.
+    pub limits: Limits,
+    migrations: Arc<Mutex<MigrationSet>>,
+    servers: Cache<Uuid, Server>,
+    /// Programs by major version; looked at again after a while, as they may be upgraded.
+    tools: Cache<u32, PgTools>,
+    turns: Arc<Semaphore>,
+}
+
+/// Bounds on what operations do.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// The directory of `V<n>__<name>.sql` files that every tenant gets.
+    pub migrations_dir: PathBuf,
+    /// The SQL file that `--sample-data` loads.
+    pub sample_data: Option<PathBuf>,
+    /// Where `pg_dump` and `pg_restore` are, if not in the usual places.
+    pub pg_bin_dir: Option<PathBuf>,
+    /// Bounds on the statements of a migration.
+    pub migration_timeouts: MigrationTimeouts,
+    /// How long the database that a restore replaced is kept.
+    pub restore_keep: Duration,
+    /// How many ready clones to keep on each server.
+    pub spares: usize,
+    /// How many dumps and restores may run at once in this process.
+    pub dumps: usize,
+    /// Administrator connections to each server.
+    pub admin_connections: usize,
+}
+
+impl Environment {
+    /// Reads the migrations and puts the parts together; connects to nothing.
+    pub async fn new(
+        catalog: Catalog,
+        store: Option<BackupStore>,
+        limits: Limits,
+    ) -> Result<Self, SchemaError> {
+        let migrations = load(&limits.migrations_dir).await?;
+        let turns = Arc::new(Semaphore::new(limits.dumps));
+        Ok(Self {
+            catalog,
+            store,
+            limits,
+            migrations: Arc::new(Mutex::new(migrations)),
+            tools: Cache::builder().time_to_live(SERVER_TTL).build(),
+            turns,
+            servers: Cache::builder().time_to_live(SERVER_TTL).max_capacity(10_000).build(),
+        })
+    }
+
+    /// The migrations as they were last read.
+    #[must_use]
+    pub fn migrations(&self) -> MigrationSet {
+        self.migrations.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Reads the migrations again: a deploy may have added files.
+    pub async fn reload_migrations(&self) -> Result<(), SchemaError> {
+        let fresh = load(&self.limits.migrations_dir).await?;
+        *self.migrations.lock().unwrap_or_else(PoisonError::into_inner) = fresh;
+        Ok(())
+    }
+
+    /// Administrator access to a server of the catalog.
+    pub async fn server(&self, id: Uuid) -> Result<Server, StepError> {
+        if let Some(server) = self.servers.get(&id).await {
+            return Ok(server);
+        }
+        let server = Server::new(self.catalog.server_url(id).await?, self.limits.admin_connections);
+        self.servers.insert(id, server.clone()).await;
+        Ok(server)
+    }
+
+    /// The object store, or what to do to have one.
+    pub(super) fn store(&self) -> Result<&BackupStore, StepError> {
+        self.store.as_ref().ok_or_else(|| {
+            StepError::fail(
+                "no object store is configured",
+                "set TENANTRY_S3_BUCKET (and TENANTRY_S3_ENDPOINT for a store other than AWS), then retry",
+            )
+        })
+    }
+
+    /// `pg_dump` and `pg_restore` of the server's own major version, and that server's version.
+    pub(super) async fn tools(&self, server: &Server) -> Result<(PgTools, String), StepError> {
+        let facts = server.facts().await?;
+        if let Some(known) = self.tools.get(&facts.major).await {
+            return Ok((known, facts.version));
+        }
+        let found = PgTools::for_server(facts.major, self.limits.pg_bin_dir.as_deref()).await;
+        let tools = found.map_err(|error| {
+            let remedy = error.remedy();
+            StepError::Fail(Box::new(error), Some(remedy))
+        })?;
+        self.tools.insert(facts.major, tools.clone()).await;
+        Ok((tools, facts.version))
+    }
+
+    /// A turn to dump or to restore; held for as long as that takes.
+    pub(super) async fn turn(&self) -> SemaphorePermit<'_> {
+        self.turns.acquire().await.expect("nobody closes it")
+    }
+}
+
+async fn load(dir: &Path) -> Result<MigrationSet, SchemaError> {
+    let dir = dir.to_owned();
+    tokio::task::spawn_blocking(move || MigrationSet::load(&dir))
+        .await
+        .expect("reading a directory does not panic")
+}

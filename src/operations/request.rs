@@ -1,0 +1,238 @@
+//! Asking for operations: the one door through which the CLI and the admin API change tenants.
+//!
+//! What cannot succeed in the tenant's present state is refused here, before anything is queued.
+
+use jiff::Timestamp;
+use uuid::Uuid;
+
+use super::{Environment, Work};
+use crate::catalog::CatalogError;
+use crate::catalog::operations::{BatchItem, OperationRecord, OperationState};
+use crate::catalog::tenants::{NewTenant, TenantFilter};
+use crate::tenant::{Tenant, TenantSlug, TenantState};
+
+/// Who asks, and under which key the same request finds the same operation again.
+#[derive(Clone, Copy, Debug)]
+pub struct Requester<'a> {
+    /// A person or a token, for the record.
+    pub name: &'a str,
+    /// The request's `Idempotency-Key`.
+    pub idempotency_key: Option<&'a str>,
+}
+
+/// Which backup to restore.
+#[derive(Clone, Copy, Debug)]
+pub enum BackupChoice {
+    /// This one.
+    Id(Uuid),
+    /// The newest.
+    Latest,
+    /// The newest that was started before this moment.
+    Before(Timestamp),
+}
+
+impl Environment {
+    /// Creates a tenant. Asking twice for one slug ends in [`CatalogError::Exists`].
+    pub async fn create_tenant(
+        &self,
+        new: &NewTenant,
+        sample_data: bool,
+        by: Requester<'_>,
+    ) -> Result<OperationRecord, CatalogError> {
+        if let Some(earlier) = self.earlier(by).await? {
+            return Ok(earlier);
+        }
+        let tenant = Uuid::now_v7();
+        let work = Work::Provision { sample_data };
+        let mut operation = work.new_operation(tenant, by.name);
+        operation.idempotency_key = by.idempotency_key;
+        let created = self.catalog.create_tenant(tenant, new, &operation).await;
+        self.or_earlier(created, by).await
+    }
+
+    /// Stops serving a tenant.
+    pub async fn suspend(
+        &self,
+        slug: &TenantSlug,
+        reason: Option<String>,
+        by: Requester<'_>,
+    ) -> Result<OperationRecord, CatalogError> {
+        let wanted = &[TenantState::Active, TenantState::Suspended];
+        self.ask(slug, wanted, &Work::Suspend { reason }, by).await
+    }
+
+    /// Serves a suspended tenant again.
+    pub async fn resume(
+        &self,
+        slug: &TenantSlug,
+        by: Requester<'_>,
+    ) -> Result<OperationRecord, CatalogError> {
+        let wanted = &[TenantState::Suspended, TenantState::Active];
+        self.ask(slug, wanted, &Work::Resume {}, by).await
+    }
+
+    /// Deletes a tenant, whatever its state.
+    pub async fn delete(
+        &self,
+        slug: &TenantSlug,
+        keep_backups: bool,
+        by: Requester<'_>,
+    ) -> Result<OperationRecord, CatalogError> {
+        self.ask(slug, &TenantState::ALL, &Work::Delete { keep_backups }, by).await
+    }
+
+    /// Backs a tenant up.
+    pub async fn back_up(
+        &self,
+        slug: &TenantSlug,
+        by: Requester<'_>,
+    ) -> Result<OperationRecord, CatalogError> {
+        let wanted = &[TenantState::Active, TenantState::Suspended];
+        self.ask(slug, wanted, &Work::Backup {}, by).await
+    }
+
+    /// Puts a backup in the place of a tenant's live database.
+    pub async fn restore(
+        &self,
+        slug: &TenantSlug,
+        choice: BackupChoice,
+        by: Requester<'_>,
+    ) -> Result<OperationRecord, CatalogError> {
+        let tenant = self.catalog.tenant(slug).await?;
+        let newest = |before| self.catalog.newest_backup(tenant.id, before);
+        let none =
+            || CatalogError::Missing { what: "suitable backup of tenant", name: slug.to_string() };
+        let backup = match choice {
+            BackupChoice::Id(id) => self.catalog.backup(id).await?,
+            BackupChoice::Latest => newest(None).await?.ok_or_else(none)?,
+            BackupChoice::Before(moment) => newest(Some(moment)).await?.ok_or_else(none)?,
+        };
+        if backup.tenant_id != tenant.id {
+            return Err(CatalogError::Conflict(format!(
+                "backup {} belongs to another tenant than {slug}; list this tenant's with `tenantry backup list {slug}`",
+                backup.id
+            )));
+        }
+        let wanted = &[TenantState::Active, TenantState::Suspended];
+        self.ask(slug, wanted, &Work::Restore { backup: backup.id }, by).await
+    }
+
+    /// Brings tenants to the newest migration: those named, or all that are behind. Returns the batch.
+    pub async fn migrate_fleet(
+        &self,
+        slugs: &[TenantSlug],
+        by: &str,
+    ) -> Result<Uuid, CatalogError> {
+        let target = self.migrations().target_version();
+        let due: Vec<Tenant> = self
+            .fleet(slugs)
+            .await?
+            .into_iter()
+            .filter(|tenant| !slugs.is_empty() || tenant.schema_version != target)
+            .collect();
+        let set = self.migrations();
+        self.enqueue_fleet(&due, &Work::Migrate {}, Some(set.digest()), by).await
+    }
+
+    /// Backs up tenants: those named, or all. Returns the batch.
+    pub async fn back_up_fleet(
+        &self,
+        slugs: &[TenantSlug],
+        by: &str,
+    ) -> Result<Uuid, CatalogError> {
+        let fleet = self.fleet(slugs).await?;
+        self.enqueue_fleet(&fleet, &Work::Backup {}, None, by).await
+    }
+
+    /// The served and suspended tenants, or those named.
+    async fn fleet(&self, slugs: &[TenantSlug]) -> Result<Vec<Tenant>, CatalogError> {
+        if slugs.is_empty() {
+            let filter = TenantFilter { limit: i64::MAX, ..TenantFilter::default() };
+            let mut all = self.catalog.tenants(&filter).await?;
+            all.retain(|tenant| {
+                matches!(tenant.state, TenantState::Active | TenantState::Suspended)
+            });
+            return Ok(all);
+        }
+        let mut named = Vec::with_capacity(slugs.len());
+        for slug in slugs {
+            named.push(self.catalog.tenant(slug).await?);
+        }
+        Ok(named)
+    }
+
+    async fn enqueue_fleet(
+        &self,
+        tenants: &[Tenant],
+        work: &Work,
+        digest: Option<&str>,
+        by: &str,
+    ) -> Result<Uuid, CatalogError> {
+        let batch = Uuid::now_v7();
+        let items: Vec<BatchItem> = tenants
+            .iter()
+            .map(|tenant| BatchItem { operation: Uuid::now_v7(), tenant: tenant.id })
+            .collect();
+        let mut like = work.new_operation(Uuid::nil(), by);
+        like.batch_id = Some(batch);
+        like.migrations_digest = digest;
+        self.catalog.enqueue_batch(&like, &items).await?;
+        Ok(batch)
+    }
+
+    /// Gives up an operation that is queued or has failed; a worker undoes what it has done. One that
+    /// is past its point of no return can only be retried.
+    pub async fn cancel(&self, id: Uuid) -> Result<OperationRecord, CatalogError> {
+        let record = self.catalog.operation(id).await?;
+        let no_return = Work::of(&record)?.plan().no_return;
+        let past = usize::try_from(record.completed_steps).is_ok_and(|done| done >= no_return);
+        if past && !record.abandoning && record.state != OperationState::Succeeded {
+            return Err(CatalogError::Conflict(format!(
+                "operation {id} is past its point of no return; `tenantry operation retry {id}` goes on with it"
+            )));
+        }
+        self.catalog.cancel(id).await
+    }
+
+    async fn ask(
+        &self,
+        slug: &TenantSlug,
+        wanted: &[TenantState],
+        work: &Work,
+        by: Requester<'_>,
+    ) -> Result<OperationRecord, CatalogError> {
+        if let Some(earlier) = self.earlier(by).await? {
+            return Ok(earlier);
+        }
+        let tenant = self.catalog.tenant(slug).await?;
+        if !wanted.contains(&tenant.state) {
+            return Err(CatalogError::Conflict(format!(
+                "tenant {slug} is {}; see `tenantry operation list --tenant-slug {slug}`",
+                tenant.state
+            )));
+        }
+        let mut operation = work.new_operation(tenant.id, by.name);
+        operation.idempotency_key = by.idempotency_key;
+        let asked = self.catalog.enqueue(&operation).await;
+        self.or_earlier(asked, by).await
+    }
+
+    /// The same request may have come a moment before, by another way.
+    async fn or_earlier(
+        &self,
+        asked: Result<OperationRecord, CatalogError>,
+        by: Requester<'_>,
+    ) -> Result<OperationRecord, CatalogError> {
+        match asked {
+            Err(error @ CatalogError::Exists { .. }) => self.earlier(by).await?.ok_or(error),
+            other => other,
+        }
+    }
+
+    async fn earlier(&self, by: Requester<'_>) -> Result<Option<OperationRecord>, CatalogError> {
+        match by.idempotency_key {
+            Some(key) => self.catalog.operation_by_key(key).await,
+            None => Ok(None),
+        }
+    }
+}

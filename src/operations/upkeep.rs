@@ -1,0 +1,194 @@
+//! Upkeep of what no tenant owns: the template of the present migrations on every server, the spares
+//! cloned from it, and the databases that restores replaced.
+//!
+//! A template is never changed: a new set of migrations makes a new template under a name of its own,
+//! so that no clone can ever race its migration. Everything is written down in the catalog before it is
+//! made on a server, and one replica at a time tends one server, so a crash leaves nothing unknown.
+//!
+//! Stocking up waits while tenants are being provisioned: a file copy belongs on nobody's path.
+
+use std::time::Duration;
+
+use tenantry_provisioning::{DatabaseName, MigrationSet, Proof, Server, Source, build_from_zero};
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::{Environment, StepError};
+use crate::catalog::changes::{Change, Changes};
+use crate::catalog::operations::OperationState;
+
+/// The longest time between two looks.
+const PAUSE: Duration = Duration::from_secs(10);
+/// After a change, how long to wait for more of them.
+const SETTLE: Duration = Duration::from_millis(200);
+
+/// Tends every server until shutdown.
+pub async fn run(environment: Environment, changes: Changes, shutdown: CancellationToken) {
+    let mut news = changes.subscribe();
+    while !shutdown.is_cancelled() {
+        let round = async {
+            if let Err(error) = environment.reload_migrations().await {
+                tracing::error!(error = %super::chain(&error), "the migration files cannot be used");
+                return;
+            }
+            if let Err(error) = tend(&environment).await {
+                tracing::warn!(%error, "upkeep is incomplete; it will be tried again");
+            }
+        };
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            () = round => {}
+        }
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            () = sleep(PAUSE) => {}
+            () = settled(&mut news) => sleep(SETTLE).await,
+        }
+    }
+}
+
+async fn settled(news: &mut crate::catalog::changes::Subscription) {
+    loop {
+        if let Change::Operation(_, OperationState::Succeeded | OperationState::Cancelled) =
+            news.next().await
+        {
+            return;
+        }
+    }
+}
+
+/// One round over every server that no other replica is tending. A server that is down does not keep
+/// the others waiting for theirs.
+pub async fn tend(environment: &Environment) -> Result<(), StepError> {
+    let mut outcome = drop_expired(environment).await;
+    for server in environment.catalog.servers().await? {
+        let tended = tend_server(environment, server.id).await;
+        outcome = outcome.and(tended);
+    }
+    outcome
+}
+
+async fn tend_server(environment: &Environment, server_id: Uuid) -> Result<(), StepError> {
+    let Some(_chore) = environment.catalog.try_chore(&format!("templates of {server_id}")).await?
+    else {
+        return Ok(());
+    };
+    let set = environment.migrations();
+    let server = environment.server(server_id).await?;
+    clear_out(environment, server_id, &server, &set).await?;
+    make_template(environment, server_id, &server, &set).await?;
+    stock_up(environment, server_id, &server, &set).await
+}
+
+/// Makes sure that a server has the template of the present migrations. The first thing that a fleet
+/// migration does: files that do not run end here, before any tenant is touched.
+pub async fn ensure_template(environment: &Environment, server_id: Uuid) -> Result<(), StepError> {
+    let set = environment.migrations();
+    loop {
+        let templates = environment.catalog.templates(server_id).await?;
+        if templates.iter().any(|template| template.ready && template.digest == set.digest()) {
+            return Ok(());
+        }
+        if let Some(_chore) =
+            environment.catalog.try_chore(&format!("templates of {server_id}")).await?
+        {
+            let server = environment.server(server_id).await?;
+            return make_template(environment, server_id, &server, &set).await;
+        }
+        sleep(Duration::from_millis(50)).await;
+    }
+}
+
+async fn make_template(
+    environment: &Environment,
+    server_id: Uuid,
+    server: &Server,
+    set: &MigrationSet,
+) -> Result<(), StepError> {
+    let (catalog, digest, version) = (&environment.catalog, set.digest(), set.target_version());
+    let template = DatabaseName::template(digest);
+    if server.database(&template).await?.is_some_and(|facts| facts.is_template) {
+        return Ok(catalog.record_template(server_id, digest, version, true).await?);
+    }
+    catalog.record_template(server_id, digest, version, false).await?;
+    let build = DatabaseName::build(build_id(digest));
+    build_from_zero(server, &build, set, environment.limits.migration_timeouts).await?;
+    server.seal_as_template(&build, &template, digest, version).await?;
+    catalog.record_template(server_id, digest, version, true).await?;
+    tracing::info!(version, template = template.as_str(), "template made");
+    Ok(())
+}
+
+/// Drops templates and spares of older migrations, and spares that were never finished.
+async fn clear_out(
+    environment: &Environment,
+    server_id: Uuid,
+    server: &Server,
+    set: &MigrationSet,
+) -> Result<(), StepError> {
+    let catalog = &environment.catalog;
+    for spare in catalog.spares(server_id).await? {
+        let outdated = spare.digest != set.digest() && spare.version <= set.target_version();
+        if (outdated || !spare.ready) && catalog.withdraw_spare(spare.id).await? {
+            server.drop_owned_database(&DatabaseName::build(spare.id), Proof::Name).await?;
+            server.drop_owned_database(&DatabaseName::spare(spare.id), Proof::Name).await?;
+            catalog.forget_spare(spare.id).await?;
+        }
+    }
+    for old in catalog.templates(server_id).await? {
+        if old.digest != set.digest() && old.version <= set.target_version() {
+            server
+                .drop_owned_database(&DatabaseName::build(build_id(&old.digest)), Proof::Name)
+                .await?;
+            server.drop_owned_database(&DatabaseName::template(&old.digest), Proof::Name).await?;
+            catalog.forget_template(server_id, &old.digest).await?;
+        }
+    }
+    Ok(())
+}
+
+async fn stock_up(
+    environment: &Environment,
+    server_id: Uuid,
+    server: &Server,
+    set: &MigrationSet,
+) -> Result<(), StepError> {
+    let catalog = &environment.catalog;
+    let spares = catalog.spares(server_id).await?;
+    let ready = spares.iter().filter(|spare| spare.ready && spare.claimed_by.is_none()).count();
+    for _ in ready..environment.limits.spares {
+        if catalog.is_provisioning().await? {
+            return Ok(());
+        }
+        let id = Uuid::now_v7();
+        let (digest, version) = (set.digest(), set.target_version());
+        let (build, spare) = (DatabaseName::build(id), DatabaseName::spare(id));
+        catalog.announce_spare(id, server_id, digest, version).await?;
+        server.create_build(&build, Source::Template(&DatabaseName::template(digest))).await?;
+        server.seal_as_spare(&build, &spare, digest, version).await?;
+        catalog.offer_spare(id).await?;
+    }
+    Ok(())
+}
+
+/// Drops the databases that restores replaced and whose time has come.
+async fn drop_expired(environment: &Environment) -> Result<(), StepError> {
+    for retained in environment.catalog.expired_databases().await? {
+        let server = environment.server(retained.server_id).await?;
+        server.drop_owned_database(&retained.database, Proof::Owner(retained.tenant_id)).await?;
+        environment.catalog.forget_database(&retained).await?;
+        tracing::info!(
+            database = retained.database.as_str(),
+            "replaced database dropped after its time"
+        );
+    }
+    Ok(())
+}
+
+/// The name under which a template is built: always the same for one set, so that a crash is resumed.
+pub(crate) fn build_id(digest: &str) -> Uuid {
+    let mut bytes = [0; 16];
+    hex::decode_to_slice(&digest[..32], &mut bytes).expect("a digest is 64 hex digits");
+    Uuid::from_bytes(bytes)
+}

@@ -1,0 +1,73 @@
+//! The loops of a replica that does control-plane work: drive operations, tend templates and spares,
+//! keep the gauges. Every loop ends with the shutdown signal; operations under way are handed back
+//! between two steps.
+
+use std::time::Duration;
+
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use crate::catalog::CatalogError;
+use crate::catalog::changes::Changes;
+use crate::metrics;
+use crate::operations::{Environment, Runner, upkeep};
+use crate::tenant::TenantState;
+
+/// How often the gauges are brought up to date.
+const GAUGES: Duration = Duration::from_secs(15);
+/// A server that does not answer within this time counts as down.
+const SERVER_PATIENCE: Duration = Duration::from_secs(5);
+
+/// The loops of one replica.
+pub struct Worker {
+    environment: Environment,
+    changes: Changes,
+    concurrency: usize,
+}
+
+impl Worker {
+    /// A worker that drives at most `concurrency` operations at a time.
+    #[must_use]
+    pub fn new(environment: Environment, changes: Changes, concurrency: usize) -> Self {
+        Self { environment, changes, concurrency }
+    }
+
+    /// Works until `shutdown`; returns once everything under way is handed back.
+    pub async fn run(self, shutdown: CancellationToken) {
+        let runner = Runner::new(self.environment.clone(), shutdown.clone());
+        tokio::join!(
+            runner.work(self.concurrency, &self.changes),
+            upkeep::run(self.environment.clone(), self.changes.clone(), shutdown.clone()),
+            watch_gauges(&self.environment, shutdown),
+        );
+    }
+}
+
+async fn watch_gauges(environment: &Environment, shutdown: CancellationToken) {
+    loop {
+        if let Err(error) = refresh_gauges(environment).await {
+            tracing::debug!(%error, "the gauges are not up to date");
+        }
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            () = sleep(GAUGES) => {}
+        }
+    }
+}
+
+async fn refresh_gauges(environment: &Environment) -> Result<(), CatalogError> {
+    let counted = environment.catalog.count_tenants().await?;
+    for state in TenantState::ALL {
+        let number =
+            counted.iter().find(|(counted, _)| *counted == state).map_or(0, |(_, number)| *number);
+        metrics::tenants(state.as_str(), number);
+    }
+    for (version, number) in environment.catalog.count_schema_versions().await? {
+        metrics::schema_version(version, number);
+    }
+    for record in environment.catalog.servers().await? {
+        let up = async { environment.server(record.id).await.ok()?.facts().await.ok() };
+        metrics::server_up(&record.name, matches!(timeout(SERVER_PATIENCE, up).await, Ok(Some(_))));
+    }
+    Ok(())
+}
