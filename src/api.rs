@@ -1,0 +1,201 @@
+//! HTTP: the public endpoints of the data plane, and the admin API.
+//!
+//! The two route tables below are the tables of contents. Every endpoint of the admin API describes
+//! itself for OpenAPI where it is defined, so the document lists exactly what is served. A handler
+//! parses, makes one call and shapes the answer; errors have one shape ([`crate::problem::Problem`]).
+
+use std::sync::Arc;
+
+use axum::extract::{FromRef, State};
+use axum::http::header;
+use axum::response::IntoResponse;
+use axum::routing::get;
+use axum::{Json, Router};
+use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
+use utoipa::{Modify, OpenApi};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use crate::catalog::Catalog;
+use crate::catalog::changes::Changes;
+use crate::extract::Tenancy;
+use crate::metrics::Exporter;
+use crate::operations::Environment;
+use crate::resolve::Tokens;
+
+mod auth;
+mod backups;
+pub mod document;
+mod error;
+mod health;
+mod layers;
+mod migrations;
+mod operations;
+mod servers;
+pub mod serving;
+mod tenant;
+mod tenants;
+
+pub use health::Health;
+
+/// What the admin API works with.
+#[derive(Clone)]
+struct Admin {
+    environment: Arc<Environment>,
+    changes: Changes,
+    exporter: Option<Exporter>,
+    health: Health,
+    tokens: Tokens,
+}
+
+/// What the public endpoints work with.
+#[derive(Clone)]
+struct Public {
+    tenancy: Tenancy,
+    health: Health,
+}
+
+/// The admin API.
+#[derive(OpenApi)]
+#[openapi(
+    info(title = "Tenantry admin API", description = "Tenants, operations, backups, migrations, servers."),
+    security(("token" = [])),
+    modifiers(&Security)
+)]
+struct Description;
+
+/// The public listener: the caller's tenant, and health.
+pub fn data_plane(tenancy: Tenancy, catalog: Catalog, multi_tenant: bool) -> Router {
+    let health = Health::new(catalog, Some(tenancy.router.clone()), multi_tenant);
+    let routes = Router::new()
+        .route("/api/tenant", get(tenant::get))
+        .route("/livez", get(health::livez))
+        .route("/readyz", get(health::readyz))
+        .route("/health", get(health::health))
+        .with_state(Public { tenancy, health });
+    layers::wrap(routes)
+}
+
+/// The admin listener: everything that the command line can do to tenants.
+pub fn control_plane(
+    environment: Environment,
+    changes: Changes,
+    exporter: Option<Exporter>,
+) -> Router {
+    let health = Health::new(environment.catalog.clone(), None, true);
+    let (routes, description) = admin_routes().split_for_parts();
+    let description = Arc::new(description);
+    let routes = routes
+        .route("/openapi.json", get(async move || Json(description.as_ref().clone())))
+        .route("/metrics", get(metrics))
+        .route("/livez", get(health::livez))
+        .route("/readyz", get(health::readyz))
+        .route("/health", get(health::health))
+        .with_state(Admin {
+            tokens: Tokens::new(environment.catalog.clone()),
+            environment: Arc::new(environment),
+            changes,
+            exporter,
+            health,
+        });
+    layers::wrap(routes)
+}
+
+fn admin_routes() -> OpenApiRouter<Admin> {
+    OpenApiRouter::with_openapi(Description::openapi())
+        .routes(routes!(tenants::create))
+        .routes(routes!(tenants::list))
+        .routes(routes!(tenants::get, tenants::update, tenants::delete))
+        .routes(routes!(tenants::suspend))
+        .routes(routes!(tenants::resume))
+        .routes(routes!(backups::back_up))
+        .routes(routes!(backups::restore))
+        .routes(routes!(backups::list_of_tenant))
+        .routes(routes!(backups::list))
+        .routes(routes!(backups::get))
+        .routes(routes!(operations::list))
+        .routes(routes!(operations::get))
+        .routes(routes!(operations::retry))
+        .routes(routes!(operations::cancel))
+        .routes(routes!(migrations::status, migrations::start))
+        .routes(routes!(migrations::show))
+        .routes(routes!(servers::list))
+}
+
+/// `GET /metrics`: what this process has measured, for Prometheus.
+async fn metrics(
+    State(admin): State<Admin>,
+    caller: auth::Caller,
+) -> Result<impl IntoResponse, error::ApiError> {
+    caller.require(crate::catalog::tokens::Scope::Metrics)?;
+    let text = admin.exporter.map(|exporter| exporter.render()).unwrap_or_default();
+    Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text))
+}
+
+impl FromRef<Admin> for Tokens {
+    fn from_ref(admin: &Admin) -> Self {
+        admin.tokens.clone()
+    }
+}
+
+impl FromRef<Admin> for Health {
+    fn from_ref(admin: &Admin) -> Self {
+        admin.health.clone()
+    }
+}
+
+impl FromRef<Public> for Health {
+    fn from_ref(public: &Public) -> Self {
+        public.health.clone()
+    }
+}
+
+impl FromRef<Public> for Tenancy {
+    fn from_ref(public: &Public) -> Self {
+        public.tenancy.clone()
+    }
+}
+
+/// Admin tokens, as OpenAPI describes them.
+struct Security;
+
+impl Modify for Security {
+    fn modify(&self, openapi: &mut utoipa::openapi::OpenApi) {
+        let scheme = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).build();
+        let components = openapi.components.get_or_insert_with(Default::default);
+        components.add_security_scheme("token", SecurityScheme::Http(scheme));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_description_covers_the_contract() {
+        let description = admin_routes().into_openapi();
+
+        for path in [
+            "/api/setup/tenant",
+            "/api/setup/tenants",
+            "/api/setup/tenants/{slug}",
+            "/api/setup/tenants/{slug}/suspend",
+            "/api/setup/tenants/{slug}/resume",
+            "/api/setup/tenants/{slug}/backup",
+            "/api/setup/tenants/{slug}/restore",
+            "/api/setup/tenants/{slug}/backups",
+            "/api/backups",
+            "/api/backups/{id}",
+            "/api/operations",
+            "/api/operations/{id}",
+            "/api/operations/{id}/retry",
+            "/api/operations/{id}/cancel",
+            "/api/migrations",
+            "/api/migrations/{batch}",
+            "/api/servers",
+        ] {
+            assert!(description.paths.paths.contains_key(path), "{path}");
+        }
+        assert!(description.components.unwrap().security_schemes.contains_key("token"));
+    }
+}

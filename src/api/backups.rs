@@ -1,0 +1,134 @@
+//! Backups: taking, listing and restoring them.
+
+use axum::Json;
+use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
+use axum::extract::{Path, Query, State};
+use axum::response::Response;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+use uuid::Uuid;
+
+use super::Admin;
+use super::auth::Caller;
+use super::document::{BackupDocument, OperationDocument};
+use super::error::ApiError;
+use super::operations::{accepted, page};
+use crate::catalog::tokens::Scope;
+use crate::operations::request::BackupChoice;
+use crate::problem::Problem;
+use crate::tenant::TenantSlug;
+
+/// Which backup takes the place of the live database; exactly one of the three.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Restore {
+    /// This one.
+    backup: Option<Uuid>,
+    /// The newest.
+    #[serde(default)]
+    latest: bool,
+    /// The newest that was started before this moment.
+    before: Option<Timestamp>,
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct ListQuery {
+    /// At most so many, 1 to 500 [100].
+    limit: Option<i64>,
+}
+
+/// Backups, newest first.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Backups {
+    backups: Vec<BackupDocument>,
+}
+
+/// Backs a tenant up.
+#[utoipa::path(post, path = "/api/setup/tenants/{slug}/backup", tag = "backups", params(("slug" = String, Path)),
+    responses((status = ACCEPTED, body = OperationDocument), (status = CONFLICT, body = Problem)))]
+pub(super) async fn back_up(
+    State(admin): State<Admin>,
+    caller: Caller,
+    Path(slug): Path<String>,
+) -> Result<Response, ApiError> {
+    caller.require(Scope::Backup)?;
+    let asked = admin.environment.back_up(&TenantSlug::parse(&slug)?, caller.requester()).await?;
+    accepted(&admin, &asked).await
+}
+
+/// Puts a backup in the place of a tenant's live database, which is kept for a while.
+#[utoipa::path(post, path = "/api/setup/tenants/{slug}/restore", tag = "backups", params(("slug" = String, Path)),
+    request_body = Restore,
+    responses((status = ACCEPTED, body = OperationDocument), (status = NOT_FOUND, body = Problem),
+        (status = UNPROCESSABLE_ENTITY, body = Problem)))]
+pub(super) async fn restore(
+    State(admin): State<Admin>,
+    caller: Caller,
+    Path(slug): Path<String>,
+    body: Result<Json<Restore>, JsonRejection>,
+) -> Result<Response, ApiError> {
+    caller.require(Scope::Restore)?;
+    let choice = match body?.0 {
+        Restore { backup: Some(id), latest: false, before: None } => BackupChoice::Id(id),
+        Restore { backup: None, latest: true, before: None } => BackupChoice::Latest,
+        Restore { backup: None, latest: false, before: Some(moment) } => {
+            BackupChoice::Before(moment)
+        }
+        _ => return Err(ApiError::invalid("give exactly one of `backup`, `latest` and `before`")),
+    };
+    let slug = TenantSlug::parse(&slug)?;
+    let asked = admin.environment.restore(&slug, choice, caller.requester()).await?;
+    accepted(&admin, &asked).await
+}
+
+/// Lists a tenant's backups.
+#[utoipa::path(get, path = "/api/setup/tenants/{slug}/backups", tag = "backups",
+    params(("slug" = String, Path), ListQuery),
+    responses((status = OK, body = Backups), (status = NOT_FOUND, body = Problem)))]
+pub(super) async fn list_of_tenant(
+    State(admin): State<Admin>,
+    caller: Caller,
+    Path(slug): Path<String>,
+    query: Result<Query<ListQuery>, QueryRejection>,
+) -> Result<Json<Backups>, ApiError> {
+    caller.require(Scope::Backup)?;
+    let slug = TenantSlug::parse(&slug)?;
+    admin.environment.catalog.tenant(&slug).await?;
+    backups(&admin, Some(&slug), query?.0.limit).await
+}
+
+/// Lists every tenant's backups.
+#[utoipa::path(get, path = "/api/backups", tag = "backups", params(ListQuery),
+    responses((status = OK, body = Backups), (status = UNAUTHORIZED, body = Problem)))]
+pub(super) async fn list(
+    State(admin): State<Admin>,
+    caller: Caller,
+    query: Result<Query<ListQuery>, QueryRejection>,
+) -> Result<Json<Backups>, ApiError> {
+    caller.require(Scope::Backup)?;
+    backups(&admin, None, query?.0.limit).await
+}
+
+/// Shows one backup.
+#[utoipa::path(get, path = "/api/backups/{id}", tag = "backups", params(("id" = Uuid, Path)),
+    responses((status = OK, body = BackupDocument), (status = NOT_FOUND, body = Problem)))]
+pub(super) async fn get(
+    State(admin): State<Admin>,
+    caller: Caller,
+    id: Result<Path<Uuid>, PathRejection>,
+) -> Result<Json<BackupDocument>, ApiError> {
+    caller.require(Scope::Backup)?;
+    Ok(Json(admin.environment.catalog.backup(id?.0).await?.into()))
+}
+
+async fn backups(
+    admin: &Admin,
+    slug: Option<&TenantSlug>,
+    limit: Option<i64>,
+) -> Result<Json<Backups>, ApiError> {
+    let found = admin.environment.catalog.backups(slug, page(limit)?).await?;
+    Ok(Json(Backups { backups: found.into_iter().map(Into::into).collect() }))
+}

@@ -1,0 +1,276 @@
+//! The JSON documents of the admin API and of `--output-format json`: one shape for both.
+
+use jiff::Timestamp;
+use serde::Serialize;
+use serde_json::Value;
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use crate::catalog::backups::BackupRecord;
+use crate::catalog::operations::{Failure, OperationRecord, OperationState};
+use crate::catalog::servers::ServerRecord;
+use crate::catalog::tokens::{Scope, TokenRecord};
+use crate::operations::Work;
+use crate::tenant::{Tenant, TenantSlug, TenantState, Tier};
+
+/// A tenant.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct TenantDocument {
+    /// Its id.
+    pub id: Uuid,
+    /// Its slug.
+    #[schema(value_type = String)]
+    pub slug: TenantSlug,
+    /// Its name.
+    pub name: String,
+    /// Where it is in its life.
+    pub status: TenantState,
+    /// Why it is suspended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub suspended_reason: Option<String>,
+    /// How it is hosted.
+    pub tier: Tier,
+    /// The server that hosts it.
+    pub server: String,
+    /// Its database there.
+    pub database: String,
+    /// The only role that may connect to it.
+    pub role: String,
+    /// The newest migration that it holds.
+    pub schema_version: i64,
+    /// Which physical database is the live one.
+    pub epoch: i64,
+    /// Raised on every change of place, state or secret.
+    pub generation: i64,
+    /// Settings of the application.
+    #[schema(value_type = Object)]
+    pub settings: Value,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// When it last changed.
+    pub updated_at: Timestamp,
+}
+
+impl From<Tenant> for TenantDocument {
+    fn from(tenant: Tenant) -> Self {
+        Self {
+            id: tenant.id,
+            slug: tenant.slug,
+            name: tenant.name,
+            status: tenant.state,
+            suspended_reason: tenant.suspended_reason,
+            tier: tenant.tier,
+            server: tenant.server_name,
+            database: tenant.database.to_string(),
+            role: tenant.role.to_string(),
+            schema_version: tenant.schema_version,
+            epoch: tenant.epoch,
+            generation: tenant.generation,
+            settings: tenant.settings,
+            created_at: tenant.created_at,
+            updated_at: tenant.updated_at,
+        }
+    }
+}
+
+/// An operation.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct OperationDocument {
+    /// Its id.
+    pub id: Uuid,
+    /// The tenant's id.
+    pub tenant_id: Uuid,
+    /// The tenant's slug.
+    #[schema(value_type = String)]
+    pub tenant_slug: TenantSlug,
+    /// What it does.
+    pub kind: String,
+    /// Its parameters.
+    #[schema(value_type = Object)]
+    pub input: Value,
+    /// Where it is in its life.
+    pub status: OperationState,
+    /// Whether what it did is being undone.
+    pub abandoning: bool,
+    /// The step under way, or the next one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub step: Option<&'static str>,
+    /// How many steps are done.
+    pub completed_steps: i32,
+    /// How often a worker has taken it.
+    pub attempts: i32,
+    /// Why it stopped.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<Failure>,
+    /// The fleet run that it belongs to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub batch_id: Option<Uuid>,
+    /// Who asked.
+    pub requested_by: String,
+    /// The worker that has it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub leased_by: Option<String>,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// When it began.
+    pub started_at: Option<Timestamp>,
+    /// When it ended.
+    pub finished_at: Option<Timestamp>,
+}
+
+impl OperationDocument {
+    /// The document of what the catalog holds.
+    #[must_use]
+    pub fn new(record: &OperationRecord, slug: &TenantSlug) -> Self {
+        let open = !matches!(record.state, OperationState::Succeeded | OperationState::Cancelled);
+        Self {
+            id: record.id,
+            tenant_id: record.tenant_id,
+            tenant_slug: slug.clone(),
+            kind: record.kind.clone(),
+            input: record.input.clone(),
+            status: record.state,
+            abandoning: record.abandoning,
+            step: Work::progress(record).filter(|_| open).map(|(name, _, _)| name),
+            completed_steps: record.completed_steps,
+            attempts: record.attempts,
+            error: record.error.clone().filter(|_| open),
+            batch_id: record.batch_id,
+            requested_by: record.requested_by.clone(),
+            leased_by: record.leased_by.clone(),
+            created_at: record.created_at,
+            started_at: record.started_at,
+            finished_at: record.finished_at,
+        }
+    }
+
+    /// Documents of many.
+    #[must_use]
+    pub fn list(operations: &[(OperationRecord, TenantSlug)]) -> Vec<Self> {
+        operations.iter().map(|(record, slug)| Self::new(record, slug)).collect()
+    }
+}
+
+/// Operations that were asked for together.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct BatchDocument {
+    /// The fleet run that it belongs to.
+    pub batch_id: Uuid,
+    /// How many have succeeded.
+    pub succeeded: usize,
+    /// How many have not.
+    pub failed: usize,
+    /// Every one of them.
+    pub operations: Vec<OperationDocument>,
+}
+
+impl BatchDocument {
+    /// The document of what the catalog holds.
+    #[must_use]
+    pub fn new(batch: Uuid, operations: &[(OperationRecord, TenantSlug)]) -> Self {
+        let succeeded = operations
+            .iter()
+            .filter(|(record, _)| record.state == OperationState::Succeeded)
+            .count();
+        Self {
+            batch_id: batch,
+            succeeded,
+            failed: operations.len() - succeeded,
+            operations: OperationDocument::list(operations),
+        }
+    }
+}
+
+/// A backup.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct BackupDocument {
+    /// Its id.
+    pub id: Uuid,
+    /// The tenant's id.
+    pub tenant_id: Uuid,
+    /// The tenant's slug.
+    #[schema(value_type = String)]
+    pub tenant_slug: TenantSlug,
+    /// Size of the stored object in bytes.
+    pub dump_bytes: i64,
+    /// Size before compression in bytes.
+    pub plain_bytes: i64,
+    /// The newest migration that it holds.
+    pub schema_version: i64,
+    /// The PostgreSQL that it was taken from.
+    pub server_version: String,
+    /// When it began.
+    pub started_at: Timestamp,
+    /// When it ended.
+    pub finished_at: Timestamp,
+}
+
+impl From<BackupRecord> for BackupDocument {
+    fn from(record: BackupRecord) -> Self {
+        Self {
+            id: record.id,
+            tenant_id: record.tenant_id,
+            tenant_slug: record.slug,
+            dump_bytes: record.dump_bytes,
+            plain_bytes: record.plain_bytes,
+            schema_version: record.schema_version,
+            server_version: record.server_version,
+            started_at: record.started_at,
+            finished_at: record.finished_at,
+        }
+    }
+}
+
+/// A server.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ServerDocument {
+    /// Its id.
+    pub id: Uuid,
+    /// Its name.
+    pub name: String,
+    /// Hosts and ports.
+    pub address: String,
+    /// How many living tenants it hosts.
+    pub tenants: i64,
+    /// When it was made.
+    pub created_at: Timestamp,
+}
+
+impl From<ServerRecord> for ServerDocument {
+    fn from(record: ServerRecord) -> Self {
+        Self {
+            id: record.id,
+            name: record.name,
+            address: record.address,
+            tenants: record.tenants,
+            created_at: record.created_at,
+        }
+    }
+}
+
+/// A token, without its secret.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct TokenDocument {
+    /// Its id.
+    pub id: Uuid,
+    /// Its name.
+    pub name: String,
+    /// What it allows.
+    pub scopes: Vec<Scope>,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// Since when it is void.
+    pub revoked_at: Option<Timestamp>,
+}
+
+impl From<TokenRecord> for TokenDocument {
+    fn from(record: TokenRecord) -> Self {
+        Self {
+            id: record.id,
+            name: record.name,
+            scopes: record.scopes,
+            created_at: record.created_at,
+            revoked_at: record.revoked_at,
+        }
+    }
+}

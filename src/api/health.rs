@@ -1,0 +1,108 @@
+//! `/livez`, `/readyz` and `/health`: whether the process lives, whether it can route, and what it knows
+//! of the rest. Answers are cached, so that a prober costs nothing.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use moka::future::Cache;
+use serde::Serialize;
+use tokio::time::timeout;
+
+use crate::catalog::{Catalog, CatalogError};
+use crate::problem::Problem;
+use crate::router::TenantRouter;
+use crate::tenant::TenantState;
+
+/// How long an answer is given again.
+const TTL: Duration = Duration::from_secs(2);
+/// How long the catalog may take to answer before it counts as away.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// What a replica knows of its own health. Cheap to clone.
+#[derive(Clone)]
+pub struct Health {
+    catalog: Catalog,
+    router: Option<TenantRouter>,
+    multi_tenant: bool,
+    cache: Cache<(), Arc<Report>>,
+}
+
+/// The answer of `/health`.
+#[derive(Clone, Debug, Serialize)]
+struct Report {
+    /// `healthy`, or `degraded` when the catalog is away.
+    status: &'static str,
+    version: &'static str,
+    multi_tenant_mode: bool,
+    /// Living tenants; unknown while the catalog is away.
+    tenant_count: Option<i64>,
+    /// What the last isolation audit said; there are no audits yet.
+    isolation_status: &'static str,
+    /// `up` or `down`.
+    catalog: &'static str,
+    /// Tenants with open pools on this replica.
+    pools: Option<usize>,
+    /// Connections in those pools.
+    connections: Option<usize>,
+}
+
+impl Health {
+    /// The health of a replica; `router` where it has a data plane.
+    #[must_use]
+    pub fn new(catalog: Catalog, router: Option<TenantRouter>, multi_tenant: bool) -> Self {
+        let cache = Cache::builder().time_to_live(TTL).max_capacity(1).build();
+        Self { catalog, router, multi_tenant, cache }
+    }
+
+    async fn report(&self) -> Arc<Report> {
+        self.cache.get_with((), async { Arc::new(self.look().await) }).await
+    }
+
+    async fn look(&self) -> Report {
+        let tenant_count = self.count_tenants().await;
+        let pools = self.router.as_ref().map(TenantRouter::pool_status);
+        let up = tenant_count.is_some();
+        Report {
+            status: if up { "healthy" } else { "degraded" },
+            version: env!("CARGO_PKG_VERSION"),
+            multi_tenant_mode: self.multi_tenant,
+            tenant_count,
+            isolation_status: "not_audited",
+            catalog: if up { "up" } else { "down" },
+            pools: pools.map(|status| status.pools),
+            connections: pools.map(|status| status.connections),
+        }
+    }
+
+    async fn count_tenants(&self) -> Option<i64> {
+        let counted: Result<_, CatalogError> =
+            timeout(PATIENCE, self.catalog.count_tenants()).await.ok()?;
+        let living = |(state, _): &(TenantState, i64)| *state != TenantState::Deleted;
+        Some(counted.ok()?.into_iter().filter(living).map(|(_, number)| number).sum())
+    }
+}
+
+/// The process answers.
+pub(super) async fn livez() -> &'static str {
+    "ok"
+}
+
+/// The replica can route: the catalog answers, or tenants are known from before.
+pub(super) async fn readyz(State(health): State<Health>) -> Response {
+    let report = health.report().await;
+    let knows_tenants = report.pools.is_some_and(|pools| pools > 0);
+    if report.tenant_count.is_some() || knows_tenants {
+        return (StatusCode::OK, "ok").into_response();
+    }
+    Problem::unavailable().into_response()
+}
+
+/// The detailed state.
+pub(super) async fn health(State(health): State<Health>) -> Response {
+    let report = health.report().await;
+    Json(report.as_ref().clone()).into_response()
+}

@@ -1,0 +1,88 @@
+//! What every request passes: an id, a span, limits, and an answer in our shape whatever happens.
+
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::extract::{DefaultBodyLimit, MatchedPath, Request};
+use axum::http::{HeaderName, HeaderValue, StatusCode};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use tower_http::catch_panic::CatchPanicLayer;
+use tracing::Instrument as _;
+use uuid::Uuid;
+
+use crate::metrics;
+use crate::problem::Problem;
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// The largest body, in bytes.
+const BODY_LIMIT: usize = 1024 * 1024;
+/// Longer than the longest wait that an endpoint offers.
+const TIME_LIMIT: Duration = Duration::from_secs(90);
+
+/// Wraps a route table.
+pub(super) fn wrap(routes: Router) -> Router {
+    routes
+        .fallback(|| async {
+            let detail =
+                "there is nothing at this address; see /openapi.json on the admin listener";
+            Problem::new(StatusCode::NOT_FOUND, "no_such_endpoint", "Not found", detail)
+        })
+        .method_not_allowed_fallback(|| async {
+            let detail = "this address does not take this method";
+            Problem::new(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "method_not_allowed",
+                "Method not allowed",
+                detail,
+            )
+        })
+        .layer(DefaultBodyLimit::max(BODY_LIMIT))
+        .layer(CatchPanicLayer::custom(|_| {
+            tracing::error!("a handler panicked");
+            Problem::internal().into_response()
+        }))
+        .layer(middleware::from_fn(observe))
+}
+
+/// Gives the request an id and a span, bounds its time, and counts it.
+async fn observe(request: Request, next: Next) -> Response {
+    let started = Instant::now();
+    let given = request.headers().get(REQUEST_ID).and_then(|value| value.to_str().ok());
+    let id = given
+        .filter(|text| is_sane(text))
+        .map_or_else(|| Uuid::now_v7().to_string(), str::to_owned);
+    let endpoint = request
+        .extensions()
+        .get::<MatchedPath>()
+        .map_or_else(|| "none".to_owned(), |path| path.as_str().to_owned());
+    let span = tracing::info_span!(
+        "request",
+        method = %request.method(),
+        endpoint,
+        request_id = id,
+        tenant = tracing::field::Empty,
+    );
+
+    let answered =
+        tokio::time::timeout(TIME_LIMIT, next.run(request)).instrument(span.clone()).await;
+    let mut response = answered.unwrap_or_else(|_| {
+        let detail = "the request took too long; what it asked for may still be going on";
+        Problem::new(StatusCode::GATEWAY_TIMEOUT, "timeout", "Timeout", detail).into_response()
+    });
+
+    let status = response.status().as_u16();
+    metrics::request(&endpoint, status);
+    let elapsed_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+    span.in_scope(|| tracing::debug!(status, elapsed_ms, "answered"));
+    if let Ok(value) = HeaderValue::from_str(&id) {
+        response.headers_mut().insert(REQUEST_ID, value);
+    }
+    response
+}
+
+/// Whether a caller's request id may go into our log.
+fn is_sane(text: &str) -> bool {
+    (1..=100).contains(&text.len())
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.:".contains(&byte))
+}

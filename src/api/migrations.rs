@@ -1,0 +1,119 @@
+//! Migrations over the fleet: where it stands, starting a run, and how a run goes.
+
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Path, State};
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use super::Admin;
+use super::auth::Caller;
+use super::document::BatchDocument;
+use super::error::{ApiError, optional_json};
+use crate::catalog::CatalogError;
+use crate::catalog::operations::OperationFilter;
+use crate::catalog::tokens::Scope;
+use crate::operations::chain;
+use crate::problem::Problem;
+use crate::tenant::TenantSlug;
+
+/// Where the fleet stands.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Status {
+    /// The newest file.
+    target: i64,
+    /// Tenants that are not at the target.
+    behind: i64,
+    /// How many tenants are at each version.
+    versions: Vec<VersionCount>,
+}
+
+/// Tenants at one version.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct VersionCount {
+    version: i64,
+    tenants: i64,
+}
+
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Start {
+    /// These tenants; all that are behind when this is left out.
+    tenants: Option<Vec<String>>,
+}
+
+/// A run that has been asked for.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Started {
+    batch_id: Uuid,
+}
+
+/// Shows where the fleet stands.
+#[utoipa::path(get, path = "/api/migrations", tag = "migrations",
+    responses((status = OK, body = Status), (status = UNAUTHORIZED, body = Problem)))]
+pub(super) async fn status(
+    State(admin): State<Admin>,
+    caller: Caller,
+) -> Result<Json<Status>, ApiError> {
+    caller.require(Scope::Migrate)?;
+    let target = admin.environment.migrations().target_version();
+    let counted = admin.environment.catalog.count_schema_versions().await?;
+    let behind =
+        counted.iter().filter(|(version, _)| *version != target).map(|(_, tenants)| tenants).sum();
+    let versions =
+        counted.into_iter().map(|(version, tenants)| VersionCount { version, tenants }).collect();
+    Ok(Json(Status { target, behind, versions }))
+}
+
+/// Brings tenants to the newest migration.
+#[utoipa::path(post, path = "/api/migrations", tag = "migrations", request_body = Option<Start>,
+    responses((status = ACCEPTED, body = Started), (status = CONFLICT, body = Problem)))]
+pub(super) async fn start(
+    State(admin): State<Admin>,
+    caller: Caller,
+    body: Bytes,
+) -> Result<Response, ApiError> {
+    caller.require(Scope::Migrate)?;
+    let Start { tenants } = optional_json(&body)?;
+    if tenants.as_ref().is_some_and(Vec::is_empty) {
+        return Err(ApiError::invalid("`tenants` names none; leave it out to migrate the fleet"));
+    }
+    let tenants = tenants.unwrap_or_default();
+    let slugs =
+        tenants.iter().map(|slug| TenantSlug::parse(slug)).collect::<Result<Vec<_>, _>>()?;
+    if let Err(error) = admin.environment.reload_migrations().await {
+        tracing::error!(error = %chain(&error), "the migration files cannot be used");
+        let detail = "the server's migration files cannot be used; its log says which and why";
+        return Err(
+            Problem::new(StatusCode::CONFLICT, "migration_files", "Conflict", detail).into()
+        );
+    }
+    let batch_id = admin.environment.migrate_fleet(&slugs, caller.requester().name).await?;
+    let location = HeaderValue::from_str(&format!("/api/migrations/{batch_id}"))
+        .expect("an id is plain ASCII");
+    Ok((StatusCode::ACCEPTED, [(header::LOCATION, location)], Json(Started { batch_id }))
+        .into_response())
+}
+
+/// Shows how a run goes, with the result of each tenant.
+#[utoipa::path(get, path = "/api/migrations/{batch}", tag = "migrations", params(("batch" = Uuid, Path)),
+    responses((status = OK, body = BatchDocument), (status = NOT_FOUND, body = Problem)))]
+pub(super) async fn show(
+    State(admin): State<Admin>,
+    caller: Caller,
+    batch: Result<Path<Uuid>, PathRejection>,
+) -> Result<Json<BatchDocument>, ApiError> {
+    caller.require(Scope::Migrate)?;
+    let Path(batch) = batch?;
+    let filter =
+        OperationFilter { batch: Some(batch), limit: i64::MAX, ..OperationFilter::default() };
+    let found = admin.environment.catalog.operations(&filter).await?;
+    if found.is_empty() {
+        return Err(CatalogError::Missing { what: "run", name: batch.to_string() }.into());
+    }
+    Ok(Json(BatchDocument::new(batch, &found)))
+}

@@ -1,0 +1,42 @@
+//! `GET /api/tenant`: the caller's own tenant, as the router knows it.
+
+use axum::Json;
+use axum::extract::{Request, State};
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::extract::Tenancy;
+use crate::problem::Problem;
+use crate::resolve::Resolved;
+use crate::router::RouterError;
+use crate::tenant::{TenantSlug, TenantState};
+
+/// The caller's tenant.
+#[derive(Debug, Serialize)]
+pub(super) struct Own {
+    slug: TenantSlug,
+    name: String,
+    status: TenantState,
+    /// The part of the settings that is public.
+    branding: Option<Value>,
+    resolved_by: &'static str,
+}
+
+pub(super) async fn get(
+    State(tenancy): State<Tenancy>,
+    request: Request,
+) -> Result<Json<Own>, Problem> {
+    let (parts, _) = request.into_parts();
+    let Resolved { slug, source } = tenancy.resolve(&parts).await?;
+    let tenant = &tenancy.router.route(&slug).await?.tenant;
+    if matches!(tenant.state, TenantState::Deleting | TenantState::Deleted) {
+        return Err(RouterError::UnknownTenant(slug).into());
+    }
+    Ok(Json(Own {
+        slug: tenant.slug.clone(),
+        name: tenant.name.clone(),
+        status: tenant.state,
+        branding: tenant.settings.get("branding").cloned(),
+        resolved_by: source.as_str(),
+    }))
+}
