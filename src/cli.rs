@@ -1,0 +1,301 @@
+//! The `tenantry` command line: the tree of commands, and what all of them share.
+//!
+//! One file a command. A command parses its options, makes its calls and shapes the answer. Results go
+//! to stdout; progress, notes and errors to stderr. No command needs a running `tenantry serve`: what
+//! changes a tenant is queued as an operation and then driven from here, unless a worker is quicker.
+//!
+//! Exit status: 0 done, 1 failed, 2 wrong usage or settings, 3 partly done, 4 refused by a guard,
+//! 130 interrupted.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::config::{LogFormat, Settings};
+use crate::telemetry;
+
+mod backup;
+mod configuration;
+mod confirm;
+mod context;
+mod demo;
+mod dev;
+mod doctor;
+mod drive;
+mod error;
+mod init;
+mod interrupt;
+mod migrate;
+mod operation;
+mod progress;
+mod report;
+mod restore;
+mod serve;
+mod server;
+mod tenant;
+mod token;
+
+pub use context::Context;
+pub use error::{Error, Result};
+pub use interrupt::Interrupt;
+
+/// A PostgreSQL database for every customer, run as easily as one.
+#[derive(Debug, Parser)]
+#[command(name = "tenantry", version, max_term_width = 100, after_help = EXAMPLES)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  tenantry init                               create the catalog and the first admin token
+  tenantry tenant create --slug acme-corp     a database, a role and a schema of its own
+  tenantry tenant list
+  tenantry migrate up                         bring every tenant to the newest migration
+  tenantry backup run --all
+  tenantry restore acme-corp --latest --in-place
+
+Settings come from TENANTRY_… variables or a TOML file; `tenantry config show` lists them.
+Exit status: 0 done, 1 failed, 2 wrong usage, 3 partly done, 4 refused by a guard.";
+
+/// What every command takes.
+#[derive(Debug, Args)]
+struct Global {
+    /// The settings file, in TOML [environment: TENANTRY_CONFIG]
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Global options")]
+    config: Option<PathBuf>,
+    /// The control database; other users of this machine can see it, so prefer TENANTRY_CATALOG_URL
+    #[arg(long, global = true, value_name = "URL", help_heading = "Global options")]
+    catalog_url: Option<String>,
+    /// How results are printed
+    #[arg(
+        long,
+        global = true,
+        value_enum,
+        default_value_t,
+        value_name = "FORMAT",
+        help_heading = "Global options"
+    )]
+    output_format: OutputFormat,
+    /// Print results and errors only
+    #[arg(long, short, global = true, help_heading = "Global options")]
+    quiet: bool,
+}
+
+/// How results are printed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum OutputFormat {
+    /// For people.
+    #[default]
+    Table,
+    /// One JSON document, or one object a line where it streams.
+    Json,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run an environment to try things in: PostgreSQL, S3 and a replica, kept in one directory
+    Dev(dev::Options),
+    /// Tell the whole story on a PostgreSQL and an S3 that live for a minute
+    #[command(after_help = "Examples:\n  tenantry demo")]
+    Demo(demo::Options),
+    /// Create or migrate the catalog, add the first server, make the first admin token
+    Init(init::Options),
+    /// Run a replica: data plane, admin API and workers
+    Serve(serve::Options),
+    /// Create, show, suspend and delete tenants
+    #[command(subcommand)]
+    Tenant(tenant::Command),
+    /// Bring tenants to the newest migration
+    #[command(subcommand)]
+    Migrate(migrate::Command),
+    /// Take and list backups
+    #[command(subcommand)]
+    Backup(backup::Command),
+    /// Put a backup in the place of a tenant's database
+    Restore(restore::Options),
+    /// See, retry and cancel what is being done to tenants
+    #[command(subcommand)]
+    Operation(operation::Command),
+    /// Add and check the PostgreSQL servers that host tenants
+    #[command(subcommand)]
+    Server(server::Command),
+    /// Make and revoke tokens for the admin API
+    #[command(subcommand)]
+    Token(token::Command),
+    /// Compare the catalog with every server and the bucket
+    Doctor(doctor::Options),
+    /// Check and explain the settings
+    #[command(subcommand)]
+    Config(configuration::Command),
+}
+
+/// How a command ended that ran to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// All is done.
+    Done,
+    /// Nothing of it is done, or what was checked is not well.
+    Failed,
+    /// Some tenants of a fleet failed.
+    PartlyDone,
+}
+
+/// Runs the command that the process was started with.
+#[must_use]
+pub fn main() -> ExitCode {
+    // Fails only when a provider is installed already, which is as good.
+    _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let cli = Cli::parse();
+    match cli.run() {
+        Ok(outcome) => outcome.into(),
+        Err(error) => error.report(),
+    }
+}
+
+impl Cli {
+    fn run(self) -> Result<Outcome> {
+        let Self { global, command } = self;
+        let mut flags = command.flags();
+        flags.extend(global.catalog_url.map(|url| ("catalog_url", url)));
+        let loaded = Settings::load(global.config.as_deref(), &flags);
+        if let Command::Config(command) = command {
+            return configuration::run(&command, loaded, global.output_format);
+        }
+        let settings = loaded?;
+        let filter = settings.log_level.as_deref().unwrap_or(command.log_filter());
+        let format = match settings.log_format {
+            LogFormat::Pretty => telemetry::Format::Pretty,
+            LogFormat::Json => telemetry::Format::Json,
+        };
+        telemetry::start(format, filter);
+        let context = Context { settings, output: global.output_format, quiet: global.quiet };
+
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .enable_all()
+            .build()
+            .map_err(|error| Error::failed("the async runtime cannot be started", error))?;
+        let outcome = runtime.block_on(command.run(&context));
+        // Blocking reads, such as one from a terminal, would keep the process from ending.
+        runtime.shutdown_background();
+        outcome
+    }
+}
+
+impl Command {
+    async fn run(self, context: &Context) -> Result<Outcome> {
+        match self {
+            Self::Dev(options) => dev::run(options, context).await,
+            Self::Demo(options) => Ok(demo::run(options, context).await?),
+            Self::Init(options) => init::run(options, context).await,
+            Self::Serve(options) => serve::run(options, context).await,
+            Self::Tenant(command) => tenant::run(command, context).await,
+            Self::Migrate(command) => migrate::run(command, context).await,
+            Self::Backup(command) => backup::run(command, context).await,
+            Self::Restore(options) => restore::run(options, context).await,
+            Self::Operation(command) => operation::run(command, context).await,
+            Self::Server(command) => server::run(command, context).await,
+            Self::Token(command) => token::run(command, context).await,
+            Self::Doctor(options) => doctor::run(options, context).await,
+            Self::Config(_) => {
+                unreachable!("it needs no settings that are right, so it ran before")
+            }
+        }
+    }
+
+    /// The settings that the command's own flags give.
+    fn flags(&self) -> Vec<(&'static str, String)> {
+        match self {
+            Self::Serve(options) => options.flags(),
+            _ => Vec::new(),
+        }
+    }
+
+    /// What is logged unless the settings say otherwise.
+    fn log_filter(&self) -> &'static str {
+        match self {
+            Self::Serve(_) => telemetry::SERVE_FILTER,
+            Self::Dev(_) | Self::Demo(_) => telemetry::EMBEDDED_FILTER,
+            _ => telemetry::COMMAND_FILTER,
+        }
+    }
+}
+
+impl From<Outcome> for ExitCode {
+    fn from(outcome: Outcome) -> Self {
+        Self::from(match outcome {
+            Outcome::Done => 0,
+            Outcome::Failed => 1,
+            Outcome::PartlyDone => 3,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_tree_of_commands_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_help_of_every_command_has_examples() {
+        fn visit(command: &clap::Command) {
+            if command.get_subcommands().next().is_none() {
+                let examples =
+                    command.get_after_help().map(ToString::to_string).unwrap_or_default();
+                assert!(examples.contains("tenantry "), "{} has no examples", command.get_name());
+            }
+            command.get_subcommands().for_each(visit);
+        }
+        visit(&Cli::command());
+    }
+
+    #[test]
+    fn wrong_usage_is_refused() {
+        for line in [
+            "tenantry",
+            "tenantry tenant create",
+            "tenantry tenant create --slug Acme",
+            "tenantry tenant show ../x",
+            "tenantry restore acme --in-place",
+            "tenantry restore acme --latest",
+            "tenantry restore acme --latest --before 2026-01-01T00:00:00Z --in-place",
+            "tenantry backup run",
+            "tenantry backup run acme --all",
+            "tenantry operation show 5",
+            "tenantry token create --name x --scope everything",
+        ] {
+            assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");
+        }
+    }
+
+    #[test]
+    fn usual_lines_are_understood() {
+        for line in [
+            "tenantry init",
+            "tenantry tenant create --slug acme --name Acme --sample-data --wait=false",
+            "tenantry --output-format json tenant list",
+            "tenantry tenant list --output-format json -q",
+            "tenantry migrate up --tenant acme --tenant globex --concurrency 8",
+            "tenantry backup run acme globex",
+            "tenantry backup run --all",
+            "tenantry restore acme --before 2026-01-01T00:00:00Z --in-place --yes",
+            "tenantry server add eu-1 --url-file -",
+            "tenantry token create --name ci --scope migrate,tenants:read --scope backup",
+            "tenantry serve --role worker --admin-listen 0.0.0.0:8081",
+        ] {
+            let parsed = Cli::try_parse_from(line.split(' '));
+            assert!(parsed.is_ok(), "{line}: {}", parsed.unwrap_err());
+        }
+    }
+}

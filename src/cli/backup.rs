@@ -1,0 +1,183 @@
+//! `tenantry backup …`
+
+use std::time::Instant;
+
+use clap::{Args, Subcommand};
+use uuid::Uuid;
+
+use super::drive::{self, Driver};
+use super::migrate::{describe_failures, parse_concurrency};
+use super::report::{Table, age, between, count, elapsed, fields, moment, size};
+use super::{Context, Error, Outcome, Result};
+use crate::api::document::{BackupDocument, BatchDocument};
+use crate::operations::Environment;
+use crate::operations::request::Requester;
+use crate::tenant::TenantSlug;
+
+/// The commands about backups.
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Back tenants up to the bucket
+    Run(RunOptions),
+    /// List backups, newest first
+    List(ListOptions),
+    /// Show one backup
+    Show(ShowOptions),
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  tenantry backup run acme-corp
+  tenantry backup run acme-corp globex --concurrency 2
+  tenantry backup run --all
+
+Exit status 3 when some tenants failed, 1 when all did.")]
+pub(super) struct RunOptions {
+    /// The tenants
+    #[arg(value_name = "SLUG", value_parser = TenantSlug::parse, required_unless_present = "all")]
+    slugs: Vec<TenantSlug>,
+    /// Every active and suspended tenant
+    #[arg(long, conflicts_with = "slugs")]
+    all: bool,
+    /// How many tenants at a time [default: backup_concurrency]
+    #[arg(long, value_name = "N", value_parser = parse_concurrency)]
+    concurrency: Option<usize>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  tenantry backup list
+  tenantry backup list acme-corp --limit 3")]
+pub(super) struct ListOptions {
+    /// Only this tenant's
+    #[arg(value_parser = TenantSlug::parse)]
+    slug: Option<TenantSlug>,
+    /// At most this many
+    #[arg(long, default_value_t = 100, value_name = "N", value_parser = clap::value_parser!(i64).range(1..))]
+    limit: i64,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  tenantry backup show 0197f0c0-7a5e-7c3e-9f5e-0a1b2c3d4e5f")]
+pub(super) struct ShowOptions {
+    /// The backup
+    id: Uuid,
+}
+
+pub(super) async fn run(command: Command, context: &Context) -> Result<Outcome> {
+    match command {
+        Command::Run(options) => back_up(options, context).await,
+        Command::List(options) => list(options, context).await,
+        Command::Show(options) => show(options, context).await,
+    }
+}
+
+async fn back_up(options: RunOptions, context: &Context) -> Result<Outcome> {
+    let concurrency = options.concurrency.unwrap_or(context.settings.backup_concurrency);
+    // While one operation dumps, another writes its notes: the number of dumps is what is bounded.
+    let mut context = context.with_concurrency(2 * concurrency);
+    context.settings.backup_concurrency = concurrency;
+    let context = &context;
+    let environment = context.environment().await?;
+    need_store(&environment)?;
+    if let [slug] = options.slugs.as_slice() {
+        return back_up_one(slug, context, &environment).await;
+    }
+    let began = Instant::now();
+    let batch = environment.back_up_fleet(&options.slugs, &context.requester()).await?;
+    let driver = Driver { context, environment: &environment };
+    let operations = driver.settle_batch(batch, 2 * concurrency).await?;
+    let document = BatchDocument::new(batch, &operations);
+    context.print(&document, || {
+        if operations.is_empty() {
+            return "No tenants to back up.".to_owned();
+        }
+        let tenants = count(document.succeeded, "tenant");
+        let head = format!("{tenants} backed up ({}).", elapsed(began.elapsed()));
+        [head, describe_failures(batch, &operations)].join("")
+    })?;
+    Ok(drive::outcome(&operations))
+}
+
+async fn back_up_one(
+    slug: &TenantSlug,
+    context: &Context,
+    environment: &Environment,
+) -> Result<Outcome> {
+    let by = context.requester();
+    let operation =
+        environment.back_up(slug, Requester { name: &by, idempotency_key: None }).await?;
+    let began = Instant::now();
+    let done = Driver { context, environment }.succeed(operation.id, slug).await?;
+    // A backup has the id of the operation that made it.
+    let backup = environment.catalog.backup(done.id).await?;
+    let what = format!(
+        "Tenant `{slug}` is backed up: {}, {} stored ({}).",
+        backup.id,
+        size(backup.dump_bytes),
+        elapsed(began.elapsed())
+    );
+    let next = format!(
+        "Next: `tenantry restore {slug} --backup {} --in-place`, when it is needed",
+        backup.id
+    );
+    context.print_change(&BackupDocument::from(backup), &what, &next)?;
+    Ok(Outcome::Done)
+}
+
+async fn list(options: ListOptions, context: &Context) -> Result<Outcome> {
+    let catalog = context.catalog().await?;
+    if let Some(slug) = &options.slug {
+        catalog.tenant(slug).await?;
+    }
+    let backups = catalog.backups(options.slug.as_ref(), options.limit).await?;
+    let documents: Vec<BackupDocument> = backups.into_iter().map(BackupDocument::from).collect();
+    context.print(&documents, || {
+        let mut table = Table::new(&["ID", "TENANT", "OF", "AGE", "SIZE", "SCHEMA", "POSTGRES"]);
+        for backup in &documents {
+            table.row([
+                backup.id.to_string(),
+                backup.tenant_slug.to_string(),
+                moment(backup.started_at),
+                age(backup.started_at),
+                size(backup.dump_bytes),
+                backup.schema_version.to_string(),
+                backup.server_version.clone(),
+            ]);
+        }
+        table.or("No backups. `tenantry backup run --all` takes some.")
+    })?;
+    Ok(Outcome::Done)
+}
+
+async fn show(options: ShowOptions, context: &Context) -> Result<Outcome> {
+    let backup = BackupDocument::from(context.catalog().await?.backup(options.id).await?);
+    context.print(&backup, || {
+        fields(&[
+            ("Id", Some(backup.id.to_string())),
+            ("Tenant", Some(format!("{} ({})", backup.tenant_slug, backup.tenant_id))),
+            ("Data of", Some(moment(backup.started_at))),
+            ("Taken in", Some(elapsed(between(backup.started_at, backup.finished_at)))),
+            ("Stored", Some(size(backup.dump_bytes))),
+            ("Dump", Some(size(backup.plain_bytes))),
+            ("Schema", Some(format!("version {}", backup.schema_version))),
+            ("PostgreSQL", Some(backup.server_version.clone())),
+        ])
+    })?;
+    Ok(Outcome::Done)
+}
+
+/// Refuses before anything is queued that could only fail.
+pub(super) fn need_store(environment: &Environment) -> Result<()> {
+    if environment.store.is_some() {
+        return Ok(());
+    }
+    Err(Error::usage(
+        "no bucket for backups is set",
+        "set TENANTRY_S3_BUCKET, and TENANTRY_S3_ENDPOINT for a store other than AWS",
+    ))
+}

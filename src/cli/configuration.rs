@@ -1,0 +1,154 @@
+//! `tenantry config …`
+
+use clap::{Args, Subcommand};
+use serde::Serialize;
+use tenantry_provisioning::MigrationSet;
+
+use super::report::{Table, print_json, print_text};
+use super::{Error, Outcome, OutputFormat, Result};
+use crate::config::{ConfigError, Settings};
+
+/// The commands about settings.
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Check the settings without connecting to anything
+    Check(CheckOptions),
+    /// Show every setting, its value and who set it; secrets are not shown
+    Show(ShowOptions),
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  tenantry config check
+  tenantry config check --config /etc/tenantry.toml
+
+Exit status 1 when something is wrong.")]
+pub(super) struct CheckOptions {}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  tenantry config show
+  TENANTRY_POOL_MAX_SIZE=5 tenantry config show --output-format json")]
+pub(super) struct ShowOptions {}
+
+/// What a check found.
+#[derive(Default, Serialize)]
+struct Findings {
+    problems: Vec<Finding>,
+    /// What works, but may not be what is wanted.
+    notes: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct Finding {
+    what: String,
+    remedy: String,
+}
+
+/// A setting as it is in force.
+#[derive(Serialize)]
+struct Setting {
+    name: &'static str,
+    value: String,
+    origin: String,
+    secret: bool,
+    meaning: &'static str,
+}
+
+/// Needs no settings that are right, which sets it apart from every other command.
+pub(super) fn run(
+    command: &Command,
+    loaded: std::result::Result<Settings, ConfigError>,
+    output: OutputFormat,
+) -> Result<Outcome> {
+    match command {
+        Command::Check(_) => check(loaded, output),
+        Command::Show(_) => show(&loaded?, output),
+    }
+}
+
+fn check(
+    loaded: std::result::Result<Settings, ConfigError>,
+    output: OutputFormat,
+) -> Result<Outcome> {
+    let mut findings = Findings::default();
+    match loaded {
+        Ok(settings) => findings.settings(&settings),
+        Err(error) => findings.refused(&error),
+    }
+    match output {
+        OutputFormat::Json => print_json(&findings)?,
+        OutputFormat::Table => print_text(&findings.describe())?,
+    }
+    Ok(if findings.problems.is_empty() { Outcome::Done } else { Outcome::Failed })
+}
+
+fn show(settings: &Settings, output: OutputFormat) -> Result<Outcome> {
+    let explained: Vec<Setting> = settings
+        .explain()
+        .iter()
+        .map(|explained| Setting {
+            name: explained.key.name,
+            value: explained.value.clone(),
+            origin: explained.origin.to_string(),
+            secret: explained.key.secret,
+            meaning: explained.key.meaning,
+        })
+        .collect();
+    if output == OutputFormat::Json {
+        print_json(&explained)?;
+        return Ok(Outcome::Done);
+    }
+    let mut table = Table::new(&["SETTING", "VALUE", "FROM", "MEANING"]);
+    for setting in explained {
+        table.row([
+            setting.name.to_owned(),
+            setting.value,
+            setting.origin,
+            setting.meaning.to_owned(),
+        ]);
+    }
+    print_text(&table.or("No settings."))?;
+    Ok(Outcome::Done)
+}
+
+impl Findings {
+    fn refused(&mut self, error: &ConfigError) {
+        self.problems.extend(error.problems.iter().map(|problem| Finding {
+            what: crate::operations::chain(problem),
+            remedy: problem.remedy(),
+        }));
+    }
+
+    fn settings(&mut self, settings: &Settings) {
+        if let Err(error) = settings.catalog() {
+            self.refused(&error);
+        }
+        if let Err(error) = MigrationSet::load(&settings.tenant_migrations_dir) {
+            let what = crate::operations::chain(&error);
+            let remedy = Error::from(error).help().unwrap_or_default();
+            self.problems.push(Finding { what, remedy });
+        }
+        if settings.s3_bucket.is_none() {
+            self.notes.push("TENANTRY_S3_BUCKET is not set: there are no backups".to_owned());
+        }
+        if let Err(error) = settings.refuse_open_data_plane() {
+            self.notes.push(format!("{error}: {}", error.remedy()));
+        }
+    }
+
+    fn describe(&self) -> String {
+        let problems = self
+            .problems
+            .iter()
+            .map(|finding| format!("error: {}\n  help: {}", finding.what, finding.remedy));
+        let mut lines: Vec<String> = problems.collect();
+        lines.extend(self.notes.iter().map(|note| format!("note: {note}")));
+        if self.problems.is_empty() {
+            lines.push("The settings are in order.".to_owned());
+        }
+        lines.join("\n")
+    }
+}

@@ -1,0 +1,84 @@
+//! [`Context`]: what every command works with.
+
+use std::fs;
+
+use crate::catalog::Catalog;
+use crate::cli::{OutputFormat, Result};
+use crate::config::Settings;
+use crate::operations::Environment;
+
+/// What every command works with.
+#[derive(Clone, Debug)]
+pub struct Context {
+    /// What the operator decided.
+    pub settings: Settings,
+    /// How results are printed.
+    pub output: OutputFormat,
+    /// Whether only results and errors are printed.
+    pub quiet: bool,
+}
+
+impl Context {
+    /// The catalog, found to be there, of our version and under our key.
+    pub async fn catalog(&self) -> Result<Catalog> {
+        let catalog = self.settings.catalog()?;
+        catalog.verify().await?;
+        Ok(catalog)
+    }
+
+    /// Everything that operations work with.
+    pub async fn environment(&self) -> Result<Environment> {
+        let catalog = self.catalog().await?;
+        let store = self.settings.store().await?;
+        Ok(Environment::new(catalog, store, self.settings.limits()).await?)
+    }
+
+    /// The same command, with room for so many operations at a time.
+    #[must_use]
+    pub fn with_concurrency(&self, operations: usize) -> Self {
+        let mut context = self.clone();
+        context.settings.worker_concurrency = operations;
+        context
+    }
+
+    /// Who asks, for the record.
+    #[must_use]
+    pub fn requester(&self) -> String {
+        format!("cli:{}", user_name())
+    }
+}
+
+/// The name of the user who runs this process; the number where the system keeps its names elsewhere.
+#[cfg(unix)]
+fn user_name() -> String {
+    use std::os::unix::fs::MetadataExt as _;
+
+    let Ok(process) = fs::metadata("/proc/self") else { return "unknown".to_owned() };
+    let uid = process.uid();
+    let accounts = fs::read_to_string("/etc/passwd").unwrap_or_default();
+    name_of(uid, &accounts).map_or_else(|| uid.to_string(), str::to_owned)
+}
+
+/// Finds a user in the text of `/etc/passwd`.
+fn name_of(uid: u32, accounts: &str) -> Option<&str> {
+    let uid = uid.to_string();
+    accounts.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next()?;
+        (fields.nth(1)? == uid).then_some(name)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_user_has_the_name_of_the_account() {
+        let accounts = "root:x:0:0:root:/root:/bin/bash\nana:x:1000:1000::/home/ana:/bin/sh\n";
+
+        assert_eq!(name_of(1000, accounts), Some("ana"));
+        assert_eq!(name_of(0, accounts), Some("root"));
+        assert_eq!(name_of(7, accounts), None);
+    }
+}

@@ -1,0 +1,26 @@
+//! `tenantry migrate …`
+
+use clap::Subcommand;
+
+use super::{Context, Outcome, Result};
+
+mod status;
+mod up;
+
+pub(super) use up::{describe_failures, parse_concurrency};
+
+/// The commands about migrations.
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Show how many tenants are at which version
+    Status(status::Options),
+    /// Bring tenants to the newest migration
+    Up(up::Options),
+}
+
+pub(super) async fn run(command: Command, context: &Context) -> Result<Outcome> {
+    match command {
+        Command::Status(options) => status::run(options, context).await,
+        Command::Up(options) => up::run(options, context).await,
+    }
+}

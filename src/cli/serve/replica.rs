@@ -1,0 +1,173 @@
+//! [`Replica`]: the parts of one process, put together and started. The two planes share nothing but
+//! the catalog and the news from it.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+
+use super::Role;
+use crate::api::{self, serving};
+use crate::catalog::Catalog;
+use crate::catalog::changes::Changes;
+use crate::cli::{Error, Result};
+use crate::config::Settings;
+use crate::extract::Tenancy;
+use crate::metrics::Exporter;
+use crate::operations::Environment;
+use crate::resolve::{HeaderResolver, SingleTenant, TenantResolver};
+use crate::router::TenantRouter;
+use crate::worker::Worker;
+
+/// How often what the pools hold is measured.
+const MEASURE: Duration = Duration::from_secs(5);
+
+/// A running replica; ends with the token that it was started with.
+pub(in crate::cli) struct Replica {
+    data_address: Option<SocketAddr>,
+    admin_address: Option<SocketAddr>,
+    router: Option<TenantRouter>,
+    parts: JoinSet<()>,
+    shutdown: CancellationToken,
+}
+
+impl Replica {
+    /// Starts the parts of a role. A part that ends before its time cancels `shutdown`, so that the
+    /// process ends rather than limps.
+    pub async fn start(
+        settings: &Settings,
+        role: Role,
+        shutdown: CancellationToken,
+    ) -> Result<Self> {
+        if role.routes() {
+            settings.refuse_open_data_plane()?;
+        }
+        // First of all: a port that is taken must not cost a start-up.
+        let data = listen(role.routes(), settings.listen, "the data plane").await?;
+        let admin = listen(role.works(), settings.admin_listen, "the admin API").await?;
+        let catalog = settings.catalog()?;
+        catalog.verify().await?;
+        let environment = if role.works() {
+            let store = settings.store().await?;
+            Some(Environment::new(catalog.clone(), store, settings.limits()).await?)
+        } else {
+            None
+        };
+        let changes = catalog.changes();
+        let exporter = Exporter::install();
+
+        let mut replica = Self {
+            data_address: address(data.as_ref()),
+            admin_address: address(admin.as_ref()),
+            router: None,
+            parts: JoinSet::new(),
+            shutdown,
+        };
+        if let Some(exporter) = exporter.clone() {
+            replica.spawn("metrics", |shutdown| tend_metrics(exporter, shutdown));
+        }
+        if let Some(listener) = data {
+            replica.start_data_plane(listener, settings, &catalog, &changes);
+        }
+        if let Some((listener, environment)) = admin.zip(environment) {
+            replica.start_control_plane(listener, settings, environment, changes, exporter);
+        }
+        Ok(replica)
+    }
+
+    /// Where the data plane listens, if this replica has one.
+    pub fn data_address(&self) -> Option<SocketAddr> {
+        self.data_address
+    }
+
+    /// Where the admin API listens, if this replica has one.
+    pub fn admin_address(&self) -> Option<SocketAddr> {
+        self.admin_address
+    }
+
+    /// Waits until everything has ended; cancel the token first.
+    pub async fn join(mut self) {
+        while self.parts.join_next().await.is_some() {}
+        if let Some(router) = self.router.take() {
+            router.close().await;
+        }
+    }
+
+    fn start_data_plane(
+        &mut self,
+        listener: TcpListener,
+        settings: &Settings,
+        catalog: &Catalog,
+        changes: &Changes,
+    ) {
+        let router = TenantRouter::new(catalog.clone(), changes.clone(), settings.router());
+        let resolver: Arc<dyn TenantResolver> = match &settings.tenant_slug {
+            Some(slug) if !settings.multi_tenant_mode => Arc::new(SingleTenant::new(slug.clone())),
+            _ => Arc::new(HeaderResolver::new(catalog.clone())),
+        };
+        let tenancy = Tenancy { router: router.clone(), resolver };
+        let application = api::data_plane(tenancy, catalog.clone(), settings.multi_tenant_mode);
+        self.serve("the data plane", listener, application);
+        self.router = Some(router);
+    }
+
+    fn start_control_plane(
+        &mut self,
+        listener: TcpListener,
+        settings: &Settings,
+        environment: Environment,
+        changes: Changes,
+        exporter: Option<Exporter>,
+    ) {
+        let application = api::control_plane(environment.clone(), changes.clone(), exporter);
+        self.serve("the admin API", listener, application);
+        let worker = Worker::new(environment, changes, settings.worker_concurrency);
+        self.spawn("worker", |shutdown| worker.run(shutdown));
+    }
+
+    fn serve(&mut self, what: &'static str, listener: TcpListener, application: Router) {
+        if let Ok(address) = listener.local_addr() {
+            tracing::info!(%address, "{what} listens");
+        }
+        self.spawn(what, |shutdown| serving::serve(listener, application, shutdown));
+    }
+
+    fn spawn<F>(&mut self, what: &'static str, part: impl FnOnce(CancellationToken) -> F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let part = part(self.shutdown.clone());
+        // Cancels when it is dropped, so also when the part panics.
+        let ending = self.shutdown.clone().drop_guard();
+        self.parts.spawn(async move {
+            part.await;
+            tracing::debug!("{what} has ended");
+            drop(ending);
+        });
+    }
+}
+
+async fn listen(wanted: bool, address: SocketAddr, what: &str) -> Result<Option<TcpListener>> {
+    if !wanted {
+        return Ok(None);
+    }
+    let listener = TcpListener::bind(address).await;
+    let failed = |error| Error::failed(format!("{what} cannot listen on {address}"), error);
+    listener.map(Some).map_err(failed)
+}
+
+fn address(listener: Option<&TcpListener>) -> Option<SocketAddr> {
+    listener.and_then(|listener| listener.local_addr().ok())
+}
+
+async fn tend_metrics(exporter: Exporter, shutdown: CancellationToken) {
+    while shutdown.run_until_cancelled(sleep(MEASURE)).await.is_some() {
+        exporter.upkeep();
+    }
+}

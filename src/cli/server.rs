@@ -1,0 +1,214 @@
+//! `tenantry server …`
+
+use clap::{Args, Subcommand};
+use serde::Serialize;
+use tenantry_provisioning::{Problem, Server, ServerFacts};
+
+use super::report::{Table, age, count, fields, moment};
+use super::{Context, Outcome, Result};
+use crate::api::document::ServerDocument;
+use crate::catalog::Catalog;
+
+mod add;
+
+pub(super) use add::warn;
+
+/// The commands about servers.
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Add a PostgreSQL server that is to host tenants
+    Add(add::Options),
+    /// List servers
+    List(ListOptions),
+    /// Show one server
+    Show(NameOptions),
+    /// Check that a server can keep tenants apart
+    Check(CheckOptions),
+    /// Create the group roles on a server and shut its shared databases, once more
+    Prepare(PrepareOptions),
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  tenantry server list")]
+pub(super) struct ListOptions {}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  tenantry server show default")]
+pub(super) struct NameOptions {
+    /// The server's name
+    name: String,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  tenantry server check                 every server
+  tenantry server check eu-1
+
+Changes nothing. Exit status 1 when something is to be mended.")]
+pub(super) struct CheckOptions {
+    /// The server's name [default: all]
+    name: Option<String>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  tenantry server prepare eu-1")]
+pub(super) struct PrepareOptions {
+    /// The server's name
+    name: String,
+}
+
+/// What a server says of itself, and what is wrong with it.
+#[derive(Serialize)]
+struct Examined {
+    #[serde(flatten)]
+    server: ServerDocument,
+    postgres: Option<String>,
+    max_connections: Option<u32>,
+    problems: Vec<ProblemDocument>,
+}
+
+/// Something to mend on a server.
+#[derive(Serialize)]
+struct ProblemDocument {
+    what: String,
+    remedy: String,
+}
+
+pub(super) async fn run(command: Command, context: &Context) -> Result<Outcome> {
+    match command {
+        Command::Add(options) => add::run(options, context).await,
+        Command::List(options) => list(options, context).await,
+        Command::Show(options) => show(options, context).await,
+        Command::Check(options) => check(options, context).await,
+        Command::Prepare(options) => prepare(options, context).await,
+    }
+}
+
+async fn list(_: ListOptions, context: &Context) -> Result<Outcome> {
+    let servers = context.catalog().await?.servers().await?;
+    let documents: Vec<ServerDocument> = servers.into_iter().map(ServerDocument::from).collect();
+    context.print(&documents, || {
+        let mut table = Table::new(&["NAME", "ADDRESS", "TENANTS", "AGE"]);
+        for server in &documents {
+            table.row([
+                server.name.clone(),
+                server.address.clone(),
+                server.tenants.to_string(),
+                age(server.created_at),
+            ]);
+        }
+        table.or("No servers. `tenantry server add NAME --url URL` adds one.")
+    })?;
+    Ok(Outcome::Done)
+}
+
+async fn show(options: NameOptions, context: &Context) -> Result<Outcome> {
+    let catalog = context.catalog().await?;
+    let document = ServerDocument::from(catalog.server_by_name(&options.name).await?);
+    let server = connect(&catalog, &document, context).await?;
+    let examined = examine(document, &server).await;
+    context.print(&examined, || {
+        let problems: Vec<String> =
+            examined.problems.iter().map(|problem| problem.what.clone()).collect();
+        fields(&[
+            ("Name", Some(examined.server.name.clone())),
+            ("Id", Some(examined.server.id.to_string())),
+            ("Address", Some(examined.server.address.clone())),
+            ("User", Some(server.url().user().to_owned())),
+            ("Tenants", Some(examined.server.tenants.to_string())),
+            ("PostgreSQL", examined.postgres.clone()),
+            ("Connections", examined.max_connections.map(|number| format!("at most {number}"))),
+            ("Added", Some(moment(examined.server.created_at))),
+            ("Problems", (!problems.is_empty()).then(|| problems.join("\n"))),
+        ])
+    })?;
+    Ok(Outcome::Done)
+}
+
+async fn check(options: CheckOptions, context: &Context) -> Result<Outcome> {
+    let catalog = context.catalog().await?;
+    let records = match options.name {
+        Some(name) => vec![catalog.server_by_name(&name).await?],
+        None => catalog.servers().await?,
+    };
+    let mut examined = Vec::with_capacity(records.len());
+    for record in records {
+        let document = ServerDocument::from(record);
+        let server = connect(&catalog, &document, context).await?;
+        examined.push(examine(document, &server).await);
+    }
+    context.print(&examined, || {
+        let texts: Vec<String> = examined.iter().map(describe).collect();
+        if texts.is_empty() { "No servers.".to_owned() } else { texts.join("\n") }
+    })?;
+    let well = examined.iter().all(|server| server.problems.is_empty());
+    Ok(if well { Outcome::Done } else { Outcome::Failed })
+}
+
+async fn prepare(options: PrepareOptions, context: &Context) -> Result<Outcome> {
+    let catalog = context.catalog().await?;
+    let document = ServerDocument::from(catalog.server_by_name(&options.name).await?);
+    connect(&catalog, &document, context).await?.prepare().await?;
+    let what = format!("Server `{}` is prepared.", document.name);
+    let next = format!("Next: `tenantry server check {}`", document.name);
+    context.print_change(&document, &what, &next)?;
+    Ok(Outcome::Done)
+}
+
+async fn connect(
+    catalog: &Catalog,
+    document: &ServerDocument,
+    context: &Context,
+) -> Result<Server> {
+    let url = catalog.server_url(document.id).await?;
+    Ok(Server::new(url, context.settings.limits().admin_connections))
+}
+
+/// Asks a server; that it does not answer is a problem like others.
+async fn examine(document: ServerDocument, server: &Server) -> Examined {
+    let asked = async { Ok((server.facts().await?, server.check().await?)) };
+    let asked: std::result::Result<(ServerFacts, Vec<Problem>), tenantry_provisioning::Error> =
+        asked.await;
+    match asked {
+        Ok((facts, problems)) => Examined {
+            server: document,
+            postgres: Some(facts.version),
+            max_connections: Some(facts.max_connections),
+            problems: problems.into_iter().map(ProblemDocument::from).collect(),
+        },
+        Err(error) => {
+            let remedy = error.remedy().map(|remedy| remedy.to_string()).unwrap_or_default();
+            let what = crate::operations::chain(&error);
+            let problems = vec![ProblemDocument { what, remedy }];
+            Examined { server: document, postgres: None, max_connections: None, problems }
+        }
+    }
+}
+
+fn describe(examined: &Examined) -> String {
+    let server = &examined.server;
+    let version = examined.postgres.as_deref().unwrap_or("not reached");
+    let verdict = match examined.problems.len() {
+        0 => "fit to host tenants".to_owned(),
+        number => count(number, "problem"),
+    };
+    let head = format!("{} ({}, {version}): {verdict}", server.name, server.address);
+    let problems = examined
+        .problems
+        .iter()
+        .map(|problem| format!("  - {}\n    help: {}", problem.what, problem.remedy));
+    std::iter::once(head).chain(problems).collect::<Vec<_>>().join("\n")
+}
+
+impl From<Problem> for ProblemDocument {
+    fn from(problem: Problem) -> Self {
+        Self { what: problem.what, remedy: problem.remedy }
+    }
+}

@@ -1,0 +1,59 @@
+//! `tenantry tenant …`
+
+use clap::{ArgAction, Args, Subcommand};
+
+use super::{Context, Outcome, Result};
+
+mod create;
+mod delete;
+mod list;
+mod show;
+mod suspend;
+mod url;
+
+/// The commands about tenants.
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Create a tenant: a database, a login role and the schema
+    Create(create::Options),
+    /// List tenants
+    List(list::Options),
+    /// Show one tenant
+    Show(show::Options),
+    /// Print the connection string of a tenant's role, with its password
+    Url(url::Options),
+    /// Stop serving a tenant; its data stays
+    Suspend(suspend::SuspendOptions),
+    /// Serve a suspended tenant again
+    Resume(suspend::ResumeOptions),
+    /// Delete a tenant with its database, its role and its backups
+    Delete(delete::Options),
+}
+
+pub(super) async fn run(command: Command, context: &Context) -> Result<Outcome> {
+    match command {
+        Command::Create(options) => create::run(options, context).await,
+        Command::List(options) => list::run(options, context).await,
+        Command::Show(options) => show::run(options, context).await,
+        Command::Url(options) => url::run(options, context).await,
+        Command::Suspend(options) => suspend::suspend(options, context).await,
+        Command::Resume(options) => suspend::resume(options, context).await,
+        Command::Delete(options) => delete::run(options, context).await,
+    }
+}
+
+/// Whether the command stays until its operation has ended.
+#[derive(Clone, Copy, Debug, Args)]
+pub(super) struct Wait {
+    /// Stay until it is done; --wait=false leaves it to the workers of `tenantry serve`
+    #[arg(
+        long,
+        action = ArgAction::Set,
+        default_value_t = true,
+        default_missing_value = "true",
+        num_args = 0..=1,
+        require_equals = true,
+        value_name = "BOOL"
+    )]
+    pub wait: bool,
+}

@@ -1,0 +1,74 @@
+//! `tenantry tenant create`
+
+use clap::Args;
+use serde_json::json;
+
+use super::Wait;
+use crate::catalog::tenants::NewTenant;
+use crate::cli::drive::Driver;
+use crate::cli::{Context, Error, Outcome, Result};
+use crate::operations::request::Requester;
+use crate::tenant::{TenantSlug, Tier};
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  tenantry tenant create --slug acme-corp
+  tenantry tenant create --slug acme-corp --name 'Acme Corporation' --sample-data
+  tenantry tenant create --slug acme-corp --server eu-1 --wait=false")]
+pub(in crate::cli) struct Options {
+    /// Its name in URLs and database names: lowercase letters, digits, inner hyphens
+    #[arg(long, value_parser = TenantSlug::parse)]
+    slug: TenantSlug,
+    /// Its name for people [default: the slug]
+    #[arg(long)]
+    name: Option<String>,
+    /// The server to host it [default: the one with the fewest tenants]
+    #[arg(long)]
+    server: Option<String>,
+    /// How it is hosted
+    #[arg(long, default_value = "shared", value_parser = parse_tier)]
+    tier: Tier,
+    /// Load the sample rows, to have something to look at
+    #[arg(long)]
+    sample_data: bool,
+    #[command(flatten)]
+    wait: Wait,
+}
+
+pub(super) async fn run(options: Options, context: &Context) -> Result<Outcome> {
+    if options.sample_data && context.settings.tenant_sample_data.is_none() {
+        return Err(Error::usage(
+            "there is no sample data to load",
+            "set TENANTRY_TENANT_SAMPLE_DATA to an SQL file, or leave --sample-data out",
+        ));
+    }
+    let environment = context.environment().await?;
+    let slug = options.slug;
+    let new = NewTenant {
+        slug: slug.clone(),
+        name: options.name.unwrap_or_else(|| slug.to_string()),
+        tier: options.tier,
+        settings: json!({}),
+        server: options.server,
+    };
+    let by = context.requester();
+    let by = Requester { name: &by, idempotency_key: None };
+    let operation = environment.create_tenant(&new, options.sample_data, by).await?;
+
+    let driver = Driver { context, environment: &environment };
+    driver
+        .conclude(operation, &slug, options.wait.wait, |time| {
+            (
+                format!("Tenant `{slug}` is created and served ({time})."),
+                format!(
+                    "Next: psql \"$(tenantry tenant url {slug})\", or `tenantry backup run {slug}`"
+                ),
+            )
+        })
+        .await
+}
+
+fn parse_tier(text: &str) -> std::result::Result<Tier, String> {
+    Tier::parse(text).ok_or_else(|| "a tier is `shared` or `dedicated`".to_owned())
+}

@@ -1,0 +1,59 @@
+//! `tenantry tenant delete`
+
+use clap::Args;
+
+use super::Wait;
+use crate::cli::confirm::confirm;
+use crate::cli::drive::Driver;
+use crate::cli::{Context, Error, Outcome, Result};
+use crate::operations::request::Requester;
+use crate::tenant::TenantSlug;
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  tenantry tenant delete acme-corp                     asks for the slug
+  tenantry tenant delete acme-corp --yes               for scripts
+  tenantry tenant delete acme-corp --keep-backups --yes")]
+pub(in crate::cli) struct Options {
+    /// The tenant
+    #[arg(value_parser = TenantSlug::parse)]
+    slug: TenantSlug,
+    /// Leave its backups in the bucket, and their key in the catalog
+    #[arg(long)]
+    keep_backups: bool,
+    /// Do not ask
+    #[arg(long, short)]
+    yes: bool,
+    #[command(flatten)]
+    wait: Wait,
+}
+
+pub(super) async fn run(options: Options, context: &Context) -> Result<Outcome> {
+    let environment = context.environment().await?;
+    let (slug, catalog) = (options.slug, &environment.catalog);
+    let tenant = catalog.tenant(&slug).await?;
+    let backups = catalog.backups(Some(&slug), 1).await?;
+    if environment.store.is_none() && !options.keep_backups && !backups.is_empty() {
+        return Err(Error::refused(
+            format!("tenant `{slug}` has backups, and no bucket is set to delete them from"),
+            "set TENANTRY_S3_BUCKET, or leave them there with --keep-backups",
+        ));
+    }
+    let also = if options.keep_backups { "its backups stay" } else { "and every backup of it" };
+    let what = format!(
+        "deleting `{slug}` ({}) removes its database {} for good, {also}",
+        tenant.name, tenant.database
+    );
+    confirm(&what, slug.as_str(), options.yes)?;
+
+    let by = context.requester();
+    let by = Requester { name: &by, idempotency_key: None };
+    let operation = environment.delete(&slug, options.keep_backups, by).await?;
+    let driver = Driver { context, environment: &environment };
+    driver
+        .conclude(operation, &slug, options.wait.wait, |time| {
+            (format!("Tenant `{slug}` is deleted ({time}); its slug is free."), String::new())
+        })
+        .await
+}

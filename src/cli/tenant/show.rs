@@ -1,0 +1,84 @@
+//! `tenantry tenant show`
+
+use clap::Args;
+use serde::Serialize;
+
+use crate::api::document::{OperationDocument, TenantDocument};
+use crate::catalog::operations::OperationFilter;
+use crate::cli::report::{age, fields, moment};
+use crate::cli::{Context, Outcome, Result};
+use crate::tenant::TenantSlug;
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  tenantry tenant show acme-corp
+  tenantry tenant show acme-corp --output-format json")]
+pub(in crate::cli) struct Options {
+    /// The tenant
+    #[arg(value_parser = TenantSlug::parse)]
+    slug: TenantSlug,
+}
+
+#[derive(Serialize)]
+struct Document {
+    #[serde(flatten)]
+    tenant: TenantDocument,
+    last_backup_at: Option<jiff::Timestamp>,
+    /// The newest few, newest first.
+    operations: Vec<OperationDocument>,
+}
+
+pub(super) async fn run(options: Options, context: &Context) -> Result<Outcome> {
+    let catalog = context.catalog().await?;
+    let tenant = catalog.tenant(&options.slug).await?;
+    let backup = catalog.newest_backup(tenant.id, None).await?;
+    let filter = OperationFilter {
+        tenant: Some(options.slug.clone()),
+        limit: 20,
+        ..OperationFilter::default()
+    };
+    let mut operations = catalog.operations(&filter).await?;
+    // An earlier tenant may have had this slug.
+    operations.retain(|(operation, _)| operation.tenant_id == tenant.id);
+    operations.truncate(5);
+    let document = Document {
+        tenant: tenant.into(),
+        last_backup_at: backup.map(|backup| backup.started_at),
+        operations: OperationDocument::list(&operations),
+    };
+    context.print(&document, || describe(&document))?;
+    Ok(Outcome::Done)
+}
+
+fn describe(document: &Document) -> String {
+    let tenant = &document.tenant;
+    let operations = document.operations.iter().map(|operation| {
+        format!(
+            "{} {} {} ago  {}",
+            operation.kind,
+            operation.status.as_str(),
+            age(operation.created_at),
+            operation.id
+        )
+    });
+    let operations: Vec<String> = operations.collect();
+    let settings = (tenant.settings != serde_json::json!({})).then(|| tenant.settings.to_string());
+    fields(&[
+        ("Slug", Some(tenant.slug.to_string())),
+        ("Name", Some(tenant.name.clone())),
+        ("Id", Some(tenant.id.to_string())),
+        ("Status", Some(tenant.status.to_string())),
+        ("Reason", tenant.suspended_reason.clone()),
+        ("Server", Some(format!("{} ({})", tenant.server, tenant.tier.as_str()))),
+        ("Database", Some(tenant.database.clone())),
+        ("Role", Some(tenant.role.clone())),
+        ("Schema", Some(format!("version {}", tenant.schema_version))),
+        ("Epoch", Some(format!("{} (generation {})", tenant.epoch, tenant.generation))),
+        ("Settings", settings),
+        ("Created", Some(moment(tenant.created_at))),
+        ("Changed", Some(moment(tenant.updated_at))),
+        ("Last backup", Some(document.last_backup_at.map_or_else(|| "none".to_owned(), moment))),
+        ("Operations", (!operations.is_empty()).then(|| operations.join("\n"))),
+    ])
+}

@@ -1,0 +1,371 @@
+//! [`Settings`]: what the operator decided, typed and checked, from the settings file, the environment
+//! (`TENANTRY_…`) and flags; the later wins.
+//!
+//! A name that no setting has is refused rather than ignored: a typing error must not leave a default
+//! in force. Everything that is wrong is found in one go. Secrets stay [`SecretString`]s, and no error
+//! shows one.
+//!
+//! This is the one place that reads the environment of the process.
+
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use secrecy::{ExposeSecret as _, SecretString};
+use tenantry_backup::{BackupStore, S3Settings, StoreError};
+use tenantry_provisioning::{MigrationTimeouts, ServerUrl};
+
+use crate::catalog::Catalog;
+use crate::operations::Limits;
+use crate::router::RouterSettings;
+use crate::sealing::MasterKey;
+use crate::tenant::TenantSlug;
+
+mod error;
+mod key;
+mod reader;
+mod source;
+mod value;
+
+pub use error::{ConfigError, Problem};
+pub use key::{KEYS, Key};
+pub use source::Origin;
+
+use reader::Reader;
+use value::{Count, Endpoint, Filter, Positive, PostgresUrl};
+
+/// Where sample data lies in a checkout of this repository.
+const SAMPLE_DATA: &str = "./migrations/sample/boards.sql";
+/// Connections to the catalog, and to each server, beyond one for each operation at work.
+const SPARE_SESSIONS: usize = 4;
+
+/// Every setting.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// What this deployment is for.
+    pub environment: Deployment,
+    /// The control database.
+    pub catalog_url: Option<SecretString>,
+    /// The first tenant server; the catalog's when not set.
+    pub server_url: Option<SecretString>,
+    /// Seals the catalog's secrets.
+    pub master_key: Option<SecretString>,
+    /// Where the data plane listens.
+    pub listen: SocketAddr,
+    /// Where the admin API listens.
+    pub admin_listen: SocketAddr,
+    /// Whether requests name their tenant.
+    pub multi_tenant_mode: bool,
+    /// The one tenant in single-tenant mode; always there when `multi_tenant_mode` is false.
+    pub tenant_slug: Option<TenantSlug>,
+    /// That tenant's name for people.
+    pub tenant_name: Option<String>,
+    /// Who vouches for users.
+    pub auth_provider: AuthProvider,
+    /// The directory of migrations for tenants.
+    pub tenant_migrations_dir: PathBuf,
+    /// The SQL file with sample rows.
+    pub tenant_sample_data: Option<PathBuf>,
+    /// Most connections to one tenant's database.
+    pub pool_max_size: usize,
+    /// After this time without use a connection is closed.
+    pub pool_idle_timeout: Duration,
+    /// How long a request waits for a connection.
+    pub pool_wait_timeout: Duration,
+    /// The bucket for backups.
+    pub s3_bucket: Option<String>,
+    /// What every key in the bucket begins with.
+    pub s3_prefix: String,
+    /// The address of a store other than AWS.
+    pub s3_endpoint: Option<String>,
+    /// The bucket's region.
+    pub s3_region: Option<String>,
+    /// The id of a key for the store; the AWS chain is asked when there is none.
+    pub s3_access_key_id: Option<SecretString>,
+    /// That key's secret.
+    pub s3_secret_access_key: Option<SecretString>,
+    /// Whether the bucket is part of the path.
+    pub s3_force_path_style: bool,
+    /// Backups that one command takes at a time.
+    pub backup_concurrency: usize,
+    /// Operations that one replica drives at a time.
+    pub worker_concurrency: usize,
+    /// Ready clones on each server.
+    pub warm_spares: usize,
+    /// How long the database that a restore replaced is kept.
+    pub restore_keep: Duration,
+    /// How long a migration waits for a lock.
+    pub migration_lock_timeout: Duration,
+    /// How long one statement of a migration may run.
+    pub migration_statement_timeout: Duration,
+    /// Where `pg_dump` and `pg_restore` are.
+    pub pg_bin_dir: Option<PathBuf>,
+    /// What is logged, when somebody said so.
+    pub log_level: Option<String>,
+    /// How it is logged.
+    pub log_format: LogFormat,
+    explained: Vec<Explained>,
+}
+
+/// What a deployment is for. Only development relaxes anything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Deployment {
+    /// One person's machine.
+    Development,
+    /// A rehearsal of production, under the same rules.
+    Staging,
+    /// Real tenants.
+    Production,
+}
+
+/// Who vouches for users.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AuthProvider {
+    /// Nobody: callers are trusted, so they must come over loopback.
+    None,
+}
+
+/// How a line of the log looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Pretty,
+    /// One JSON object a line.
+    Json,
+}
+
+/// One setting with its value and where that comes from.
+#[derive(Clone, Debug)]
+pub struct Explained {
+    /// The setting.
+    pub key: &'static Key,
+    /// Its value; of a secret, whether it is set.
+    pub value: String,
+    /// Who set it.
+    pub origin: Origin,
+}
+
+impl Settings {
+    /// Reads the settings of this process. `flags` are settings that were given on the command line,
+    /// by name; `file` is what `--config` says, before `TENANTRY_CONFIG`.
+    pub fn load(
+        file: Option<&Path>,
+        flags: &[(&'static str, String)],
+    ) -> Result<Self, ConfigError> {
+        let environment: Vec<_> = std::env::vars_os().collect();
+        Self::read(file, &environment, flags)
+    }
+
+    /// Reads the settings of one file, whatever the environment says.
+    pub fn from_file(file: &Path) -> Result<Self, ConfigError> {
+        Self::read(Some(file), &[], &[])
+    }
+
+    /// Reads settings from a given environment.
+    pub fn read(
+        file: Option<&Path>,
+        environment: &[(OsString, OsString)],
+        flags: &[(&'static str, String)],
+    ) -> Result<Self, ConfigError> {
+        let mut gathered = source::Gathered::default();
+        let named = environment
+            .iter()
+            .find(|(name, value)| name == key::CONFIG_VARIABLE && !value.is_empty());
+        if let Some(path) = file.or(named.map(|(_, path)| Path::new(path))) {
+            gathered.file(path);
+        }
+        gathered.environment(environment);
+        gathered.flags(flags);
+        Self::build(Reader::new(gathered))
+    }
+
+    fn build(mut reader: Reader) -> Result<Self, ConfigError> {
+        let r = &mut reader;
+        let settings = Self {
+            environment: r.get("environment").unwrap_or(Deployment::Development),
+            catalog_url: r.get("catalog_url").map(|PostgresUrl(url)| url),
+            server_url: r.get("server_url").map(|PostgresUrl(url)| url),
+            master_key: r.get("master_key"),
+            listen: r.get("listen").unwrap_or(SocketAddr::from(([127, 0, 0, 1], 8080))),
+            admin_listen: r.get("admin_listen").unwrap_or(SocketAddr::from(([127, 0, 0, 1], 8081))),
+            multi_tenant_mode: r.get("multi_tenant_mode").unwrap_or(true),
+            tenant_slug: r.get("tenant_slug"),
+            tenant_name: r.get("tenant_name"),
+            auth_provider: r.get("auth_provider").unwrap_or(AuthProvider::None),
+            tenant_migrations_dir: r
+                .get("tenant_migrations_dir")
+                .unwrap_or_else(|| "./migrations/tenant".into()),
+            tenant_sample_data: r
+                .get("tenant_sample_data")
+                .or_else(|| Some(PathBuf::from(SAMPLE_DATA)).filter(|path| path.is_file())),
+            pool_max_size: r.get("pool_max_size").map_or(10, |Positive(size)| size),
+            pool_idle_timeout: r.get("pool_idle_timeout").unwrap_or(Duration::from_mins(5)),
+            pool_wait_timeout: r.get("pool_wait_timeout").unwrap_or(Duration::from_secs(10)),
+            s3_bucket: r.get("s3_bucket"),
+            s3_prefix: r.get("s3_prefix").unwrap_or_else(|| "tenantry".to_owned()),
+            s3_endpoint: r.get("s3_endpoint").map(|Endpoint(address)| address),
+            s3_region: r.get("s3_region"),
+            s3_access_key_id: r.get("s3_access_key_id"),
+            s3_secret_access_key: r.get("s3_secret_access_key"),
+            s3_force_path_style: r.get("s3_force_path_style").unwrap_or(false),
+            backup_concurrency: r.get("backup_concurrency").map_or(2, |Positive(number)| number),
+            worker_concurrency: r.get("worker_concurrency").map_or(4, |Positive(number)| number),
+            warm_spares: r.get("warm_spares").map_or(2, |Count(number)| number),
+            restore_keep: r.get("restore_keep").unwrap_or(Duration::from_hours(7 * 24)),
+            migration_lock_timeout: r
+                .get("migration_lock_timeout")
+                .unwrap_or(Duration::from_secs(5)),
+            migration_statement_timeout: r
+                .get("migration_statement_timeout")
+                .unwrap_or(Duration::from_mins(15)),
+            pg_bin_dir: r.get("pg_bin_dir"),
+            log_level: r.get("log_level").map(|Filter(filter)| filter),
+            log_format: r.get("log_format").unwrap_or(LogFormat::Pretty),
+            explained: r.explain(),
+        };
+        reader.finish(settings)
+    }
+
+    /// Every setting, its value and who set it, in the order of [`KEYS`].
+    #[must_use]
+    pub fn explain(&self) -> &[Explained] {
+        &self.explained
+    }
+
+    /// A handle on the catalog; connects to nothing yet.
+    pub fn catalog(&self) -> Result<Catalog, ConfigError> {
+        let url = self.catalog_server_url()?;
+        let key = self.master_key.as_ref().ok_or_else(|| {
+            missing(
+                "master_key",
+                "make one with `openssl rand -base64 32` and keep it safe: without it no secret in the \
+                 catalog, and no backup, can be read",
+            )
+        })?;
+        let key = MasterKey::parse(key).map_err(|_| {
+            ConfigError::one(Problem::Value {
+                place: self.place("master_key"),
+                value: None,
+                expected:
+                    "32 random bytes in base64 or hex; make some with `openssl rand -base64 32`"
+                        .to_owned(),
+            })
+        })?;
+        Ok(Catalog::new(&url, key, self.sessions()))
+    }
+
+    /// The control database.
+    pub fn catalog_server_url(&self) -> Result<ServerUrl, ConfigError> {
+        let url = self.catalog_url.as_ref().ok_or_else(|| {
+            missing(
+                "catalog_url",
+                "for example postgres://admin:…@localhost:5432/tenantry; `tenantry init` then creates \
+                 the database",
+            )
+        })?;
+        self.parse("catalog_url", url)
+    }
+
+    /// How to reach the first tenant server, as it was written and parsed.
+    pub fn first_server(&self) -> Result<(SecretString, ServerUrl), ConfigError> {
+        match (&self.server_url, &self.catalog_url) {
+            (Some(text), _) => Ok((text.clone(), self.parse("server_url", text)?)),
+            (None, Some(text)) => Ok((text.clone(), self.parse("catalog_url", text)?)),
+            (None, None) => {
+                Err(missing("server_url", "for example postgres://admin:…@localhost:5432/postgres"))
+            }
+        }
+    }
+
+    /// The store for backups; none when no bucket is set.
+    pub async fn store(&self) -> Result<Option<BackupStore>, StoreError> {
+        let Some(bucket) = &self.s3_bucket else { return Ok(None) };
+        let settings = S3Settings {
+            bucket: bucket.clone(),
+            prefix: self.s3_prefix.trim_matches('/').to_owned(),
+            endpoint: self.s3_endpoint.clone(),
+            region: self.s3_region.clone(),
+            force_path_style: self.s3_force_path_style,
+            credentials: self
+                .s3_access_key_id
+                .clone()
+                .zip(self.s3_secret_access_key.clone())
+                .map(|(id, secret)| (id.expose_secret().to_owned(), secret)),
+        };
+        BackupStore::s3(settings).await.map(Some)
+    }
+
+    /// Bounds on what operations do.
+    #[must_use]
+    pub fn limits(&self) -> Limits {
+        Limits {
+            migrations_dir: self.tenant_migrations_dir.clone(),
+            sample_data: self.tenant_sample_data.clone(),
+            pg_bin_dir: self.pg_bin_dir.clone(),
+            migration_timeouts: MigrationTimeouts {
+                lock: self.migration_lock_timeout,
+                statement: self.migration_statement_timeout,
+            },
+            restore_keep: self.restore_keep,
+            spares: self.warm_spares,
+            dumps: self.backup_concurrency,
+            admin_connections: self.sessions(),
+        }
+    }
+
+    /// Bounds of a router.
+    #[must_use]
+    pub fn router(&self) -> RouterSettings {
+        RouterSettings {
+            pool_max_size: self.pool_max_size,
+            pool_idle_timeout: self.pool_idle_timeout,
+            pool_wait_timeout: self.pool_wait_timeout,
+            ..RouterSettings::default()
+        }
+    }
+
+    /// Refuses a data plane that would trust strangers: without a provider that vouches for users, it
+    /// starts only in development and on loopback.
+    pub fn refuse_open_data_plane(&self) -> Result<(), ConfigError> {
+        let AuthProvider::None = self.auth_provider;
+        if self.environment == Deployment::Development && self.listen.ip().is_loopback() {
+            return Ok(());
+        }
+        Err(ConfigError::one(Problem::Contradiction {
+            message: "with the auth_provider `none` the data plane starts only in development and on loopback"
+                .to_owned(),
+            remedy: "run `tenantry serve --role worker` (admin API and workers), or set \
+                     TENANTRY_ENVIRONMENT=development and a loopback TENANTRY_LISTEN"
+                .to_owned(),
+        }))
+    }
+
+    /// It was parsed when the settings were read, but the certificates that it names may be gone since.
+    fn parse(&self, name: &str, url: &SecretString) -> Result<ServerUrl, ConfigError> {
+        ServerUrl::parse(url.expose_secret()).map_err(|error| {
+            ConfigError::one(Problem::Value {
+                place: self.place(name),
+                value: None,
+                expected: format!("PostgreSQL URL ({})", crate::operations::chain(&error)),
+            })
+        })
+    }
+
+    fn sessions(&self) -> usize {
+        self.worker_concurrency.max(self.backup_concurrency) + SPARE_SESSIONS
+    }
+
+    /// How the setting is spelled where it was set.
+    fn place(&self, name: &str) -> String {
+        let explained = self.explained.iter().find(|explained| explained.key.name == name);
+        explained.map_or(&Origin::Default, |explained| &explained.origin).place(name)
+    }
+}
+
+fn missing(name: &str, remedy: &'static str) -> ConfigError {
+    ConfigError::one(Problem::Missing { place: key::variable(name), remedy })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,152 @@
+//! The table of settings: every name there is, in the order in which `config show` lists them.
+
+/// One setting, as people see it.
+#[derive(Debug)]
+pub struct Key {
+    /// Its name in the settings file; in the environment, `TENANTRY_` and this in capitals.
+    pub name: &'static str,
+    /// The value that it has when nobody sets it, in words where it is no constant.
+    pub default: &'static str,
+    /// Whether its value is never shown, and may be given as a file.
+    pub secret: bool,
+    /// What it is for.
+    pub meaning: &'static str,
+}
+
+const fn plain(name: &'static str, default: &'static str, meaning: &'static str) -> Key {
+    Key { name, default, secret: false, meaning }
+}
+
+const fn secret(name: &'static str, default: &'static str, meaning: &'static str) -> Key {
+    Key { name, default, secret: true, meaning }
+}
+
+/// What every setting in the environment begins with.
+pub(super) const PREFIX: &str = "TENANTRY_";
+
+/// The variable that names the settings file; it is no setting itself.
+pub(super) const CONFIG_VARIABLE: &str = "TENANTRY_CONFIG";
+
+/// Every setting.
+pub const KEYS: &[Key] = &[
+    plain(
+        "environment",
+        "development",
+        "development, staging or production; only the first relaxes anything",
+    ),
+    secret("catalog_url", "", "PostgreSQL URL of the control database"),
+    secret("server_url", "the catalog's server", "PostgreSQL URL of the first tenant server"),
+    secret("master_key", "", "32 random bytes in base64 or hex, which seal the catalog's secrets"),
+    plain("listen", "127.0.0.1:8080", "where the data plane listens"),
+    plain("admin_listen", "127.0.0.1:8081", "where the admin API listens"),
+    plain("multi_tenant_mode", "true", "whether requests name their tenant"),
+    plain("tenant_slug", "", "the one tenant, when multi_tenant_mode is false"),
+    plain("tenant_name", "", "that tenant's name for people"),
+    plain(
+        "auth_provider",
+        "none",
+        "who vouches for users; `none` starts only in development on loopback",
+    ),
+    plain(
+        "tenant_migrations_dir",
+        "./migrations/tenant",
+        "the V<n>__<name>.sql files that every tenant gets",
+    ),
+    plain(
+        "tenant_sample_data",
+        "./migrations/sample/boards.sql, if it is there",
+        "the SQL file that --sample-data loads",
+    ),
+    plain("pool_max_size", "10", "most connections to one tenant's database, per replica"),
+    plain("pool_idle_timeout", "300s", "after this time without use a connection is closed"),
+    plain("pool_wait_timeout", "10s", "how long a request waits for a connection"),
+    plain("s3_bucket", "", "the bucket for backups; none means no backups"),
+    plain("s3_prefix", "tenantry", "what every object's key begins with"),
+    plain("s3_endpoint", "AWS", "the address of an object store other than AWS"),
+    plain("s3_region", "as the AWS chain says", "the bucket's region"),
+    secret("s3_access_key_id", "the AWS chain", "the id of a key for the store"),
+    secret("s3_secret_access_key", "the AWS chain", "that key's secret"),
+    plain(
+        "s3_force_path_style",
+        "false",
+        "whether the bucket is part of the path; most stores but AWS want it",
+    ),
+    plain("backup_concurrency", "2", "backups that one command takes at a time"),
+    plain("worker_concurrency", "4", "operations that one replica drives at a time"),
+    plain("warm_spares", "2", "ready clones kept on each server"),
+    plain("restore_keep", "7d", "how long the database that a restore replaced is kept"),
+    plain("migration_lock_timeout", "5s", "how long a migration waits for a lock"),
+    plain("migration_statement_timeout", "15m", "how long one statement of a migration may run"),
+    plain("pg_bin_dir", "the usual places", "where pg_dump and pg_restore are"),
+    plain(
+        "log_level",
+        "info for serve, warn for commands",
+        "what is logged, such as `info` or `warn,tenantry=debug`",
+    ),
+    plain("log_format", "pretty", "pretty or json"),
+];
+
+/// The setting with this name.
+pub(super) fn find(name: &str) -> Option<&'static Key> {
+    KEYS.iter().find(|key| key.name == name)
+}
+
+/// The setting whose name is nearest to a wrong one, if one is near.
+pub(super) fn nearest(name: &str) -> Option<&'static Key> {
+    let name = name.to_ascii_lowercase().replace('-', "_");
+    let found = KEYS.iter().min_by_key(|key| distance(&name, key.name))?;
+    if distance(&name, found.name) <= (found.name.len() / 3).max(2) {
+        return Some(found);
+    }
+    KEYS.iter().find(|key| name.len() >= 4 && key.name.starts_with(&name))
+}
+
+/// How a setting is written in the environment.
+pub(super) fn variable(name: &str) -> String {
+    format!("{PREFIX}{}", name.to_ascii_uppercase())
+}
+
+/// How many characters must be put in, left out or replaced to make one text into the other.
+fn distance(one: &str, other: &str) -> usize {
+    let mut row: Vec<usize> = (0..=other.chars().count()).collect();
+    for (i, a) in one.chars().enumerate() {
+        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
+        for (j, b) in other.chars().enumerate() {
+            let replaced = diagonal + usize::from(a != b);
+            diagonal = row[j + 1];
+            row[j + 1] = replaced.min(diagonal + 1).min(row[j] + 1);
+        }
+    }
+    row[other.chars().count()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slip_of_the_pen_is_understood() {
+        let cases = [
+            ("catalog_ulr", Some("catalog_url")),
+            ("pool_max", Some("pool_max_size")),
+            ("MASTERKEY", Some("master_key")),
+            ("s3-bucket", Some("s3_bucket")),
+            ("colour", None),
+        ];
+        for (written, meant) in cases {
+            assert_eq!(nearest(written).map(|key| key.name), meant, "{written}");
+        }
+    }
+
+    #[test]
+    fn no_name_is_there_twice() {
+        for key in KEYS {
+            assert_eq!(
+                KEYS.iter().filter(|other| other.name == key.name).count(),
+                1,
+                "{}",
+                key.name
+            );
+        }
+    }
+}

@@ -1,0 +1,213 @@
+//! Settings as people give them, right and wrong.
+
+use std::path::PathBuf;
+
+use super::*;
+
+fn read(environment: &[(&str, &str)]) -> Result<Settings, ConfigError> {
+    read_with(None, environment, &[])
+}
+
+fn read_with(
+    file: Option<&Path>,
+    environment: &[(&str, &str)],
+    flags: &[(&'static str, String)],
+) -> Result<Settings, ConfigError> {
+    let environment: Vec<(OsString, OsString)> =
+        environment.iter().map(|(name, value)| (name.into(), value.into())).collect();
+    Settings::read(file, &environment, flags)
+}
+
+/// Text, and remedy, of the one thing that is wrong.
+fn refused(result: Result<Settings, ConfigError>) -> String {
+    let error = result.unwrap_err();
+    assert_eq!(error.problems.len(), 1, "{error}");
+    format!("{error}; {}", error.remedy())
+}
+
+fn write(text: &str) -> (tempfile::TempDir, PathBuf) {
+    let folder = tempfile::TempDir::new().unwrap();
+    let path = folder.path().join("tenantry.toml");
+    std::fs::write(&path, text).unwrap();
+    (folder, path)
+}
+
+#[test]
+fn nothing_set_means_defaults() {
+    let settings = read(&[("PATH", "/bin"), ("TENANTRY_S3_BUCKET", "")]).unwrap();
+
+    assert_eq!(settings.listen.to_string(), "127.0.0.1:8080");
+    assert_eq!(settings.restore_keep, Duration::from_hours(168));
+    assert_eq!(settings.s3_bucket, None);
+    assert!(settings.explain().iter().all(|explained| explained.origin == Origin::Default));
+}
+
+#[test]
+fn the_environment_wins_over_the_file_and_a_flag_over_both() {
+    let (_folder, path) = write("pool_max_size = 3\nwarm_spares = 5\nlisten = \"127.0.0.1:1\"\n");
+    let environment = [("TENANTRY_WARM_SPARES", "6"), ("TENANTRY_LISTEN", "127.0.0.1:2")];
+    let flags = [("listen", "127.0.0.1:3".to_owned())];
+
+    let settings = read_with(Some(&path), &environment, &flags).unwrap();
+
+    assert_eq!((settings.pool_max_size, settings.warm_spares, settings.listen.port()), (3, 6, 3));
+    let origin = |name| {
+        settings
+            .explain()
+            .iter()
+            .find(|explained| explained.key.name == name)
+            .unwrap()
+            .origin
+            .clone()
+    };
+    assert_eq!(origin("pool_max_size"), Origin::File(path));
+    assert_eq!(origin("warm_spares"), Origin::Environment);
+    assert_eq!(origin("listen"), Origin::Flag);
+}
+
+#[test]
+fn the_environment_may_name_the_file() {
+    let (_folder, path) = write("warm_spares = 0\n");
+
+    let settings = read(&[("TENANTRY_CONFIG", path.to_str().unwrap())]).unwrap();
+
+    assert_eq!(settings.warm_spares, 0);
+}
+
+#[test]
+fn unknown_names_are_refused_with_the_nearest_known_one() {
+    let text = refused(read(&[("TENANTRY_CATALOG_ULR", "x")]));
+    assert!(
+        text.contains("TENANTRY_CATALOG_ULR")
+            && text.contains("did you mean TENANTRY_CATALOG_URL?"),
+        "{text}"
+    );
+
+    let (_folder, path) = write("s3_bukket = \"b\"\n");
+    let text = refused(read_with(Some(&path), &[], &[]));
+    assert!(text.contains("`s3_bukket` in") && text.contains("`s3_bucket`"), "{text}");
+
+    let (_folder, path) = write("[auth]\nprovider = \"jwt\"\n");
+    assert!(refused(read_with(Some(&path), &[], &[])).contains("unknown setting `auth`"));
+}
+
+#[test]
+fn only_secrets_may_be_files() {
+    assert!(refused(read(&[("TENANTRY_LISTEN_FILE", "/x")])).contains("unknown setting"));
+}
+
+#[test]
+fn kubernetes_own_variables_are_not_ours() {
+    let links = [
+        ("TENANTRY_SERVICE_HOST", "10.0.0.1"),
+        ("TENANTRY_SERVICE_PORT_HTTP", "8080"),
+        ("TENANTRY_PORT_8080_TCP_ADDR", "10.0.0.1"),
+    ];
+    assert!(read(&links).is_ok());
+    assert!(read(&links[2..]).is_err(), "without a Service it is a mistake");
+}
+
+#[test]
+fn a_wrong_value_is_named_with_its_setting() {
+    let cases = [
+        ("TENANTRY_POOL_MAX_SIZE", "many", "whole number"),
+        ("TENANTRY_POOL_MAX_SIZE", "0", "whole number"),
+        ("TENANTRY_POOL_IDLE_TIMEOUT", "5 parsecs", "duration"),
+        ("TENANTRY_LISTEN", "localhost", "address with a port"),
+        ("TENANTRY_MULTI_TENANT_MODE", "maybe", "`true` or `false`"),
+        ("TENANTRY_TENANT_SLUG", "Acme", "lowercase"),
+        ("TENANTRY_ENVIRONMENT", "prod", "production"),
+        ("TENANTRY_AUTH_PROVIDER", "jwt", "only `none`"),
+        ("TENANTRY_LOG_LEVEL", "a=b=c", "log level"),
+    ];
+    for (name, value, expected) in cases {
+        let text = refused(read(&[(name, value)]));
+        for part in [name, value, expected] {
+            assert!(text.contains(part), "{text}");
+        }
+    }
+}
+
+#[test]
+fn everything_wrong_is_found_in_one_go() {
+    let error =
+        read(&[("TENANTRY_LISTEN", "x"), ("TENANTRY_FOO", "x"), ("TENANTRY_LOG_FORMAT", "x")])
+            .unwrap_err();
+
+    assert_eq!(error.problems.len(), 3, "{error}");
+}
+
+#[test]
+fn no_error_shows_a_secret() {
+    let (_folder, path) = write("catalog_url = hush hush\n");
+    let wrong = [
+        read(&[("TENANTRY_CATALOG_URL", "mysql://me:hush@host/x")]),
+        read_with(Some(&path), &[], &[]),
+    ];
+    for result in wrong {
+        let text = refused(result);
+        assert!(!text.contains("hush"), "{text}");
+    }
+    let settings = read(&[("TENANTRY_MASTER_KEY", "hush")]).unwrap();
+    assert!(!format!("{settings:?}").contains("hush"));
+    let catalog =
+        read(&[("TENANTRY_MASTER_KEY", "hush"), ("TENANTRY_CATALOG_URL", "postgres://me@host/x")]);
+    assert!(!catalog.unwrap().catalog().unwrap_err().to_string().contains("hush"));
+}
+
+#[test]
+fn a_syntax_error_is_named_with_its_line() {
+    let (_folder, path) = write("warm_spares = 1\nlisten = 127.0.0.1\n");
+
+    let text = refused(read_with(Some(&path), &[], &[]));
+
+    assert!(text.contains("line 2") && !text.contains("127.0.0.1"), "{text}");
+}
+
+#[test]
+fn a_missing_settings_file_is_named() {
+    let text = refused(read_with(Some(Path::new("/nowhere/tenantry.toml")), &[], &[]));
+
+    assert!(text.contains("/nowhere/tenantry.toml"), "{text}");
+}
+
+#[test]
+fn a_secret_may_be_a_file_but_not_both() {
+    let (_folder, path) = write("hush\n");
+    let path = path.to_str().unwrap();
+
+    let settings = read(&[("TENANTRY_MASTER_KEY_FILE", path)]).unwrap();
+    assert_eq!(settings.master_key.unwrap().expose_secret(), "hush");
+
+    let text = refused(read(&[("TENANTRY_MASTER_KEY_FILE", path), ("TENANTRY_MASTER_KEY", "x")]));
+    assert!(text.contains("both TENANTRY_MASTER_KEY and TENANTRY_MASTER_KEY_FILE"), "{text}");
+
+    let text = refused(read(&[("TENANTRY_MASTER_KEY_FILE", "/nowhere/key")]));
+    assert!(text.contains("TENANTRY_MASTER_KEY_FILE: /nowhere/key"), "{text}");
+}
+
+#[test]
+fn a_missing_master_key_comes_with_how_to_make_one() {
+    let settings = read(&[("TENANTRY_CATALOG_URL", "postgres://me@host/tenantry")]).unwrap();
+
+    let error = settings.catalog().unwrap_err();
+
+    assert_eq!(error.to_string(), "TENANTRY_MASTER_KEY is not set");
+    assert!(error.remedy().contains("openssl rand -base64 32"));
+}
+
+#[test]
+fn single_tenant_mode_needs_its_tenant() {
+    assert!(
+        refused(read(&[("TENANTRY_MULTI_TENANT_MODE", "false")]))
+            .contains("TENANTRY_TENANT_SLUG is not set")
+    );
+}
+
+#[test]
+fn without_a_provider_the_data_plane_stays_at_home() {
+    assert!(read(&[]).unwrap().refuse_open_data_plane().is_ok());
+    for wrong in [("TENANTRY_LISTEN", "0.0.0.0:80"), ("TENANTRY_ENVIRONMENT", "production")] {
+        assert!(read(&[wrong]).unwrap().refuse_open_data_plane().is_err());
+    }
+}

@@ -1,0 +1,236 @@
+//! The types that settings have, and how each is read from text. Environment, file and flags all come
+//! down to text first, so a value is written the same way everywhere.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use secrecy::SecretString;
+use tenantry_provisioning::ServerUrl;
+use tracing_subscriber::EnvFilter;
+
+use super::{AuthProvider, Deployment, LogFormat};
+use crate::tenant::TenantSlug;
+
+/// A type that a setting may have.
+pub(super) trait Value: Sized {
+    /// What a text must be to be read; ends the sentence "`…` is no …".
+    const EXPECTED: &'static str;
+
+    /// Reads the text; on failure says more than [`Value::EXPECTED`], if there is more to say.
+    fn read(text: &str) -> Result<Self, Option<String>>;
+}
+
+impl Value for String {
+    const EXPECTED: &'static str = "text";
+
+    fn read(text: &str) -> Result<Self, Option<String>> {
+        Ok(text.to_owned())
+    }
+}
+
+impl Value for SecretString {
+    const EXPECTED: &'static str = "text";
+
+    fn read(text: &str) -> Result<Self, Option<String>> {
+        Ok(text.into())
+    }
+}
+
+impl Value for PathBuf {
+    const EXPECTED: &'static str = "path";
+
+    fn read(text: &str) -> Result<Self, Option<String>> {
+        Ok(text.into())
+    }
+}
+
+impl Value for bool {
+    const EXPECTED: &'static str = "`true` or `false`";
+
+    fn read(text: &str) -> Result<Self, Option<String>> {
+        text.parse().map_err(|_| None)
+    }
+}
+
+/// A count of things: connections, workers, clones.
+#[derive(Clone, Copy)]
+pub(super) struct Count(pub usize);
+
+impl Value for Count {
+    const EXPECTED: &'static str = "whole number from 0 to 10000";
+
+    fn read(text: &str) -> Result<Self, Option<String>> {
+        text.parse().ok().filter(|number| *number <= 10_000).map(Self).ok_or(None)
+    }
+}
+
+/// A count of which there must be one at least.
+#[derive(Clone, Copy)]
+pub(super) struct Positive(pub usize);
+
+impl Value for Positive {
+    const EXPECTED: &'static str = "whole number from 1 to 10000";
+
+    fn read(text: &str) -> Result<Self, Option<String>> {
+        text.parse().ok().filter(|number| (1..=10_000).contains(number)).map(Self).ok_or(None)
+    }
+}
+
+impl Value for Duration {
+    const EXPECTED: &'static str = "duration such as `300s`, `5m`, `12h` or `7d`";
+
+    fn read(text: &str) -> Result<Self, Option<String>> {
+        duration(text).ok_or(None)
+    }
+}
+
+impl Value for SocketAddr {
+    const EXPECTED: &'static str = "address with a port, such as `127.0.0.1:8080` or `[::]:8080`";
+
+    fn read(text: &str) -> Result<Self, Option<String>> {
+        text.parse().map_err(|_| None)
+    }
+}
+
+impl Value for TenantSlug {
+    const EXPECTED: &'static str = "tenant slug";
+
+    fn read(text: &str) -> Result<Self, Option<String>> {
+        Self::parse(text).map_err(|error| Some(format!("{}: {error}", Self::EXPECTED)))
+    }
+}
+
+impl Value for Deployment {
+    const EXPECTED: &'static str = "`development`, `staging` or `production`";
+
+    fn read(text: &str) -> Result<Self, Option<String>> {
+        match text {
+            "development" => Ok(Self::Development),
+            "staging" => Ok(Self::Staging),
+            "production" => Ok(Self::Production),
+            _ => Err(None),
+        }
+    }
+}
+
+impl Value for AuthProvider {
+    const EXPECTED: &'static str = "provider of this version, which has only `none`";
+
+    fn read(text: &str) -> Result<Self, Option<String>> {
+        if text == "none" { Ok(Self::None) } else { Err(None) }
+    }
+}
+
+impl Value for LogFormat {
+    const EXPECTED: &'static str = "`pretty` or `json`";
+
+    fn read(text: &str) -> Result<Self, Option<String>> {
+        match text {
+            "pretty" => Ok(Self::Pretty),
+            "json" => Ok(Self::Json),
+            _ => Err(None),
+        }
+    }
+}
+
+/// What is logged, in the syntax of `RUST_LOG`.
+pub(super) struct Filter(pub String);
+
+impl Value for Filter {
+    const EXPECTED: &'static str =
+        "log level such as `info`, or filter such as `warn,tenantry=debug`";
+
+    fn read(text: &str) -> Result<Self, Option<String>> {
+        if EnvFilter::try_new(text).is_ok() { Ok(Self(text.to_owned())) } else { Err(None) }
+    }
+}
+
+/// The connection string of a PostgreSQL server: parsed to see that it can be, kept as it was.
+pub(super) struct PostgresUrl(pub SecretString);
+
+impl Value for PostgresUrl {
+    const EXPECTED: &'static str =
+        "PostgreSQL URL such as `postgres://user:password@host:5432/database`";
+
+    fn read(text: &str) -> Result<Self, Option<String>> {
+        ServerUrl::parse(text).map(|_| Self(text.into())).map_err(|error| {
+            Some(format!("{} ({})", Self::EXPECTED, crate::operations::chain(&error)))
+        })
+    }
+}
+
+/// The address of an object store; it is shown to people, so it must not carry a password.
+pub(super) struct Endpoint(pub String);
+
+impl Value for Endpoint {
+    const EXPECTED: &'static str = "`http://` or `https://` address without credentials";
+
+    fn read(text: &str) -> Result<Self, Option<String>> {
+        let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
+        match rest {
+            Some(rest) if !rest.is_empty() && !rest.contains('@') => Ok(Self(text.to_owned())),
+            _ => Err(None),
+        }
+    }
+}
+
+/// Reads `90`, `90s`, `500ms`, `5m`, `12h`, `7d`, and sums such as `1h30m`.
+pub(super) fn duration(text: &str) -> Option<Duration> {
+    if let Ok(seconds) = text.parse::<u32>() {
+        return Some(Duration::from_secs(seconds.into()));
+    }
+    let mut rest = text;
+    let mut sum = Duration::ZERO;
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit())?;
+        let (number, tail) = rest.split_at(digits);
+        let letters = tail.find(|c: char| c.is_ascii_digit()).unwrap_or(tail.len());
+        let (unit, tail) = tail.split_at(letters);
+        let number: u32 = number.parse().ok()?;
+        let unit = match unit {
+            "ms" => Duration::from_millis(1),
+            "s" => Duration::from_secs(1),
+            "m" => Duration::from_mins(1),
+            "h" => Duration::from_hours(1),
+            "d" => Duration::from_hours(24),
+            _ => return None,
+        };
+        sum = sum.checked_add(unit.checked_mul(number)?)?;
+        rest = tail;
+    }
+    (!text.is_empty()).then_some(sum)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_have_units_or_are_seconds() {
+        let cases = [
+            ("0", 0),
+            ("300", 300),
+            ("300s", 300),
+            ("5m", 300),
+            ("12h", 43_200),
+            ("7d", 604_800),
+            ("1h30m", 5_400),
+        ];
+        for (text, seconds) in cases {
+            assert_eq!(duration(text), Some(Duration::from_secs(seconds)), "{text}");
+        }
+        assert_eq!(duration("250ms"), Some(Duration::from_millis(250)));
+        for text in ["", "s", "5 m", "-1", "1.5h", "5y", "5m5", "99999999999", "m5"] {
+            assert_eq!(duration(text), None, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn an_endpoint_carries_no_credentials() {
+        assert!(Endpoint::read("http://localhost:9000").is_ok());
+        for text in ["https://key:secret@host", "localhost:9000", "ftp://host", "https://"] {
+            assert!(Endpoint::read(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,7 @@
+//! The `tenantry` binary: see `tenantry --help`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    tenantry::cli::main()
+}
