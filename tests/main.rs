@@ -1,0 +1,18 @@
+//! The suite: one binary, and this list is its table of contents.
+//!
+//! Every test runs against real PostgreSQL clusters and a real S3 server that live and die with it.
+
+#![expect(clippy::unwrap_used, reason = "a panic is a test's message")]
+
+mod harness;
+
+mod admin_api;
+mod application;
+mod architecture;
+mod backups;
+mod cli;
+mod crash;
+mod migrations;
+mod operations;
+mod provisioning;
+mod routing;

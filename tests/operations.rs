@@ -1,0 +1,273 @@
+//! Every step of every operation: stopped, failed and repeated. Whatever happens, catalog and server
+//! end as an undisturbed run leaves them.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use tenantry::catalog::operations::{OperationRecord, OperationState};
+use tenantry::operations::request::BackupChoice;
+use tenantry::operations::runner::{Disturbance, StepPoint};
+use tenantry::operations::{Plan, Work};
+use tokio::sync::Mutex;
+
+use crate::harness::{BY, Fleet, Options, new_tenant, slug};
+
+type Inventory = BTreeMap<&'static str, Vec<String>>;
+
+/// The kinds, each with the story that leads up to it.
+const KINDS: [&str; 8] =
+    ["provision", "provision_clone", "migrate", "backup", "restore", "suspend", "resume", "delete"];
+
+async fn fleet_for(kind: &str) -> Fleet {
+    let spares = usize::from(kind == "provision");
+    Fleet::start_with(Options { spares, ..Options::default() }).await
+}
+
+/// Brings a fleet to the moment before the operation, and asks for it.
+async fn ask(fleet: &Fleet, kind: &str) -> OperationRecord {
+    let environment = &fleet.environment;
+    if kind.starts_with("provision") {
+        return environment.create_tenant(&new_tenant("acme"), true, BY).await.unwrap();
+    }
+    fleet.create_tenant_with("acme", true).await;
+    let acme = slug("acme");
+    match kind {
+        "migrate" => {
+            fleet.add_migration("V2__labels.sql", "create table labels (id bigint primary key);");
+            environment.reload_migrations().await.unwrap();
+            let batch = environment.migrate_fleet(&[], "test").await.unwrap();
+            let filter = tenantry::catalog::operations::OperationFilter {
+                batch: Some(batch),
+                limit: 2,
+                ..Default::default()
+            };
+            fleet.catalog().operations(&filter).await.unwrap().remove(0).0
+        }
+        "backup" => environment.back_up(&acme, BY).await.unwrap(),
+        "restore" => {
+            fleet.back_up("acme").await;
+            fleet.admin("tenant_acme").await.batch_execute("delete from cards").await.unwrap();
+            environment.restore(&acme, BackupChoice::Latest, BY).await.unwrap()
+        }
+        "suspend" => environment.suspend(&acme, None, BY).await.unwrap(),
+        "resume" => {
+            let suspend = environment.suspend(&acme, None, BY).await.unwrap();
+            fleet.complete(&suspend).await;
+            environment.resume(&acme, BY).await.unwrap()
+        }
+        "delete" => {
+            fleet.back_up("acme").await;
+            environment.delete(&acme, false, BY).await.unwrap()
+        }
+        other => panic!("no story leads to {other}"),
+    }
+}
+
+/// The steps of a kind, and what a run without disturbance leaves behind; found out once.
+async fn undisturbed(kind: &'static str) -> (&'static Plan, Inventory) {
+    static KNOWN: Mutex<BTreeMap<&str, (&'static Plan, Inventory)>> =
+        Mutex::const_new(BTreeMap::new());
+
+    let mut known = KNOWN.lock().await;
+    if let Some(found) = known.get(kind) {
+        return found.clone();
+    }
+    let fleet = fleet_for(kind).await;
+    let operation = ask(&fleet, kind).await;
+    let plan = Work::of(&operation).unwrap().plan();
+    fleet.complete(&operation).await;
+    fleet.assert_healthy().await;
+    let found = (plan, fleet.inventory().await);
+    known.insert(kind, found.clone());
+    found
+}
+
+/// Does something to one step, once.
+async fn disturb_once(
+    fleet: &Fleet,
+    operation: &OperationRecord,
+    step: &'static str,
+    done: bool,
+    disturbance: Disturbance,
+) -> OperationRecord {
+    let pending = AtomicBool::new(true);
+    let runner = fleet.disturbed_runner(Arc::new(move |point: &StepPoint<'_>| {
+        let hit =
+            point.step == step && point.done == done && pending.swap(false, Ordering::Relaxed);
+        if hit { disturbance } else { Disturbance::None }
+    }));
+    runner.complete(operation.id).await.unwrap()
+}
+
+async fn every_step(kind: &'static str, done: bool, disturbance: Disturbance) {
+    let (plan, expected) = undisturbed(kind).await;
+
+    for step in plan.steps.iter().map(|step| step.name) {
+        let fleet = fleet_for(kind).await;
+        let operation = ask(&fleet, kind).await;
+
+        let mut ended = disturb_once(&fleet, &operation, step, done, disturbance).await;
+        if disturbance == Disturbance::Fail {
+            assert_eq!(ended.state, OperationState::Failed, "{kind}: {step}");
+            assert_eq!(ended.error.as_ref().unwrap().step, step);
+            fleet.catalog().retry(operation.id).await.unwrap();
+            ended = fleet.runner().complete(operation.id).await.unwrap();
+        }
+
+        assert_eq!(ended.state, OperationState::Succeeded, "{kind}: {step}: {:?}", ended.error);
+        assert_eq!(
+            fleet.inventory().await,
+            expected,
+            "{kind}: {disturbance:?} at {step}, done={done}"
+        );
+        fleet.assert_healthy().await;
+    }
+}
+
+macro_rules! for_every_kind {
+    ($($name:ident: $kind:literal,)*) => {$(
+        mod $name {
+            use super::*;
+
+            #[tokio::test]
+            async fn a_worker_that_vanishes_before_any_step_changes_nothing() {
+                every_step($kind, false, Disturbance::Vanish).await;
+            }
+
+            #[tokio::test]
+            async fn a_worker_that_vanishes_after_any_step_changes_nothing() {
+                every_step($kind, true, Disturbance::Vanish).await;
+            }
+
+            #[tokio::test]
+            async fn any_step_done_twice_equals_once() {
+                every_step($kind, false, Disturbance::Repeat).await;
+            }
+
+            #[tokio::test]
+            async fn any_step_that_fails_can_be_retried() {
+                every_step($kind, false, Disturbance::Fail).await;
+            }
+        }
+    )*};
+}
+
+for_every_kind! {
+    provision_from_a_spare: "provision",
+    provision_by_clone: "provision_clone",
+    migrate: "migrate",
+    backup: "backup",
+    restore: "restore",
+    suspend: "suspend",
+    resume: "resume",
+    delete: "delete",
+}
+
+/// A failed operation that is cancelled leaves what was there before it.
+#[tokio::test]
+async fn an_operation_given_up_at_any_step_leaves_no_trace() {
+    for kind in KINDS {
+        let probe = fleet_for(kind).await;
+        let operation = ask(&probe, kind).await;
+        let plan = Work::of(&operation).unwrap().plan();
+        let before = probe.inventory().await;
+        let steps: Vec<_> = plan.steps.iter().take(plan.no_return).map(|step| step.name).collect();
+        drop(probe);
+        if plan.abandon.is_empty() {
+            continue;
+        }
+
+        for step in steps {
+            let fleet = fleet_for(kind).await;
+            let operation = ask(&fleet, kind).await;
+            disturb_once(&fleet, &operation, step, false, Disturbance::Fail).await;
+            fleet.catalog().cancel(operation.id).await.unwrap();
+
+            let ended = fleet.runner().complete(operation.id).await.unwrap();
+
+            assert_eq!(ended.state, OperationState::Cancelled, "{kind}: {step}: {:?}", ended.error);
+            let mut after = fleet.inventory().await;
+            let mut before = before.clone();
+            if kind.starts_with("provision") {
+                // The tenant's row stays for the record, and a spare may have been used up.
+                assert_eq!(after.remove("tenants").unwrap(), ["acme deleted epoch=1 v0"]);
+                before.remove("tenants");
+                before.get_mut("databases").unwrap().retain(|name| !name.contains("spare"));
+                after.get_mut("databases").unwrap().retain(|name| !name.contains("spare"));
+            }
+            assert_eq!(after, before, "{kind}: given up at {step}");
+            fleet.assert_healthy().await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_failed_tenant_can_always_be_deleted() {
+    for step in ["build_database", "take_possession", "load_sample_data", "activate"] {
+        let fleet = fleet_for("provision").await;
+        let operation = ask(&fleet, "provision").await;
+        disturb_once(&fleet, &operation, step, false, Disturbance::Fail).await;
+
+        let delete = fleet.environment.delete(&slug("acme"), false, BY).await.unwrap();
+        fleet.complete(&delete).await;
+
+        assert_eq!(fleet.inventory().await["tenants"], ["acme deleted epoch=1 v0"]);
+        assert_eq!(
+            fleet.inventory().await["roles"],
+            ["tenantry_app login=false", "tenantry_owner login=false"]
+        );
+        fleet.assert_healthy().await;
+        fleet.create_tenant("acme").await;
+    }
+}
+
+#[tokio::test]
+async fn one_tenant_has_one_running_operation() {
+    let fleet = Fleet::start().await;
+    fleet.create_tenant("acme").await;
+    let mut operations = Vec::new();
+    for _ in 0..6 {
+        operations.push(fleet.environment.back_up(&slug("acme"), BY).await.unwrap());
+    }
+
+    let busy = Arc::new(AtomicBool::new(false));
+    let mut runs = tokio::task::JoinSet::new();
+    for operation in operations {
+        let busy = Arc::clone(&busy);
+        let runner = fleet.disturbed_runner(Arc::new(move |point: &StepPoint<'_>| {
+            if point.step == "upload_dump" {
+                assert_eq!(busy.swap(!point.done, Ordering::SeqCst), point.done, "two at a time");
+            }
+            Disturbance::None
+        }));
+        runs.spawn(async move { runner.complete(operation.id).await.unwrap().state });
+    }
+
+    while let Some(state) = runs.join_next().await {
+        assert_eq!(state.unwrap(), OperationState::Succeeded);
+    }
+}
+
+#[tokio::test]
+async fn an_operation_for_other_migration_files_is_left_to_others() {
+    let fleet = Fleet::start().await;
+    fleet.create_tenant("acme").await;
+    fleet.add_migration("V2__labels.sql", "create table labels (id bigint primary key);");
+    let other = tenantry::operations::Environment::new(
+        fleet.catalog().clone(),
+        None,
+        fleet.environment.limits.clone(),
+    )
+    .await
+    .unwrap();
+    let batch = other.migrate_fleet(&[], "test").await.unwrap();
+
+    let taken = fleet.runner().run_one(tenantry::catalog::lock::Claim::Batch(batch)).await.unwrap();
+
+    assert_eq!(taken, None, "this worker has not read V2");
+    fleet.environment.reload_migrations().await.unwrap();
+    let taken = fleet.runner().run_one(tenantry::catalog::lock::Claim::Batch(batch)).await.unwrap();
+    assert!(taken.is_some());
+    assert_eq!(fleet.tenant("acme").await.schema_version, 2);
+}

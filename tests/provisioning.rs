@@ -1,0 +1,8 @@
+//! The leaf crate against real servers: what a tenant is, how it comes to be, and what keeps it apart.
+
+mod ground;
+mod isolation;
+mod possession;
+mod schema;
+mod server;
+mod subject;
