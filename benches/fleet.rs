@@ -1,0 +1,373 @@
+//! `make bench`: what Tenantry costs beside the commands that people use today, in one run on one
+//! cluster of its own. Prints a table of ratios; a ratio below 1 means that Tenantry is faster, but for
+//! the rows that say "rate".
+
+#[path = "../tests/harness/mod.rs"]
+#[expect(dead_code, reason = "the tests use the rest")]
+mod harness;
+
+use std::fmt::Write as _;
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use harness::{BY, Fleet, Options, new_tenant, slug};
+use tenantry::embedded::PostgresSettings;
+use tenantry::operations::upkeep;
+use tenantry_provisioning::ServerUrl;
+
+const FILES: usize = 30;
+
+#[tokio::main]
+async fn main() {
+    let mut postgres = PostgresSettings::scratch();
+    postgres.durable = true;
+    postgres.max_connections = 200;
+    let fleet = Fleet::start_with(Options { spares: 0, template: true, postgres }).await;
+    for number in 2..=FILES {
+        let sql = format!(
+            "create table t{number} (id bigint generated always as identity primary key, a text not null, b int);
+             create index t{number}_a on t{number} (a);"
+        );
+        fleet.add_migration(&format!("V{number}__t{number}.sql"), &sql);
+    }
+    let bench = Bench { fleet };
+    println!("{:<58} {:>12} {:>12} {:>8}  bar", "what", "tenantry", "peer", "ratio");
+    bench.provisioning().await;
+    bench.burst().await;
+    bench.routing().await;
+    bench.hot_route().await;
+    bench.fleet_migration().await;
+    bench.backups().await;
+}
+
+struct Bench {
+    fleet: Fleet,
+}
+
+impl Bench {
+    /// Warm, clone and from zero, beside the two habits of the shell.
+    async fn provisioning(&self) {
+        const ROUNDS: usize = 15;
+        let zero = self.timed_creates("zero", 5).await;
+        self.fleet.environment.reload_migrations().await.expect("the files are good");
+        let zero_with_files = self.timed_creates("zero30", 5).await;
+        drop(zero);
+        upkeep::tend(&self.fleet.environment).await.expect("a template");
+        self.shell("psql -qc 'create database bench_template'");
+        self.run_files("bench_template");
+        self.close("bench_template");
+
+        let (mut clone, mut pair, mut files) = (Vec::new(), Vec::new(), Vec::new());
+        for round in 0..ROUNDS {
+            clone.extend(self.timed_creates(&format!("clone{round}"), 1).await);
+            pair.push(self.pair(&format!("pair{round}")));
+            if round < 5 {
+                let started = Instant::now();
+                self.shell(&format!("createdb files{round}"));
+                self.run_files(&format!("files{round}"));
+                files.push(started.elapsed());
+                self.close(&format!("files{round}"));
+            }
+        }
+        self.stock(ROUNDS).await;
+        let mut warm = Vec::new();
+        for round in 0..ROUNDS {
+            warm.extend(self.timed_creates(&format!("warm{round}"), 1).await);
+            pair.push(self.pair(&format!("again{round}")));
+        }
+        let (warm, clone, zero) = (median(warm), median(clone), median(zero_with_files));
+        let (pair, files) = (median(pair), median(files));
+        row("provision warm / createdb -T + createuser", warm, pair, "<= 0.25");
+        row("provision clone / createdb -T + createuser", clone, pair, "<= 1.0");
+        row("provision warm / createdb + psql -f of 30 files", warm, files, "<= 0.033");
+        row("provision from zero / createdb + psql -f of 30 files", zero, files, "");
+    }
+
+    /// The 99th percentile of a warm create while 250 come at once, beside idle.
+    async fn burst(&self) {
+        const CREATES: usize = 250;
+        self.stock(CREATES + 20).await;
+        let mut idle = Vec::new();
+        for round in 0..20 {
+            idle.extend(self.timed_creates(&format!("idle{round}"), 1).await);
+        }
+        let next = Arc::new(AtomicUsize::new(0));
+        let mut clients = tokio::task::JoinSet::new();
+        for _ in 0..4 {
+            let (next, environment) = (Arc::clone(&next), self.fleet.environment.clone());
+            let runner = self.fleet.runner();
+            clients.spawn(async move {
+                let mut times = Vec::new();
+                loop {
+                    let number = next.fetch_add(1, Ordering::Relaxed);
+                    if number >= CREATES {
+                        return times;
+                    }
+                    let started = Instant::now();
+                    let new = new_tenant(&format!("burst{number}"));
+                    let operation =
+                        environment.create_tenant(&new, false, BY).await.expect("a new slug");
+                    runner.complete(operation.id).await.expect("the catalog answers");
+                    times.push(started.elapsed());
+                }
+            });
+        }
+        let mut times: Vec<Duration> = clients.join_all().await.into_iter().flatten().collect();
+        times.sort();
+        row(
+            "warm create, p99 in a burst of 250 / median when idle",
+            times[times.len() * 99 / 100],
+            median(idle),
+            "<= 5",
+        );
+    }
+
+    /// Prepared point queries at eight tasks, through the router and through raw clients.
+    async fn routing(&self) {
+        const TASKS: usize = 8;
+        const SQL: &str = "select title from boards where id = $1";
+        self.fleet.create_tenant_with("routed", true).await;
+        let router = self.fleet.router();
+        let place = router.route(&slug("routed")).await.expect("it is served");
+        let url = ServerUrl::parse(&self.fleet.postgres.url())
+            .expect("our own URL")
+            .with_database("tenant_routed")
+            .with_user("tenant_routed", &place.password);
+
+        let (mut ours, mut raw) = (Vec::new(), Vec::new());
+        for _ in 0..5 {
+            let through = async || {
+                let router = router.clone();
+                move || {
+                    let router = router.clone();
+                    async move {
+                        let connection =
+                            router.connection(&slug("routed")).await.expect("it is served");
+                        connection.query_one(SQL, &[&1_i64]).await.expect("a row");
+                    }
+                }
+            };
+            ours.push(rate(TASKS, through).await);
+            let bare = async || {
+                let client = Arc::new(url.connect().await.expect("a connection"));
+                let statement = client.prepare(SQL).await.expect("a statement");
+                move || {
+                    let (client, statement) = (Arc::clone(&client), statement.clone());
+                    async move {
+                        client.query_one(&statement, &[&1_i64]).await.expect("a row");
+                    }
+                }
+            };
+            raw.push(rate(TASKS, bare).await);
+        }
+        ours.sort_by(f64::total_cmp);
+        raw.sort_by(f64::total_cmp);
+        println!(
+            "{:<58} {:>10.0}/s {:>10.0}/s {:>8.2}  >= 0.93 (rate)",
+            "point query, router.connection() / raw clients, 8 tasks",
+            ours[2],
+            raw[2],
+            ours[2] / raw[2]
+        );
+    }
+
+    /// One look-up of a known route among ten thousand.
+    async fn hot_route(&self) {
+        const TENANTS: usize = 10_000;
+        const LOOKUPS: u32 = 1_000_000;
+        let work = tenantry::operations::Work::Provision { sample_data: false };
+        let mut creating = tokio::task::JoinSet::new();
+        for part in 0..8 {
+            let (catalog, work) = (self.fleet.catalog().clone(), work.clone());
+            creating.spawn(async move {
+                for number in (part..TENANTS).step_by(8) {
+                    let id = uuid::Uuid::now_v7();
+                    let new = new_tenant(&format!("known{number}"));
+                    let operation = work.new_operation(id, "bench");
+                    catalog.create_tenant(id, &new, &operation).await.expect("a new slug");
+                }
+            });
+        }
+        creating.join_all().await;
+        let router = self.fleet.router();
+        let slugs: Vec<_> = (0..TENANTS).map(|number| slug(&format!("known{number}"))).collect();
+        for slug in &slugs {
+            router.route(slug).await.expect("it exists");
+        }
+        let started = Instant::now();
+        for lookup in 0..LOOKUPS {
+            let slug = &slugs[lookup as usize * 7919 % TENANTS];
+            std::hint::black_box(router.route(slug).await.expect("it exists"));
+        }
+        let each = started.elapsed() / LOOKUPS;
+        println!(
+            "{:<58} {:>12} {:>12} {:>8}  < 1 µs",
+            "hot route among 10,000 tenants",
+            format!("{each:?}"),
+            "",
+            ""
+        );
+        self.fleet
+            .admin("tenantry")
+            .await
+            .batch_execute("update operations set state = 'cancelled' where state = 'queued'")
+            .await
+            .expect("the catalog answers");
+    }
+
+    /// One added column on 200 databases.
+    async fn fleet_migration(&self) {
+        const TENANTS: usize = 200;
+        self.stock(TENANTS).await;
+        let mut slugs = Vec::new();
+        for number in 0..TENANTS {
+            self.fleet.create_tenant(&format!("m{number}")).await;
+            slugs.push(slug(&format!("m{number}")));
+        }
+        std::fs::write("/tmp/tenantry-bench.sql", "alter table cards add column peer text;")
+            .expect("a file");
+        let names: String = slugs.iter().fold(String::new(), |mut text, slug| {
+            _ = writeln!(text, "tenant_{slug}");
+            text
+        });
+        std::fs::write("/tmp/tenantry-bench.names", names).expect("a file");
+
+        let peer = self.shell("xargs -P 2 -I{} psql -qX -v ON_ERROR_STOP=1 -d {} -f /tmp/tenantry-bench.sql < /tmp/tenantry-bench.names");
+        self.fleet.add_migration(
+            &format!("V{}__due.sql", FILES + 1),
+            "alter table cards add column due date;",
+        );
+        self.fleet.environment.reload_migrations().await.expect("the files are good");
+        let started = Instant::now();
+        let batch = self
+            .fleet
+            .environment
+            .migrate_fleet(&slugs, "bench")
+            .await
+            .expect("the catalog answers");
+        self.fleet.runner().complete_batch(batch, 4, || {}).await.expect("the catalog answers");
+        row("migrate 200 tenants / xargs -P 2 psql", started.elapsed(), peer, "<= 0.5");
+    }
+
+    /// Fifty small tenants, dumped, compressed, encrypted and uploaded, beside dumps to disk.
+    async fn backups(&self) {
+        let (mut ours, mut peers) = (Vec::new(), Vec::new());
+        let slugs: Vec<_> = (0..50).map(|number| slug(&format!("m{number}"))).collect();
+        for _ in 0..3 {
+            let folder = tempfile::tempdir().expect("a folder");
+            let path = folder.path().display();
+            peers.push(self.shell(&format!(
+                "head -50 /tmp/tenantry-bench.names | xargs -P 2 -I{{}} pg_dump -Fc -f {path}/{{}}.dump {{}}"
+            )));
+            let started = Instant::now();
+            let batch = self
+                .fleet
+                .environment
+                .back_up_fleet(&slugs, "bench")
+                .await
+                .expect("the catalog answers");
+            self.fleet.runner().complete_batch(batch, 4, || {}).await.expect("the catalog answers");
+            ours.push(started.elapsed());
+        }
+        row(
+            "back up 50 small tenants / xargs -P 2 pg_dump -Fc to disk",
+            median(ours),
+            median(peers),
+            "<= 1.0",
+        );
+    }
+
+    async fn timed_creates(&self, prefix: &str, number: usize) -> Vec<Duration> {
+        let mut times = Vec::new();
+        for index in 0..number {
+            let new = new_tenant(&format!("{prefix}x{index}"));
+            let started = Instant::now();
+            let operation =
+                self.fleet.environment.create_tenant(&new, false, BY).await.expect("a new slug");
+            self.fleet.complete(&operation).await;
+            times.push(started.elapsed());
+        }
+        times
+    }
+
+    /// Fills the warm pool.
+    async fn stock(&self, spares: usize) {
+        let mut environment = self.fleet.environment.clone();
+        environment.limits.spares = spares;
+        upkeep::tend(&environment).await.expect("the server answers");
+        self.fleet.admin("postgres").await.batch_execute("checkpoint").await.expect("a checkpoint");
+    }
+
+    /// What a shell does for a tenant: a clone and a role, with none of the locks.
+    fn pair(&self, name: &str) -> Duration {
+        let time = self.shell(&format!("createdb -T bench_template {name} && createuser {name}"));
+        self.close(name);
+        time
+    }
+
+    /// Shuts a database of the peer's to everybody, or no tenant would be isolated beside it.
+    fn close(&self, database: &str) {
+        self.shell(&format!("psql -qXc 'revoke all on database {database} from public'"));
+    }
+
+    fn run_files(&self, database: &str) {
+        let folder = self.fleet.migrations.path().display();
+        self.shell(&format!(
+            "for n in $(seq 1 {FILES}); do psql -qX -v ON_ERROR_STOP=1 -d {database} -f {folder}/V$n\\__*.sql; done"
+        ));
+    }
+
+    /// Runs a command line with PostgreSQL's own tools and returns how long it took.
+    fn shell(&self, line: &str) -> Duration {
+        let url = ServerUrl::parse(&self.fleet.postgres.url()).expect("our own URL");
+        let path = format!("{}:/usr/bin:/bin", self.fleet.postgres.bin_dir().display());
+        let started = Instant::now();
+        let status = Command::new("bash")
+            .args(["-ec", line])
+            .env("PATH", path)
+            .envs(url.libpq_env())
+            .status()
+            .expect("bash runs");
+        assert!(status.success(), "{line}");
+        started.elapsed()
+    }
+}
+
+/// Calls a second from `tasks` tasks over two seconds; each task makes its own call from `prepare`.
+async fn rate<C, F>(tasks: usize, prepare: impl AsyncFn() -> C) -> f64
+where
+    C: Fn() -> F + Send + 'static,
+    F: Future<Output = ()> + Send,
+{
+    let mut calls = Vec::new();
+    for _ in 0..tasks {
+        calls.push(prepare().await);
+    }
+    let started = Instant::now();
+    let mut running = tokio::task::JoinSet::new();
+    for call in calls {
+        running.spawn(async move {
+            let mut count = 0_u32;
+            while started.elapsed() < Duration::from_secs(2) {
+                call().await;
+                count += 1;
+            }
+            count
+        });
+    }
+    let total: u32 = running.join_all().await.into_iter().sum();
+    f64::from(total) / started.elapsed().as_secs_f64()
+}
+
+fn median(mut times: Vec<Duration>) -> Duration {
+    times.sort();
+    times[times.len() / 2]
+}
+
+fn row(what: &str, ours: Duration, peer: Duration, bar: &str) {
+    let ms = |time: Duration| format!("{:.1} ms", time.as_secs_f64() * 1000.0);
+    let ratio = ours.as_secs_f64() / peer.as_secs_f64();
+    println!("{what:<58} {:>12} {:>12} {ratio:>8.3}  {bar}", ms(ours), ms(peer));
+}
