@@ -51,10 +51,6 @@ fn describe() {
     );
     describe_counter!("tenantry_route_cache_total", "Route look-ups by outcome.");
     describe_gauge!("tenantry_pool_connections", "Connections to tenant databases by state.");
-    describe_histogram!(
-        "tenantry_pool_wait_seconds",
-        "Time that a request waited for a connection."
-    );
     describe_counter!("tenantry_operations_total", "Turns with operations by kind and outcome.");
     describe_histogram!(
         "tenantry_operation_seconds",
@@ -85,11 +81,6 @@ pub fn isolation_violation(violation_type: &'static str) {
 /// A route was looked up: `hit`, `miss`, `unknown` or `stale`.
 pub fn route_lookup(outcome: &'static str) {
     counter!("tenantry_route_cache_total", "outcome" => outcome).increment(1);
-}
-
-/// A request waited for a connection.
-pub fn pool_wait(waited: Duration) {
-    histogram!("tenantry_pool_wait_seconds").record(waited);
 }
 
 /// What the pools hold now.

@@ -25,7 +25,7 @@ use serde_json::Value;
 use thiserror::Error;
 use uuid::Uuid;
 
-use crate::catalog::operations::{Failure, NewOperation, OperationRecord};
+use crate::catalog::operations::{Failure, NewOperation, OperationRecord, OperationState};
 use crate::catalog::{CatalogError, TenantLock};
 use crate::tenant::Tenant;
 
@@ -165,6 +165,14 @@ impl Work {
         let steps = Self::of(record).ok()?.plan().list(record.abandoning);
         let done = usize::try_from(record.completed_steps).ok()?;
         Some((steps.get(done)?.name, done + 1, steps.len()))
+    }
+
+    /// Whether an operation waits or has failed after the step from which there is only forward.
+    pub fn is_past_no_return(record: &OperationRecord) -> Result<bool, CatalogError> {
+        let no_return = Self::of(record)?.plan().no_return;
+        let past = usize::try_from(record.completed_steps).is_ok_and(|done| done >= no_return);
+        let open = matches!(record.state, OperationState::Queued | OperationState::Failed);
+        Ok(past && open && !record.abandoning)
     }
 
     /// The row to ask for this work with.

@@ -157,7 +157,7 @@ async fn cancel(options: CancelOptions, context: &Context) -> Result<Outcome> {
     environment.catalog.release_abandoned().await?;
     let (record, slug) = find(&environment.catalog, options.id).await?;
     refuse_past_no_return(&record, &slug)?;
-    let record = environment.catalog.cancel(options.id).await?;
+    let record = environment.cancel(options.id).await?;
     let driver = Driver { context, environment: &environment };
     if !options.wait.wait {
         return driver.leave(&record, &slug);
@@ -180,10 +180,7 @@ async fn find(catalog: &Catalog, id: Uuid) -> Result<(OperationRecord, TenantSlu
 
 /// What was swapped or dropped cannot be undone; only going on brings order.
 fn refuse_past_no_return(record: &OperationRecord, slug: &TenantSlug) -> Result<()> {
-    let no_return = Work::of(record)?.plan().no_return;
-    let past = usize::try_from(record.completed_steps).is_ok_and(|done| done >= no_return);
-    let open = matches!(record.state, OperationState::Queued | OperationState::Failed);
-    if record.abandoning || !past || !open {
+    if !Work::is_past_no_return(record)? {
         return Ok(());
     }
     Err(Error::refused(

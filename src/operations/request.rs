@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::{Environment, Work};
 use crate::catalog::CatalogError;
-use crate::catalog::operations::{BatchItem, OperationRecord, OperationState};
+use crate::catalog::operations::{BatchItem, OperationRecord};
 use crate::catalog::tenants::{NewTenant, TenantFilter};
 use crate::tenant::{Tenant, TenantSlug, TenantState};
 
@@ -184,9 +184,7 @@ impl Environment {
     /// is past its point of no return can only be retried.
     pub async fn cancel(&self, id: Uuid) -> Result<OperationRecord, CatalogError> {
         let record = self.catalog.operation(id).await?;
-        let no_return = Work::of(&record)?.plan().no_return;
-        let past = usize::try_from(record.completed_steps).is_ok_and(|done| done >= no_return);
-        if past && !record.abandoning && record.state != OperationState::Succeeded {
+        if Work::is_past_no_return(&record)? {
             return Err(CatalogError::Conflict(format!(
                 "operation {id} is past its point of no return; `tenantry operation retry {id}` goes on with it"
             )));
