@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+use futures_util::future;
 use refinery_core::Runner;
 use tokio_postgres::error::SqlState;
 
@@ -70,7 +71,7 @@ impl Default for MigrationTimeouts {
 }
 
 /// Applies the files that a database lacks, each in a transaction of its own. A database that lacks
-/// none costs one query.
+/// none costs one round trip.
 ///
 /// Runs to its end even if the caller stops waiting: a file is either applied and noted, or neither.
 pub async fn apply(
@@ -94,23 +95,26 @@ async fn apply_pending(
     timeouts: MigrationTimeouts,
 ) -> Result<Applied, SchemaError> {
     let mut connection = server.connect_as_owner(database, timeouts).await?;
-    let history = history::read(&connection).await?;
-    let from = history::version(&history);
-    if history::pending(set, &history)?.is_empty() {
-        return Ok(Applied { from, to: from, files: Vec::new() });
-    }
-
-    // Held until the session ends, which is at the end of this function.
-    connection.batch_execute(MIGRATION_LOCK).await.map_err(|error| {
+    // One flight. The lock is held until the session ends, which is at the end of this function.
+    let (locked, history) =
+        future::join(connection.batch_execute(MIGRATION_LOCK), history::read(&connection)).await;
+    locked.map_err(|error| {
         if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) {
             SchemaError::Busy
         } else {
             Error::from(error).into()
         }
     })?;
+    let history = history?;
+    let from = history::version(&history);
+    let pending = history::pending(set, &history)?;
+    if pending.is_empty() {
+        return Ok(Applied { from, to: from, files: Vec::new() });
+    }
+
     let mut runner = Runner::new(set.migrations());
     runner.set_migration_table_name(HISTORY_TABLE);
-    let mut session = Session::new(&mut connection, set);
+    let mut session = Session::new(&mut connection, &history, pending);
     let ran = runner.run_async(&mut session).await;
     let (files, failure) = session.outcome();
     match (ran, failure) {

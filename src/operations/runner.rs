@@ -20,6 +20,7 @@ use crate::catalog::lock::{Claim, LEASE};
 use crate::catalog::operations::{Failure, OperationRecord, OperationState};
 use crate::catalog::{CatalogError, TenantLock};
 use crate::metrics;
+use crate::tenant::Tenant;
 
 /// Tries at an error that may pass, before somebody is asked to look.
 const MAX_RETRIES: i32 = 8;
@@ -141,6 +142,11 @@ impl Runner {
         }
         let runner = self.clone();
         workers.spawn(async move {
+            let warming = runner.environment.warm(concurrency);
+            drop(runner.shutdown.run_until_cancelled(warming).await);
+        });
+        let runner = self.clone();
+        workers.spawn(async move {
             while !runner.shutdown.is_cancelled() {
                 if let Err(error) = runner.environment.catalog.release_abandoned().await {
                     tracing::debug!(error = %super::chain(&error), "abandoned operations cannot be looked for");
@@ -212,7 +218,8 @@ impl Runner {
 
     async fn drive(&self, record: OperationRecord, lock: TenantLock) -> Result<(), CatalogError> {
         let work = Work::of(&record)?;
-        let slug = lock.read_tenant().await?.slug;
+        let tenant = lock.read_tenant().await?;
+        let slug = tenant.slug.clone();
         let span = tracing::info_span!(
             "operation", tenant = %slug, operation = %record.id, kind = work.kind(), step = tracing::field::Empty,
         );
@@ -220,7 +227,7 @@ impl Runner {
         let mut completed = record.completed_steps;
 
         let turn = async {
-            let steps = self.run_steps(&work, &record, &lock, &mut completed);
+            let steps = self.run_steps(&work, &record, &lock, tenant, &mut completed);
             tokio::select! {
                 turn = steps => turn,
                 error = keep_lease(&lock) => {
@@ -274,6 +281,7 @@ impl Runner {
         work: &Work,
         record: &OperationRecord,
         lock: &TenantLock,
+        tenant: Tenant,
         completed: &mut i32,
     ) -> Turn {
         if record.attempts > MAX_ATTEMPTS {
@@ -288,13 +296,14 @@ impl Runner {
         let steps = work.plan().list(record.abandoning);
         let done = usize::try_from(*completed).unwrap_or(0);
         let memory = Mutex::new(record.memory.clone());
+        let mut just_read = Some(tenant);
         for (index, step) in steps.iter().enumerate().skip(done) {
             if self.shutdown.is_cancelled() {
                 return Turn::HandedBack;
             }
             tracing::Span::current().record("step", step.name);
             tracing::debug!(step = step.name, "step");
-            match self.run_step(work, step, record, lock, &memory).await {
+            match self.run_step(work, step, record, lock, &memory, just_read.take()).await {
                 Ok(true) => {}
                 Ok(false) | Err(StepError::Lost) => return Turn::Vanished,
                 Err(error @ StepError::Retry(..)) if record.attempts < MAX_RETRIES => {
@@ -314,7 +323,8 @@ impl Runner {
         Turn::Finished(if undone { OperationState::Cancelled } else { OperationState::Succeeded })
     }
 
-    /// Runs one step; false when the worker is to vanish.
+    /// Runs one step, with the tenant as it was read a moment ago or as it is now; false when the
+    /// worker is to vanish.
     async fn run_step(
         &self,
         work: &Work,
@@ -322,6 +332,7 @@ impl Runner {
         record: &OperationRecord,
         lock: &TenantLock,
         memory: &Mutex<Value>,
+        mut just_read: Option<Tenant>,
     ) -> Result<bool, StepError> {
         let disturb = |done| match &self.disturb {
             Some(disturb) => disturb(&StepPoint { kind: work.kind(), step: step.name, done }),
@@ -336,13 +347,12 @@ impl Runner {
             Disturbance::None => false,
         };
         loop {
-            let context = StepContext {
-                environment: &self.environment,
-                operation: record,
-                tenant: lock.read_tenant().await?,
-                lock,
-                memory,
+            let tenant = match just_read.take() {
+                Some(tenant) => tenant,
+                None => lock.read_tenant().await?,
             };
+            let environment = &self.environment;
+            let context = StepContext { environment, operation: record, tenant, lock, memory };
             (step.run)(&context).await?;
             if !std::mem::take(&mut again) {
                 break;

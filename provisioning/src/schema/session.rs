@@ -14,8 +14,8 @@ use time::OffsetDateTime;
 use tokio_postgres::Client;
 use tokio_postgres::error::ErrorPosition;
 
-use super::history::{self, Row};
-use super::{AppliedFile, MigrationFile, MigrationSet, SchemaError};
+use super::history::Row;
+use super::{AppliedFile, MigrationFile, SchemaError};
 use crate::error::{Cause, Error};
 
 /// What a file may have set ends with it: the next one starts as `tenantry_owner` with our timeouts.
@@ -23,7 +23,8 @@ const FRESH: &str = "reset all; reset role";
 
 pub(super) struct Session<'a> {
     client: &'a mut Client,
-    set: &'a MigrationSet,
+    /// As read under the migration lock.
+    history: &'a [Row],
     pending: VecDeque<&'a MigrationFile>,
     applied: Vec<AppliedFile>,
     failure: Option<SchemaError>,
@@ -34,8 +35,12 @@ pub(super) struct Session<'a> {
 pub(super) struct Stopped;
 
 impl<'a> Session<'a> {
-    pub(super) fn new(client: &'a mut Client, set: &'a MigrationSet) -> Self {
-        Self { client, set, pending: VecDeque::new(), applied: Vec::new(), failure: None }
+    pub(super) fn new(
+        client: &'a mut Client,
+        history: &'a [Row],
+        pending: Vec<&'a MigrationFile>,
+    ) -> Self {
+        Self { client, history, pending: pending.into(), applied: Vec::new(), failure: None }
     }
 
     /// What was applied, and why it ended there.
@@ -98,6 +103,8 @@ impl AsyncTransaction for Session<'_> {
         let queries: Vec<&str> = queries.collect();
         match queries[..] {
             [sql, note] => self.apply(sql, note).await?,
+            // The history's table, which is there if it has rows.
+            _ if !self.history.is_empty() => {}
             _ => {
                 for query in &queries {
                     if let Err(error) = self.client.batch_execute(query).await {
@@ -113,18 +120,7 @@ impl AsyncTransaction for Session<'_> {
 impl AsyncQuery<Vec<Migration>> for Session<'_> {
     /// refinery asks for nothing but the history.
     async fn query<'a>(&'a mut self, _query: &'a str) -> Result<Vec<Migration>, Stopped> {
-        let set = self.set;
-        let read = history::read(self.client).await.and_then(|rows| {
-            let pending = history::pending(set, &rows)?;
-            Ok((rows, pending))
-        });
-        match read {
-            Ok((rows, pending)) => {
-                self.pending = pending.into();
-                Ok(rows.into_iter().map(for_refinery).collect())
-            }
-            Err(failure) => Err(self.stop(failure)),
-        }
+        Ok(self.history.iter().map(for_refinery).collect())
     }
 }
 
@@ -139,8 +135,8 @@ impl fmt::Display for Stopped {
 impl std::error::Error for Stopped {}
 
 /// refinery compares version, name and checksum; when it was applied is only handed through.
-fn for_refinery(row: Row) -> Migration {
-    Migration::applied(row.version, row.name, OffsetDateTime::UNIX_EPOCH, row.checksum)
+fn for_refinery(row: &Row) -> Migration {
+    Migration::applied(row.version, row.name.clone(), OffsetDateTime::UNIX_EPOCH, row.checksum)
 }
 
 /// The line of the file that PostgreSQL points at; it counts in characters from 1.
