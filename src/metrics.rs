@@ -4,7 +4,10 @@
 
 use std::time::Duration;
 
-use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+use metrics::{
+    Counter, Histogram, counter, describe_counter, describe_gauge, describe_histogram, gauge,
+    histogram,
+};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 
 /// Renders what has been measured in this process.
@@ -51,6 +54,10 @@ fn describe() {
     );
     describe_counter!("tenantry_route_cache_total", "Route look-ups by outcome.");
     describe_gauge!("tenantry_pool_connections", "Connections to tenant databases by state.");
+    describe_histogram!(
+        "tenantry_pool_wait_seconds",
+        "Time that requests waited for a connection; those that found one ready are not counted."
+    );
     describe_counter!("tenantry_operations_total", "Turns with operations by kind and outcome.");
     describe_histogram!(
         "tenantry_operation_seconds",
@@ -78,9 +85,30 @@ pub fn isolation_violation(violation_type: &'static str) {
         .increment(1);
 }
 
-/// A route was looked up: `hit`, `miss`, `unknown` or `stale`.
-pub fn route_lookup(outcome: &'static str) {
-    counter!("tenantry_route_cache_total", "outcome" => outcome).increment(1);
+/// Route look-ups by outcome. Handles that are made once, since every request counts one; they count
+/// only if recording had started before.
+pub struct RouteLookups {
+    /// The route was known.
+    pub hit: Counter,
+    /// The catalog was asked.
+    pub miss: Counter,
+    /// There is no such tenant.
+    pub unknown: Counter,
+    /// The catalog was away, and the last known route was used.
+    pub stale: Counter,
+}
+
+impl Default for RouteLookups {
+    fn default() -> Self {
+        let outcome = |outcome| counter!("tenantry_route_cache_total", "outcome" => outcome);
+        let (hit, miss) = (outcome("hit"), outcome("miss"));
+        Self { hit, miss, unknown: outcome("unknown"), stale: outcome("stale") }
+    }
+}
+
+/// How long requests waited that found no connection ready; a handle, as in [`RouteLookups`].
+pub fn pool_waits() -> Histogram {
+    histogram!("tenantry_pool_wait_seconds")
 }
 
 /// What the pools hold now.

@@ -1,8 +1,10 @@
 //! [`TenantRouter`]: from a slug to a connection to that tenant's database, and to no other.
 //!
 //! ```text
-//! slug ─► route (moka) ─► pool of (tenant, generation) (moka) ─► connection, stamp checked
-//!            │ miss: one look at the catalog, however many wait
+//! slug ─► route (moka) ──────────────────────────► pool ─► connection, stamp checked
+//!            │ miss: one look at the catalog,      ▲
+//!            │ however many wait                   │ one for each tenant and generation (moka)
+//!            └─────────────────────────────────────┘
 //! ```
 //!
 //! - Routes are loaded once, dropped when the catalog says that the tenant changed, and reloaded after
@@ -15,13 +17,17 @@
 //!
 //! Must never: give out a connection without a slug, or to a tenant that is not active.
 
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use deadpool_postgres::{Pool, PoolError};
+use ::metrics::Histogram;
+use deadpool_postgres::{Object, Pool, PoolError};
+use futures_util::poll;
 use moka::future::Cache;
 use thiserror::Error;
-use tokio::sync::Notify;
+use tokio::time::error::Elapsed;
 use tokio::time::{sleep, timeout_at};
 use tokio_postgres::error::SqlState;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -35,24 +41,20 @@ use crate::tenant::{TenantSlug, TenantState};
 
 mod connection;
 mod pool;
+mod routes;
 
 pub use connection::{TenantConnection, TenantTransaction};
+use routes::{Route, Routes};
 
 /// How often idle pools and connections are looked for.
 const TICK: Duration = Duration::from_secs(1);
-/// Most tenants whose place is remembered.
-const ROUTE_CAPACITY: u64 = 200_000;
-/// Longer than any look-up takes.
-const CHANGE_MEMORY: Duration = Duration::from_mins(1);
-/// Most slugs whose absence is remembered.
-const UNKNOWN_CAPACITY: u64 = 10_000;
 
 /// Bounds of a router.
 #[derive(Clone, Debug)]
 pub struct RouterSettings {
     /// Most connections to one tenant's database.
     pub pool_max_size: usize,
-    /// A pool or a connection that was not used for this long is closed.
+    /// A connection that was not used for this long is closed; a whole pool at the latest then.
     pub pool_idle_timeout: Duration,
     /// How long a request waits for a connection, or for the end of a cutover.
     pub pool_wait_timeout: Duration,
@@ -83,17 +85,13 @@ pub struct TenantRouter {
 }
 
 struct Shared {
-    catalog: Catalog,
-    changes: Changes,
-    settings: RouterSettings,
-    routes: Cache<TenantSlug, Arc<Place>>,
-    /// The last route that the catalog gave for a tenant, for when the catalog is away.
-    last_known: Cache<TenantSlug, Arc<Place>>,
-    unknown: Cache<TenantSlug, ()>,
+    routes: Routes,
+    /// Every open pool; a route holds the one that it uses, and looks here once in its life.
     pools: Cache<PoolKey, Pool>,
-    /// When a tenant last changed, so that a look-up that a change overtook is repeated.
-    changed_at: Cache<TenantSlug, Instant>,
-    changed: Notify,
+    settings: RouterSettings,
+    waits: Histogram,
+    /// The news end with its last handle.
+    _changes: Changes,
 }
 
 type PoolKey = (Uuid, i64);
@@ -145,28 +143,18 @@ impl TenantRouter {
     /// A router over a catalog. Needs a running tokio runtime for its background task.
     #[must_use]
     pub fn new(catalog: Catalog, changes: Changes, settings: RouterSettings) -> Self {
+        let news = changes.subscribe();
         let shared = Arc::new(Shared {
-            routes: Cache::builder()
-                .max_capacity(ROUTE_CAPACITY)
-                .time_to_live(settings.route_ttl)
-                .build(),
-            last_known: Cache::builder().max_capacity(ROUTE_CAPACITY).build(),
-            unknown: Cache::builder()
-                .max_capacity(UNKNOWN_CAPACITY)
-                .time_to_live(settings.unknown_ttl)
-                .build(),
+            routes: Routes::new(catalog, &settings),
             pools: Cache::builder()
                 .time_to_idle(settings.pool_idle_timeout)
                 .eviction_listener(|_: Arc<PoolKey>, pool: Pool, _| pool.close())
                 .build(),
-            changed_at: Cache::builder().time_to_live(CHANGE_MEMORY).build(),
-            changed: Notify::new(),
-            catalog,
-            changes,
             settings,
+            waits: metrics::pool_waits(),
+            _changes: changes,
         });
         let stop = CancellationToken::new();
-        let news = shared.changes.subscribe();
         tokio::spawn(Arc::clone(&shared).tend(news, stop.clone()));
         Self { shared, _task: Arc::new(stop.drop_guard()) }
     }
@@ -181,15 +169,12 @@ impl TenantRouter {
         let deadline = Instant::now() + shared.settings.pool_wait_timeout;
         let mut tries = 0;
         loop {
-            let place = shared.active_place(slug, deadline).await?;
-            let key = (place.tenant.id, place.tenant.generation);
-            let pool = match shared.pools.get(&key).await {
-                Some(pool) => pool,
-                None => shared.new_pool(key, &place).await,
-            };
+            let route = shared.routes.active(slug, deadline).await?;
             tries += 1;
-            match timeout_at(deadline.into(), pool.get()).await {
-                Ok(Ok(client)) => return Ok(TenantConnection::new(place, client)),
+            match shared.checkout(&route, deadline).await {
+                Ok(Ok(client)) => {
+                    return Ok(TenantConnection::new(Arc::clone(&route.place), client));
+                }
                 Err(_) => return Err(RouterError::Busy(slug.clone())),
                 // The route may be a moment behind; look once more before saying no.
                 Ok(Err(error)) if tries < 3 && may_be_stale(&error) => shared.evict(slug).await,
@@ -200,7 +185,7 @@ impl TenantRouter {
 
     /// Where a tenant is, and in which state: from the cache when it is known.
     pub async fn route(&self, slug: &TenantSlug) -> Result<Arc<Place>, RouterError> {
-        self.shared.place(slug).await
+        Ok(Arc::clone(&self.shared.routes.get(slug).await?.place))
     }
 
     /// How many tenants this router has a pool for, and how many connections those hold.
@@ -238,112 +223,36 @@ pub struct PoolStatus {
 }
 
 impl Shared {
-    /// The place of an active tenant; waits out a cutover.
-    async fn active_place(
+    /// A connection of the route's pool; the outer error is the deadline.
+    async fn checkout(
         &self,
-        slug: &TenantSlug,
+        route: &Route,
         deadline: Instant,
-    ) -> Result<Arc<Place>, RouterError> {
-        loop {
-            let changed = self.changed.notified();
-            let place = self.place(slug).await?;
-            match place.tenant.state {
-                TenantState::Active => return Ok(place),
-                TenantState::Restoring => {
-                    if timeout_at(deadline.into(), changed).await.is_err() {
-                        return Err(RouterError::Held(slug.clone()));
-                    }
-                }
-                state => return Err(RouterError::NotServed { slug: slug.clone(), state }),
-            }
+    ) -> Result<Result<Object, PoolError>, Elapsed> {
+        let pool = if let Some(pool) = route.pool.get() {
+            pool
+        } else {
+            let place = &route.place;
+            let key = (place.tenant.id, place.tenant.generation);
+            let build = async { pool::build(place, &self.settings) };
+            let pool = self.pools.get_with(key, build).await;
+            route.pool.get_or_init(|| pool)
+        };
+        let mut getting = pin!(pool.get());
+        if let Poll::Ready(client) = poll!(getting.as_mut()) {
+            return Ok(client);
         }
+        let started = Instant::now();
+        let got = timeout_at(deadline.into(), getting).await;
+        self.waits.record(started.elapsed());
+        got
     }
 
-    async fn place(&self, slug: &TenantSlug) -> Result<Arc<Place>, RouterError> {
-        if let Some(place) = self.routes.get(slug).await {
-            metrics::route_lookup("hit");
-            return Ok(place);
-        }
-        if self.unknown.contains_key(slug) {
-            metrics::route_lookup("unknown");
-            return Err(RouterError::UnknownTenant(slug.clone()));
-        }
-        self.load(slug).await
-    }
-
-    /// Asks the catalog, once for all who wait; again when a change was announced meanwhile.
-    async fn load(&self, slug: &TenantSlug) -> Result<Arc<Place>, RouterError> {
-        loop {
-            let started = Instant::now();
-            let loaded = self.routes.try_get_with_by_ref(slug, self.look_up(slug)).await;
-            let answer = match loaded {
-                Ok(place) => {
-                    metrics::route_lookup("miss");
-                    self.last_known.insert(slug.clone(), Arc::clone(&place)).await;
-                    Ok(place)
-                }
-                Err(error) => self.without_place(slug, &error).await,
-            };
-            if self.changed_at.get(slug).await.is_none_or(|changed| changed < started) {
-                return answer;
-            }
-            self.forget(slug).await;
-        }
-    }
-
-    /// A task of its own, so that a caller that gives up leaves the others with a look-up under way.
-    async fn look_up(&self, slug: &TenantSlug) -> Result<Arc<Place>, RouterError> {
-        let (catalog, wanted) = (self.catalog.clone(), slug.clone());
-        let found = tokio::spawn(async move { catalog.place(&wanted).await })
-            .await
-            .expect("a look-up does not panic");
-        match found {
-            Ok(Some(place)) => Ok(Arc::new(place)),
-            Ok(None) => Err(RouterError::UnknownTenant(slug.clone())),
-            Err(error) => Err(RouterError::Catalog { slug: slug.clone(), source: Arc::new(error) }),
-        }
-    }
-
-    async fn without_place(
-        &self,
-        slug: &TenantSlug,
-        error: &Arc<RouterError>,
-    ) -> Result<Arc<Place>, RouterError> {
-        match error.as_ref() {
-            RouterError::UnknownTenant(_) => {
-                metrics::route_lookup("unknown");
-                self.last_known.invalidate(slug).await;
-                self.unknown.insert(slug.clone(), ()).await;
-            }
-            RouterError::Catalog { source, .. } if source.is_transient() => {
-                if let Some(place) = self.last_known.get(slug).await {
-                    metrics::route_lookup("stale");
-                    self.routes.insert(slug.clone(), Arc::clone(&place)).await;
-                    return Ok(place);
-                }
-            }
-            _ => {}
-        }
-        Err(error.as_ref().clone())
-    }
-
-    async fn new_pool(&self, key: PoolKey, place: &Place) -> Pool {
-        self.pools.get_with(key, async { pool::build(place, &self.settings) }).await
-    }
-
-    /// Forgets what is known of a tenant and closes its pool.
+    /// Forgets a route that may be stale, and closes its pool.
     async fn evict(&self, slug: &TenantSlug) {
-        self.unknown.invalidate(slug).await;
-        self.routes.invalidate(slug).await;
-        if let Some(place) = self.last_known.get(slug).await {
+        if let Some(place) = self.routes.evict(slug).await {
             self.pools.invalidate(&(place.tenant.id, place.tenant.generation)).await;
         }
-    }
-
-    /// As [`Shared::evict`], for a tenant that has certainly changed.
-    async fn forget(&self, slug: &TenantSlug) {
-        self.evict(slug).await;
-        self.last_known.invalidate(slug).await;
     }
 
     /// Follows the catalog and closes what is idle.
@@ -362,17 +271,14 @@ impl Shared {
     async fn follow(&self, change: Change) {
         match change {
             Change::Tenant(slug) => {
-                self.changed_at.insert(slug.clone(), Instant::now()).await;
-                self.forget(&slug).await;
+                if let Some(place) = self.routes.changed(&slug).await {
+                    self.pools.invalidate(&(place.tenant.id, place.tenant.generation)).await;
+                }
             }
             // Pools stay: the next request compares its tenant's generation.
-            Change::Unknown => {
-                self.unknown.invalidate_all();
-                self.routes.invalidate_all();
-            }
-            Change::Operation(..) => return,
+            Change::Unknown => self.routes.all_may_have_changed(),
+            Change::Operation(..) => {}
         }
-        self.changed.notify_waiters();
     }
 
     async fn close_idle(&self) {

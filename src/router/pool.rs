@@ -1,7 +1,7 @@
 //! The only function that builds a tenant's pool.
 
 use deadpool_postgres::{
-    Hook, HookError, Manager, ManagerConfig, Pool, RecyclingMethod, Runtime, Timeouts,
+    Hook, HookError, Manager, ManagerConfig, Pool, QueueMode, RecyclingMethod, Runtime, Timeouts,
 };
 use tokio_postgres::SimpleQueryMessage;
 
@@ -27,6 +27,8 @@ pub(super) fn build(place: &Place, settings: &RouterSettings) -> Pool {
     let wait = Some(settings.pool_wait_timeout);
     Pool::builder(manager)
         .max_size(settings.pool_max_size)
+        // The connection used last is warm, and those that are not needed grow idle and are closed.
+        .queue_mode(QueueMode::Lifo)
         .timeouts(Timeouts { wait, create: wait, recycle: wait })
         .runtime(Runtime::Tokio1)
         .post_create(Hook::async_fn(move |client, _| {
