@@ -237,6 +237,11 @@ impl Catalog {
         }
     }
 
+    /// Opens the connections that `workers` need, ahead of their first operation.
+    pub async fn warm(&self, workers: usize) {
+        tokio::join!(self.shared.reads.warm(workers), self.shared.locks.warm(workers));
+    }
+
     /// A pooled connection for one short piece of work.
     async fn client(&self) -> Result<PooledClient, CatalogError> {
         self.shared.reads.client().await.map_err(CatalogError::Unreachable)

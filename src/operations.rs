@@ -167,14 +167,6 @@ impl Work {
         Some((steps.get(done)?.name, done + 1, steps.len()))
     }
 
-    /// Whether an operation waits or has failed after the step from which there is only forward.
-    pub fn is_past_no_return(record: &OperationRecord) -> Result<bool, CatalogError> {
-        let no_return = Self::of(record)?.plan().no_return;
-        let past = usize::try_from(record.completed_steps).is_ok_and(|done| done >= no_return);
-        let open = matches!(record.state, OperationState::Queued | OperationState::Failed);
-        Ok(past && open && !record.abandoning)
-    }
-
     /// The row to ask for this work with.
     #[must_use]
     pub fn new_operation<'a>(&self, tenant: Uuid, requested_by: &'a str) -> NewOperation<'a> {

@@ -53,7 +53,7 @@ async fn assert_refused(fleet: &Fleet, words: &[&str]) {
     assert_eq!((after.state, after.epoch), (before.state, before.epoch));
     assert_eq!(fleet.count("acme", "boards").await, 3);
     fleet.router().connection(&slug("acme")).await.unwrap();
-    fleet.catalog().cancel(failed.id).await.unwrap();
+    fleet.environment.cancel(failed.id).await.unwrap();
     fleet.runner().complete(failed.id).await.unwrap();
     fleet.assert_healthy().await;
 }
@@ -83,6 +83,40 @@ async fn a_restore_brings_rows_back_and_leaves_neighbours_alone() {
     let connection = fleet.router().connection(&slug("acme")).await.unwrap();
     connection.execute("insert into boards (title) values ('after')", &[]).await.unwrap();
     fleet.assert_healthy().await;
+}
+
+#[tokio::test]
+async fn what_a_database_rarely_has_comes_back_too() {
+    let fleet = Fleet::start().await;
+    fleet.create_tenant_with("acme", true).await;
+    let told = "select coalesce(obj_description('boards'::regclass), '')
+                    || coalesce(obj_description('public'::regnamespace), '')
+                    || (select coalesce(string_agg(convert_from(lo_get(oid), 'utf8'), ''), '')
+                        from pg_largeobject_metadata)
+                    || (select count(*) from pg_publication)
+                    || (select count(*) from pg_constraint where not convalidated)";
+    let ask = async || -> String {
+        fleet.admin("tenant_acme").await.query_one(told, &[]).await.unwrap().get(0)
+    };
+    let plain = ask().await;
+    fleet
+        .admin("tenant_acme")
+        .await
+        .batch_execute(
+            "comment on table boards is 'kept'; comment on schema public is 'too';
+             select lo_from_bytea(0, 'large'); create publication feed for table boards;
+             alter table boards add constraint later check (title <> 'x') not valid",
+        )
+        .await
+        .unwrap();
+    let rich = ask().await;
+
+    fleet.back_up("acme").await;
+    let restored = restore(&fleet, "acme").await;
+
+    assert_eq!(restored.state, OperationState::Succeeded, "{:?}", restored.error);
+    assert_ne!(plain, rich);
+    assert_eq!(ask().await, rich);
 }
 
 #[tokio::test]

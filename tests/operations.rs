@@ -182,7 +182,7 @@ async fn an_operation_given_up_at_any_step_leaves_no_trace() {
             let fleet = fleet_for(kind).await;
             let operation = ask(&fleet, kind).await;
             disturb_once(&fleet, &operation, step, false, Disturbance::Fail).await;
-            fleet.catalog().cancel(operation.id).await.unwrap();
+            fleet.environment.cancel(operation.id).await.unwrap();
 
             let ended = fleet.runner().complete(operation.id).await.unwrap();
 
@@ -270,4 +270,38 @@ async fn an_operation_for_other_migration_files_is_left_to_others() {
     let taken = fleet.runner().run_one(tenantry::catalog::lock::Claim::Batch(batch)).await.unwrap();
     assert!(taken.is_some());
     assert_eq!(fleet.tenant("acme").await.schema_version, 2);
+}
+
+#[tokio::test]
+async fn a_spare_that_somebody_drops_is_replaced_on_retry() {
+    let fleet = fleet_for("provision").await;
+    let operation = ask(&fleet, "provision").await;
+    disturb_once(&fleet, &operation, "take_possession", false, Disturbance::Fail).await;
+    let admin = fleet.admin("postgres").await;
+    let spare = "select datname from pg_database where datname like '%spare%'";
+    let spare: String = admin.query_one(spare, &[]).await.unwrap().get(0);
+    admin.batch_execute(&format!("drop database \"{spare}\"")).await.unwrap();
+
+    fleet.catalog().retry(operation.id).await.unwrap();
+    let ended = fleet.runner().complete(operation.id).await.unwrap();
+
+    assert_eq!(ended.state, OperationState::Succeeded, "{:?}", ended.error);
+    assert_eq!(fleet.count("acme", "boards").await, 3);
+    fleet.assert_healthy().await;
+}
+
+#[tokio::test]
+async fn a_cancel_that_comes_after_the_point_of_no_return_is_refused() {
+    let fleet = fleet_for("restore").await;
+    let operation = ask(&fleet, "restore").await;
+    disturb_once(&fleet, &operation, "serve", false, Disturbance::Fail).await;
+
+    let refused = fleet.environment.cancel(operation.id).await.unwrap_err();
+
+    assert!(refused.to_string().contains("point of no return"), "{refused}");
+    let record = fleet.catalog().operation(operation.id).await.unwrap();
+    assert_eq!((record.state, record.abandoning), (OperationState::Failed, false));
+    fleet.catalog().retry(operation.id).await.unwrap();
+    fleet.complete(&operation).await;
+    fleet.assert_healthy().await;
 }

@@ -39,6 +39,33 @@ pub struct DumpRequest<'a> {
     pub snapshot: Option<&'a str>,
     /// How long `pg_dump` may wait for its locks before it gives up.
     pub lock_timeout: Duration,
+    /// What the snapshot is known to hold nothing of, so that `pg_dump` need not look for it: in a
+    /// small database that is a fifth of its work.
+    pub absent: Vec<ObjectClass>,
+}
+
+/// Things in a database that often are not there at all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ObjectClass {
+    /// Comments on objects, other than those that every database is born with.
+    Comments,
+    /// Large objects.
+    LargeObjects,
+    /// Publications.
+    Publications,
+    /// Security labels on objects.
+    SecurityLabels,
+    /// Subscriptions.
+    Subscriptions,
+}
+
+/// How far a dump is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DumpProgress {
+    /// `pg_dump` has written so many bytes.
+    Dumped(u64),
+    /// `pg_dump` has succeeded and is gone from the server; the upload is still to be completed.
+    LeftServer,
 }
 
 /// A stored dump: what the manifest needs to know.
@@ -117,15 +144,15 @@ impl DumpError {
     }
 }
 
-/// Dumps a database into the dump object of `backup`, encrypted for `key`. `progress` hears how many
-/// bytes `pg_dump` has written so far. Without [`finish`] the result is no backup yet.
+/// Dumps a database into the dump object of `backup`, encrypted for `key`. `progress` hears how far it
+/// is. Without [`finish`] the result is no backup yet.
 pub async fn dump(
     store: &BackupStore,
     tenant: Uuid,
     backup: Uuid,
     key: &BackupKey,
     request: DumpRequest<'_>,
-    progress: impl Fn(u64) + Send + Sync,
+    progress: impl Fn(DumpProgress) + Send + Sync,
 ) -> Result<Dumped, DumpError> {
     let mut process = start(request).map_err(DumpError::Run)?;
     let stored = stream_to(store, tenant, backup, key, &mut process, progress).await;
@@ -149,6 +176,18 @@ pub async fn finish(store: &BackupStore, manifest: &Manifest) -> Result<(), Dump
     Ok(())
 }
 
+impl ObjectClass {
+    fn switched_off(self) -> &'static str {
+        match self {
+            Self::Comments => "--no-comments",
+            Self::LargeObjects => "--no-blobs",
+            Self::Publications => "--no-publications",
+            Self::SecurityLabels => "--no-security-labels",
+            Self::Subscriptions => "--no-subscriptions",
+        }
+    }
+}
+
 /// Why the producing side stopped.
 enum Stopped {
     /// The reading side went away first; it knows why.
@@ -157,7 +196,7 @@ enum Stopped {
 }
 
 fn start(request: DumpRequest<'_>) -> io::Result<Process> {
-    let DumpRequest { tools, libpq_env, snapshot, lock_timeout } = request;
+    let DumpRequest { tools, libpq_env, snapshot, lock_timeout, absent } = request;
     let mut arguments = vec![
         "--format=custom".to_owned(),
         "--compress=0".to_owned(),
@@ -165,6 +204,7 @@ fn start(request: DumpRequest<'_>) -> io::Result<Process> {
         format!("--lock-wait-timeout={}", lock_timeout.as_millis()),
     ];
     arguments.extend(snapshot.map(|id| format!("--snapshot={id}")));
+    arguments.extend(absent.iter().map(|class| class.switched_off().to_owned()));
     Process::start(tools.pg_dump(), arguments, &libpq_env, Stdio::null(), Stdio::piped())
 }
 
@@ -175,7 +215,7 @@ async fn stream_to(
     backup: Uuid,
     key: &BackupKey,
     process: &mut Process,
-    progress: impl Fn(u64) + Send + Sync,
+    progress: impl Fn(DumpProgress) + Send + Sync,
 ) -> Result<Dumped, DumpError> {
     let object = ObjectKey::dump(tenant, backup);
     let (writer, reader) = pipe(PIPE_BYTES);
@@ -202,7 +242,7 @@ async fn produce(
     process: &mut Process,
     key: &BackupKey,
     writer: PipeWriter,
-    progress: impl Fn(u64) + Send + Sync,
+    progress: impl Fn(DumpProgress) + Send + Sync,
 ) -> Result<u64, Stopped> {
     let mut output = process.take_stdout();
     let mut sealed = stream::seal(key, writer).await.map_err(Stopped::ByPipe)?;
@@ -216,13 +256,14 @@ async fn produce(
         }
         sealed.write_all(&buffer[..read]).await.map_err(Stopped::ByPipe)?;
         plain_bytes += read as u64;
-        progress(plain_bytes);
+        progress(DumpProgress::Dumped(plain_bytes));
     }
     let exit = process.wait().await.map_err(|error| Stopped::By(DumpError::Run(error)))?;
     if !exit.status.success() {
         let error = DumpError::PgDump { status: exit.status, stderr: exit.stderr };
         return Err(Stopped::By(error));
     }
+    progress(DumpProgress::LeftServer);
     sealed.shutdown().await.map_err(Stopped::ByPipe)?;
     Ok(plain_bytes)
 }
@@ -234,6 +275,7 @@ impl fmt::Debug for DumpRequest<'_> {
             .field("libpq_env", &process::names(&self.libpq_env))
             .field("snapshot", &self.snapshot)
             .field("lock_timeout", &self.lock_timeout)
+            .field("absent", &self.absent)
             .finish()
     }
 }

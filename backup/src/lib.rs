@@ -11,7 +11,7 @@ mod store;
 mod stream;
 mod tools;
 
-pub use dump::{DumpError, DumpRequest, Dumped, dump, finish};
+pub use dump::{DumpError, DumpProgress, DumpRequest, Dumped, ObjectClass, dump, finish};
 pub use key::{BackupKey, KeyError};
 pub use manifest::{MANIFEST_FORMAT, Manifest, ManifestError, TableRows};
 pub use object_key::{KeyScope, ObjectKey};

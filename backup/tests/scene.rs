@@ -50,6 +50,7 @@ impl Scene {
             libpq_env: self.env("database", behaviour),
             snapshot: None,
             lock_timeout: Duration::from_secs(1),
+            absent: Vec::new(),
         };
         dump(&self.store, self.tenant, self.backup, &self.key, request, |_| {}).await
     }

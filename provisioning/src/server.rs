@@ -11,6 +11,7 @@ use std::time::Duration;
 use deadpool_postgres::{
     Manager, ManagerConfig, Pool, PoolError, RecyclingMethod, Runtime, TimeoutType, Timeouts,
 };
+use futures_util::future::join_all;
 use tokio::sync::OnceCell;
 
 use crate::error::Error;
@@ -103,6 +104,13 @@ impl Server {
                 Error::TimedOut { server: server(), what: "connecting" }
             }
         })
+    }
+
+    /// Opens pooled connections ahead of their first use, as many as the pool allows. What fails is
+    /// left to that first use.
+    pub async fn warm(&self, connections: usize) {
+        let number = connections.min(self.shared.pool.status().max_size);
+        join_all((0..number).map(|_| self.client())).await;
     }
 
     /// A connection of its own to `database`, as the administrator.

@@ -320,38 +320,56 @@ impl Catalog {
     ///
     /// A queued one that waits for its next attempt is tried at once.
     pub async fn retry(&self, id: Uuid) -> Result<OperationRecord, CatalogError> {
-        self.requeue(id, false).await
+        match self.requeue(id, None).await? {
+            Some(record) => Ok(record),
+            None => {
+                let state = self.operation(id).await?.state.as_str();
+                Err(CatalogError::Conflict(format!(
+                    "operation {id} is {state}; only one that is failed can be retried"
+                )))
+            }
+        }
     }
 
-    /// Gives up an operation that is not running: a worker undoes what it has done.
-    pub async fn cancel(&self, id: Uuid) -> Result<OperationRecord, CatalogError> {
-        self.requeue(id, true).await
+    /// Gives up an operation that is not running and has done fewer than `no_return` steps: a worker
+    /// undoes what it has done.
+    pub async fn cancel(&self, id: Uuid, no_return: i32) -> Result<OperationRecord, CatalogError> {
+        if let Some(record) = self.requeue(id, Some(no_return)).await? {
+            return Ok(record);
+        }
+        Err(CatalogError::Conflict(match self.operation(id).await?.state {
+            OperationState::Queued | OperationState::Failed => format!(
+                "operation {id} is past its point of no return; `tenantry operation retry {id}` goes on with it"
+            ),
+            state => format!(
+                "operation {id} is {}; only one that is queued or failed can be cancelled",
+                state.as_str()
+            ),
+        }))
     }
 
-    async fn requeue(&self, id: Uuid, abandon: bool) -> Result<OperationRecord, CatalogError> {
+    /// Queues an operation again; with a point of no return, to be undone, unless it is past that.
+    async fn requeue(
+        &self,
+        id: Uuid,
+        no_return: Option<i32>,
+    ) -> Result<Option<OperationRecord>, CatalogError> {
         let client = self.client().await?;
         let row = maybe(
             &client,
             "-- operations::requeue
              update operations
              set state = 'queued', run_after = now(), finished_at = null, attempts = 0,
-                 completed_steps = case when $2 and not abandoning then 0 else completed_steps end,
-                 abandoning = abandoning or $2
+                 completed_steps = case when $2::int is not null and not abandoning then 0
+                                        else completed_steps end,
+                 abandoning = abandoning or $2 is not null
              where id = $1 and state in ('failed', 'queued')
+               and ($2 is null or abandoning or completed_steps < $2)
              returning *",
-            &[&id, &abandon],
+            &[&id, &no_return],
         )
         .await?;
-        if let Some(row) = row {
-            return Ok(OperationRecord::from_row(&row));
-        }
-        let state = self.operation(id).await?.state;
-        let (verb, wanted) =
-            if abandon { ("cancelled", "queued or failed") } else { ("retried", "failed") };
-        Err(CatalogError::Conflict(format!(
-            "operation {id} is {}; only one that is {wanted} can be {verb}",
-            state.as_str()
-        )))
+        Ok(row.as_ref().map(OperationRecord::from_row))
     }
 }
 

@@ -52,6 +52,14 @@ pub struct Place {
     pub password: SecretString,
 }
 
+/// The key to a tenant's backups.
+pub struct TenantBackupKey {
+    /// To encrypt, decrypt and sign with.
+    pub open: BackupKey,
+    /// Under the master key, for the manifest.
+    pub wrapped: Vec<u8>,
+}
+
 const COLUMNS: &str = "t.id, t.slug, t.name, t.tier, t.state, t.suspended_reason, t.settings, \
      t.server_id, s.name as server_name, t.database_name, t.role_name, t.epoch, t.generation, \
      t.schema_version, t.created_at, t.updated_at";
@@ -229,27 +237,17 @@ impl Catalog {
 
     /// The password of a tenant's login role; none once the tenant is deleted.
     pub async fn tenant_password(&self, tenant: Uuid) -> Result<SecretString, CatalogError> {
-        self.secret(tenant, "password_sealed", Purpose::TenantPassword).await
+        let sealed = self.sealed(tenant, "password_sealed").await?;
+        self.open(Purpose::TenantPassword, tenant, &sealed)
     }
 
     /// The key that a tenant's backups are encrypted to; none once the tenant is deleted.
-    pub async fn backup_key(&self, tenant: Uuid) -> Result<BackupKey, CatalogError> {
-        let secret = self.secret(tenant, "backup_key_sealed", Purpose::BackupKey).await?;
-        BackupKey::parse(&secret).map_err(|error| CatalogError::Corrupt(error.to_string()))
-    }
-
-    /// A tenant's backup key wrapped under the master key, for the manifest.
-    pub async fn wrapped_backup_key(&self, tenant: Uuid) -> Result<Vec<u8>, CatalogError> {
-        self.sealed(tenant, "backup_key_sealed").await
-    }
-
-    async fn secret(
-        &self,
-        tenant: Uuid,
-        column: &'static str,
-        purpose: Purpose,
-    ) -> Result<SecretString, CatalogError> {
-        self.open(purpose, tenant, &self.sealed(tenant, column).await?)
+    pub async fn backup_key(&self, tenant: Uuid) -> Result<TenantBackupKey, CatalogError> {
+        let wrapped = self.sealed(tenant, "backup_key_sealed").await?;
+        let secret = self.open(Purpose::BackupKey, tenant, &wrapped)?;
+        let open =
+            BackupKey::parse(&secret).map_err(|error| CatalogError::Corrupt(error.to_string()))?;
+        Ok(TenantBackupKey { open, wrapped })
     }
 
     async fn sealed(&self, tenant: Uuid, column: &'static str) -> Result<Vec<u8>, CatalogError> {

@@ -156,7 +156,6 @@ async fn cancel(options: CancelOptions, context: &Context) -> Result<Outcome> {
     let environment = context.environment().await?;
     environment.catalog.release_abandoned().await?;
     let (record, slug) = find(&environment.catalog, options.id).await?;
-    refuse_past_no_return(&record, &slug)?;
     let record = environment.cancel(options.id).await?;
     let driver = Driver { context, environment: &environment };
     if !options.wait.wait {
@@ -176,17 +175,6 @@ async fn find(catalog: &Catalog, id: Uuid) -> Result<(OperationRecord, TenantSlu
     let record = catalog.operation(id).await?;
     let slug = catalog.tenant_by_id(record.tenant_id).await?.slug;
     Ok((record, slug))
-}
-
-/// What was swapped or dropped cannot be undone; only going on brings order.
-fn refuse_past_no_return(record: &OperationRecord, slug: &TenantSlug) -> Result<()> {
-    if !Work::is_past_no_return(record)? {
-        return Ok(());
-    }
-    Err(Error::refused(
-        format!("{} of `{slug}` is past its point of no return", record.kind),
-        format!("`tenantry operation retry {}` goes on with it", record.id),
-    ))
 }
 
 fn describe(operation: &OperationDocument) -> String {

@@ -4,13 +4,16 @@
 //! was there. Nothing counts as a backup before its manifest lies beside it.
 
 use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use futures_util::FutureExt as _;
+use futures_util::{FutureExt as _, future};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use tenantry_backup::{DumpRequest, MANIFEST_FORMAT, Manifest, TableRows, dump, finish};
+use tenantry_backup::{
+    DumpProgress, DumpRequest, MANIFEST_FORMAT, Manifest, ObjectClass, TableRows, dump, finish,
+};
 use tenantry_provisioning::{Connection, Server};
 
 use super::{Plan, Step, StepContext, StepError};
@@ -56,16 +59,23 @@ async fn upload_dump(cx: &StepContext<'_>) -> Result<(), StepError> {
         store.remove_backup(cx.tenant.id, cx.operation.id).await?;
     }
 
-    let _turn = cx.environment.turn().await;
+    // The server is done with once pg_dump has ended: the next dump need not wait for the upload.
+    let turn = Mutex::new(Some(cx.environment.turn().await));
+    let progress = |progress| {
+        if progress == DumpProgress::LeftServer {
+            drop(turn.lock().unwrap_or_else(PoisonError::into_inner).take());
+        }
+    };
     let started_at = Timestamp::now();
-    let (session, snapshot) = open_snapshot(&server, cx).await?;
+    let Snapshot { session, id, absent } = open_snapshot(&server, cx).await?;
     let request = DumpRequest {
         tools: &tools,
         libpq_env: server.url().with_database(cx.tenant.database.as_str()).libpq_env(),
-        snapshot: Some(&snapshot),
+        snapshot: Some(&id),
         lock_timeout: cx.environment.limits.migration_timeouts.lock,
+        absent,
     };
-    let uploaded = dump(store, cx.tenant.id, cx.operation.id, &key, request, |_| {});
+    let uploaded = dump(store, cx.tenant.id, cx.operation.id, &key.open, request, progress);
     let (dumped, tables) = tokio::join!(uploaded, count_rows(&session));
     let dumped = dumped?;
     let note = Note {
@@ -82,19 +92,45 @@ async fn upload_dump(cx: &StepContext<'_>) -> Result<(), StepError> {
     cx.remember(DUMP, &note).await
 }
 
-/// Opens a transaction whose snapshot `pg_dump` shares; it must stay open until the dump has ended.
-async fn open_snapshot(
-    server: &Server,
-    cx: &StepContext<'_>,
-) -> Result<(Connection, String), StepError> {
+/// A transaction whose snapshot `pg_dump` shares; it must stay open until the dump has ended.
+struct Snapshot {
+    session: Connection,
+    id: String,
+    absent: Vec<ObjectClass>,
+}
+
+async fn open_snapshot(server: &Server, cx: &StepContext<'_>) -> Result<Snapshot, StepError> {
     let session = server.connect(&cx.tenant.database).await?;
-    let snapshot = async {
-        session.batch_execute("begin isolation level repeatable read, read only").await?;
-        session.query_one("-- backup::open_snapshot\nselect pg_export_snapshot()", &[]).await
-    };
-    let row = snapshot.await.map_err(tenantry_provisioning::Error::from)?;
-    let snapshot = row.get(0);
-    Ok((session, snapshot))
+    // What a database is born with has an oid below 16384; pg_dump leaves all of it out but a changed
+    // comment on the schema `public`.
+    let (begun, row) = future::join(
+        session.batch_execute("begin isolation level repeatable read, read only"),
+        session.query_typed(
+            "-- backup::open_snapshot
+             select pg_export_snapshot(),
+                    not exists (select from pg_description where objoid >= 16384)
+                    and obj_description(to_regnamespace('public'), 'pg_namespace')
+                        is not distinct from 'standard public schema',
+                    not exists (select from pg_largeobject_metadata),
+                    not exists (select from pg_publication),
+                    not exists (select from pg_seclabel),
+                    not exists (select subdbid from pg_subscription)",
+            &[],
+        ),
+    )
+    .await;
+    let row = begun.and(row).map_err(tenantry_provisioning::Error::from)?.remove(0);
+    let classes = [
+        ObjectClass::Comments,
+        ObjectClass::LargeObjects,
+        ObjectClass::Publications,
+        ObjectClass::SecurityLabels,
+        ObjectClass::Subscriptions,
+    ];
+    let absent = classes.into_iter().enumerate().filter(|(index, _)| row.get(index + 1));
+    let absent = absent.map(|(_, class)| class).collect();
+    let id = row.get(0);
+    Ok(Snapshot { session, id, absent })
 }
 
 /// Counts the rows of every table that a dump holds data of.
@@ -126,6 +162,7 @@ pub(super) async fn count_rows(session: &Connection) -> Result<Vec<TableRows>, S
 async fn write_manifest(cx: &StepContext<'_>) -> Result<(), StepError> {
     let store = cx.environment.store()?;
     let catalog = &cx.environment.catalog;
+    let key = catalog.backup_key(cx.tenant.id).await?;
     let note: Note = cx.recall(DUMP).ok_or_else(|| {
         StepError::fail("the dump's size was not written down", "take a new backup")
     })?;
@@ -144,11 +181,11 @@ async fn write_manifest(cx: &StepContext<'_>) -> Result<(), StepError> {
         schema_digest: None,
         tables: note.tables,
         key_id: catalog.master_key_id(),
-        wrapped_key: STANDARD.encode(catalog.wrapped_backup_key(cx.tenant.id).await?),
+        wrapped_key: STANDARD.encode(&key.wrapped),
         mac: String::new(),
         extra: BTreeMap::new(),
     };
-    manifest.sign(&catalog.backup_key(cx.tenant.id).await?);
+    manifest.sign(&key.open);
     finish(store, &manifest).await?;
     cx.lock.record_backup(&manifest).await?;
     Ok(())

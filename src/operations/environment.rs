@@ -11,10 +11,14 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use uuid::Uuid;
 
 use super::StepError;
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, CatalogError};
 
 /// How long a server's address and password are trusted before the catalog is asked again.
 const SERVER_TTL: Duration = Duration::from_secs(30);
+
+pub(super) const NO_STORE: &str = "no object store is configured";
+pub(super) const SET_STORE: &str =
+    "set TENANTRY_S3_BUCKET (and TENANTRY_S3_ENDPOINT for a store other than AWS)";
 
 /// Servers, object store, migrations and limits; clones share them.
 #[derive(Clone, Debug)]
@@ -27,8 +31,8 @@ pub struct Environment {
     pub limits: Limits,
     migrations: Arc<Mutex<MigrationSet>>,
     servers: Cache<Uuid, Server>,
-    /// Programs by major version; looked at again after a while, as they may be upgraded.
-    tools: Cache<u32, PgTools>,
+    /// Programs and version of each server; looked at again after a while, as both may be upgraded.
+    tools: Cache<String, (PgTools, String)>,
     turns: Arc<Semaphore>,
 }
 
@@ -96,29 +100,38 @@ impl Environment {
         Ok(server)
     }
 
+    /// Opens the connections that `workers` need, so that the first operations after a start do not
+    /// wait for them. What cannot be reached now is left to the operation that needs it.
+    pub async fn warm(&self, workers: usize) -> Result<(), CatalogError> {
+        self.catalog.warm(workers).await;
+        for server in self.catalog.servers().await? {
+            if let Ok(server) = self.server(server.id).await {
+                server.warm(workers).await;
+            }
+        }
+        Ok(())
+    }
+
     /// The object store, or what to do to have one.
     pub(super) fn store(&self) -> Result<&BackupStore, StepError> {
-        self.store.as_ref().ok_or_else(|| {
-            StepError::fail(
-                "no object store is configured",
-                "set TENANTRY_S3_BUCKET (and TENANTRY_S3_ENDPOINT for a store other than AWS), then retry",
-            )
-        })
+        self.store.as_ref().ok_or_else(|| StepError::fail(NO_STORE, SET_STORE))
     }
 
     /// `pg_dump` and `pg_restore` of the server's own major version, and that server's version.
     pub(super) async fn tools(&self, server: &Server) -> Result<(PgTools, String), StepError> {
-        let facts = server.facts().await?;
-        if let Some(known) = self.tools.get(&facts.major).await {
-            return Ok((known, facts.version));
+        let address = server.url().host_label();
+        if let Some(known) = self.tools.get(&address).await {
+            return Ok(known);
         }
+        let facts = server.facts().await?;
         let found = PgTools::for_server(facts.major, self.limits.pg_bin_dir.as_deref()).await;
         let tools = found.map_err(|error| {
             let remedy = error.remedy();
             StepError::Fail(Box::new(error), Some(remedy))
         })?;
-        self.tools.insert(facts.major, tools.clone()).await;
-        Ok((tools, facts.version))
+        let known = (tools, facts.version);
+        self.tools.insert(address, known.clone()).await;
+        Ok(known)
     }
 
     /// A turn to dump or to restore; held for as long as that takes.

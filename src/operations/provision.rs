@@ -82,20 +82,36 @@ async fn note_origin(
 
 async fn take_possession(cx: &StepContext<'_>) -> Result<(), StepError> {
     let server = cx.environment.server(cx.tenant.server_id).await?;
+    let password = cx.environment.catalog.tenant_password(cx.tenant.id).await?;
+    let verifier = scram_verifier(&password);
+    match possess(cx, &server, &verifier).await {
+        // Somebody has dropped what was built: build it again.
+        Err(tenantry_provisioning::Error::Missing { .. }) => {
+            build_database(cx).await?;
+            Ok(possess(cx, &server, &verifier).await?)
+        }
+        possessed => Ok(possessed?),
+    }
+}
+
+async fn possess(
+    cx: &StepContext<'_>,
+    server: &Server,
+    verifier: &str,
+) -> Result<(), tenantry_provisioning::Error> {
     let spare = cx.recall::<Origin>(ORIGIN).and_then(|origin| origin.spare);
     let from = spare.map_or_else(|| DatabaseName::build(cx.operation.id), DatabaseName::spare);
-    let password = cx.environment.catalog.tenant_password(cx.tenant.id).await?;
+    let owner = Owner { tenant: cx.tenant.id, operation: cx.operation.id };
     server
         .take_possession(Possession {
             from: &from,
             database: &cx.tenant.database,
             role: &cx.tenant.role,
-            verifier: &scram_verifier(&password),
-            owner: Owner { tenant: cx.tenant.id, operation: cx.operation.id },
+            verifier,
+            owner,
             epoch: cx.tenant.epoch,
         })
-        .await?;
-    Ok(())
+        .await
 }
 
 /// Loads the sample rows in one transaction, together with a note that they are there.

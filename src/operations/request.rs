@@ -5,6 +5,7 @@
 use jiff::Timestamp;
 use uuid::Uuid;
 
+use super::environment::{NO_STORE, SET_STORE};
 use super::{Environment, Work};
 use crate::catalog::CatalogError;
 use crate::catalog::operations::{BatchItem, OperationRecord};
@@ -87,6 +88,7 @@ impl Environment {
         slug: &TenantSlug,
         by: Requester<'_>,
     ) -> Result<OperationRecord, CatalogError> {
+        self.require_store()?;
         let wanted = &[TenantState::Active, TenantState::Suspended];
         self.ask(slug, wanted, &Work::Backup {}, by).await
     }
@@ -98,6 +100,7 @@ impl Environment {
         choice: BackupChoice,
         by: Requester<'_>,
     ) -> Result<OperationRecord, CatalogError> {
+        self.require_store()?;
         let tenant = self.catalog.tenant(slug).await?;
         let newest = |before| self.catalog.newest_backup(tenant.id, before);
         let none =
@@ -140,6 +143,7 @@ impl Environment {
         slugs: &[TenantSlug],
         by: &str,
     ) -> Result<Uuid, CatalogError> {
+        self.require_store()?;
         let fleet = self.fleet(slugs).await?;
         self.enqueue_fleet(&fleet, &Work::Backup {}, None, by).await
     }
@@ -184,12 +188,17 @@ impl Environment {
     /// is past its point of no return can only be retried.
     pub async fn cancel(&self, id: Uuid) -> Result<OperationRecord, CatalogError> {
         let record = self.catalog.operation(id).await?;
-        if Work::is_past_no_return(&record)? {
-            return Err(CatalogError::Conflict(format!(
-                "operation {id} is past its point of no return; `tenantry operation retry {id}` goes on with it"
-            )));
+        let no_return = Work::of(&record)?.plan().no_return;
+        let no_return = i32::try_from(no_return).expect("lists of steps are short");
+        self.catalog.cancel(id, no_return).await
+    }
+
+    /// Backups and restores are refused at once where they could only fail.
+    fn require_store(&self) -> Result<(), CatalogError> {
+        match self.store {
+            Some(_) => Ok(()),
+            None => Err(CatalogError::Conflict(format!("{NO_STORE}; {SET_STORE}"))),
         }
-        self.catalog.cancel(id).await
     }
 
     async fn ask(
