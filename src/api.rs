@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use axum::extract::{FromRef, State};
 use axum::http::header;
-use axum::response::IntoResponse;
+use axum::response::{Html, IntoResponse};
 use axum::routing::get;
 use axum::{Json, Router};
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
@@ -36,7 +36,7 @@ pub mod serving;
 mod tenant;
 mod tenants;
 
-pub use health::Health;
+pub use health::{Health, Plane};
 
 /// What the admin API works with.
 #[derive(Clone)]
@@ -66,7 +66,8 @@ struct Description;
 
 /// The public listener: the caller's tenant, and health.
 pub fn data_plane(tenancy: Tenancy, catalog: Catalog, multi_tenant: bool) -> Router {
-    let health = Health::new(catalog, Some(tenancy.router.clone()), multi_tenant);
+    let plane = Plane::Data(tenancy.router.clone());
+    let health = Health::new(catalog, plane, multi_tenant);
     let routes = Router::new()
         .route("/api/tenant", get(tenant::get))
         .route("/livez", get(health::livez))
@@ -82,11 +83,13 @@ pub fn control_plane(
     changes: Changes,
     exporter: Option<Exporter>,
 ) -> Router {
-    let health = Health::new(environment.catalog.clone(), None, true);
+    let plane = Plane::Control(Box::new(environment.clone()));
+    let health = Health::new(environment.catalog.clone(), plane, true);
     let (routes, description) = admin_routes().split_for_parts();
     let description = Arc::new(description);
     let routes = routes
         .route("/openapi.json", get(async move || Json(description.as_ref().clone())))
+        .route("/docs", get(async || Html(include_str!("api/docs.html"))))
         .route("/metrics", get(metrics))
         .route("/livez", get(health::livez))
         .route("/readyz", get(health::readyz))

@@ -110,6 +110,8 @@ impl From<RouterError> for Problem {
                 "Isolation refused",
                 "the database that was reached is not this tenant's; the operator has been told",
             ),
+            // A secret that does not open will not open in a moment either.
+            RouterError::Catalog { source, .. } if !source.is_transient() => Self::internal(),
             RouterError::Unreachable { .. } | RouterError::Catalog { .. } => Self::unavailable(),
         }
     }

@@ -25,7 +25,7 @@ use serde_json::Value;
 use thiserror::Error;
 use uuid::Uuid;
 
-use crate::catalog::operations::{Failure, NewOperation, OperationRecord, OperationState};
+use crate::catalog::operations::{Failure, NewOperation, OperationRecord};
 use crate::catalog::{CatalogError, TenantLock};
 use crate::tenant::Tenant;
 

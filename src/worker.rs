@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use crate::catalog::CatalogError;
@@ -66,8 +66,8 @@ async fn refresh_gauges(environment: &Environment) -> Result<(), CatalogError> {
         metrics::schema_version(version, number);
     }
     for record in environment.catalog.servers().await? {
-        let up = async { environment.server(record.id).await.ok()?.facts().await.ok() };
-        metrics::server_up(&record.name, matches!(timeout(SERVER_PATIENCE, up).await, Ok(Some(_))));
+        let up = environment.server_answers(record.id, SERVER_PATIENCE).await;
+        metrics::server_up(&record.name, up);
     }
     Ok(())
 }

@@ -1,14 +1,14 @@
 //! `kill -9` of a real worker process at random moments, fifty times over. Afterwards catalog, server
 //! and bucket are as an undisturbed run leaves them.
 
-use std::process::{Child, Command, Stdio};
+use std::process::Stdio;
 use std::time::Duration;
 
-use secrecy::ExposeSecret as _;
 use tenantry::catalog::operations::{OperationFilter, OperationRecord, OperationState};
 use tenantry::operations::request::BackupChoice;
 use tenantry::operations::upkeep;
 
+use crate::harness::process::serve_command;
 use crate::harness::{BY, Fleet, Options, new_tenant, slug};
 
 const ROUNDS: usize = 50;
@@ -40,31 +40,6 @@ async fn ask(fleet: &Fleet, name: &str, chapter: &str) -> OperationRecord {
         other => panic!("no chapter {other}"),
     };
     asked.unwrap()
-}
-
-fn start_worker(fleet: &Fleet) -> Child {
-    let (id, secret) = fleet.s3.credentials();
-    Command::new(env!("CARGO_BIN_EXE_tenantry"))
-        .args(["serve", "--role", "worker"])
-        .env_clear()
-        .env("PATH", "/usr/bin:/bin")
-        .env("TENANTRY_CATALOG_URL", fleet.postgres.database_url("tenantry"))
-        .env("TENANTRY_MASTER_KEY", fleet.master_key.expose_secret())
-        .env("TENANTRY_LISTEN", "127.0.0.1:0")
-        .env("TENANTRY_ADMIN_LISTEN", "127.0.0.1:0")
-        .env("TENANTRY_TENANT_MIGRATIONS_DIR", fleet.migrations.path())
-        .env("TENANTRY_TENANT_SAMPLE_DATA", "migrations/sample/boards.sql")
-        .env("TENANTRY_S3_BUCKET", "backups")
-        .env("TENANTRY_S3_ENDPOINT", fleet.s3.endpoint())
-        .env("TENANTRY_S3_REGION", "us-east-1")
-        .env("TENANTRY_S3_FORCE_PATH_STYLE", "true")
-        .env("TENANTRY_WARM_SPARES", "2")
-        .env("AWS_ACCESS_KEY_ID", id)
-        .env("AWS_SECRET_ACCESS_KEY", secret)
-        .stdout(Stdio::null())
-        .stderr(Stdio::inherit())
-        .spawn()
-        .unwrap()
 }
 
 async fn fleet() -> Fleet {
@@ -103,7 +78,7 @@ async fn killing_the_worker_fifty_times_changes_nothing() {
                 chapters[index] += 1;
             }
         }
-        let mut worker = start_worker(&fleet);
+        let mut worker = serve_command(&fleet, "worker").stderr(Stdio::inherit()).spawn().unwrap();
         // From before its first statement to the middle of a dump; spread by a fixed rule.
         let moment = 30 + (round * 7919) % 500;
         tokio::time::sleep(Duration::from_millis(moment as u64)).await;

@@ -17,3 +17,4 @@ mod migrations;
 mod operations;
 mod provisioning;
 mod routing;
+mod serving;

@@ -2,6 +2,7 @@
 //! end as an undisturbed run leaves them.
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -304,4 +305,41 @@ async fn a_cancel_that_comes_after_the_point_of_no_return_is_refused() {
     fleet.catalog().retry(operation.id).await.unwrap();
     fleet.complete(&operation).await;
     fleet.assert_healthy().await;
+}
+
+#[tokio::test]
+async fn a_full_disk_is_named_and_a_retry_finishes() {
+    let fleet = Fleet::start().await;
+    let rows = "create table big as select repeat('x', 1000) as x from generate_series(1, 24000)";
+    fleet.add_migration("V2__big.sql", rows);
+    fleet.environment.reload_migrations().await.unwrap();
+    let operation = ask(&fleet, "provision_clone").await;
+
+    // A write that the system cuts short is how PostgreSQL finds out that a disk is full.
+    limit_file_size(&fleet, "20000100");
+    let failed = fleet.runner().complete(operation.id).await.unwrap();
+    limit_file_size(&fleet, "unlimited");
+
+    assert_eq!(failed.state, OperationState::Failed);
+    let error = failed.error.unwrap();
+    assert!(error.message.contains("V2__big.sql"), "{}", error.message);
+    assert!(error.remedy.unwrap().starts_with("free disk space"));
+    fleet.catalog().retry(operation.id).await.unwrap();
+    fleet.complete(&operation).await;
+    assert_eq!(fleet.count("acme", "big").await, 24_000);
+    fleet.assert_healthy().await;
+}
+
+/// Of every process that the postmaster starts from now on; asked for as its own user, since not every
+/// root may change the limits of others.
+fn limit_file_size(fleet: &Fleet, bytes: &str) {
+    for pid in fleet.postgres.processes() {
+        // One may have ended by now.
+        let Ok(process) = std::fs::metadata(format!("/proc/{pid}")) else { continue };
+        let (user, group) =
+            (format!("--reuid={}", process.uid()), format!("--regid={}", process.gid()));
+        let (limit, pid) = (format!("--fsize={bytes}:"), pid.to_string());
+        let arguments = [&user, &group, "--keep-groups", "prlimit", &limit, "--pid", &pid];
+        std::process::Command::new("setpriv").args(arguments).output().unwrap();
+    }
 }

@@ -1,6 +1,7 @@
 //! `/livez`, `/readyz` and `/health`: whether the process lives, whether it can route, and what it knows
 //! of the rest. Answers are cached, so that a prober costs nothing.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,33 +9,47 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
+use futures_util::future::join_all;
 use moka::future::Cache;
 use serde::Serialize;
 use tokio::time::timeout;
 
 use crate::catalog::{Catalog, CatalogError};
+use crate::operations::Environment;
 use crate::problem::Problem;
 use crate::router::TenantRouter;
 use crate::tenant::TenantState;
 
 /// How long an answer is given again.
 const TTL: Duration = Duration::from_secs(2);
-/// How long the catalog may take to answer before it counts as away.
+/// How long the catalog or a server may take to answer before it counts as away.
 const PATIENCE: Duration = Duration::from_secs(2);
+
+const UP: &str = "up";
+const DOWN: &str = "down";
 
 /// What a replica knows of its own health. Cheap to clone.
 #[derive(Clone)]
 pub struct Health {
     catalog: Catalog,
-    router: Option<TenantRouter>,
+    plane: Plane,
     multi_tenant: bool,
     cache: Cache<(), Arc<Report>>,
+}
+
+/// What a listener can tell beyond the catalog.
+#[derive(Clone)]
+pub enum Plane {
+    /// What is routed.
+    Data(TenantRouter),
+    /// Whether each server answers.
+    Control(Box<Environment>),
 }
 
 /// The answer of `/health`.
 #[derive(Clone, Debug, Serialize)]
 struct Report {
-    /// `healthy`, or `degraded` when the catalog is away.
+    /// `healthy`, or `degraded` when the catalog or a server is away.
     status: &'static str,
     version: &'static str,
     multi_tenant_mode: bool,
@@ -45,17 +60,22 @@ struct Report {
     /// `up` or `down`.
     catalog: &'static str,
     /// Tenants with open pools on this replica.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pools: Option<usize>,
     /// Connections in those pools.
+    #[serde(skip_serializing_if = "Option::is_none")]
     connections: Option<usize>,
+    /// `up` or `down`, by the server's name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    servers: Option<BTreeMap<String, &'static str>>,
 }
 
 impl Health {
-    /// The health of a replica; `router` where it has a data plane.
+    /// The health of a listener's replica.
     #[must_use]
-    pub fn new(catalog: Catalog, router: Option<TenantRouter>, multi_tenant: bool) -> Self {
+    pub fn new(catalog: Catalog, plane: Plane, multi_tenant: bool) -> Self {
         let cache = Cache::builder().time_to_live(TTL).max_capacity(1).build();
-        Self { catalog, router, multi_tenant, cache }
+        Self { catalog, plane, multi_tenant, cache }
     }
 
     async fn report(&self) -> Arc<Report> {
@@ -64,18 +84,35 @@ impl Health {
 
     async fn look(&self) -> Report {
         let tenant_count = self.count_tenants().await;
-        let pools = self.router.as_ref().map(TenantRouter::pool_status);
+        let (pools, servers) = match &self.plane {
+            Plane::Data(router) => (Some(router.pool_status()), None),
+            Plane::Control(environment) => (None, self.ask_servers(environment).await),
+        };
         let up = tenant_count.is_some();
+        let all_up = servers.iter().flat_map(BTreeMap::values).all(|state| *state == UP);
         Report {
-            status: if up { "healthy" } else { "degraded" },
+            status: if up && all_up { "healthy" } else { "degraded" },
             version: env!("CARGO_PKG_VERSION"),
             multi_tenant_mode: self.multi_tenant,
             tenant_count,
             isolation_status: "not_audited",
-            catalog: if up { "up" } else { "down" },
+            catalog: if up { UP } else { DOWN },
             pools: pools.map(|status| status.pools),
             connections: pools.map(|status| status.connections),
+            servers,
         }
+    }
+
+    async fn ask_servers(
+        &self,
+        environment: &Environment,
+    ) -> Option<BTreeMap<String, &'static str>> {
+        let servers = timeout(PATIENCE, self.catalog.servers()).await.ok()?.ok()?;
+        let states = servers.into_iter().map(|record| async move {
+            let up = environment.server_answers(record.id, PATIENCE).await;
+            (record.name, if up { UP } else { DOWN })
+        });
+        Some(join_all(states).await.into_iter().collect())
     }
 
     async fn count_tenants(&self) -> Option<i64> {

@@ -80,11 +80,11 @@ pub(super) async fn list(
         state: query.status,
         batch: query.batch,
         before: query.before,
-        limit,
+        limit: limit + 1,
     };
-    let found = admin.environment.catalog.operations(&filter).await?;
-    let full = i64::try_from(found.len()).is_ok_and(|number| number == limit);
-    let next = found.last().filter(|_| full).map(|(operation, _)| operation.id);
+    let mut found = admin.environment.catalog.operations(&filter).await?;
+    let more = cut_to(&mut found, limit);
+    let next = found.last().filter(|_| more).map(|(operation, _)| operation.id);
     Ok(Json(Operations { operations: OperationDocument::list(&found), next }))
 }
 
@@ -198,6 +198,14 @@ async fn document(
 }
 
 /// The size of a page that was asked for.
+/// Takes the one row off that was asked for beyond the page; says whether there was one.
+pub(super) fn cut_to<T>(found: &mut Vec<T>, limit: i64) -> bool {
+    let limit = usize::try_from(limit).expect("`page` has checked it");
+    let more = found.len() > limit;
+    found.truncate(limit);
+    more
+}
+
 pub(super) fn page(limit: Option<i64>) -> Result<i64, ApiError> {
     match limit.unwrap_or(100) {
         limit @ 1..=MAX_PAGE => Ok(limit),

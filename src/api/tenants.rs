@@ -14,7 +14,7 @@ use super::Admin;
 use super::auth::Caller;
 use super::document::{OperationDocument, TenantDocument};
 use super::error::{ApiError, optional_json, plain_text};
-use super::operations::{WaitQuery, accepted, page, settled};
+use super::operations::{WaitQuery, accepted, cut_to, page, settled};
 use crate::catalog::operations::{OperationRecord, OperationState};
 use crate::catalog::tenants::{NewTenant, TenantFilter};
 use crate::catalog::tokens::Scope;
@@ -150,11 +150,11 @@ pub(super) async fn list(
         state: query.status,
         server: plain_text(query.server, "server")?,
         after: query.after.as_deref().map(TenantSlug::parse).transpose()?,
-        limit,
+        limit: limit + 1,
     };
-    let found = admin.environment.catalog.tenants(&filter).await?;
-    let full = i64::try_from(found.len()).is_ok_and(|number| number == limit);
-    let next = found.last().filter(|_| full).map(|tenant| tenant.slug.clone());
+    let mut found = admin.environment.catalog.tenants(&filter).await?;
+    let more = cut_to(&mut found, limit);
+    let next = found.last().filter(|_| more).map(|tenant| tenant.slug.clone());
     Ok(Json(Tenants { tenants: found.into_iter().map(Into::into).collect(), next }))
 }
 

@@ -320,15 +320,13 @@ impl Catalog {
     ///
     /// A queued one that waits for its next attempt is tried at once.
     pub async fn retry(&self, id: Uuid) -> Result<OperationRecord, CatalogError> {
-        match self.requeue(id, None).await? {
-            Some(record) => Ok(record),
-            None => {
-                let state = self.operation(id).await?.state.as_str();
-                Err(CatalogError::Conflict(format!(
-                    "operation {id} is {state}; only one that is failed can be retried"
-                )))
-            }
+        if let Some(record) = self.requeue(id, None).await? {
+            return Ok(record);
         }
+        let state = self.operation(id).await?.state.as_str();
+        Err(CatalogError::Conflict(format!(
+            "operation {id} is {state}; only one that is failed can be retried"
+        )))
     }
 
     /// Gives up an operation that is not running and has done fewer than `no_return` steps: a worker
@@ -362,9 +360,9 @@ impl Catalog {
              set state = 'queued', run_after = now(), finished_at = null, attempts = 0,
                  completed_steps = case when $2::int is not null and not abandoning then 0
                                         else completed_steps end,
-                 abandoning = abandoning or $2 is not null
+                 abandoning = abandoning or $2::int is not null
              where id = $1 and state in ('failed', 'queued')
-               and ($2 is null or abandoning or completed_steps < $2)
+               and ($2::int is null or abandoning or completed_steps < $2)
              returning *",
             &[&id, &no_return],
         )

@@ -10,7 +10,6 @@ use super::{Context, Error, Outcome, Result};
 use crate::api::document::OperationDocument;
 use crate::catalog::Catalog;
 use crate::catalog::operations::{OperationFilter, OperationRecord, OperationState};
-use crate::operations::Work;
 use crate::tenant::TenantSlug;
 
 mod watch;
@@ -155,7 +154,7 @@ async fn retry(options: RetryOptions, context: &Context) -> Result<Outcome> {
 async fn cancel(options: CancelOptions, context: &Context) -> Result<Outcome> {
     let environment = context.environment().await?;
     environment.catalog.release_abandoned().await?;
-    let (record, slug) = find(&environment.catalog, options.id).await?;
+    let (_, slug) = find(&environment.catalog, options.id).await?;
     let record = environment.cancel(options.id).await?;
     let driver = Driver { context, environment: &environment };
     if !options.wait.wait {

@@ -8,6 +8,7 @@ use moka::future::Cache;
 use tenantry_backup::{BackupStore, PgTools};
 use tenantry_provisioning::{MigrationSet, MigrationTimeouts, SchemaError, Server};
 use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::time::timeout;
 use uuid::Uuid;
 
 use super::StepError;
@@ -98,6 +99,12 @@ impl Environment {
         let server = Server::new(self.catalog.server_url(id).await?, self.limits.admin_connections);
         self.servers.insert(id, server.clone()).await;
         Ok(server)
+    }
+
+    /// Whether a server answers within `patience`.
+    pub async fn server_answers(&self, id: Uuid, patience: Duration) -> bool {
+        let asked = async { Some(self.server(id).await.ok()?.facts().await.is_ok()) };
+        timeout(patience, asked).await.ok().flatten().unwrap_or(false)
     }
 
     /// Opens the connections that `workers` need, so that the first operations after a start do not

@@ -125,6 +125,7 @@ fn failed_remedy(cause: &Cause) -> &'static str {
         Some("57014") => {
             "the statement ran into the statement timeout: raise it, or do less in one file"
         }
+        Some("53100") => "free disk space on the server, then run it again",
         Some("25001") => "a migration file runs in a transaction, and this statement cannot",
         Some("42501") => {
             "migrations run as tenantry_owner, which may not do this: a superuser has to"

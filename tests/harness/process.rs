@@ -1,0 +1,110 @@
+//! The program itself, as a process.
+
+use std::io::{BufRead as _, BufReader};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use secrecy::ExposeSecret as _;
+use serde_json::Value;
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+
+use super::Fleet;
+
+/// `tenantry serve` with a role, on ports that are free.
+pub fn serve_command(fleet: &Fleet, role: &str) -> Command {
+    let (id, secret) = fleet.s3.credentials();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tenantry"));
+    command
+        .args(["serve", "--role", role])
+        .env_clear()
+        .env("PATH", "/usr/bin:/bin")
+        .env("TENANTRY_CATALOG_URL", fleet.postgres.database_url("tenantry"))
+        .env("TENANTRY_MASTER_KEY", fleet.master_key.expose_secret())
+        .env("TENANTRY_LISTEN", "127.0.0.1:0")
+        .env("TENANTRY_ADMIN_LISTEN", "127.0.0.1:0")
+        .env("TENANTRY_TENANT_MIGRATIONS_DIR", fleet.migrations.path())
+        .env("TENANTRY_TENANT_SAMPLE_DATA", "migrations/sample/boards.sql")
+        .env("TENANTRY_S3_BUCKET", "backups")
+        .env("TENANTRY_S3_ENDPOINT", fleet.s3.endpoint())
+        .env("TENANTRY_S3_REGION", "us-east-1")
+        .env("TENANTRY_S3_FORCE_PATH_STYLE", "true")
+        .env("TENANTRY_WARM_SPARES", "2")
+        .env("AWS_ACCESS_KEY_ID", id)
+        .env("AWS_SECRET_ACCESS_KEY", secret)
+        .stdout(Stdio::null());
+    command
+}
+
+/// A running `tenantry serve` that logs in JSON.
+pub struct Serving {
+    child: Child,
+    lines: mpsc::UnboundedReceiver<String>,
+    /// What it has logged so far.
+    pub log: Vec<Value>,
+}
+
+impl Serving {
+    pub fn start(fleet: &Fleet) -> Self {
+        let mut command = serve_command(fleet, "all");
+        command
+            .env("TENANTRY_LOG_FORMAT", "json")
+            .env("TENANTRY_LOG_LEVEL", "info,tenantry=debug")
+            .stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let stderr = BufReader::new(child.stderr.take().unwrap());
+        let (sender, lines) = mpsc::unbounded_channel();
+        std::thread::spawn(move || {
+            for line in stderr.lines() {
+                _ = sender.send(line.unwrap());
+            }
+        });
+        Self { child, lines, log: Vec::new() }
+    }
+
+    /// Waits for a line that says `message`. Every line on the way must be JSON.
+    pub async fn logged(&mut self, message: &str) -> Value {
+        loop {
+            let line = timeout(Duration::from_secs(30), self.lines.recv()).await;
+            let line = line.unwrap_or_else(|_| panic!("nobody says `{message}`: {:?}", self.log));
+            let line = line.unwrap_or_else(|| panic!("it ended: {:?}", self.log));
+            let line = self.note(&line);
+            if line["message"] == message {
+                return line;
+            }
+        }
+    }
+
+    /// Where a listener listens.
+    pub async fn address(&mut self, what: &str) -> String {
+        let line = self.logged(&format!("{what} listens")).await;
+        format!("http://{}", line["address"].as_str().unwrap())
+    }
+
+    /// Sends SIGTERM and waits for the end.
+    pub async fn terminate(mut self) -> (ExitStatus, Vec<Value>) {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+        let draining = async {
+            while let Some(line) = self.lines.recv().await {
+                self.note(&line);
+            }
+        };
+        timeout(Duration::from_secs(20), draining).await.expect("it ends");
+        (self.child.wait().unwrap(), std::mem::take(&mut self.log))
+    }
+
+    fn note(&mut self, line: &str) -> Value {
+        let value: Value =
+            serde_json::from_str(line).unwrap_or_else(|_| panic!("not JSON: {line}"));
+        self.log.push(value.clone());
+        value
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        _ = self.child.kill();
+        _ = self.child.wait();
+    }
+}
