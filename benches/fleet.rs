@@ -7,7 +7,7 @@
 mod harness;
 
 use std::fmt::Write as _;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -55,6 +55,9 @@ async fn main() {
     }
     if wanted("backups") {
         bench.backups().await;
+    }
+    if wanted("memory") {
+        bench.memory().await;
     }
 }
 
@@ -285,6 +288,43 @@ impl Bench {
                 .expect("rows");
         }
         self.compare_backups("back up 50 tenants of 10,000 rows (1 MB)", &slugs).await;
+    }
+
+    /// The most memory that the process needs for a dump of 1 GB, and for its restore.
+    async fn memory(&self) {
+        self.fleet.create_tenant("large").await;
+        self.fleet
+            .admin("tenant_large")
+            .await
+            .batch_execute(
+                "create table lines as
+                 select n, repeat(md5(n::text), 31) as line from generate_series(1, 1000000) n",
+            )
+            .await
+            .expect("a gigabyte of rows");
+        for arguments in [
+            &["backup", "run", "large"][..],
+            &["restore", "large", "--latest", "--in-place", "--yes"][..],
+        ] {
+            let mut process = harness::process::command(&self.fleet)
+                .args(arguments)
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .spawn()
+                .expect("the program");
+            let status = format!("/proc/{}/status", process.id());
+            let mut peak = String::new();
+            while process.try_wait().expect("our child").is_none() {
+                let lines = std::fs::read_to_string(&status).unwrap_or_default();
+                if let Some(line) = lines.lines().find_map(|line| line.strip_prefix("VmHWM:")) {
+                    line.trim().clone_into(&mut peak);
+                }
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            assert!(process.wait().expect("our child").success(), "{arguments:?}");
+            let what = format!("peak memory of `tenantry {} {}`, 1 GB", arguments[0], arguments[1]);
+            println!("{what:<70} {peak:>12} {:>12} {:>8}  <= 100 MB", "", "");
+        }
     }
 
     async fn compare_backups(&self, what: &str, slugs: &[TenantSlug]) {

@@ -13,10 +13,16 @@ use super::Fleet;
 
 /// `tenantry serve` with a role, on ports that are free.
 pub fn serve_command(fleet: &Fleet, role: &str) -> Command {
+    let mut command = command(fleet);
+    command.args(["serve", "--role", role]).stdout(Stdio::null());
+    command
+}
+
+/// `tenantry` with the settings of a fleet.
+pub fn command(fleet: &Fleet) -> Command {
     let (id, secret) = fleet.s3.credentials();
     let mut command = Command::new(env!("CARGO_BIN_EXE_tenantry"));
     command
-        .args(["serve", "--role", role])
         .env_clear()
         .env("PATH", "/usr/bin:/bin")
         .env("TENANTRY_CATALOG_URL", fleet.postgres.database_url("tenantry"))
@@ -31,8 +37,7 @@ pub fn serve_command(fleet: &Fleet, role: &str) -> Command {
         .env("TENANTRY_S3_FORCE_PATH_STYLE", "true")
         .env("TENANTRY_WARM_SPARES", "2")
         .env("AWS_ACCESS_KEY_ID", id)
-        .env("AWS_SECRET_ACCESS_KEY", secret)
-        .stdout(Stdio::null());
+        .env("AWS_SECRET_ACCESS_KEY", secret);
     command
 }
 
