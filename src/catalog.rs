@@ -27,7 +27,9 @@ use crate::sealing::{MasterKey, Purpose, SealError};
 pub mod backups;
 pub mod changes;
 pub mod lock;
+pub mod members;
 pub mod operations;
+mod progress;
 pub mod servers;
 pub mod stock;
 pub mod tenants;
@@ -35,11 +37,12 @@ pub mod tokens;
 
 pub use lock::TenantLock;
 
-/// Our own schema, in order. `V4__…` goes here and nowhere else.
+/// Our own schema, in order. `V5__…` goes here and nowhere else.
 const MIGRATIONS: &[(&str, &str)] = &[
     ("V1__servers_and_tenants", include_str!("../migrations/catalog/V1__servers_and_tenants.sql")),
     ("V2__operations", include_str!("../migrations/catalog/V2__operations.sql")),
     ("V3__backups_and_stock", include_str!("../migrations/catalog/V3__backups_and_stock.sql")),
+    ("V4__members", include_str!("../migrations/catalog/V4__members.sql")),
 ];
 
 /// A worker's notes need not reach the disk one by one: a step that is repeated because the catalog's

@@ -1,0 +1,174 @@
+//! Rows of `members`: who belongs to a tenant, and what they may do there.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use tokio_postgres::Row;
+
+use super::tenants::slug_of;
+use super::{Catalog, CatalogError, execute, maybe, rows};
+use crate::tenant::TenantSlug;
+
+/// What a member may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum MemberRole {
+    /// Everything, and it is theirs.
+    Owner,
+    /// Everything.
+    Admin,
+    /// Read and write the tenant's data.
+    Member,
+    /// Read it; PostgreSQL refuses anything else.
+    ReadOnly,
+}
+
+/// A user of one identity provider.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct User<'a> {
+    /// The provider's issuer.
+    pub issuer: &'a str,
+    /// The subject, unique within it.
+    pub subject: &'a str,
+}
+
+/// A member of a tenant.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, utoipa::ToSchema)]
+pub struct Member {
+    /// The provider's issuer.
+    pub issuer: String,
+    /// The subject, unique within it.
+    pub subject: String,
+    /// What they may do.
+    pub role: MemberRole,
+    /// Since when.
+    #[schema(value_type = String, format = DateTime)]
+    pub created_at: Timestamp,
+}
+
+impl MemberRole {
+    /// Every role, the mightiest first.
+    pub const ALL: [Self; 4] = [Self::Owner, Self::Admin, Self::Member, Self::ReadOnly];
+
+    /// The role's name in the catalog and in JSON.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Owner => "owner",
+            Self::Admin => "admin",
+            Self::Member => "member",
+            Self::ReadOnly => "read_only",
+        }
+    }
+
+    /// Reads a role's name.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|role| role.as_str() == text)
+    }
+}
+
+impl Catalog {
+    /// Makes somebody a member, or gives a member another role.
+    pub async fn add_member(
+        &self,
+        slug: &TenantSlug,
+        user: User<'_>,
+        role: MemberRole,
+    ) -> Result<(), CatalogError> {
+        let tenant = self.tenant(slug).await?.id;
+        let client = self.client().await?;
+        execute(
+            &client,
+            "-- members::add
+             insert into members (tenant_id, issuer, subject, role) values ($1, $2, $3, $4)
+             on conflict (tenant_id, issuer, subject) do update set role = excluded.role",
+            &[&tenant, &user.issuer, &user.subject, &role.as_str()],
+        )
+        .await
+        .map(drop)
+    }
+
+    /// Ends a membership.
+    pub async fn remove_member(
+        &self,
+        slug: &TenantSlug,
+        user: User<'_>,
+    ) -> Result<(), CatalogError> {
+        let tenant = self.tenant(slug).await?.id;
+        let client = self.client().await?;
+        let removed = execute(
+            &client,
+            "-- members::remove
+             delete from members where tenant_id = $1 and issuer = $2 and subject = $3",
+            &[&tenant, &user.issuer, &user.subject],
+        )
+        .await?;
+        match removed {
+            0 => Err(CatalogError::Missing { what: "member", name: user.subject.to_owned() }),
+            _ => Ok(()),
+        }
+    }
+
+    /// The members of a tenant.
+    pub async fn members(&self, slug: &TenantSlug) -> Result<Vec<Member>, CatalogError> {
+        let tenant = self.tenant(slug).await?.id;
+        let client = self.client().await?;
+        let found = rows(
+            &client,
+            "-- members::list
+             select issuer, subject, role, created_at from members
+             where tenant_id = $1 order by issuer, subject",
+            &[&tenant],
+        )
+        .await?;
+        Ok(found.iter().map(from_row).collect())
+    }
+
+    /// What somebody may do in a living tenant; none if they are no member, or if there is no such
+    /// tenant: one question and one answer for both.
+    pub async fn member_role(
+        &self,
+        slug: &TenantSlug,
+        user: User<'_>,
+    ) -> Result<Option<MemberRole>, CatalogError> {
+        let client = self.client().await?;
+        let row = maybe(
+            &client,
+            "-- members::role
+             select m.role from members m join tenants t on t.id = m.tenant_id
+             where t.slug = $1 and t.state <> 'deleted' and m.issuer = $2 and m.subject = $3",
+            &[&slug.as_str(), &user.issuer, &user.subject],
+        )
+        .await?;
+        Ok(row.map(|row| role_of(&row)))
+    }
+
+    /// The living tenant that people know by this name; none if several go by it.
+    pub async fn tenant_known_as(&self, name: &str) -> Result<Option<TenantSlug>, CatalogError> {
+        let client = self.client().await?;
+        let found = rows(
+            &client,
+            "-- members::tenant_known_as
+             select slug from tenants where name = $1 and state <> 'deleted' limit 2",
+            &[&name],
+        )
+        .await?;
+        match &found[..] {
+            [row] => slug_of(row).map(Some),
+            _ => Ok(None),
+        }
+    }
+}
+
+fn role_of(row: &Row) -> MemberRole {
+    MemberRole::parse(row.get("role")).expect("checked by the table")
+}
+
+fn from_row(row: &Row) -> Member {
+    Member {
+        issuer: row.get("issuer"),
+        subject: row.get("subject"),
+        role: role_of(row),
+        created_at: row.get("created_at"),
+    }
+}

@@ -1,0 +1,91 @@
+//! A worker's notes on the operation that it holds. Each fails with [`CatalogError::LostLock`] when the
+//! lease has passed to somebody else.
+
+use serde_json::Value;
+
+use super::operations::{Failure, OperationState};
+use super::{CatalogError, TenantLock, execute, maybe};
+
+impl TenantLock {
+    /// Writes down that the first `completed` steps are done.
+    pub async fn record_progress(&self, completed: i32) -> Result<(), CatalogError> {
+        let changed = execute(
+            self.session()?,
+            "-- operations::record_progress
+             update operations set completed_steps = $3
+             where id = $1 and lease_token = $2 and state = 'running'",
+            &[&self.operation(), &self.token(), &completed],
+        )
+        .await?;
+        held(changed)
+    }
+
+    /// Writes down what a later step, or a later attempt, must know.
+    pub async fn remember(&self, key: &str, value: &Value) -> Result<(), CatalogError> {
+        let changed = execute(
+            self.session()?,
+            "-- operations::remember
+             update operations set memory = memory || jsonb_build_object($3::text, $4::jsonb)
+             where id = $1 and lease_token = $2 and state = 'running'",
+            &[&self.operation(), &self.token(), &key, value],
+        )
+        .await?;
+        held(changed)
+    }
+
+    /// Ends the operation: done, or given up and undone.
+    pub async fn finish(self, state: OperationState, completed: i32) -> Result<(), CatalogError> {
+        self.settle(state, completed, None, 0.0).await
+    }
+
+    /// Ends the operation with an error.
+    pub async fn fail(self, completed: i32, failure: &Failure) -> Result<(), CatalogError> {
+        self.settle(OperationState::Failed, completed, Some(failure), 0.0).await
+    }
+
+    /// Puts the operation back into the queue, to be tried again after a while.
+    pub async fn postpone(
+        self,
+        completed: i32,
+        failure: Option<&Failure>,
+        delay_secs: f64,
+    ) -> Result<(), CatalogError> {
+        self.settle(OperationState::Queued, completed, failure, delay_secs).await
+    }
+
+    /// Writes the end through to the disk, and gives the tenant's lock back with it.
+    async fn settle(
+        self,
+        state: OperationState,
+        completed: i32,
+        failure: Option<&Failure>,
+        delay_secs: f64,
+    ) -> Result<(), CatalogError> {
+        let failure = failure.map(|failure| serde_json::json!(failure));
+        let settled = maybe(
+            self.session()?,
+            "-- operations::settle
+             with durable as (select set_config('synchronous_commit', 'on', true))
+             update operations
+             set state = $3, completed_steps = $4, error = $5,
+                 run_after = now() + $6::float8 * interval '1 second',
+                 finished_at = case when $3 = 'queued' then null else now() end,
+                 lease_token = null, lease_until = null, leased_by = null
+             where id = $1 and lease_token = $2 and state = 'running' and (select true from durable)
+             returning pg_advisory_unlock(hashtextextended(tenant_id::text, 0))",
+            &[&self.operation(), &self.token(), &state.as_str(), &completed, &failure, &delay_secs],
+        )
+        .await?;
+        match settled.map(|row| row.get(0)) {
+            Some(true) => {
+                self.keep_session();
+                Ok(())
+            }
+            _ => Err(CatalogError::LostLock),
+        }
+    }
+}
+
+fn held(changed: u64) -> Result<(), CatalogError> {
+    if changed == 1 { Ok(()) } else { Err(CatalogError::LostLock) }
+}
