@@ -29,6 +29,7 @@ pub mod document;
 mod error;
 mod health;
 mod layers;
+mod members;
 mod migrations;
 mod operations;
 mod servers;
@@ -111,6 +112,7 @@ fn admin_routes() -> OpenApiRouter<Admin> {
         .routes(routes!(tenants::get, tenants::update, tenants::delete))
         .routes(routes!(tenants::suspend))
         .routes(routes!(tenants::resume))
+        .routes(routes!(members::list, members::add, members::remove))
         .routes(routes!(backups::back_up))
         .routes(routes!(backups::restore))
         .routes(routes!(backups::list_of_tenant))
@@ -187,6 +189,7 @@ mod tests {
             "/api/setup/tenants/{slug}/backup",
             "/api/setup/tenants/{slug}/restore",
             "/api/setup/tenants/{slug}/backups",
+            "/api/setup/tenants/{slug}/members",
             "/api/backups",
             "/api/backups/{id}",
             "/api/operations",

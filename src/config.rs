@@ -18,10 +18,12 @@ use tenantry_provisioning::{MigrationTimeouts, ServerUrl};
 
 use crate::catalog::Catalog;
 use crate::operations::Limits;
+use crate::resolve::IdentityResolver;
 use crate::router::RouterSettings;
 use crate::sealing::MasterKey;
 use crate::tenant::TenantSlug;
 
+mod auth;
 mod error;
 mod key;
 mod reader;
@@ -32,6 +34,7 @@ pub use error::{ConfigError, Problem};
 pub use key::{KEYS, Key};
 pub use source::Origin;
 
+use auth::Identity;
 use reader::Reader;
 use value::{Count, Endpoint, Filter, Positive, PostgresUrl};
 
@@ -61,8 +64,7 @@ pub struct Settings {
     pub tenant_slug: Option<TenantSlug>,
     /// That tenant's name for people.
     pub tenant_name: Option<String>,
-    /// Who vouches for users.
-    pub auth_provider: AuthProvider,
+    identity: Identity,
     /// The directory of migrations for tenants.
     pub tenant_migrations_dir: PathBuf,
     /// The SQL file with sample rows.
@@ -122,8 +124,12 @@ pub enum Deployment {
 /// Who vouches for users.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AuthProvider {
-    /// Nobody: callers are trusted, so they must come over loopback.
+    /// Nobody: callers need a token of ours, and come over loopback.
     None,
+    /// Whoever has the key of the settings.
+    Jwt,
+    /// An OpenID provider.
+    Oidc,
 }
 
 /// How a line of the log looks.
@@ -192,7 +198,7 @@ impl Settings {
             multi_tenant_mode: r.get("multi_tenant_mode").unwrap_or(true),
             tenant_slug: r.get("tenant_slug"),
             tenant_name: r.get("tenant_name"),
-            auth_provider: r.get("auth_provider").unwrap_or(AuthProvider::None),
+            identity: auth::read(r),
             tenant_migrations_dir: r
                 .get("tenant_migrations_dir")
                 .unwrap_or_else(|| "./migrations/tenant".into()),
@@ -328,17 +334,33 @@ impl Settings {
     /// Refuses a data plane that would trust strangers: without a provider that vouches for users, it
     /// starts only in development and on loopback.
     pub fn refuse_open_data_plane(&self) -> Result<(), ConfigError> {
-        let AuthProvider::None = self.auth_provider;
-        if self.environment == Deployment::Development && self.listen.ip().is_loopback() {
+        let by_oneself =
+            self.environment == Deployment::Development && self.listen.ip().is_loopback();
+        if self.identity.provider != AuthProvider::None || by_oneself {
             return Ok(());
         }
         Err(ConfigError::one(Problem::Contradiction {
             message: "with the auth_provider `none` the data plane starts only in development and on loopback"
                 .to_owned(),
-            remedy: "run `tenantry serve --role worker` (admin API and workers), or set \
-                     TENANTRY_ENVIRONMENT=development and a loopback TENANTRY_LISTEN"
+            remedy: "set TENANTRY_AUTH_PROVIDER to jwt or oidc, or run `tenantry serve --role worker` \
+                     (admin API and workers), or set TENANTRY_ENVIRONMENT=development and a loopback \
+                     TENANTRY_LISTEN"
                 .to_owned(),
         }))
+    }
+
+    /// Who may reach which tenant's data.
+    #[must_use]
+    pub fn identity(&self, catalog: &Catalog) -> IdentityResolver {
+        let Identity { verifier, settings, .. } = self.identity.clone();
+        IdentityResolver::new(catalog.clone(), verifier, settings)
+    }
+
+    /// The issuer of the identity provider, if there is just one.
+    #[must_use]
+    pub fn only_issuer(&self) -> Option<String> {
+        let mut issuers = self.identity.settings.trusts.keys();
+        issuers.next().filter(|_| issuers.next().is_none()).cloned()
     }
 
     /// It was parsed when the settings were read, but the certificates that it names may be gone since.

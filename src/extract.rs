@@ -28,7 +28,7 @@ use axum::http::StatusCode;
 use axum::http::request::Parts;
 
 use crate::problem::Problem;
-use crate::resolve::{ResolveError, Resolved, TenantResolver, denied};
+use crate::resolve::{Access, ResolveError, Resolved, TenantResolver, denied};
 use crate::router::{RouterError, TenantConnection, TenantRouter};
 use crate::tenant::TenantState;
 
@@ -42,10 +42,12 @@ pub struct Tenancy {
 }
 
 impl Tenancy {
-    /// The tenant of a request; its slug goes to the current span's field `tenant`.
+    /// The tenant of a request; its slug and its caller go to the current span's fields `tenant` and
+    /// `user`.
     pub async fn resolve(&self, parts: &Parts) -> Result<Resolved, ResolveError> {
         let resolved = self.resolver.resolve(parts).await?;
-        tracing::Span::current().record("tenant", resolved.slug.as_str());
+        let span = tracing::Span::current();
+        span.record("tenant", resolved.slug.as_str()).record("user", &resolved.user);
         Ok(resolved)
     }
 }
@@ -60,7 +62,10 @@ where
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
         let tenancy = Tenancy::from_ref(state);
         let resolved = tenancy.resolve(parts).await?;
-        Ok(tenancy.router.connection(&resolved.slug).await?)
+        Ok(match resolved.access {
+            Access::ReadWrite => tenancy.router.connection(&resolved.slug).await?,
+            Access::ReadOnly => tenancy.router.read_only(&resolved.slug).await?,
+        })
     }
 }
 

@@ -23,6 +23,7 @@
 //! - [`tenant`]: slugs, tenants, their states. Pure.
 //! - [`sealing`]: secrets at rest.
 //! - [`catalog`]: the control database.
+//! - [`oidc`]: who a bearer token is of, proven.
 //! - [`router`], [`resolve`], [`extract`]: a request in, a connection to one tenant's database out.
 //! - [`problem`]: an error over HTTP.
 //! - [`operations`]: every change to a tenant, as durable steps.
@@ -41,6 +42,7 @@ pub mod doctor;
 pub mod embedded;
 pub mod extract;
 pub mod metrics;
+pub mod oidc;
 pub mod operations;
 pub mod problem;
 pub mod resolve;

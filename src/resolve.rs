@@ -14,16 +14,21 @@ use futures_util::future::BoxFuture;
 use thiserror::Error;
 
 use crate::catalog::CatalogError;
-use crate::metrics;
+use crate::oidc::TokenError;
 use crate::problem::Problem;
 use crate::tenant::TenantSlug;
 
 mod bearer;
-mod header;
+mod claims;
+mod host;
+mod identity;
+mod remembered;
 mod single;
 
 pub use bearer::Tokens;
-pub use header::HeaderResolver;
+pub use claims::ClaimPath;
+pub use host::BaseDomain;
+pub use identity::{IdentityResolver, IdentitySettings, Trust};
 pub use single::SingleTenant;
 
 /// The header that names a tenant.
@@ -43,15 +48,32 @@ pub trait TenantResolver: Send + Sync {
 pub struct Resolved {
     /// Its slug; nobody has looked yet whether the tenant exists.
     pub slug: TenantSlug,
-    /// What named it.
+    /// What named it first.
     pub source: Source,
+    /// Who sends the request, for the log: a subject, or one of our tokens.
+    pub user: String,
+    /// What they may do there.
+    pub access: Access,
+}
+
+/// What a caller may do with a tenant's data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Access {
+    /// Read and write.
+    ReadWrite,
+    /// Read; PostgreSQL refuses to write.
+    ReadOnly,
 }
 
 /// What can name a tenant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Source {
+    /// The claims of a proven token.
+    Claims,
     /// The `X-Tenant` header.
     Header,
+    /// The host, under the base domain.
+    Host,
     /// The settings: there is only one tenant.
     SingleTenant,
 }
@@ -62,18 +84,24 @@ pub enum ResolveError {
     /// The request names none.
     #[error("the request names no tenant")]
     Missing,
-    /// What the request names cannot be a tenant, or it names more than one.
+    /// The header cannot be a tenant, or names more than one.
     #[error("the request names its tenant in a form that is no slug")]
     Malformed,
+    /// The host cannot be a tenant's, or can be read in two ways.
+    #[error("the request's host is no tenant's")]
+    MalformedHost,
     /// Nobody knows who sends it.
     #[error("the caller has not said who they are")]
     Unauthenticated,
     /// The caller may not name this tenant.
     #[error("the caller may not name this tenant")]
     Denied,
-    /// The caller's token cannot be checked.
-    #[error("the caller's token cannot be checked")]
+    /// The catalog cannot say who the caller is.
+    #[error("the caller cannot be looked up")]
     Catalog(#[source] CatalogError),
+    /// The caller's identity provider cannot be reached, and its keys are not known.
+    #[error("the caller's token cannot be checked")]
+    KeysAway(#[source] TokenError),
 }
 
 impl Source {
@@ -81,7 +109,9 @@ impl Source {
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
+            Self::Claims => "claims",
             Self::Header => "header",
+            Self::Host => "host",
             Self::SingleTenant => "single_tenant",
         }
     }
@@ -97,10 +127,10 @@ impl ResolveError {
     fn outcome(&self) -> &'static str {
         match self {
             Self::Missing => "missing",
-            Self::Malformed => "malformed",
+            Self::Malformed | Self::MalformedHost => "malformed",
             Self::Unauthenticated => "unauthenticated",
             Self::Denied => "denied",
-            Self::Catalog(_) => "error",
+            Self::Catalog(_) | Self::KeysAway(_) => "error",
         }
     }
 }
@@ -120,14 +150,24 @@ impl From<ResolveError> for Problem {
                 "Invalid X-Tenant header format",
                 "Tenant slug must contain only lowercase letters, numbers, and hyphens",
             ),
+            ResolveError::MalformedHost => Self::new(
+                StatusCode::BAD_REQUEST,
+                "host_malformed",
+                "Invalid host",
+                "the host must be one tenant's slug before the base domain, and be named once",
+            ),
             ResolveError::Denied => denied(),
             ResolveError::Unauthenticated => Self::unauthenticated(),
-            ResolveError::Catalog(error) => {
+            ResolveError::Catalog(_) | ResolveError::KeysAway(_) => {
                 tracing::warn!(
                     error = &error as &dyn std::error::Error,
-                    "a token cannot be checked"
+                    "a caller cannot be identified"
                 );
-                Self::unavailable()
+                match error {
+                    // What the catalog cannot read now it cannot read in a moment.
+                    ResolveError::Catalog(error) if !error.is_transient() => Self::internal(),
+                    _ => Self::unavailable(),
+                }
             }
         }
     }
@@ -142,16 +182,6 @@ pub fn denied() -> Problem {
         "Access denied",
         "User does not belong to tenant",
     )
-}
-
-/// Counts how a resolution ended, and hands the result on.
-fn counted(
-    source: Source,
-    result: Result<TenantSlug, ResolveError>,
-) -> Result<Resolved, ResolveError> {
-    let outcome = result.as_ref().map_or_else(ResolveError::outcome, |_| "resolved");
-    metrics::resolution(source.as_str(), outcome);
-    result.map(|slug| Resolved { slug, source })
 }
 
 /// What the `X-Tenant` header says; `None` without one. Two headers are one malformed list, as they are

@@ -3,7 +3,7 @@
 //! ```text
 //! slug ─► route (moka) ──────────────────────────► pool ─► connection, stamp checked
 //!            │ miss: one look at the catalog,      ▲
-//!            │ however many wait                   │ one for each tenant and generation (moka)
+//!            │ however many wait                   │ one for each tenant, generation and mode (moka)
 //!            └─────────────────────────────────────┘
 //! ```
 //!
@@ -94,7 +94,15 @@ struct Shared {
     _changes: Changes,
 }
 
-type PoolKey = (Uuid, i64);
+/// Tenant, generation, and what the connections may do.
+type PoolKey = (Uuid, i64, Mode);
+
+/// What a pool's connections may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Mode {
+    ReadWrite,
+    ReadOnly,
+}
 
 /// Why there is no connection.
 #[derive(Clone, Debug, Error)]
@@ -165,13 +173,30 @@ impl TenantRouter {
     ///
     /// See [`RouterError`]; there is never a default connection.
     pub async fn connection(&self, slug: &TenantSlug) -> Result<TenantConnection, RouterError> {
+        self.connect(slug, Mode::ReadWrite).await
+    }
+
+    /// A connection to the tenant's database that can only read: PostgreSQL refuses everything else.
+    ///
+    /// # Errors
+    ///
+    /// As [`TenantRouter::connection`].
+    pub async fn read_only(&self, slug: &TenantSlug) -> Result<TenantConnection, RouterError> {
+        self.connect(slug, Mode::ReadOnly).await
+    }
+
+    async fn connect(
+        &self,
+        slug: &TenantSlug,
+        mode: Mode,
+    ) -> Result<TenantConnection, RouterError> {
         let shared = &self.shared;
         let deadline = Instant::now() + shared.settings.pool_wait_timeout;
         let mut tries = 0;
         loop {
             let route = shared.routes.active(slug, deadline).await?;
             tries += 1;
-            match shared.checkout(&route, deadline).await {
+            match shared.checkout(&route, mode, deadline).await {
                 Ok(Ok(client)) => {
                     return Ok(TenantConnection::new(Arc::clone(&route.place), client));
                 }
@@ -227,16 +252,16 @@ impl Shared {
     async fn checkout(
         &self,
         route: &Route,
+        mode: Mode,
         deadline: Instant,
     ) -> Result<Result<Object, PoolError>, Elapsed> {
-        let pool = if let Some(pool) = route.pool.get() {
+        let slot = route.pool(mode);
+        let pool = if let Some(pool) = slot.get() {
             pool
         } else {
-            let place = &route.place;
-            let key = (place.tenant.id, place.tenant.generation);
-            let build = async { pool::build(place, &self.settings) };
-            let pool = self.pools.get_with(key, build).await;
-            route.pool.get_or_init(|| pool)
+            let build = async { pool::build(&route.place, mode, &self.settings) };
+            let pool = self.pools.get_with(key(&route.place, mode), build).await;
+            slot.get_or_init(|| pool)
         };
         let mut getting = pin!(pool.get());
         if let Poll::Ready(client) = poll!(getting.as_mut()) {
@@ -251,7 +276,13 @@ impl Shared {
     /// Forgets a route that may be stale, and closes its pool.
     async fn evict(&self, slug: &TenantSlug) {
         if let Some(place) = self.routes.evict(slug).await {
-            self.pools.invalidate(&(place.tenant.id, place.tenant.generation)).await;
+            self.close(&place).await;
+        }
+    }
+
+    async fn close(&self, place: &Place) {
+        for mode in [Mode::ReadWrite, Mode::ReadOnly] {
+            self.pools.invalidate(&key(place, mode)).await;
         }
     }
 
@@ -272,7 +303,7 @@ impl Shared {
         match change {
             Change::Tenant(slug) => {
                 if let Some(place) = self.routes.changed(&slug).await {
-                    self.pools.invalidate(&(place.tenant.id, place.tenant.generation)).await;
+                    self.close(&place).await;
                 }
             }
             // Pools stay: the next request compares its tenant's generation.
@@ -294,6 +325,10 @@ impl Shared {
         }
         metrics::pool_connections(connections, idle);
     }
+}
+
+fn key(place: &Place, mode: Mode) -> PoolKey {
+    (place.tenant.id, place.tenant.generation, mode)
 }
 
 /// Whether the error can come from a route that is a moment behind the catalog.

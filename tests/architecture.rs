@@ -25,7 +25,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
             "worker",
         ],
     ),
-    ("config", &["catalog", "operations", "router", "sealing", "tenant"]),
+    ("config", &["catalog", "oidc", "operations", "resolve", "router", "sealing", "tenant"]),
     (
         "api",
         &["catalog", "extract", "metrics", "operations", "problem", "resolve", "router", "tenant"],
@@ -34,7 +34,8 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("doctor", &["catalog", "operations", "tenant"]),
     ("operations", &["catalog", "metrics", "tenant"]),
     ("extract", &["problem", "resolve", "router", "tenant"]),
-    ("resolve", &["catalog", "metrics", "problem", "tenant"]),
+    ("resolve", &["catalog", "metrics", "oidc", "problem", "tenant"]),
+    ("oidc", &[]),
     ("router", &["catalog", "metrics", "tenant"]),
     ("catalog", &["sealing", "tenant"]),
     ("sealing", &[]),

@@ -62,6 +62,7 @@ async fn observe(request: Request, next: Next) -> Response {
         endpoint,
         request_id = id,
         tenant = tracing::field::Empty,
+        user = tracing::field::Empty,
     );
 
     let answered =

@@ -27,7 +27,7 @@ pub(super) async fn get(
     request: Request,
 ) -> Result<Json<Own>, Problem> {
     let (parts, _) = request.into_parts();
-    let Resolved { slug, source } = tenancy.resolve(&parts).await?;
+    let Resolved { slug, source, .. } = tenancy.resolve(&parts).await?;
     let tenant = &tenancy.router.route(&slug).await?.tenant;
     if matches!(tenant.state, TenantState::Deleting | TenantState::Deleted) {
         return Err(RouterError::UnknownTenant(slug).into());

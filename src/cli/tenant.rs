@@ -7,6 +7,7 @@ use super::{Context, Outcome, Result};
 mod create;
 mod delete;
 mod list;
+mod member;
 mod show;
 mod suspend;
 mod url;
@@ -26,6 +27,9 @@ pub(super) enum Command {
     Suspend(suspend::SuspendOptions),
     /// Serve a suspended tenant again
     Resume(suspend::ResumeOptions),
+    /// Who belongs to a tenant
+    #[command(subcommand)]
+    Member(member::Command),
     /// Delete a tenant with its database, its role and its backups
     Delete(delete::Options),
 }
@@ -38,6 +42,7 @@ pub(super) async fn run(command: Command, context: &Context) -> Result<Outcome> 
         Command::Url(options) => url::run(options, context).await,
         Command::Suspend(options) => suspend::suspend(options, context).await,
         Command::Resume(options) => suspend::resume(options, context).await,
+        Command::Member(command) => member::run(command, context).await,
         Command::Delete(options) => delete::run(options, context).await,
     }
 }

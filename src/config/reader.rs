@@ -1,6 +1,8 @@
 //! Reads gathered texts as typed values, and remembers what could not be read.
 
-use secrecy::ExposeSecret as _;
+use std::collections::BTreeMap;
+
+use secrecy::{ExposeSecret as _, SecretString};
 
 use super::error::{ConfigError, Problem};
 use super::key::{self, KEYS};
@@ -33,6 +35,30 @@ impl Reader {
                 None
             }
         }
+    }
+
+    /// Whether anybody set it.
+    pub fn is_set(&self, name: &'static str) -> bool {
+        self.gathered.values.contains_key(name)
+    }
+
+    /// The value of a setting that another one needs.
+    pub fn require<T: Value>(&mut self, name: &'static str, remedy: &'static str) -> Option<T> {
+        if !self.is_set(name) {
+            let place = key::variable(name);
+            self.problem(Problem::Missing { place, remedy });
+        }
+        self.get(name)
+    }
+
+    /// The identity providers of the settings file.
+    pub fn take_providers(&mut self) -> Vec<BTreeMap<String, SecretString>> {
+        std::mem::take(&mut self.gathered.providers)
+    }
+
+    /// Adds to what is wrong.
+    pub fn problem(&mut self, problem: Problem) {
+        self.gathered.problems.push(problem);
     }
 
     /// Every setting as it was given.

@@ -35,6 +35,8 @@ pub(super) struct Given {
 #[derive(Default)]
 pub(super) struct Gathered {
     pub values: BTreeMap<&'static str, Given>,
+    /// The tables `[[auth.provider]]` of the settings file; lists are joined by commas.
+    pub providers: Vec<BTreeMap<String, SecretString>>,
     pub problems: Vec<Problem>,
 }
 
@@ -80,13 +82,14 @@ impl Gathered {
         let mut written = Vec::new();
         for (name, value) in table {
             let place = origin.place(&name);
-            let text = match value.kind {
-                ValueKind::String(text) => text,
-                ValueKind::Boolean(value) => value.to_string(),
-                ValueKind::I64(value) => value.to_string(),
-                ValueKind::Float(value) => value.to_string(),
-                _ if known(&name).is_none() => String::new(),
-                _ => {
+            if name == PROVIDERS.0 {
+                self.providers(place, value.kind);
+                continue;
+            }
+            let text = match single(value.kind) {
+                Some(text) => text,
+                None if known(&name).is_none() => String::new(),
+                None => {
                     let (value, expected) =
                         (Some("a table or list".to_owned()), "single value".to_owned());
                     self.problems.push(Problem::Value { place, value, expected });
@@ -96,6 +99,25 @@ impl Gathered {
             written.push(Written { place, name, text });
         }
         self.take(written, &origin);
+    }
+
+    /// Takes in the identity providers of the settings file.
+    fn providers(&mut self, place: String, kind: ValueKind) {
+        let read = || {
+            let ValueKind::Table(mut auth) = kind else { return None };
+            let ValueKind::Array(list) = auth.remove(PROVIDERS.1)?.kind else { return None };
+            let tables: Option<Vec<_>> = list.into_iter().map(|one| texts(one.kind)).collect();
+            tables.filter(|_| auth.is_empty())
+        };
+        match read() {
+            Some(tables) => self.providers = tables,
+            None => self.problems.push(Problem::Value {
+                place,
+                value: None,
+                expected: "list of tables [[auth.provider]] with texts and lists of texts"
+                    .to_owned(),
+            }),
+        }
     }
 
     /// Takes in the environment: every variable that begins with `TENANTRY_`.
@@ -162,6 +184,32 @@ impl Gathered {
             }
         }
     }
+}
+
+/// Where the settings file has identity providers: `[[auth.provider]]`.
+const PROVIDERS: (&str, &str) = ("auth", "provider");
+
+fn single(kind: ValueKind) -> Option<String> {
+    match kind {
+        ValueKind::String(text) => Some(text),
+        ValueKind::Boolean(value) => Some(value.to_string()),
+        ValueKind::I64(value) => Some(value.to_string()),
+        ValueKind::Float(value) => Some(value.to_string()),
+        _ => None,
+    }
+}
+
+/// A table of texts, and of lists of texts.
+fn texts(kind: ValueKind) -> Option<BTreeMap<String, SecretString>> {
+    let ValueKind::Table(table) = kind else { return None };
+    let text = |kind| match kind {
+        ValueKind::Array(list) => {
+            let parts: Option<Vec<_>> = list.into_iter().map(|part| single(part.kind)).collect();
+            parts.map(|parts| parts.join(","))
+        }
+        other => single(other),
+    };
+    table.into_iter().map(|(name, value)| Some((name, text(value.kind)?.into()))).collect()
 }
 
 /// A setting as it stands in one origin.

@@ -87,8 +87,8 @@ fn unknown_names_are_refused_with_the_nearest_known_one() {
     let text = refused(read_with(Some(&path), &[], &[]));
     assert!(text.contains("`s3_bukket` in") && text.contains("`s3_bucket`"), "{text}");
 
-    let (_folder, path) = write("[auth]\nprovider = \"jwt\"\n");
-    assert!(refused(read_with(Some(&path), &[], &[])).contains("unknown setting `auth`"));
+    let (_folder, path) = write("[s3]\nbucket = \"b\"\n");
+    assert!(refused(read_with(Some(&path), &[], &[])).contains("unknown setting `s3`"));
 }
 
 #[test]
@@ -117,7 +117,7 @@ fn a_wrong_value_is_named_with_its_setting() {
         ("TENANTRY_MULTI_TENANT_MODE", "maybe", "`true` or `false`"),
         ("TENANTRY_TENANT_SLUG", "Acme", "lowercase"),
         ("TENANTRY_ENVIRONMENT", "prod", "production"),
-        ("TENANTRY_AUTH_PROVIDER", "jwt", "only `none`"),
+        ("TENANTRY_AUTH_PROVIDER", "ldap", "`jwt` or `oidc`"),
         ("TENANTRY_LOG_LEVEL", "a=b=c", "log level"),
     ];
     for (name, value, expected) in cases {
@@ -209,5 +209,64 @@ fn without_a_provider_the_data_plane_stays_at_home() {
     assert!(read(&[]).unwrap().refuse_open_data_plane().is_ok());
     for wrong in [("TENANTRY_LISTEN", "0.0.0.0:80"), ("TENANTRY_ENVIRONMENT", "production")] {
         assert!(read(&[wrong]).unwrap().refuse_open_data_plane().is_err());
+    }
+}
+
+#[test]
+fn a_jwt_provider_needs_issuer_audience_and_one_key() {
+    let secret = "x".repeat(32);
+    let all = [
+        ("TENANTRY_AUTH_PROVIDER", "jwt"),
+        ("TENANTRY_JWT_ISSUER", "https://id.example"),
+        ("TENANTRY_JWT_AUDIENCE", "one, two"),
+        ("TENANTRY_JWT_SECRET", secret.as_str()),
+    ];
+    read(&all).unwrap();
+
+    for left_out in 1..all.len() {
+        let mut some = all.to_vec();
+        some.remove(left_out);
+        refused(read(&some));
+    }
+    let mut two_keys = all.to_vec();
+    two_keys.push(("TENANTRY_JWT_PUBLIC_KEY_URL", "https://id.example/keys"));
+    assert!(refused(read(&two_keys)).contains("one key"));
+    let mut weak = all;
+    weak[3].1 = "short";
+    assert!(refused(read(&weak)).contains("256 bits"));
+}
+
+#[test]
+fn a_setting_of_another_kind_of_provider_is_refused() {
+    let idle = refused(read(&[("TENANTRY_OIDC_ISSUER", "https://id.example")]));
+
+    assert!(idle.contains("TENANTRY_AUTH_PROVIDER=oidc"), "{idle}");
+}
+
+#[test]
+fn the_file_may_have_several_providers() {
+    let provider = |more: &str| {
+        format!(
+            "[[auth.provider]]\nissuer = \"https://id.acme.com\"\naudience = [\"a\", \"b\"]\n{more}\n"
+        )
+    };
+    let other = "[[auth.provider]]\nissuer = \"https://id.example\"\naudience = \"a\"";
+    let (_folder, good) =
+        write(&format!("{}{other}", provider("tenants = [\"acme\", \"globex\"]")));
+    let settings = read_with(Some(&good), &[("TENANTRY_LISTEN", "0.0.0.0:80")], &[]).unwrap();
+    settings.refuse_open_data_plane().unwrap();
+
+    for (text, words) in [
+        (provider("") + &provider(""), "the same issuer"),
+        (provider("tenants = [\"Acme\"]"), "`tenants` of [[auth.provider]] number 1"),
+        (provider("public_key_url = \"http://id.acme.com\""), "https"),
+        (provider("isuer = \"x\""), "unknown setting `isuer`"),
+        (provider("secret = \"short\""), "256 bits"),
+        ("[[auth.provider]]\naudience = \"a\"".to_owned(), "`issuer` of"),
+        ("auth = 1".to_owned(), "[[auth.provider]]"),
+    ] {
+        let (_folder, path) = write(&text);
+        let error = refused(read_with(Some(&path), &[], &[]));
+        assert!(error.contains(words), "{text}: {error}");
     }
 }

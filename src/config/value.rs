@@ -10,6 +10,8 @@ use tenantry_provisioning::ServerUrl;
 use tracing_subscriber::EnvFilter;
 
 use super::{AuthProvider, Deployment, LogFormat};
+use crate::oidc::Algorithm;
+use crate::resolve::{BaseDomain, ClaimPath};
 use crate::tenant::TenantSlug;
 
 /// A type that a setting may have.
@@ -115,10 +117,57 @@ impl Value for Deployment {
 }
 
 impl Value for AuthProvider {
-    const EXPECTED: &'static str = "provider of this version, which has only `none`";
+    const EXPECTED: &'static str = "provider: `none`, `jwt` or `oidc`";
 
     fn read(text: &str) -> Result<Self, Option<String>> {
-        if text == "none" { Ok(Self::None) } else { Err(None) }
+        match text {
+            "none" => Ok(Self::None),
+            "jwt" => Ok(Self::Jwt),
+            "oidc" => Ok(Self::Oidc),
+            _ => Err(None),
+        }
+    }
+}
+
+/// Several texts, with commas between them.
+pub(super) struct List(pub Vec<String>);
+
+impl Value for List {
+    const EXPECTED: &'static str = "list with commas between its parts";
+
+    fn read(text: &str) -> Result<Self, Option<String>> {
+        let parts: Vec<String> = text.split(',').map(|part| part.trim().to_owned()).collect();
+        if parts.iter().any(String::is_empty) { Err(None) } else { Ok(Self(parts)) }
+    }
+}
+
+/// Algorithms that tokens may be signed with.
+pub(super) struct Algorithms(pub Vec<Algorithm>);
+
+impl Value for Algorithms {
+    const EXPECTED: &'static str = "list of HS256, HS384, HS512, RS256, RS384, RS512, PS256, PS384, PS512, ES256, ES384, EdDSA";
+
+    fn read(text: &str) -> Result<Self, Option<String>> {
+        let List(names) = List::read(text)?;
+        let all: Result<Vec<_>, _> = names.iter().map(|name| name.parse()).collect();
+        all.map(Self).map_err(|_| None)
+    }
+}
+
+impl Value for ClaimPath {
+    const EXPECTED: &'static str =
+        "path to a claim, such as `org.slug` or `/https:~1~1acme.com~1tenant`";
+
+    fn read(text: &str) -> Result<Self, Option<String>> {
+        Self::parse(text).ok_or(None)
+    }
+}
+
+impl Value for BaseDomain {
+    const EXPECTED: &'static str = "domain such as `app.example.com`, in lower case";
+
+    fn read(text: &str) -> Result<Self, Option<String>> {
+        Self::parse(text).ok_or(None)
     }
 }
 

@@ -5,18 +5,23 @@ use deadpool_postgres::{
 };
 use tokio_postgres::SimpleQueryMessage;
 
-use super::RouterSettings;
+use super::{Mode, RouterSettings};
 use crate::catalog::tenants::Place;
 
 /// A pool of connections to one tenant's database, as that tenant's role. Every new connection proves
 /// by the database's stamp that it reached this tenant and this epoch.
 #[expect(clippy::disallowed_methods, reason = "this is the one place that builds tenant pools")]
-pub(super) fn build(place: &Place, settings: &RouterSettings) -> Pool {
+pub(super) fn build(place: &Place, mode: Mode, settings: &RouterSettings) -> Pool {
     let tenant = &place.tenant;
     let url = place
         .server
         .with_database(tenant.database.as_str())
         .with_user(tenant.role.as_str(), &place.password);
+    let url = match mode {
+        Mode::ReadWrite => url,
+        // A statement that could lift it marks its session, which is then closed.
+        Mode::ReadOnly => url.with_options("-c default_transaction_read_only=on"),
+    };
     let manager = Manager::from_config(
         url.config(),
         url.tls(),

@@ -12,7 +12,7 @@ use moka::future::Cache;
 use tokio::sync::Notify;
 use tokio::time::timeout_at;
 
-use super::{RouterError, RouterSettings};
+use super::{Mode, RouterError, RouterSettings};
 use crate::catalog::Catalog;
 use crate::catalog::tenants::Place;
 use crate::metrics::RouteLookups;
@@ -25,10 +25,11 @@ const UNKNOWN_CAPACITY: u64 = 10_000;
 /// Longer than any look-up takes.
 const CHANGE_MEMORY: Duration = Duration::from_mins(1);
 
-/// A tenant's place, and the pool of connections to it once somebody has asked for one.
+/// A tenant's place, and the pools of connections to it once somebody has asked for one.
 pub(super) struct Route {
     pub(super) place: Arc<Place>,
-    pub(super) pool: OnceLock<Pool>,
+    read_write: OnceLock<Pool>,
+    read_only: OnceLock<Pool>,
 }
 
 pub(super) struct Routes {
@@ -186,6 +187,13 @@ impl Routes {
 
 impl Route {
     fn new(place: Arc<Place>) -> Arc<Self> {
-        Arc::new(Self { place, pool: OnceLock::new() })
+        Arc::new(Self { place, read_write: OnceLock::new(), read_only: OnceLock::new() })
+    }
+
+    pub(super) fn pool(&self, mode: Mode) -> &OnceLock<Pool> {
+        match mode {
+            Mode::ReadWrite => &self.read_write,
+            Mode::ReadOnly => &self.read_only,
+        }
     }
 }

@@ -6,7 +6,8 @@ use secrecy::ExposeSecret as _;
 use serde_json::{Value, json};
 use tenantry::catalog::tokens::Scope;
 use tenantry::extract::Tenancy;
-use tenantry::resolve::HeaderResolver;
+use tenantry::oidc::TokenVerifier;
+use tenantry::resolve::{IdentityResolver, IdentitySettings};
 use tenantry::worker::Worker;
 use tenantry::{api, metrics};
 use tokio::net::TcpListener;
@@ -26,6 +27,12 @@ pub struct Replica {
 
 impl Replica {
     pub async fn start() -> Self {
+        let nobody = TokenVerifier::new(Vec::new()).unwrap();
+        Self::start_with(nobody, IdentitySettings::default()).await
+    }
+
+    /// One that believes identity providers.
+    pub async fn start_with(verifier: TokenVerifier, identity: IdentitySettings) -> Self {
         let fleet = Fleet::start().await;
         let shutdown = CancellationToken::new();
         let worker = Worker::new(fleet.environment.clone(), fleet.changes.clone(), 2);
@@ -33,7 +40,8 @@ impl Replica {
         let exporter = metrics::Exporter::install();
         let control =
             api::control_plane(fleet.environment.clone(), fleet.changes.clone(), exporter);
-        let resolver = std::sync::Arc::new(HeaderResolver::new(fleet.catalog().clone()));
+        let resolver = IdentityResolver::new(fleet.catalog().clone(), verifier, identity);
+        let resolver = std::sync::Arc::new(resolver);
         let tenancy = Tenancy { router: fleet.router(), resolver };
         let data = api::data_plane(tenancy, fleet.catalog().clone(), true);
         let admin = serve(control, &shutdown).await;

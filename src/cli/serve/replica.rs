@@ -21,7 +21,7 @@ use crate::config::Settings;
 use crate::extract::Tenancy;
 use crate::metrics::Exporter;
 use crate::operations::Environment;
-use crate::resolve::{HeaderResolver, SingleTenant, TenantResolver};
+use crate::resolve::{SingleTenant, TenantResolver};
 use crate::router::TenantRouter;
 use crate::worker::Worker;
 
@@ -109,7 +109,7 @@ impl Replica {
         let router = TenantRouter::new(catalog.clone(), changes.clone(), settings.router());
         let resolver: Arc<dyn TenantResolver> = match &settings.tenant_slug {
             Some(slug) if !settings.multi_tenant_mode => Arc::new(SingleTenant::new(slug.clone())),
-            _ => Arc::new(HeaderResolver::new(catalog.clone())),
+            _ => Arc::new(settings.identity(catalog)),
         };
         let tenancy = Tenancy { router: router.clone(), resolver };
         let application = api::data_plane(tenancy, catalog.clone(), settings.multi_tenant_mode);

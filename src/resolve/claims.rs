@@ -1,0 +1,209 @@
+//! The tenant that a proven token is for, by its claims.
+//!
+//! Pure: what an organisation's *name* stands for is for the catalog to say. A value is never bent into
+//! a slug: whatever is not one already is refused, or looked up as it stands.
+
+use serde_json::{Map, Value};
+
+use super::ResolveError;
+use crate::tenant::TenantSlug;
+
+/// Claims that hold a slug, in the order in which they are asked. Where one has another form, such as
+/// a list of teams, the token is refused rather than the next one asked.
+const SLUGS: [&str; 2] = ["tenant", "org_slug"];
+/// Claims that other systems use for other things too: they count where they hold a slug.
+const OFTEN_SLUGS: [&str; 4] = ["namespace", "group", "team", "workspace"];
+/// Claims that hold a slug or an organisation's name.
+const ORGANISATIONS: [&str; 2] = ["org", "organization"];
+/// The claim that holds an organisation's name, even where it looks like a slug.
+const NAME: &str = "org_name";
+/// The longest name that is looked up, in characters.
+const MAX_NAME_CHARS: usize = 200;
+
+/// What a token names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Named {
+    /// A tenant.
+    Slug(TenantSlug),
+    /// An organisation, by the name that people know it by.
+    Organisation(String),
+}
+
+/// Where in a token the tenant stands: `tenant`, `app.tenant` or `orgs.0.slug` for nested claims, or a
+/// JSON pointer (RFC 6901) such as `/https:~1~1acme.com~1tenant` for a name that has dots in it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClaimPath {
+    pointer: String,
+}
+
+impl ClaimPath {
+    /// Reads a path; `None` if it is empty or has an empty part.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        if text.starts_with('/') {
+            return Some(Self { pointer: text.to_owned() });
+        }
+        let mut pointer = String::new();
+        for part in text.split('.') {
+            if part.is_empty() {
+                return None;
+            }
+            pointer.push('/');
+            pointer.push_str(&part.replace('~', "~0").replace('/', "~1"));
+        }
+        Some(Self { pointer })
+    }
+
+    fn find<'a>(&self, claims: &'a Value) -> Option<&'a Value> {
+        claims.pointer(&self.pointer)
+    }
+}
+
+/// The tenant that claims name, or none. `path` is asked first, where there is one.
+pub(super) fn tenant_of(
+    claims: &Map<String, Value>,
+    path: Option<&ClaimPath>,
+) -> Result<Option<Named>, ResolveError> {
+    let refused = || ResolveError::Denied;
+    let slug = |value: &Value| value.as_str().and_then(|text| TenantSlug::parse(text).ok());
+    let present = |name: &str| claims.get(name).filter(|value| !value.is_null());
+
+    if let Some(path) = path {
+        // The map is borrowed as it is: a pointer's first part is a claim's name.
+        let root = Value::Object(claims.clone());
+        if let Some(value) = path.find(&root).filter(|value| !value.is_null()) {
+            return slug(value).map(Named::Slug).map(Some).ok_or_else(refused);
+        }
+    }
+    for name in SLUGS {
+        if let Some(value) = present(name) {
+            return slug(value).map(Named::Slug).map(Some).ok_or_else(refused);
+        }
+    }
+    for name in ORGANISATIONS {
+        if let Some(value) = present(name) {
+            return match slug(value) {
+                Some(slug) => Ok(Some(Named::Slug(slug))),
+                None => organisation(value).map(Some).ok_or_else(refused),
+            };
+        }
+    }
+    if let Some(value) = present(NAME) {
+        return organisation(value).map(Some).ok_or_else(refused);
+    }
+    Ok(OFTEN_SLUGS.iter().find_map(|name| slug(present(name)?)).map(Named::Slug))
+}
+
+fn organisation(value: &Value) -> Option<Named> {
+    let name = value.as_str()?;
+    let plausible = !name.trim().is_empty()
+        && name.chars().count() <= MAX_NAME_CHARS
+        && !name.chars().any(char::is_control);
+    plausible.then(|| Named::Organisation(name.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    fn tenant(claims: Value, path: Option<&str>) -> Result<Option<Named>, ResolveError> {
+        let Value::Object(claims) = claims else { panic!("claims are an object") };
+        let path = path.map(|path| ClaimPath::parse(path).unwrap());
+        tenant_of(&claims, path.as_ref())
+    }
+
+    fn slug(text: &str) -> Named {
+        Named::Slug(TenantSlug::parse(text).unwrap())
+    }
+
+    #[test]
+    fn each_claim_names_a_tenant() {
+        for name in
+            ["tenant", "org_slug", "org", "organization", "namespace", "group", "team", "workspace"]
+        {
+            assert_eq!(
+                tenant(json!({ name: "acme" }), None).unwrap(),
+                Some(slug("acme")),
+                "{name}"
+            );
+        }
+        assert_eq!(tenant(json!({ "sub": "1" }), None).unwrap(), None);
+        assert_eq!(tenant(json!({ "tenant": null }), None).unwrap(), None);
+    }
+
+    #[test]
+    fn the_path_of_the_settings_comes_first() {
+        let claims = json!({
+            "tenant": "globex", "app": { "orgs": [{ "slug": "acme" }] }, "https://a.com/t": "hooli"
+        });
+
+        let at = |path| tenant(claims.clone(), Some(path)).unwrap();
+
+        assert_eq!(at("app.orgs.0.slug"), Some(slug("acme")));
+        assert_eq!(at("/https:~1~1a.com~1t"), Some(slug("hooli")));
+        assert_eq!(at("app.orgs.1.slug"), Some(slug("globex")));
+        assert!(tenant(claims.clone(), Some("app")).is_err());
+    }
+
+    #[test]
+    fn a_name_is_looked_up_and_never_made_into_a_slug() {
+        let named = |claims| tenant(claims, None).unwrap();
+
+        assert_eq!(named(json!({ "org_name": "acme" })), Some(Named::Organisation("acme".into())));
+        assert_eq!(
+            named(json!({ "org": "Acme Corp" })),
+            Some(Named::Organisation("Acme Corp".into()))
+        );
+    }
+
+    #[test]
+    fn a_value_that_cannot_be_a_slug_is_refused() {
+        for value in [
+            json!(["acme"]),
+            json!({ "slug": "acme" }),
+            json!(7),
+            json!(true),
+            json!(""),
+            json!("Acme"),
+            json!("acme "),
+            json!("аcme"),
+            json!("acme/../globex"),
+            json!("postgres"),
+        ] {
+            assert!(tenant(json!({ "tenant": value }), None).is_err(), "{value}");
+        }
+        for value in
+            [json!(["acme"]), json!({}), json!(" "), json!("a\u{0}b"), json!("x".repeat(201))]
+        {
+            assert!(tenant(json!({ "org": value }), None).is_err(), "{value}");
+        }
+    }
+
+    #[test]
+    fn claims_that_mean_other_things_elsewhere_only_count_as_slugs() {
+        assert_eq!(
+            tenant(json!({ "group": ["admins"], "team": "acme" }), None).unwrap(),
+            Some(slug("acme"))
+        );
+        assert_eq!(tenant(json!({ "group": "Admins" }), None).unwrap(), None);
+    }
+
+    #[test]
+    fn a_path_has_no_empty_part() {
+        for bad in ["", ".", "a.", ".a", "a..b"] {
+            assert_eq!(ClaimPath::parse(bad), None, "{bad}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_path_and_no_value_makes_it_panic(path in ".{0,40}", name in ".{0,10}", value in ".{0,40}") {
+            let path = ClaimPath::parse(&path);
+            let claims = Map::from_iter([(name, json!(value.clone())), ("tenant".into(), json!(value))]);
+            _ = tenant_of(&claims, path.as_ref());
+        }
+    }
+}
