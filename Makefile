@@ -9,11 +9,12 @@ demo: install-deps ## Tell the whole story on an embedded PostgreSQL and S3, in 
 	cargo build
 	@target/debug/tenantry demo
 
-test: install-deps ## Run the whole suite
+test: ## Run the whole suite
+	@.ci/bootstrap tests
 	cargo test --workspace --no-fail-fast
 
 bench: install-deps ## Measure against plain PostgreSQL tools in the same run
-	cargo bench --bench fleet
+	cargo bench --bench fleet --bench identity
 
 lint: install-deps ## Check format, clippy and documentation; warnings are errors
 	@.ci/lint

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a panic is a test's message; here and in the benchmark")]
 
 pub mod process;
+pub mod provider;
 pub mod replica;
 
 use std::collections::BTreeMap;

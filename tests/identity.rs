@@ -1,0 +1,449 @@
+//! Who is asking, and for which tenant: what is believed, and everything that is not.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
+use reqwest::StatusCode;
+use serde_json::{Value, json};
+use tenantry::catalog::members::{MemberRole, User};
+use tenantry::oidc::{KeySource, ProviderSettings, Timing, TokenError, TokenVerifier};
+use tenantry::resolve::{BaseDomain, ClaimPath, IdentitySettings, Trust};
+
+use crate::harness::provider::{AUDIENCE, Provider, SigningKey};
+use crate::harness::replica::Replica;
+use crate::harness::slug;
+
+const NO_PAUSE: Duration = Duration::ZERO;
+
+/// Two providers, one of which is bound to `initech`; three tenants.
+struct Scene {
+    replica: Replica,
+    provider: Provider,
+    bound: Provider,
+}
+
+/// What a request says beside its path.
+type Headers<'a> = &'a [(&'a str, &'a str)];
+
+impl Scene {
+    async fn start() -> Self {
+        let (provider, bound) = (Provider::start().await, Provider::start().await);
+        let verifier = TokenVerifier::new(vec![
+            provider.settings(Duration::from_secs(10)),
+            bound.settings(Duration::from_secs(10)),
+        ]);
+        let path = ClaimPath::parse("app.tenant");
+        let trusts = HashMap::from([
+            (provider.issuer.clone(), Trust { tenants: Vec::new(), tenant_claim: path }),
+            (bound.issuer.clone(), Trust { tenants: vec![slug("initech")], tenant_claim: None }),
+        ]);
+        let base_domain = BaseDomain::parse("app.example");
+        let identity = IdentitySettings { trusts, base_domain };
+        let replica = Replica::start_with(verifier.unwrap(), identity).await;
+        for name in ["acme", "globex", "initech"] {
+            replica.create(name).await;
+        }
+        Self { replica, provider, bound }
+    }
+
+    async fn ask(&self, token: &str, headers: Headers<'_>) -> (StatusCode, Value) {
+        let client = reqwest::Client::new();
+        let mut request = client.get(format!("{}/api/tenant", self.replica.public));
+        if !token.is_empty() {
+            request = request.header("Authorization", format!("Bearer {token}"));
+        }
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let answer = request.send().await.unwrap();
+        (answer.status(), answer.json().await.unwrap())
+    }
+
+    async fn join(&self, name: &str, role: MemberRole) {
+        let user = User { issuer: &self.provider.issuer, subject: "user-1" };
+        self.replica.fleet.catalog().add_member(&slug(name), user, role).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn each_source_names_a_tenant_and_they_may_agree() {
+    let scene = Scene::start().await;
+    scene.join("globex", MemberRole::Member).await;
+    let claim = scene.provider.token(&json!({ "tenant": "acme" }));
+    let nested = scene.provider.token(&json!({ "app": { "tenant": "acme" }, "tenant": "globex" }));
+    let organisation = scene.provider.token(&json!({ "org_name": "acme" }));
+    let plain = scene.provider.token(&json!({}));
+    let bound = scene.bound.token(&json!({ "org": "initech" }));
+    let cases: [(&str, Headers<'_>, &str, &str); 9] = [
+        (&claim, &[], "acme", "claims"),
+        (&nested, &[], "acme", "claims"),
+        (&organisation, &[], "acme", "claims"),
+        (&bound, &[], "initech", "claims"),
+        (&plain, &[("X-Tenant", "globex")], "globex", "header"),
+        (&plain, &[("Host", "globex.app.example")], "globex", "host"),
+        (
+            &plain,
+            &[("X-Tenant", "globex"), ("Host", "GLOBEX.app.example:8080")],
+            "globex",
+            "header",
+        ),
+        (&claim, &[("X-Tenant", "acme"), ("Host", "acme.app.example.")], "acme", "claims"),
+        (&scene.replica.token, &[("X-Tenant", "acme")], "acme", "header"),
+    ];
+
+    for (token, headers, tenant, source) in cases {
+        let (status, body) = scene.ask(token, headers).await;
+
+        assert_eq!(status, StatusCode::OK, "{tenant} by {source}: {body}");
+        assert_eq!((&body["slug"], &body["resolved_by"]), (&json!(tenant), &json!(source)));
+    }
+}
+
+/// Every way that we know of to get at somebody else's data, and the answer to each.
+#[tokio::test]
+#[expect(clippy::too_many_lines, reason = "it is one table")]
+async fn nobody_gets_in_by_a_forged_or_foreign_token_or_request() {
+    const BAD: StatusCode = StatusCode::BAD_REQUEST;
+    const WHO: StatusCode = StatusCode::UNAUTHORIZED;
+    const NO: StatusCode = StatusCode::FORBIDDEN;
+    let scene = Scene::start().await;
+    scene.join("globex", MemberRole::Member).await;
+    let provider = &scene.provider;
+    let acme = json!({ "tenant": "acme" });
+    let good = provider.token(&acme);
+    let plain = provider.token(&json!({}));
+    let now = jsonwebtoken::get_current_timestamp();
+    let with = |other: Value| {
+        let mut claims = acme.clone();
+        claims.as_object_mut().unwrap().extend(other.as_object().unwrap().clone());
+        provider.token(&claims)
+    };
+    let without = |name: &str| {
+        let mut claims = provider.claims(&acme);
+        claims.as_object_mut().unwrap().remove(name);
+        provider.key().sign(&claims)
+    };
+    let key = provider.key();
+    let claims_text = provider.claims(&acme).to_string();
+    let header = |more: &str| {
+        key.sign_raw(&format!(r#"{{"alg":"RS256","kid":"first"{more}}}"#), &claims_text)
+    };
+    let unsigned = |alg: &str| {
+        let header = URL_SAFE_NO_PAD.encode(format!(r#"{{"alg":"{alg}"}}"#));
+        format!("{header}.{}.", URL_SAFE_NO_PAD.encode(&claims_text))
+    };
+    let modulus = serde_json::to_value(&key.public).unwrap()["n"].as_str().unwrap().to_owned();
+    let with_public_key = |alg| {
+        let mut header = Header::new(alg);
+        header.kid = Some("first".to_owned());
+        encode(&header, &provider.claims(&acme), &EncodingKey::from_secret(modulus.as_bytes()))
+            .unwrap()
+    };
+    let stranger = SigningKey::generate("first");
+    let parts: Vec<&str> = good.split('.').collect();
+    let globex =
+        URL_SAFE_NO_PAD.encode(provider.claims(&json!({ "tenant": "globex" })).to_string());
+    let named = |value: Value| provider.token(&json!({ "tenant": value }));
+    let twice = key.sign_raw(
+        r#"{"alg":"RS256","kid":"first"}"#,
+        &format!(r#"{},"tenant":"globex"}}"#, claims_text.trim_end_matches('}')),
+    );
+
+    let tokens: Vec<(&str, String, StatusCode)> = vec![
+        ("no token at all", String::new(), BAD),
+        ("rubbish", "rubbish".into(), WHO),
+        ("two parts", "a.b".into(), WHO),
+        ("four parts", format!("{good}.x"), WHO),
+        ("alg none", unsigned("none"), WHO),
+        ("alg None", unsigned("None"), WHO),
+        ("alg NONE", unsigned("NONE"), WHO),
+        ("alg nOnE", unsigned("nOnE"), WHO),
+        ("alg empty", unsigned(""), WHO),
+        ("no signature", format!("{}.{}.", parts[0], parts[1]), WHO),
+        ("other claims under the signature", format!("{}.{globex}.{}", parts[0], parts[2]), WHO),
+        ("a bit of the signature", format!("{}.{}.{}", parts[0], parts[1], &parts[2][1..]), WHO),
+        ("HS256 with the public key", with_public_key(Algorithm::HS256), WHO),
+        ("HS512 with the public key", with_public_key(Algorithm::HS512), WHO),
+        ("another's key under our key's name", stranger.sign(&provider.claims(&acme)), WHO),
+        ("a key of the other provider", scene.bound.key().sign(&provider.claims(&acme)), WHO),
+        (
+            "alg of another size",
+            header("").replacen(
+                &URL_SAFE_NO_PAD.encode(r#"{"alg":"RS256","kid":"first"}"#),
+                &URL_SAFE_NO_PAD.encode(r#"{"alg":"RS384","kid":"first"}"#),
+                1,
+            ),
+            WHO,
+        ),
+        (
+            "alg twice",
+            key.sign_raw(r#"{"alg":"RS256","alg":"none","kid":"first"}"#, &claims_text),
+            WHO,
+        ),
+        ("jku", header(r#","jku":"https://evil.example/keys""#), WHO),
+        ("x5u", header(r#","x5u":"https://evil.example/cert""#), WHO),
+        ("embedded jwk", header(r#","jwk":{"kty":"RSA","n":"AQAB","e":"AQAB"}"#), WHO),
+        ("crit", header(r#","crit":["exp"]"#), WHO),
+        ("b64", header(r#","crit":["b64"],"b64":false"#), WHO),
+        ("a token of another type", header(r#","typ":"logout+jwt""#), WHO),
+        (
+            "kid with a path",
+            SigningKey { id: "../../dev/null".into(), ..key.clone() }.sign(&provider.claims(&acme)),
+            WHO,
+        ),
+        (
+            "kid with SQL",
+            SigningKey { id: "' or 1=1 --".into(), ..key.clone() }.sign(&provider.claims(&acme)),
+            WHO,
+        ),
+        ("kid that is a number", key.sign_raw(r#"{"alg":"RS256","kid":1}"#, &claims_text), WHO),
+        ("no iss", without("iss"), WHO),
+        ("foreign iss", with(json!({ "iss": "https://evil.example" })), WHO),
+        (
+            "iss with a slash at its end",
+            with(json!({ "iss": format!("{}/", provider.issuer) })),
+            WHO,
+        ),
+        ("iss in capitals", with(json!({ "iss": provider.issuer.to_uppercase() })), WHO),
+        ("iss as a list", with(json!({ "iss": [provider.issuer, "x"] })), WHO),
+        ("no aud", without("aud"), WHO),
+        ("foreign aud", with(json!({ "aud": "another-application" })), WHO),
+        ("foreign auds", with(json!({ "aud": ["one", "two"] })), WHO),
+        ("aud in capitals", with(json!({ "aud": AUDIENCE.to_uppercase() })), WHO),
+        ("aud as an object", with(json!({ "aud": { AUDIENCE: true } })), WHO),
+        ("no exp", without("exp"), WHO),
+        ("expired", with(json!({ "exp": now - 60 })), WHO),
+        ("exp as text", with(json!({ "exp": (now + 300).to_string() })), WHO),
+        ("exp below zero", with(json!({ "exp": -1 })), WHO),
+        ("not yet valid", with(json!({ "nbf": now + 120 })), WHO),
+        ("nbf as text", with(json!({ "nbf": "yesterday" })), WHO),
+        ("no sub", without("sub"), WHO),
+        ("an empty sub", with(json!({ "sub": "" })), WHO),
+        ("sub as a number", with(json!({ "sub": 1 })), WHO),
+        ("a sub without end", with(json!({ "sub": "x".repeat(300) })), WHO),
+        ("a claim twice", twice, WHO),
+        ("oversized", with(json!({ "padding": "x".repeat(20_000) })), WHO),
+        ("tenant as a list", named(json!(["acme"])), NO),
+        ("tenant as an object", named(json!({ "slug": "acme" })), NO),
+        ("tenant as a number", named(json!(1)), NO),
+        ("tenant in capitals", named(json!("ACME")), NO),
+        ("tenant with a look-alike", named(json!("аcme")), NO),
+        ("tenant with a space", named(json!("acme ")), NO),
+        ("tenant with a path", named(json!("acme/../globex")), NO),
+        ("tenant with SQL", named(json!("acme'; drop table tenants; --")), NO),
+        ("tenant with a NUL", named(json!("acme\u{0}")), NO),
+        ("tenant that is reserved", named(json!("postgres")), NO),
+        ("tenant that does not exist", named(json!("nobody")), NO),
+        (
+            "organisation that nobody is called",
+            provider.token(&json!({ "org_name": "Nobody Inc." })),
+            NO,
+        ),
+        ("organisation that would make a slug", provider.token(&json!({ "org_name": "ACME" })), NO),
+        ("a bound issuer for another tenant", scene.bound.token(&acme), NO),
+        ("another issuer for a bound tenant", named(json!("initech")), NO),
+        ("no tenant named", plain.clone(), BAD),
+        (
+            "a token of ours that is none",
+            "tenantry_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA".into(),
+            BAD,
+        ),
+    ];
+    let requests: Vec<(&str, &str, Headers<'_>, StatusCode)> = vec![
+        ("no token, but a header", "", &[("X-Tenant", "acme")], WHO),
+        ("no token, but a host", "", &[("Host", "acme.app.example")], WHO),
+        ("header of a tenant that one is no member of", &plain, &[("X-Tenant", "acme")], NO),
+        ("header of a tenant that does not exist", &plain, &[("X-Tenant", "nobody")], NO),
+        ("host of a tenant that one is no member of", &plain, &[("Host", "acme.app.example")], NO),
+        ("claim against header", &good, &[("X-Tenant", "globex")], NO),
+        ("claim against host", &good, &[("Host", "globex.app.example")], NO),
+        (
+            "header against host",
+            &plain,
+            &[("X-Tenant", "globex"), ("Host", "acme.app.example")],
+            NO,
+        ),
+        (
+            "claim and header against host",
+            &good,
+            &[("X-Tenant", "acme"), ("Host", "globex.app.example")],
+            NO,
+        ),
+        ("header twice", &good, &[("X-Tenant", "acme"), ("X-Tenant", "acme")], BAD),
+        ("header with a comma", &good, &[("X-Tenant", "acme,globex")], BAD),
+        ("header with a space in it", &good, &[("X-Tenant", "ac me")], BAD),
+        ("header in capitals", &good, &[("X-Tenant", "Acme")], BAD),
+        ("header that is empty", &good, &[("X-Tenant", "")], BAD),
+        ("host of two labels", &good, &[("Host", "acme.globex.app.example")], BAD),
+        ("host with a user", &good, &[("Host", "acme@globex.app.example")], BAD),
+        ("bound issuer by header", &plain, &[("X-Tenant", "initech")], NO),
+        (
+            "our own token against itself",
+            &scene.replica.token,
+            &[("X-Tenant", "acme"), ("Host", "globex.app.example")],
+            NO,
+        ),
+    ];
+    assert!(tokens.len() + requests.len() >= 60);
+
+    for (case, token, expected) in &tokens {
+        let (status, body) = scene.ask(token, &[]).await;
+
+        assert_eq!(status, *expected, "{case}: {body}");
+        assert!(!body.to_string().contains("title"), "{case}: {body}");
+    }
+    for (case, token, headers, expected) in &requests {
+        let (status, body) = scene.ask(token, headers).await;
+
+        assert_eq!(status, *expected, "{case}: {body}");
+    }
+    // What a proxy that is not trusted claims has no say.
+    let forged: Headers<'_> =
+        &[("X-Forwarded-Host", "globex.app.example"), ("Forwarded", "host=globex.app.example")];
+    assert_eq!(scene.ask(&good, forged).await.1["slug"], "acme");
+    assert_eq!(scene.ask(&plain, forged).await.0, BAD);
+}
+
+#[tokio::test]
+async fn an_unknown_and_a_foreign_tenant_are_refused_alike() {
+    let scene = Scene::start().await;
+    let plain = scene.provider.token(&json!({}));
+
+    let foreign = scene.ask(&plain, &[("X-Tenant", "acme")]).await;
+    let unknown = scene.ask(&plain, &[("X-Tenant", "nobody")]).await;
+
+    assert_eq!(foreign, unknown);
+    assert_eq!(foreign.1["error"], "Access denied");
+    assert_eq!(foreign.1["detail"], "User does not belong to tenant");
+}
+
+#[tokio::test]
+async fn a_membership_counts_until_it_is_taken_away() {
+    let scene = Scene::start().await;
+    let plain = scene.provider.token(&json!({}));
+    let header: Headers<'_> = &[("X-Tenant", "globex")];
+    assert_eq!(scene.ask(&plain, header).await.0, StatusCode::FORBIDDEN);
+
+    scene.join("globex", MemberRole::Admin).await;
+    assert_eq!(scene.ask(&plain, header).await.0, StatusCode::OK);
+
+    let user = User { issuer: &scene.provider.issuer, subject: "user-1" };
+    scene.replica.fleet.catalog().remove_member(&slug("globex"), user).await.unwrap();
+    let gone = async {
+        while scene.ask(&plain, header).await.0 != StatusCode::FORBIDDEN {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), gone).await.expect("it ends within seconds");
+}
+
+#[tokio::test]
+async fn a_connection_to_read_cannot_write() {
+    let scene = Scene::start().await;
+    let router = scene.replica.fleet.router();
+
+    let reading = router.read_only(&slug("acme")).await.unwrap();
+    let writing = router.connection(&slug("acme")).await.unwrap();
+
+    let insert = "insert into boards (title) values ('new')";
+    let refused = reading.execute(insert, &[]).await.unwrap_err();
+    assert_eq!(refused.code().unwrap().code(), "25006");
+    assert_eq!(writing.execute(insert, &[]).await.unwrap(), 1);
+    assert_eq!(reading.query("select 1 from boards", &[]).await.unwrap().len(), 4);
+}
+
+#[tokio::test]
+async fn keys_are_fetched_anew_when_the_provider_rotates_them() {
+    let provider = Provider::start().await;
+    let verifier = TokenVerifier::new(vec![provider.settings(NO_PAUSE)]).unwrap();
+    let before = provider.token(&json!({}));
+    verifier.verify(&before).await.unwrap();
+
+    provider.rotate("second");
+
+    verifier.verify(&provider.token(&json!({}))).await.unwrap();
+    assert!(matches!(verifier.verify(&before).await, Err(TokenError::UnknownKey)));
+}
+
+#[tokio::test]
+async fn many_who_wait_are_one_fetch_and_made_up_keys_are_none() {
+    let provider = Provider::start().await;
+    let verifier = TokenVerifier::new(vec![provider.settings(Duration::from_mins(1))]).unwrap();
+    let good = provider.token(&json!({}));
+    let mut callers = tokio::task::JoinSet::new();
+    for _ in 0..50 {
+        let (verifier, good) = (verifier.clone(), good.clone());
+        callers.spawn(async move { verifier.verify(&good).await.is_ok() });
+    }
+    assert!(callers.join_all().await.into_iter().all(|verified| verified));
+    assert_eq!(provider.fetched(), 1);
+
+    for number in 0..50 {
+        let key = SigningKey { id: format!("made-up-{number}"), ..provider.key() };
+        let refused = verifier.verify(&key.sign(&provider.claims(&json!({})))).await;
+        assert!(matches!(refused, Err(TokenError::UnknownKey)));
+    }
+    assert_eq!(provider.fetched(), 1);
+}
+
+#[tokio::test]
+async fn a_provider_that_is_away_is_an_error_only_while_its_keys_are_unknown() {
+    let provider = Provider::start().await;
+    let mut settings = provider.settings(NO_PAUSE);
+    settings.timing.max_age = Duration::from_secs(2);
+    let verifier = TokenVerifier::new(vec![settings]).unwrap();
+    let good = provider.token(&json!({}));
+    provider.set_away(true);
+    assert!(verifier.verify(&good).await.unwrap_err().is_transient());
+
+    provider.set_away(false);
+    verifier.verify(&good).await.unwrap();
+    provider.set_away(true);
+    verifier.verify(&good).await.unwrap();
+    let aged = async {
+        while !matches!(verifier.verify(&good).await, Err(TokenError::KeysAway(_))) {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), aged).await.expect("keys do not count for ever");
+}
+
+#[tokio::test]
+async fn a_discovery_document_of_somebody_else_gives_no_keys() {
+    let provider = Provider::start().await;
+    let mut settings = provider.settings(NO_PAUSE);
+    settings.issuer = provider.issuer.replace("127.0.0.1", "localhost");
+    let verifier = TokenVerifier::new(vec![settings.clone()]).unwrap();
+
+    let refused = verifier.verify(&provider.token(&json!({ "iss": settings.issuer }))).await;
+
+    assert!(matches!(refused, Err(TokenError::KeysAway(_))), "{refused:?}");
+}
+
+#[test]
+fn weak_and_wrong_keys_are_refused_at_the_start() {
+    let new = |keys, algorithms: &[Algorithm]| {
+        TokenVerifier::new(vec![ProviderSettings {
+            issuer: "https://id.example".into(),
+            audiences: vec![AUDIENCE.into()],
+            algorithms: algorithms.to_vec(),
+            keys,
+            timing: Timing::default(),
+        }])
+    };
+    let secret = |length| KeySource::Secret("x".repeat(length).into());
+
+    assert!(new(secret(32), &[]).is_ok());
+    for (keys, algorithms) in [
+        (secret(31), &[][..]),
+        (secret(32), &[Algorithm::RS256]),
+        (KeySource::Pem("no key".into()), &[]),
+        (KeySource::Jwks("http://id.example/keys".into()), &[]),
+        (KeySource::Discovery, &[Algorithm::HS256]),
+    ] {
+        assert!(new(keys, algorithms).is_err());
+    }
+}
