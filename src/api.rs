@@ -21,7 +21,7 @@ use crate::catalog::changes::Changes;
 use crate::extract::Tenancy;
 use crate::metrics::Exporter;
 use crate::operations::Environment;
-use crate::resolve::Tokens;
+use crate::resolve::Administrators;
 
 mod auth;
 mod backups;
@@ -46,7 +46,7 @@ struct Admin {
     changes: Changes,
     exporter: Option<Exporter>,
     health: Health,
-    tokens: Tokens,
+    administrators: Administrators,
 }
 
 /// What the public endpoints work with.
@@ -82,6 +82,7 @@ pub fn data_plane(tenancy: Tenancy, catalog: Catalog, multi_tenant: bool) -> Rou
 pub fn control_plane(
     environment: Environment,
     changes: Changes,
+    administrators: Administrators,
     exporter: Option<Exporter>,
 ) -> Router {
     let plane = Plane::Control(Box::new(environment.clone()));
@@ -96,7 +97,7 @@ pub fn control_plane(
         .route("/readyz", get(health::readyz))
         .route("/health", get(health::health))
         .with_state(Admin {
-            tokens: Tokens::new(environment.catalog.clone()),
+            administrators,
             environment: Arc::new(environment),
             changes,
             exporter,
@@ -137,9 +138,9 @@ async fn metrics(
     Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text))
 }
 
-impl FromRef<Admin> for Tokens {
+impl FromRef<Admin> for Administrators {
     fn from_ref(admin: &Admin) -> Self {
-        admin.tokens.clone()
+        admin.administrators.clone()
     }
 }
 

@@ -18,7 +18,7 @@ use tenantry_provisioning::{MigrationTimeouts, ServerUrl};
 
 use crate::catalog::Catalog;
 use crate::operations::Limits;
-use crate::resolve::IdentityResolver;
+use crate::resolve::{Administrators, IdentityResolver};
 use crate::router::RouterSettings;
 use crate::sealing::MasterKey;
 use crate::tenant::TenantSlug;
@@ -354,6 +354,13 @@ impl Settings {
     pub fn identity(&self, catalog: &Catalog) -> IdentityResolver {
         let Identity { verifier, settings, .. } = self.identity.clone();
         IdentityResolver::new(catalog.clone(), verifier, settings)
+    }
+
+    /// Who may use the admin API.
+    #[must_use]
+    pub fn administrators(&self, catalog: &Catalog) -> Administrators {
+        let Identity { verifier, admin_claim, .. } = self.identity.clone();
+        Administrators::new(catalog.clone(), verifier, admin_claim)
     }
 
     /// The issuer of the identity provider, if there is just one.

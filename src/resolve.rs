@@ -18,6 +18,7 @@ use crate::oidc::TokenError;
 use crate::problem::Problem;
 use crate::tenant::TenantSlug;
 
+mod administrator;
 mod bearer;
 mod claims;
 mod host;
@@ -25,6 +26,7 @@ mod identity;
 mod remembered;
 mod single;
 
+pub use administrator::{AdminClaim, Administrator, Administrators};
 pub use bearer::Tokens;
 pub use claims::ClaimPath;
 pub use host::BaseDomain;

@@ -1,31 +1,28 @@
-//! Who calls the admin API: a token of ours, with scopes.
-
-use std::sync::Arc;
+//! Who calls the admin API, and what they may do there.
 
 use axum::extract::{FromRef, FromRequestParts};
 use axum::http::request::Parts;
 
 use super::error::ApiError;
-use crate::catalog::tokens::{Scope, TokenRecord};
+use crate::catalog::tokens::Scope;
 use crate::operations::request::Requester;
 use crate::problem::Problem;
-use crate::resolve::Tokens;
+use crate::resolve::{Administrator, Administrators};
 
 /// The longest `Idempotency-Key`.
 const MAX_KEY_LEN: usize = 200;
 
-/// The holder of a valid admin token. Whether a token is unknown, revoked or malformed makes no
+/// An administrator. Whether a token is unknown, revoked, malformed or without the claim makes no
 /// difference to the answer.
 pub(super) struct Caller {
-    token: Arc<TokenRecord>,
-    name: String,
+    administrator: Administrator,
     idempotency_key: Option<String>,
 }
 
 impl Caller {
     /// Refuses a caller whose token lacks a scope.
     pub fn require(&self, scope: Scope) -> Result<(), ApiError> {
-        if self.token.scopes.contains(&scope) {
+        if self.administrator.scopes.contains(&scope) {
             Ok(())
         } else {
             Err(ApiError::forbidden(scope.as_str()))
@@ -34,32 +31,36 @@ impl Caller {
 
     /// The caller, for the record.
     pub fn requester(&self) -> Requester<'_> {
-        Requester { name: &self.name, idempotency_key: self.idempotency_key.as_deref() }
+        let name = &self.administrator.name;
+        Requester { name, idempotency_key: self.idempotency_key.as_deref() }
     }
 }
 
 impl<S> FromRequestParts<S> for Caller
 where
-    Tokens: FromRef<S>,
+    Administrators: FromRef<S>,
     S: Send + Sync,
 {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
-        let token = Tokens::from_ref(state).of(&parts.headers).await?;
-        let token = token.ok_or_else(Problem::unauthenticated)?;
-        let name = format!("token:{}", token.name);
-        let idempotency_key = idempotency_key(parts, &token)?;
-        Ok(Self { token, name, idempotency_key })
+        let found = Administrators::from_ref(state).of(&parts.headers).await;
+        let administrator = found.map_err(Problem::from)?.ok_or_else(Problem::unauthenticated)?;
+        tracing::Span::current().record("user", &administrator.name);
+        let idempotency_key = idempotency_key(parts, &administrator)?;
+        Ok(Self { administrator, idempotency_key })
     }
 }
 
-/// Keys of different tokens, or for different addresses, never meet.
-fn idempotency_key(parts: &Parts, token: &TokenRecord) -> Result<Option<String>, ApiError> {
+/// Keys of different administrators, or for different addresses, never meet.
+fn idempotency_key(
+    parts: &Parts,
+    administrator: &Administrator,
+) -> Result<Option<String>, ApiError> {
     let Some(value) = parts.headers.get("idempotency-key") else { return Ok(None) };
     let fits = |text: &&str| !text.is_empty() && text.len() <= MAX_KEY_LEN;
     match value.to_str().ok().filter(fits) {
-        Some(text) => Ok(Some(format!("{} {} {text}", token.id, parts.uri.path()))),
+        Some(text) => Ok(Some(format!("{} {} {text}", administrator.id, parts.uri.path()))),
         None => Err(ApiError::invalid("an Idempotency-Key has 1 to 200 visible ASCII characters")),
     }
 }

@@ -20,7 +20,7 @@ use super::key;
 use super::reader::Reader;
 use super::value::{Algorithms, List, Value};
 use crate::oidc::{KeySource, ProviderSettings, Timing, TokenVerifier};
-use crate::resolve::{ClaimPath, IdentitySettings, Trust};
+use crate::resolve::{AdminClaim, ClaimPath, IdentitySettings, Trust};
 use crate::tenant::TenantSlug;
 
 /// The settings that count for one kind of provider only.
@@ -40,6 +40,7 @@ pub(super) struct Identity {
     pub provider: AuthProvider,
     pub verifier: TokenVerifier,
     pub settings: IdentitySettings,
+    pub admin_claim: Option<AdminClaim>,
 }
 
 /// Reads everything about identity.
@@ -91,7 +92,7 @@ pub(super) fn read(r: &mut Reader) -> Identity {
         TokenVerifier::new(Vec::new()).expect("nothing is wrong with nobody")
     });
     let settings = IdentitySettings { trusts, base_domain: r.get("base_domain") };
-    Identity { provider, verifier, settings }
+    Identity { provider, verifier, settings, admin_claim: r.get("admin_claim") }
 }
 
 /// One `[[auth.provider]]`.

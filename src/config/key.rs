@@ -61,6 +61,7 @@ pub const KEYS: &[Key] = &[
     plain("oidc_issuer", "", "the OpenID provider, when auth_provider is oidc"),
     plain("oidc_client_id", "", "this application at that provider"),
     plain("oidc_audience", "oidc_client_id", "whom its tokens must be meant for"),
+    plain("admin_claim", "", "path=value: whose token says so may use the admin API"),
     plain("base_domain", "", "a domain under which every tenant has a name: acme.BASE_DOMAIN"),
     plain(
         "tenant_migrations_dir",

@@ -11,7 +11,7 @@ use tracing_subscriber::EnvFilter;
 
 use super::{AuthProvider, Deployment, LogFormat};
 use crate::oidc::Algorithm;
-use crate::resolve::{BaseDomain, ClaimPath};
+use crate::resolve::{AdminClaim, BaseDomain, ClaimPath};
 use crate::tenant::TenantSlug;
 
 /// A type that a setting may have.
@@ -157,6 +157,14 @@ impl Value for Algorithms {
 impl Value for ClaimPath {
     const EXPECTED: &'static str =
         "path to a claim, such as `org.slug` or `/https:~1~1acme.com~1tenant`";
+
+    fn read(text: &str) -> Result<Self, Option<String>> {
+        Self::parse(text).ok_or(None)
+    }
+}
+
+impl Value for AdminClaim {
+    const EXPECTED: &'static str = "claim and its value, such as `groups=platform`";
 
     fn read(text: &str) -> Result<Self, Option<String>> {
         Self::parse(text).ok_or(None)

@@ -54,7 +54,7 @@ impl ClaimPath {
         Some(Self { pointer })
     }
 
-    fn find<'a>(&self, claims: &'a Value) -> Option<&'a Value> {
+    pub(super) fn find<'a>(&self, claims: &'a Value) -> Option<&'a Value> {
         claims.pointer(&self.pointer)
     }
 }

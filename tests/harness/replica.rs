@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use tenantry::catalog::tokens::Scope;
 use tenantry::extract::Tenancy;
 use tenantry::oidc::TokenVerifier;
-use tenantry::resolve::{IdentityResolver, IdentitySettings};
+use tenantry::resolve::{AdminClaim, Administrators, IdentityResolver, IdentitySettings};
 use tenantry::worker::Worker;
 use tenantry::{api, metrics};
 use tokio::net::TcpListener;
@@ -38,8 +38,10 @@ impl Replica {
         let worker = Worker::new(fleet.environment.clone(), fleet.changes.clone(), 2);
         tokio::spawn(worker.run(shutdown.clone()));
         let exporter = metrics::Exporter::install();
-        let control =
-            api::control_plane(fleet.environment.clone(), fleet.changes.clone(), exporter);
+        let claim = AdminClaim::parse("groups=platform");
+        let administrators = Administrators::new(fleet.catalog().clone(), verifier.clone(), claim);
+        let (environment, changes) = (fleet.environment.clone(), fleet.changes.clone());
+        let control = api::control_plane(environment, changes, administrators, exporter);
         let resolver = IdentityResolver::new(fleet.catalog().clone(), verifier, identity);
         let resolver = std::sync::Arc::new(resolver);
         let tenancy = Tenancy { router: fleet.router(), resolver };

@@ -125,7 +125,9 @@ impl Replica {
         changes: Changes,
         exporter: Option<Exporter>,
     ) {
-        let application = api::control_plane(environment.clone(), changes.clone(), exporter);
+        let administrators = settings.administrators(&environment.catalog);
+        let application =
+            api::control_plane(environment.clone(), changes.clone(), administrators, exporter);
         self.serve("the admin API", listener, application);
         let worker = Worker::new(environment, changes, settings.worker_concurrency);
         self.spawn("worker", |shutdown| worker.run(shutdown));

@@ -1,0 +1,126 @@
+//! [`Administrators`]: who may use the admin API. Programs come with a token of ours, people with a
+//! token of an identity provider that carries the claim of the settings.
+
+use axum::http::HeaderMap;
+use serde_json::Value;
+
+use super::bearer::{bearer, is_ours};
+use super::{ClaimPath, ResolveError, Tokens};
+use crate::catalog::Catalog;
+use crate::catalog::tokens::Scope;
+use crate::oidc::TokenVerifier;
+
+/// The claim that makes a user an administrator: a path and what must stand there, alone or in a list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AdminClaim {
+    path: ClaimPath,
+    value: String,
+}
+
+/// Tells administrators from others. Cheap to clone.
+#[derive(Clone)]
+pub struct Administrators {
+    tokens: Tokens,
+    verifier: TokenVerifier,
+    claim: Option<AdminClaim>,
+}
+
+/// Somebody who may use the admin API, within scopes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Administrator {
+    /// For the record: `token:NAME` or `user:SUBJECT`.
+    pub name: String,
+    /// Never of two administrators.
+    pub id: String,
+    /// What they may do.
+    pub scopes: Vec<Scope>,
+}
+
+impl AdminClaim {
+    /// Reads `path=value`, such as `groups=platform` or `realm_access.roles=tenantry-admin`.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let (path, value) = text.split_once('=')?;
+        let (path, value) = (ClaimPath::parse(path)?, value.to_owned());
+        (!value.is_empty()).then_some(Self { path, value })
+    }
+
+    fn is_met(&self, claims: &Value) -> bool {
+        match self.path.find(claims) {
+            Some(Value::String(text)) => *text == self.value,
+            Some(Value::Array(list)) => list.iter().any(|one| one.as_str() == Some(&self.value)),
+            _ => false,
+        }
+    }
+}
+
+impl Administrators {
+    /// Believes this catalog's own tokens and, where there is a claim, users of these providers.
+    #[must_use]
+    pub fn new(catalog: Catalog, verifier: TokenVerifier, claim: Option<AdminClaim>) -> Self {
+        Self { tokens: Tokens::new(catalog), verifier, claim }
+    }
+
+    /// The administrator who sends a request; none when it is nobody of that kind.
+    pub async fn of(&self, headers: &HeaderMap) -> Result<Option<Administrator>, ResolveError> {
+        let Some(text) = bearer(headers) else { return Ok(None) };
+        if is_ours(text) {
+            let token = self.tokens.of(headers).await.map_err(ResolveError::Catalog)?;
+            return Ok(token.map(|token| Administrator {
+                name: format!("token:{}", token.name),
+                id: token.id.to_string(),
+                scopes: token.scopes.clone(),
+            }));
+        }
+        let Some(claim) = &self.claim else { return Ok(None) };
+        let verified = match self.verifier.verify(text).await {
+            Ok(verified) => verified,
+            Err(error) if error.is_transient() => return Err(ResolveError::KeysAway(error)),
+            Err(error) => {
+                tracing::debug!(error = &error as &dyn std::error::Error, "a token was refused");
+                return Ok(None);
+            }
+        };
+        if !claim.is_met(&Value::Object(verified.claims)) {
+            tracing::warn!(user = verified.subject, "a user without the admin claim was refused");
+            return Ok(None);
+        }
+        // To reach tenants' data one is a member, or a program that an administrator has let in.
+        let scopes = Scope::ALL.into_iter().filter(|scope| *scope != Scope::Data).collect();
+        let id = format!("{} {}", verified.issuer, verified.subject);
+        Ok(Some(Administrator { name: format!("user:{}", verified.subject), id, scopes }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_claim_is_met_alone_or_in_a_list() {
+        let claim = AdminClaim::parse("realm.roles=platform").unwrap();
+
+        for good in [json!("platform"), json!(["other", "platform"])] {
+            assert!(claim.is_met(&json!({ "realm": { "roles": good } })));
+        }
+        for bad in [
+            json!("Platform"),
+            json!("platform "),
+            json!({ "platform": true }),
+            json!(null),
+            json!([["platform"]]),
+        ] {
+            assert!(!claim.is_met(&json!({ "realm": { "roles": bad } })), "{bad}");
+        }
+        assert!(!claim.is_met(&json!({ "roles": "platform" })));
+    }
+
+    #[test]
+    fn a_claim_has_a_path_and_a_value() {
+        for bad in ["", "groups", "groups=", "=platform", "a..b=c"] {
+            assert_eq!(AdminClaim::parse(bad), None, "{bad}");
+        }
+    }
+}
