@@ -336,7 +336,7 @@ impl Settings {
     pub fn refuse_open_data_plane(&self) -> Result<(), ConfigError> {
         let by_oneself =
             self.environment == Deployment::Development && self.listen.ip().is_loopback();
-        if self.identity.provider != AuthProvider::None || by_oneself {
+        if self.has_identity_provider() || by_oneself {
             return Ok(());
         }
         Err(ConfigError::one(Problem::Contradiction {
@@ -352,8 +352,21 @@ impl Settings {
     /// Who may reach which tenant's data.
     #[must_use]
     pub fn identity(&self, catalog: &Catalog) -> IdentityResolver {
-        let Identity { verifier, settings, .. } = self.identity.clone();
+        let Identity { verifier, mut settings, .. } = self.identity.clone();
+        settings.only = self.only_tenant();
         IdentityResolver::new(catalog.clone(), verifier, settings)
+    }
+
+    /// The one tenant of a deployment that has no other.
+    #[must_use]
+    pub fn only_tenant(&self) -> Option<TenantSlug> {
+        self.tenant_slug.clone().filter(|_| !self.multi_tenant_mode)
+    }
+
+    /// Whether users have to prove who they are.
+    #[must_use]
+    pub fn has_identity_provider(&self) -> bool {
+        self.identity.provider != AuthProvider::None
     }
 
     /// Who may use the admin API.

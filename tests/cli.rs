@@ -174,7 +174,10 @@ async fn a_catalog_of_another_version_is_refused() {
     let cli = Cli::new(&fleet);
 
     catalog
-        .batch_execute("update refinery_schema_history set version = 99 where version = 3")
+        .batch_execute(
+            "update refinery_schema_history set version = 99
+             where version = (select max(version) from refinery_schema_history)",
+        )
         .await
         .unwrap();
     cli.refused("tenant list", 1, "install a newer tenantry").await;

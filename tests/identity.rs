@@ -41,7 +41,7 @@ impl Scene {
             (bound.issuer.clone(), Trust { tenants: vec![slug("initech")], tenant_claim: None }),
         ]);
         let base_domain = BaseDomain::parse("app.example");
-        let identity = IdentitySettings { trusts, base_domain };
+        let identity = IdentitySettings { trusts, base_domain, only: None };
         let replica = Replica::start_with(verifier.unwrap(), identity).await;
         for name in ["acme", "globex", "initech"] {
             replica.create(name).await;
@@ -327,17 +327,20 @@ async fn a_membership_counts_until_it_is_taken_away() {
     let header: Headers<'_> = &[("X-Tenant", "globex")];
     assert_eq!(scene.ask(&plain, header).await.0, StatusCode::FORBIDDEN);
 
-    scene.join("globex", MemberRole::Admin).await;
-    assert_eq!(scene.ask(&plain, header).await.0, StatusCode::OK);
+    let becomes = async |wanted: StatusCode| {
+        let seen = async {
+            while scene.ask(&plain, header).await.0 != wanted {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), seen).await.expect("it takes seconds");
+    };
 
+    scene.join("globex", MemberRole::Admin).await;
+    becomes(StatusCode::OK).await;
     let user = User { issuer: &scene.provider.issuer, subject: "user-1" };
     scene.replica.fleet.catalog().remove_member(&slug("globex"), user).await.unwrap();
-    let gone = async {
-        while scene.ask(&plain, header).await.0 != StatusCode::FORBIDDEN {
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(10), gone).await.expect("it ends within seconds");
+    becomes(StatusCode::FORBIDDEN).await;
 }
 
 #[tokio::test]
@@ -358,6 +361,29 @@ async fn people_with_the_admin_claim_use_the_admin_api_but_no_tenants_data() {
     assert_eq!(list(&other).await, StatusCode::UNAUTHORIZED);
     assert_eq!(list(&forged).await, StatusCode::UNAUTHORIZED);
     assert_eq!(scene.ask(&admin, &[("X-Tenant", "acme")]).await.0, StatusCode::FORBIDDEN);
+}
+
+#[tokio::test]
+async fn with_one_tenant_nobody_names_it_but_everybody_proves_who_they_are() {
+    let provider = Provider::start().await;
+    let verifier = TokenVerifier::new(vec![provider.settings(Duration::from_secs(10))]).unwrap();
+    let identity = IdentitySettings { only: Some(slug("main")), ..IdentitySettings::default() };
+    let replica = Replica::start_with(verifier, identity).await;
+    replica.create("main").await;
+    let ask = async |token: &str, tenant: Option<&str>| {
+        let mut request = replica.client.get(format!("{}/api/tenant", replica.public));
+        request = if token.is_empty() { request } else { request.bearer_auth(token) };
+        request =
+            tenant.into_iter().fold(request, |request, name| request.header("X-Tenant", name));
+        request.send().await.unwrap().status()
+    };
+    let token = provider.token(&json!({ "team": "backend" }));
+
+    assert_eq!(ask(&token, None).await, StatusCode::OK);
+    assert_eq!(ask(&token, Some("main")).await, StatusCode::OK);
+    assert_eq!(ask(&token, Some("other")).await, StatusCode::FORBIDDEN);
+    assert_eq!(ask("", None).await, StatusCode::UNAUTHORIZED);
+    assert_eq!(ask("rubbish", None).await, StatusCode::UNAUTHORIZED);
 }
 
 #[tokio::test]

@@ -1,7 +1,6 @@
 //! With an OpenID provider that nobody here wrote: discovery, every kind of signature, new keys in
 //! mid-run, and its end.
 
-use std::collections::HashMap;
 use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -76,7 +75,7 @@ async fn a_real_provider_is_believed_through_new_keys_and_its_absence() {
         timing: Timing { pause: Duration::ZERO, ..Timing::default() },
     };
     let verifier = TokenVerifier::new(vec![settings]).unwrap();
-    let identity = IdentitySettings { trusts: HashMap::new(), base_domain: None };
+    let identity = IdentitySettings::default();
     let replica = Replica::start_with(verifier, identity).await;
     replica.create("acme").await;
     let ask = async |token: &str| {

@@ -91,7 +91,7 @@ pub(super) fn read(r: &mut Reader) -> Identity {
         });
         TokenVerifier::new(Vec::new()).expect("nothing is wrong with nobody")
     });
-    let settings = IdentitySettings { trusts, base_domain: r.get("base_domain") };
+    let settings = IdentitySettings { trusts, base_domain: r.get("base_domain"), only: None };
     Identity { provider, verifier, settings, admin_claim: r.get("admin_claim") }
 }
 

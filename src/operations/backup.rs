@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use tenantry_backup::{
     DumpProgress, DumpRequest, MANIFEST_FORMAT, Manifest, ObjectClass, TableRows, dump, finish,
 };
-use tenantry_provisioning::{Connection, Server};
+use tenantry_provisioning::Connection;
 
 use super::{Plan, Step, StepContext, StepError};
 use crate::tenant::TenantState;
@@ -59,7 +59,8 @@ async fn upload_dump(cx: &StepContext<'_>) -> Result<(), StepError> {
         store.remove_backup(cx.tenant.id, cx.operation.id).await?;
     }
 
-    // The server is done with once pg_dump has ended: the next dump need not wait for the upload.
+    // A turn is for the dump alone: the session is opened before it, and the upload ends after it.
+    let session = server.connect(&cx.tenant.database).await?;
     let turn = Mutex::new(Some(cx.environment.turn().await));
     let progress = |progress| {
         if progress == DumpProgress::LeftServer {
@@ -67,7 +68,7 @@ async fn upload_dump(cx: &StepContext<'_>) -> Result<(), StepError> {
         }
     };
     let started_at = Timestamp::now();
-    let Snapshot { session, id, absent } = open_snapshot(&server, cx).await?;
+    let Snapshot { id, absent } = open_snapshot(&session).await?;
     let request = DumpRequest {
         tools: &tools,
         libpq_env: server.url().with_database(cx.tenant.database.as_str()).libpq_env(),
@@ -92,15 +93,14 @@ async fn upload_dump(cx: &StepContext<'_>) -> Result<(), StepError> {
     cx.remember(DUMP, &note).await
 }
 
-/// A transaction whose snapshot `pg_dump` shares; it must stay open until the dump has ended.
+/// What `pg_dump` needs to know of a snapshot.
 struct Snapshot {
-    session: Connection,
     id: String,
     absent: Vec<ObjectClass>,
 }
 
-async fn open_snapshot(server: &Server, cx: &StepContext<'_>) -> Result<Snapshot, StepError> {
-    let session = server.connect(&cx.tenant.database).await?;
+/// Opens a transaction whose snapshot `pg_dump` shares; it must stay open until the dump has ended.
+async fn open_snapshot(session: &Connection) -> Result<Snapshot, StepError> {
     // What a database is born with has an oid below 16384; pg_dump leaves all of it out but a changed
     // comment on the schema `public`.
     let (begun, row) = future::join(
@@ -130,7 +130,7 @@ async fn open_snapshot(server: &Server, cx: &StepContext<'_>) -> Result<Snapshot
     let absent = classes.into_iter().enumerate().filter(|(index, _)| row.get(index + 1));
     let absent = absent.map(|(_, class)| class).collect();
     let id = row.get(0);
-    Ok(Snapshot { session, id, absent })
+    Ok(Snapshot { id, absent })
 }
 
 /// Counts the rows of every table that a dump holds data of.

@@ -36,6 +36,9 @@ pub struct IdentitySettings {
     pub trusts: HashMap<String, Trust>,
     /// The domain under which every tenant has a name.
     pub base_domain: Option<BaseDomain>,
+    /// The one tenant of a deployment that has no other: nobody needs to name it, and claims, which
+    /// may speak of anything there, are not asked.
+    pub only: Option<TenantSlug>,
 }
 
 /// How far an issuer is trusted.
@@ -53,7 +56,8 @@ pub struct IdentityResolver {
     tokens: Tokens,
     verifier: TokenVerifier,
     settings: IdentitySettings,
-    roles: Remembered<(TenantSlug, String, String), MemberRole>,
+    /// Of no member, none: that is remembered too, since a claim needs no membership.
+    roles: Remembered<(TenantSlug, String, String), Option<MemberRole>>,
     organisations: Remembered<String, TenantSlug>,
 }
 
@@ -100,13 +104,13 @@ impl IdentityResolver {
     /// For a program of the operator's: it acts as an application, for any tenant.
     async fn by_own_token(&self, parts: &Parts, wanted: Wanted) -> Result<Resolved, ResolveError> {
         // A request that names nobody is told so first: that is no secret.
-        if wanted.header.is_none() && wanted.host.is_none() {
+        if wanted.header.is_none() && wanted.host.is_none() && self.settings.only.is_none() {
             return Err(ResolveError::Missing);
         }
         let token = self.tokens.of(&parts.headers).await.map_err(ResolveError::Catalog)?;
         let token = token.ok_or(ResolveError::Unauthenticated)?;
         let user = format!("token:{}", token.name);
-        let (source, slug) = agreed(None, wanted, &user)?;
+        let (source, slug) = self.agreed(None, wanted, &user)?;
         if !token.scopes.contains(&Scope::Data) {
             return Err(refuse("not_a_member", &slug, &user));
         }
@@ -117,18 +121,22 @@ impl IdentityResolver {
         let (issuer, user) = (&token.issuer, &token.subject);
         let trust = self.settings.trusts.get(issuer);
         let path = trust.and_then(|trust| trust.tenant_claim.as_ref());
-        let claimed = match tenant_of(&token.claims, path)? {
+        let named = match self.settings.only {
+            Some(_) => None,
+            None => tenant_of(&token.claims, path)?,
+        };
+        let claimed = match named {
             Some(Named::Slug(slug)) => Some(slug),
             Some(Named::Organisation(name)) => Some(self.known_as(name).await?),
             None => None,
         };
-        let (source, slug) = agreed(claimed, wanted, user)?;
+        let (source, slug) = self.agreed(claimed, wanted, user)?;
         if !self.may_name(issuer, &slug) {
             return Err(refuse("foreign_issuer", &slug, user));
         }
         let role = match (self.role(&slug, issuer, user).await?, source) {
             (Some(role), _) => role,
-            (None, Source::Claims) => MemberRole::Member,
+            (None, Source::Claims | Source::SingleTenant) => MemberRole::Member,
             (None, _) => return Err(refuse("not_a_member", &slug, user)),
         };
         let access = match role {
@@ -136,6 +144,27 @@ impl IdentityResolver {
             MemberRole::Owner | MemberRole::Admin | MemberRole::Member => Access::ReadWrite,
         };
         Ok(Resolved { slug, source, user: user.clone(), access })
+    }
+
+    /// The one tenant that every source names, and the first source that does.
+    fn agreed(
+        &self,
+        claimed: Option<TenantSlug>,
+        wanted: Wanted,
+        user: &str,
+    ) -> Result<(Source, TenantSlug), ResolveError> {
+        let sources = [
+            (Source::SingleTenant, self.settings.only.clone()),
+            (Source::Claims, claimed),
+            (Source::Header, wanted.header),
+            (Source::Host, wanted.host),
+        ];
+        let mut named = sources.into_iter().filter_map(|(source, slug)| Some((source, slug?)));
+        let (source, slug) = named.next().ok_or(ResolveError::Missing)?;
+        if named.any(|(_, other)| other != slug) {
+            return Err(refuse("sources_disagree", &slug, user));
+        }
+        Ok((source, slug))
     }
 
     /// Whether an issuer's word counts for a tenant: bindings hold in both directions.
@@ -154,8 +183,10 @@ impl IdentityResolver {
         subject: &str,
     ) -> Result<Option<MemberRole>, ResolveError> {
         let key = (slug.clone(), issuer.to_owned(), subject.to_owned());
-        let asked = self.catalog.member_role(slug, User { issuer, subject });
-        self.roles.get(key, asked).await.map_err(ResolveError::Catalog)
+        let user = User { issuer, subject };
+        let asked = async { self.catalog.member_role(slug, user).await.map(Some) };
+        let role = self.roles.get(key, asked).await.map_err(ResolveError::Catalog)?;
+        Ok(role.flatten())
     }
 
     async fn known_as(&self, name: String) -> Result<TenantSlug, ResolveError> {
@@ -176,22 +207,6 @@ impl TenantResolver for IdentityResolver {
             found
         })
     }
-}
-
-/// The one tenant that every source names, and the first source that does.
-fn agreed(
-    claimed: Option<TenantSlug>,
-    wanted: Wanted,
-    user: &str,
-) -> Result<(Source, TenantSlug), ResolveError> {
-    let sources =
-        [(Source::Claims, claimed), (Source::Header, wanted.header), (Source::Host, wanted.host)];
-    let mut named = sources.into_iter().filter_map(|(source, slug)| Some((source, slug?)));
-    let (source, slug) = named.next().ok_or(ResolveError::Missing)?;
-    if named.any(|(_, other)| other != slug) {
-        return Err(refuse("sources_disagree", &slug, user));
-    }
-    Ok((source, slug))
 }
 
 /// Refuses, and tells the operator what the caller is not told.

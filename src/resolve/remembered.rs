@@ -1,9 +1,9 @@
 //! [`Remembered`]: what the catalog said of a caller, for a few seconds, and for as long as the catalog
 //! is away.
 //!
-//! A yes counts without asking again for [`TTL`]; so what an operator takes away ends within it. While
-//! the catalog cannot be reached, its last yes still counts: tenants and callers that are known stay
-//! connected. A no is never remembered as a yes.
+//! A value counts without asking again for [`TTL`]; so what an operator changes is in force within it.
+//! While the catalog cannot be reached, its last value still counts: tenants and callers that are known
+//! stay connected. That there is none is asked again each time.
 
 use std::hash::Hash;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use moka::future::Cache;
 
 use crate::catalog::CatalogError;
 
-/// How long the catalog's yes counts without asking again.
+/// How long a value counts without asking again.
 const TTL: Duration = Duration::from_secs(5);
 /// Most answers that are remembered.
 const CAPACITY: u64 = 100_000;
@@ -20,7 +20,7 @@ const CAPACITY: u64 = 100_000;
 #[derive(Clone)]
 pub(super) struct Remembered<K, V> {
     fresh: Cache<K, V>,
-    /// The last yes, for when the catalog is away.
+    /// The last value, for when the catalog is away.
     last_known: Cache<K, V>,
 }
 

@@ -1,4 +1,5 @@
-//! [`SingleTenant`]: a deployment with one tenant. Requests need not name it, and may name no other.
+//! [`SingleTenant`]: a deployment with one tenant and no identity provider. Requests need not name it,
+//! may name no other, and come from anybody.
 
 use axum::http::request::Parts;
 use futures_util::future::BoxFuture;

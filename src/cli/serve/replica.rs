@@ -14,15 +14,18 @@ use tokio_util::sync::CancellationToken;
 
 use super::Role;
 use crate::api::{self, serving};
-use crate::catalog::Catalog;
 use crate::catalog::changes::Changes;
+use crate::catalog::tenants::NewTenant;
+use crate::catalog::{Catalog, CatalogError};
 use crate::cli::{Error, Result};
 use crate::config::Settings;
 use crate::extract::Tenancy;
 use crate::metrics::Exporter;
 use crate::operations::Environment;
+use crate::operations::request::Requester;
 use crate::resolve::{SingleTenant, TenantResolver};
 use crate::router::TenantRouter;
+use crate::tenant::{TenantSlug, Tier};
 use crate::worker::Worker;
 
 /// How often what the pools hold is measured.
@@ -61,6 +64,10 @@ impl Replica {
         };
         let changes = catalog.changes();
         let exporter = Exporter::install();
+
+        if let Some((environment, slug)) = environment.as_ref().zip(settings.only_tenant()) {
+            make_only_tenant(environment, slug, settings.tenant_name.clone()).await?;
+        }
 
         let mut replica = Self {
             data_address: address(data.as_ref()),
@@ -107,8 +114,8 @@ impl Replica {
         changes: &Changes,
     ) {
         let router = TenantRouter::new(catalog.clone(), changes.clone(), settings.router());
-        let resolver: Arc<dyn TenantResolver> = match &settings.tenant_slug {
-            Some(slug) if !settings.multi_tenant_mode => Arc::new(SingleTenant::new(slug.clone())),
+        let resolver: Arc<dyn TenantResolver> = match settings.only_tenant() {
+            Some(slug) if !settings.has_identity_provider() => Arc::new(SingleTenant::new(slug)),
             _ => Arc::new(settings.identity(catalog)),
         };
         let tenancy = Tenancy { router: router.clone(), resolver };
@@ -152,6 +159,26 @@ impl Replica {
             tracing::debug!("{what} has ended");
             drop(ending);
         });
+    }
+}
+
+/// Asks for the one tenant of a single-tenant deployment, if nobody has yet.
+async fn make_only_tenant(
+    environment: &Environment,
+    slug: TenantSlug,
+    name: Option<String>,
+) -> Result<()> {
+    let new = NewTenant {
+        name: name.unwrap_or_else(|| slug.to_string()),
+        slug,
+        tier: Tier::Shared,
+        settings: serde_json::json!({}),
+        server: None,
+    };
+    let by = Requester { name: "serve", idempotency_key: None };
+    match environment.create_tenant(&new, false, by).await {
+        Ok(_) | Err(CatalogError::Exists { .. }) => Ok(()),
+        Err(error) => Err(error.into()),
     }
 }
 
