@@ -37,12 +37,13 @@ pub mod tokens;
 
 pub use lock::TenantLock;
 
-/// Our own schema, in order. `V5__…` goes here and nowhere else.
+/// Our own schema, in order. `V6__…` goes here and nowhere else.
 const MIGRATIONS: &[(&str, &str)] = &[
     ("V1__servers_and_tenants", include_str!("../migrations/catalog/V1__servers_and_tenants.sql")),
     ("V2__operations", include_str!("../migrations/catalog/V2__operations.sql")),
     ("V3__backups_and_stock", include_str!("../migrations/catalog/V3__backups_and_stock.sql")),
     ("V4__members", include_str!("../migrations/catalog/V4__members.sql")),
+    ("V5__quiet_claims", include_str!("../migrations/catalog/V5__quiet_claims.sql")),
 ];
 
 /// A worker's notes need not reach the disk one by one: a step that is repeated because the catalog's

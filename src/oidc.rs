@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use jsonwebtoken::{Validation, decode};
 use serde::de::IgnoredAny;
-use serde_json::{Map, Value};
+use serde_json::Value;
 use thiserror::Error;
 
 mod keys;
@@ -64,8 +64,8 @@ pub struct Verified {
     pub issuer: String,
     /// Of whom; unique within the issuer.
     pub subject: String,
-    /// All of it.
-    pub claims: Map<String, Value>,
+    /// All of it: a JSON object.
+    pub claims: Value,
 }
 
 /// Why a token proves nothing.
@@ -133,7 +133,7 @@ impl TokenVerifier {
             return Err(TokenError::Malformed("its subject is missing or too long"));
         }
         let (issuer, subject) = (provider.issuer.clone(), subject.to_owned());
-        Ok(Verified { issuer, subject, claims })
+        Ok(Verified { issuer, subject, claims: Value::Object(claims) })
     }
 }
 

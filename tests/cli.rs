@@ -7,6 +7,7 @@ use secrecy::ExposeSecret as _;
 use serde_json::Value;
 
 use crate::harness::Fleet;
+use crate::harness::process::command;
 
 struct Cli<'a> {
     fleet: &'a Fleet,
@@ -24,22 +25,8 @@ impl<'a> Cli<'a> {
     }
 
     async fn run(&self, line: &str) -> Output {
-        let (id, secret) = self.fleet.s3.credentials();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_tenantry"));
-        command
-            .args(line.split(' '))
-            .env_clear()
-            .env("PATH", "/usr/bin:/bin")
-            .env("TENANTRY_CATALOG_URL", self.fleet.postgres.database_url("tenantry"))
-            .env("TENANTRY_MASTER_KEY", self.fleet.master_key.expose_secret())
-            .env("TENANTRY_TENANT_MIGRATIONS_DIR", self.fleet.migrations.path())
-            .env("TENANTRY_TENANT_SAMPLE_DATA", "migrations/sample/boards.sql")
-            .env("TENANTRY_S3_BUCKET", "backups")
-            .env("TENANTRY_S3_ENDPOINT", self.fleet.s3.endpoint())
-            .env("TENANTRY_S3_REGION", "us-east-1")
-            .env("TENANTRY_S3_FORCE_PATH_STYLE", "true")
-            .env("AWS_ACCESS_KEY_ID", id)
-            .env("AWS_SECRET_ACCESS_KEY", secret);
+        let mut command = command(self.fleet);
+        command.args(line.split(' '));
         for (name, value) in &self.extra {
             if value.is_empty() {
                 command.env_remove(name)
@@ -80,14 +67,7 @@ async fn the_commands_run_the_main_job() {
 
     let tenant = cli.json("tenant create --slug acme --sample-data").await;
     assert!(tenant.to_string().contains("acme"), "{tenant}");
-    assert_eq!(
-        cli.json("tenant show acme").await["tenant"]["status"].as_str().or(cli
-            .json("tenant show acme")
-            .await["status"]
-            .as_str()
-            .map(|_| "active")),
-        Some("active")
-    );
+    assert_eq!(cli.json("tenant show acme").await["status"], "active");
     cli.json("backup run acme").await;
     fleet.admin("tenant_acme").await.batch_execute("delete from cards").await.unwrap();
     cli.json("restore acme --latest --in-place --yes").await;
@@ -186,6 +166,34 @@ async fn a_catalog_of_another_version_is_refused() {
     let empty =
         Cli::new(&fleet).with("TENANTRY_CATALOG_URL", fleet.postgres.database_url("postgres"));
     empty.refused("tenant list", 1, "run `tenantry init`").await;
+}
+
+#[tokio::test]
+async fn members_are_users_of_an_identity_provider() {
+    let fleet = Fleet::start().await;
+    fleet.create_tenant("acme").await;
+    let nobody = Cli::new(&fleet);
+    let cli = Cli::new(&fleet)
+        .with("TENANTRY_AUTH_PROVIDER", "oidc")
+        .with("TENANTRY_OIDC_ISSUER", "https://id.example")
+        .with("TENANTRY_OIDC_CLIENT_ID", "app");
+
+    nobody.refused("tenant member add acme user-1", 2, "--issuer").await;
+    cli.refused("tenant member add acme user-1 --role king", 2, "owner, admin, member, read_only")
+        .await;
+    cli.refused("tenant member add nobody user-1", 1, "no tenant `nobody`").await;
+    let added = cli.json("tenant member add acme user-1 --role read_only").await;
+    assert_eq!(
+        (&added["issuer"], &added["role"]),
+        (&"https://id.example".into(), &"read_only".into())
+    );
+    nobody.json("tenant member add acme user-1 --role owner --issuer https://other.example").await;
+
+    let members = nobody.json("tenant member list acme").await;
+    assert_eq!(members.as_array().unwrap().len(), 2, "{members}");
+    cli.json("tenant member remove acme user-1").await;
+    cli.refused("tenant member remove acme user-1", 1, "no member `user-1`").await;
+    assert_eq!(nobody.json("tenant member list acme").await[0]["role"], "owner");
 }
 
 #[tokio::test]

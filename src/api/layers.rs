@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, MatchedPath, Request};
+use axum::http::header::{CACHE_CONTROL, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS};
 use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
@@ -17,6 +18,10 @@ use crate::problem::Problem;
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// The largest body, in bytes.
 const BODY_LIMIT: usize = 1024 * 1024;
+/// What a line for each request is logged as; `TENANTRY_LOG_LEVEL=info,tenantry::access=off` is quiet.
+const ACCESS_LOG: &str = "tenantry::access";
+/// Endpoints that are asked all the time, and whose answers nobody reads.
+const PROBES: [&str; 4] = ["/livez", "/readyz", "/health", "/metrics"];
 /// Longer than the longest wait that an endpoint offers.
 const TIME_LIMIT: Duration = Duration::from_secs(90);
 
@@ -75,10 +80,21 @@ async fn observe(request: Request, next: Next) -> Response {
     let status = response.status().as_u16();
     metrics::request(&endpoint, status);
     let elapsed_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
-    span.in_scope(|| tracing::debug!(status, elapsed_ms, "answered"));
+    span.in_scope(|| {
+        if PROBES.contains(&endpoint.as_str()) {
+            tracing::debug!(target: ACCESS_LOG, status, elapsed_ms, "answered");
+        } else {
+            tracing::info!(target: ACCESS_LOG, status, elapsed_ms, "answered");
+        }
+    });
+    let headers = response.headers_mut();
     if let Ok(value) = HeaderValue::from_str(&id) {
-        response.headers_mut().insert(REQUEST_ID, value);
+        headers.insert(REQUEST_ID, value);
     }
+    // Answers are one caller's: no cache keeps them, and no browser guesses at what they are.
+    headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
     response
 }
 

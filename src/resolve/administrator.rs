@@ -81,7 +81,7 @@ impl Administrators {
                 return Ok(None);
             }
         };
-        if !claim.is_met(&Value::Object(verified.claims)) {
+        if !claim.is_met(&verified.claims) {
             tracing::warn!(user = verified.subject, "a user without the admin claim was refused");
             return Ok(None);
         }

@@ -86,11 +86,11 @@ impl IdentityResolver {
         let base_domain = self.settings.base_domain.as_ref();
         let host = base_domain.map(|base| base.tenant_of(parts)).transpose()?.flatten();
         let wanted = Wanted { header, host };
-        let token = bearer(&parts.headers);
-        if token.is_none_or(is_ours) {
-            return self.by_own_token(parts, wanted).await;
-        }
-        let verified = self.verifier.verify(token.unwrap_or_default()).await.map_err(|error| {
+        let token = match bearer(&parts.headers) {
+            Some(token) if !is_ours(token) => token,
+            _ => return self.by_own_token(parts, wanted).await,
+        };
+        let verified = self.verifier.verify(token).await.map_err(|error| {
             tracing::debug!(error = &error as &dyn std::error::Error, "a token was refused");
             if error.is_transient() {
                 ResolveError::KeysAway(error)
