@@ -376,6 +376,28 @@ impl Settings {
         Administrators::new(catalog.clone(), verifier, admin_claim)
     }
 
+    /// What a request needs to reach a tenant's data; ends the sentence "a request …".
+    #[must_use]
+    pub fn identity_needed(&self) -> String {
+        let identity = &self.identity.settings;
+        let mut issuers: Vec<&str> = identity.trusts.keys().map(String::as_str).collect();
+        issuers.sort_unstable();
+        let who = match (&issuers[..], self.only_tenant()) {
+            ([], Some(_)) => "needs no token".to_owned(),
+            ([], None) => "needs a token of ours with the scope `data`".to_owned(),
+            (issuers, _) => format!("needs a token of {}, or one of ours", issuers.join(" or ")),
+        };
+        let which = match (self.only_tenant(), &identity.base_domain) {
+            (Some(slug), _) => format!("is for `{slug}`"),
+            (None, Some(base)) => {
+                format!("names its tenant by a claim, by X-Tenant or by a host under {base}")
+            }
+            (None, None) if issuers.is_empty() => "names its tenant by X-Tenant".to_owned(),
+            (None, None) => "names its tenant by a claim or by X-Tenant".to_owned(),
+        };
+        format!("{who}, and {which}")
+    }
+
     /// The issuer of the identity provider, if there is just one.
     #[must_use]
     pub fn only_issuer(&self) -> Option<String> {

@@ -134,8 +134,9 @@ impl Findings {
         if settings.s3_bucket.is_none() {
             self.notes.push("TENANTRY_S3_BUCKET is not set: there are no backups".to_owned());
         }
-        if let Err(error) = settings.refuse_open_data_plane() {
-            self.notes.push(format!("{error}: {}", error.remedy()));
+        match settings.refuse_open_data_plane() {
+            Ok(()) => self.notes.push(format!("a request {}", settings.identity_needed())),
+            Err(error) => self.notes.push(format!("{error}: {}", error.remedy())),
         }
     }
 

@@ -270,3 +270,26 @@ fn the_file_may_have_several_providers() {
         assert!(error.contains(words), "{text}: {error}");
     }
 }
+
+#[test]
+fn what_a_request_needs_can_be_told() {
+    let oidc = [
+        ("TENANTRY_AUTH_PROVIDER", "oidc"),
+        ("TENANTRY_OIDC_ISSUER", "https://id.example"),
+        ("TENANTRY_OIDC_CLIENT_ID", "app"),
+    ];
+    let one = [("TENANTRY_MULTI_TENANT_MODE", "false"), ("TENANTRY_TENANT_SLUG", "main")];
+    let base = [("TENANTRY_BASE_DOMAIN", "app.example")];
+    let needed = |parts: &[&[(&str, &str)]]| read(&parts.concat()).unwrap().identity_needed();
+
+    assert_eq!(
+        needed(&[]),
+        "needs a token of ours with the scope `data`, and names its tenant by X-Tenant"
+    );
+    assert_eq!(needed(&[&one]), "needs no token, and is for `main`");
+    assert_eq!(
+        needed(&[&oidc, &one]),
+        "needs a token of https://id.example, or one of ours, and is for `main`"
+    );
+    assert!(needed(&[&oidc, &base]).ends_with("or by a host under app.example"));
+}

@@ -1,5 +1,7 @@
 //! The tenant that a request's host names: `acme.app.example` under the base domain `app.example`.
 
+use std::fmt;
+
 use axum::http::request::Parts;
 use axum::http::uri::Authority;
 use axum::http::{HeaderMap, header};
@@ -34,6 +36,12 @@ impl BaseDomain {
             return Ok(None);
         };
         TenantSlug::parse(label).map(Some).map_err(|_| ResolveError::MalformedHost)
+    }
+}
+
+impl fmt::Display for BaseDomain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
     }
 }
 
