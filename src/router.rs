@@ -176,7 +176,8 @@ impl TenantRouter {
         self.connect(slug, Mode::ReadWrite).await
     }
 
-    /// A connection to the tenant's database that can only read: PostgreSQL refuses everything else.
+    /// A connection to the tenant's database that can only read: PostgreSQL refuses to write, unless the
+    /// application itself lifts that with `set`, which ends the connection with its use.
     ///
     /// # Errors
     ///
@@ -198,7 +199,7 @@ impl TenantRouter {
             tries += 1;
             match shared.checkout(&route, mode, deadline).await {
                 Ok(Ok(client)) => {
-                    return Ok(TenantConnection::new(Arc::clone(&route.place), client));
+                    return Ok(TenantConnection::new(route, client));
                 }
                 Err(_) => return Err(RouterError::Busy(slug.clone())),
                 // The route may be a moment behind; look once more before saying no.

@@ -13,14 +13,14 @@ use deadpool_postgres::Object;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Error, Row};
 
-use crate::catalog::tenants::Place;
+use super::routes::Route;
 use crate::tenant::Tenant;
 
 /// A connection to the database of one tenant. Goes back to that tenant's pool when dropped.
 ///
 /// Statements are prepared once for each physical connection, whatever their number of uses.
 pub struct TenantConnection {
-    place: Arc<Place>,
+    route: Arc<Route>,
     client: Option<Object>,
     session: Session,
 }
@@ -43,14 +43,14 @@ struct Session {
 type Params<'a> = &'a [&'a (dyn ToSql + Sync)];
 
 impl TenantConnection {
-    pub(super) fn new(place: Arc<Place>, client: Object) -> Self {
-        Self { place, client: Some(client), session: Session::default() }
+    pub(super) fn new(route: Arc<Route>, client: Object) -> Self {
+        Self { route, client: Some(client), session: Session::default() }
     }
 
     /// Whose database this is.
     #[must_use]
     pub fn tenant(&self) -> &Tenant {
-        &self.place.tenant
+        &self.route.place.tenant
     }
 
     /// Runs a query and returns its rows.
@@ -106,7 +106,7 @@ impl Drop for TenantConnection {
         let Some(client) = self.client.take() else { return };
         if *self.session.busy.get_mut() > 0 {
             // Nobody waits for the answer: stop the server's work on it too.
-            let (cancel, tls) = (client.cancel_token(), self.place.server.tls());
+            let (cancel, tls) = (client.cancel_token(), self.route.place.server.tls());
             drop(Object::take(client));
             if let Ok(runtime) = tokio::runtime::Handle::try_current() {
                 runtime.spawn(async move { cancel.cancel_query(tls).await });
