@@ -9,7 +9,7 @@ use std::sync::Arc;
 use axum::extract::{FromRef, State};
 use axum::http::header;
 use axum::response::{Html, IntoResponse};
-use axum::routing::get;
+use axum::routing::{get, post};
 use axum::{Json, Router};
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::{Modify, OpenApi};
@@ -18,26 +18,31 @@ use utoipa_axum::routes;
 
 use crate::catalog::Catalog;
 use crate::catalog::changes::Changes;
+use crate::domains::Domains;
 use crate::extract::Tenancy;
 use crate::metrics::Exporter;
 use crate::operations::Environment;
 use crate::resolve::Administrators;
 
+mod audit_log;
 mod auth;
 mod backups;
 pub mod document;
+mod domains;
 mod error;
 mod health;
 mod layers;
 mod members;
 mod migrations;
 mod operations;
+mod registrations;
 mod servers;
 pub mod serving;
 mod tenant;
 mod tenants;
 
 pub use health::{Health, Plane};
+pub use registrations::SelfService;
 
 /// What the admin API works with.
 #[derive(Clone)]
@@ -47,6 +52,7 @@ struct Admin {
     exporter: Option<Exporter>,
     health: Health,
     administrators: Administrators,
+    domains: Domains,
 }
 
 /// What the public endpoints work with.
@@ -65,17 +71,24 @@ struct Public {
 )]
 struct Description;
 
-/// The public listener: the caller's tenant, and health.
-pub fn data_plane(tenancy: Tenancy, catalog: Catalog, multi_tenant: bool) -> Router {
+/// The public listener: the caller's tenant, registration where it is offered, and health. With one
+/// tenant there is nothing to register.
+pub fn data_plane(tenancy: Tenancy, catalog: Catalog, registration: Option<SelfService>) -> Router {
     let plane = Plane::Data(tenancy.router.clone());
-    let health = Health::new(catalog, plane, multi_tenant);
+    let health = Health::new(catalog, plane, registration.is_some());
+    let own = registration.map_or_else(Router::new, |service| {
+        Router::new()
+            .route("/api/tenants/register", post(registrations::register))
+            .route("/api/tenants/register/{id}", get(registrations::state))
+            .with_state(service)
+    });
     let routes = Router::new()
         .route("/api/tenant", get(tenant::get))
         .route("/livez", get(health::livez))
         .route("/readyz", get(health::readyz))
         .route("/health", get(health::health))
         .with_state(Public { tenancy, health });
-    layers::wrap(routes)
+    layers::wrap(routes.merge(own))
 }
 
 /// The admin listener: everything that the command line can do to tenants.
@@ -83,6 +96,7 @@ pub fn control_plane(
     environment: Environment,
     changes: Changes,
     administrators: Administrators,
+    domains: Domains,
     exporter: Option<Exporter>,
 ) -> Router {
     let plane = Plane::Control(Box::new(environment.clone()));
@@ -98,6 +112,7 @@ pub fn control_plane(
         .route("/health", get(health::health))
         .with_state(Admin {
             administrators,
+            domains,
             environment: Arc::new(environment),
             changes,
             exporter,
@@ -114,6 +129,14 @@ fn admin_routes() -> OpenApiRouter<Admin> {
         .routes(routes!(tenants::suspend))
         .routes(routes!(tenants::resume))
         .routes(routes!(members::list, members::add, members::remove))
+        .routes(routes!(domains::list, domains::add))
+        .routes(routes!(domains::verify))
+        .routes(routes!(domains::remove))
+        .routes(routes!(registrations::list))
+        .routes(routes!(registrations::get))
+        .routes(routes!(registrations::approve))
+        .routes(routes!(registrations::reject))
+        .routes(routes!(audit_log::list))
         .routes(routes!(backups::back_up))
         .routes(routes!(backups::restore))
         .routes(routes!(backups::list_of_tenant))
@@ -191,6 +214,11 @@ mod tests {
             "/api/setup/tenants/{slug}/restore",
             "/api/setup/tenants/{slug}/backups",
             "/api/setup/tenants/{slug}/members",
+            "/api/setup/tenants/{slug}/domains",
+            "/api/registrations",
+            "/api/registrations/{id}/approve",
+            "/api/registrations/{id}/reject",
+            "/api/audit-log",
             "/api/backups",
             "/api/backups/{id}",
             "/api/operations",

@@ -22,14 +22,19 @@ use tokio_postgres::types::ToSql;
 use tokio_postgres::{Row, error::SqlState};
 use uuid::Uuid;
 
+use crate::metrics;
 use crate::sealing::{MasterKey, Purpose, SealError};
 
+mod attempts;
+pub mod audit_log;
 pub mod backups;
 pub mod changes;
+pub mod domains;
 pub mod lock;
 pub mod members;
 pub mod operations;
 mod progress;
+pub mod registrations;
 pub mod servers;
 pub mod stock;
 pub mod tenants;
@@ -37,13 +42,16 @@ pub mod tokens;
 
 pub use lock::TenantLock;
 
-/// Our own schema, in order. `V6__…` goes here and nowhere else.
+/// Our own schema, in order. `V9__…` goes here and nowhere else.
 const MIGRATIONS: &[(&str, &str)] = &[
     ("V1__servers_and_tenants", include_str!("../migrations/catalog/V1__servers_and_tenants.sql")),
     ("V2__operations", include_str!("../migrations/catalog/V2__operations.sql")),
     ("V3__backups_and_stock", include_str!("../migrations/catalog/V3__backups_and_stock.sql")),
     ("V4__members", include_str!("../migrations/catalog/V4__members.sql")),
     ("V5__quiet_claims", include_str!("../migrations/catalog/V5__quiet_claims.sql")),
+    ("V6__audit_log", include_str!("../migrations/catalog/V6__audit_log.sql")),
+    ("V7__domains", include_str!("../migrations/catalog/V7__domains.sql")),
+    ("V8__registrations", include_str!("../migrations/catalog/V8__registrations.sql")),
 ];
 
 /// A worker's notes need not reach the disk one by one: a step that is repeated because the catalog's
@@ -305,6 +313,7 @@ async fn rows(
     sql: &str,
     params: Params<'_>,
 ) -> Result<Vec<Row>, CatalogError> {
+    metrics::catalog_query(name_of(sql));
     let statement = client.prepare_cached(sql).await.map_err(CatalogError::Database)?;
     client.query(&statement, params).await.map_err(CatalogError::Database)
 }
@@ -314,6 +323,7 @@ async fn one(
     sql: &str,
     params: Params<'_>,
 ) -> Result<Row, CatalogError> {
+    metrics::catalog_query(name_of(sql));
     let statement = client.prepare_cached(sql).await.map_err(CatalogError::Database)?;
     client.query_one(&statement, params).await.map_err(CatalogError::Database)
 }
@@ -323,6 +333,7 @@ async fn maybe(
     sql: &str,
     params: Params<'_>,
 ) -> Result<Option<Row>, CatalogError> {
+    metrics::catalog_query(name_of(sql));
     let statement = client.prepare_cached(sql).await.map_err(CatalogError::Database)?;
     client.query_opt(&statement, params).await.map_err(CatalogError::Database)
 }
@@ -332,8 +343,14 @@ async fn execute(
     sql: &str,
     params: Params<'_>,
 ) -> Result<u64, CatalogError> {
+    metrics::catalog_query(name_of(sql));
     let statement = client.prepare_cached(sql).await.map_err(CatalogError::Database)?;
     client.execute(&statement, params).await.map_err(CatalogError::Database)
+}
+
+/// What a statement is called: its first line.
+fn name_of(sql: &str) -> &str {
+    sql.strip_prefix("-- ").and_then(|rest| rest.lines().next()).unwrap_or("unnamed")
 }
 
 fn describe(error: &tokio_postgres::Error) -> String {

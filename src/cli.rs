@@ -15,6 +15,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::config::{LogFormat, Settings};
 use crate::telemetry;
 
+mod audit_log;
 mod backup;
 mod configuration;
 mod confirm;
@@ -29,6 +30,7 @@ mod interrupt;
 mod migrate;
 mod operation;
 mod progress;
+mod registration;
 mod report;
 mod restore;
 mod serve;
@@ -125,9 +127,14 @@ enum Command {
     /// Add and check the PostgreSQL servers that host tenants
     #[command(subcommand)]
     Server(server::Command),
+    /// Decide on the tenants that users have asked for
+    #[command(subcommand)]
+    Registration(registration::Command),
     /// Make and revoke tokens for the admin API
     #[command(subcommand)]
     Token(token::Command),
+    /// See what was changed and what was refused
+    AuditLog(audit_log::Options),
     /// Compare the catalog with every server and the bucket
     Doctor(doctor::Options),
     /// Check and explain the settings
@@ -200,7 +207,9 @@ impl Command {
             Self::Restore(options) => restore::run(options, context).await,
             Self::Operation(command) => operation::run(command, context).await,
             Self::Server(command) => server::run(command, context).await,
+            Self::Registration(command) => registration::run(command, context).await,
             Self::Token(command) => token::run(command, context).await,
+            Self::AuditLog(options) => audit_log::run(options, context).await,
             Self::Doctor(options) => doctor::run(options, context).await,
             Self::Config(_) => {
                 unreachable!("it needs no settings that are right, so it ran before")
@@ -274,6 +283,9 @@ mod tests {
             "tenantry backup run acme --all",
             "tenantry operation show 5",
             "tenantry token create --name x --scope everything",
+            "tenantry tenant domain add acme https://acme.com",
+            "tenantry audit-log --since yesterday",
+            "tenantry registration reject 0197f0c0-7a5e-7c3e-9f5e-0a1b2c3d4e5f",
         ] {
             assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");
         }
@@ -293,6 +305,9 @@ mod tests {
             "tenantry server add eu-1 --url-file -",
             "tenantry token create --name ci --scope migrate,tenants:read --scope backup",
             "tenantry serve --role worker --admin-listen 0.0.0.0:8081",
+            "tenantry tenant domain add acme app.acme.com",
+            "tenantry audit-log --tenant acme --since 7d",
+            "tenantry registration list --state pending",
         ] {
             let parsed = Cli::try_parse_from(line.split(' '));
             assert!(parsed.is_ok(), "{line}: {}", parsed.unwrap_err());

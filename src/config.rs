@@ -18,15 +18,16 @@ use tenantry_provisioning::{MigrationTimeouts, ServerUrl};
 
 use crate::catalog::Catalog;
 use crate::operations::Limits;
-use crate::resolve::{Administrators, IdentityResolver};
 use crate::router::RouterSettings;
 use crate::sealing::MasterKey;
 use crate::tenant::TenantSlug;
 
+mod access;
 mod auth;
 mod error;
 mod key;
 mod reader;
+mod registration;
 mod source;
 mod value;
 
@@ -36,6 +37,7 @@ pub use source::Origin;
 
 use auth::Identity;
 use reader::Reader;
+use registration::Registration;
 use value::{Count, Endpoint, Filter, Positive, PostgresUrl};
 
 /// Where sample data lies in a checkout of this repository.
@@ -65,6 +67,9 @@ pub struct Settings {
     /// That tenant's name for people.
     pub tenant_name: Option<String>,
     identity: Identity,
+    registration: Registration,
+    /// Whom to ask for the proof of a domain; the system's name servers when not set.
+    pub dns_server: Option<SocketAddr>,
     /// The directory of migrations for tenants.
     pub tenant_migrations_dir: PathBuf,
     /// The SQL file with sample rows.
@@ -199,6 +204,8 @@ impl Settings {
             tenant_slug: r.get("tenant_slug"),
             tenant_name: r.get("tenant_name"),
             identity: auth::read(r),
+            registration: registration::read(r),
+            dns_server: r.get("dns_server"),
             tenant_migrations_dir: r
                 .get("tenant_migrations_dir")
                 .unwrap_or_else(|| "./migrations/tenant".into()),
@@ -329,80 +336,6 @@ impl Settings {
             pool_wait_timeout: self.pool_wait_timeout,
             ..RouterSettings::default()
         }
-    }
-
-    /// Refuses a data plane that would trust strangers: without a provider that vouches for users, it
-    /// starts only in development and on loopback.
-    pub fn refuse_open_data_plane(&self) -> Result<(), ConfigError> {
-        let by_oneself =
-            self.environment == Deployment::Development && self.listen.ip().is_loopback();
-        if self.has_identity_provider() || by_oneself {
-            return Ok(());
-        }
-        Err(ConfigError::one(Problem::Contradiction {
-            message: "with the auth_provider `none` the data plane starts only in development and on loopback"
-                .to_owned(),
-            remedy: "set TENANTRY_AUTH_PROVIDER to jwt or oidc, or run `tenantry serve --role worker` \
-                     (admin API and workers), or set TENANTRY_ENVIRONMENT=development and a loopback \
-                     TENANTRY_LISTEN"
-                .to_owned(),
-        }))
-    }
-
-    /// Who may reach which tenant's data.
-    #[must_use]
-    pub fn identity(&self, catalog: &Catalog) -> IdentityResolver {
-        let Identity { verifier, mut settings, .. } = self.identity.clone();
-        settings.only = self.only_tenant();
-        IdentityResolver::new(catalog.clone(), verifier, settings)
-    }
-
-    /// The one tenant of a deployment that has no other.
-    #[must_use]
-    pub fn only_tenant(&self) -> Option<TenantSlug> {
-        self.tenant_slug.clone().filter(|_| !self.multi_tenant_mode)
-    }
-
-    /// Whether users have to prove who they are.
-    #[must_use]
-    pub fn has_identity_provider(&self) -> bool {
-        self.identity.provider != AuthProvider::None
-    }
-
-    /// Who may use the admin API.
-    #[must_use]
-    pub fn administrators(&self, catalog: &Catalog) -> Administrators {
-        let Identity { verifier, admin_claim, .. } = self.identity.clone();
-        Administrators::new(catalog.clone(), verifier, admin_claim)
-    }
-
-    /// What a request needs to reach a tenant's data; ends the sentence "a request …".
-    #[must_use]
-    pub fn identity_needed(&self) -> String {
-        let identity = &self.identity.settings;
-        let mut issuers: Vec<&str> = identity.trusts.keys().map(String::as_str).collect();
-        issuers.sort_unstable();
-        let who = match (&issuers[..], self.only_tenant()) {
-            ([], Some(_)) => "needs no token".to_owned(),
-            ([], None) => "needs a token of ours with the scope `data`".to_owned(),
-            (issuers, _) => format!("needs a token of {}, or one of ours", issuers.join(" or ")),
-        };
-        let which = match (self.only_tenant(), &identity.base_domain) {
-            (Some(slug), _) => format!("is for `{slug}`"),
-            (None, Some(base)) => {
-                format!("names its tenant by a claim, by X-Tenant or by a host under {base}")
-            }
-            (None, None) if issuers.is_empty() => "names its tenant by X-Tenant".to_owned(),
-            (None, None) => "names its tenant by a claim or by X-Tenant".to_owned(),
-        };
-        format!("{who}, and {which}")
-    }
-
-    /// The issuer of the identity provider, if there is just one.
-    #[must_use]
-    pub fn only_issuer(&self) -> Option<String> {
-        let mut issuers = self.identity.settings.trusts.keys();
-        issuers.next().filter(|_| issuers.next().is_none()).cloned()
     }
 
     /// It was parsed when the settings were read, but the certificates that it names may be gone since.

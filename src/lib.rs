@@ -25,8 +25,10 @@
 //! - [`catalog`]: the control database.
 //! - [`oidc`]: who a bearer token is of, proven.
 //! - [`router`], [`resolve`], [`extract`]: a request in, a connection to one tenant's database out.
+//! - [`registration`]: a tenant for whoever asks for one.
 //! - [`problem`]: an error over HTTP.
 //! - [`operations`]: every change to a tenant, as durable steps.
+//! - [`domains`]: whose a domain is, by the DNS.
 //! - [`doctor`]: the catalog against the servers, both ways.
 //! - [`worker`]: the loops of a replica.
 //! - [`api`]: the admin API and the public endpoints.
@@ -39,12 +41,14 @@ pub mod catalog;
 pub mod cli;
 pub mod config;
 pub mod doctor;
+pub mod domains;
 pub mod embedded;
 pub mod extract;
 pub mod metrics;
 pub mod oidc;
 pub mod operations;
 pub mod problem;
+pub mod registration;
 pub mod resolve;
 pub mod router;
 pub mod sealing;

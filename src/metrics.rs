@@ -52,6 +52,7 @@ fn describe() {
         "tenantry_isolation_violations_total",
         "Attempts that isolation stopped, by type."
     );
+    describe_counter!("tenantry_catalog_queries_total", "Statements sent to the catalog, by name.");
     describe_counter!("tenantry_route_cache_total", "Route look-ups by outcome.");
     describe_gauge!("tenantry_pool_connections", "Connections to tenant databases by state.");
     describe_histogram!(
@@ -83,6 +84,11 @@ pub fn resolution(source: &'static str, outcome: &'static str) {
 pub fn isolation_violation(violation_type: &'static str) {
     counter!("tenantry_isolation_violations_total", "violation_type" => violation_type)
         .increment(1);
+}
+
+/// A statement went to the catalog; its name is one of the few that stand in the code.
+pub fn catalog_query(name: &str) {
+    counter!("tenantry_catalog_queries_total", "query" => name.to_owned()).increment(1);
 }
 
 /// Route look-ups by outcome. Handles that are made once, since every request counts one; they count

@@ -10,6 +10,7 @@
 //! fetched ahead of its expiry and when a token names an unknown key, and kept while the provider is
 //! away; see [`KeySource`].
 
+use std::collections::BTreeMap;
 use std::str::FromStr as _;
 use std::sync::Arc;
 
@@ -92,12 +93,12 @@ pub enum TokenError {
     KeysAway(#[source] Arc<FetchError>),
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Provider {
     issuer: String,
     /// One for each accepted algorithm.
     validations: Vec<(Algorithm, Validation)>,
-    keys: Keys,
+    keys: Arc<Keys>,
 }
 
 impl TokenVerifier {
@@ -111,6 +112,49 @@ impl TokenVerifier {
         Ok(Self { providers: providers?.into() })
     }
 
+    /// These providers, and those behind more issuers, whose keys are found by discovery; each issuer
+    /// with the audiences that its tokens may also be meant for. Keys that `earlier` has fetched stay.
+    ///
+    /// An issuer that cannot be used is left out, and logged.
+    #[must_use]
+    pub fn with(&self, issuers: &BTreeMap<String, Vec<String>>, earlier: &Self) -> Self {
+        let mut providers = self.providers.to_vec();
+        for (issuer, audiences) in issuers {
+            let known = |provider: &&mut Provider| provider.issuer == *issuer;
+            if let Some(provider) = providers.iter_mut().find(known) {
+                provider.accept(audiences);
+                continue;
+            }
+            let settings = ProviderSettings {
+                issuer: issuer.clone(),
+                audiences: audiences.clone(),
+                algorithms: Vec::new(),
+                keys: KeySource::Discovery,
+                timing: Timing::default(),
+            };
+            match Provider::new(settings) {
+                Ok(mut provider) => {
+                    if let Some(earlier) = earlier.provider(issuer) {
+                        provider.keys = Arc::clone(&earlier.keys);
+                    }
+                    providers.push(provider);
+                }
+                Err(error) => tracing::warn!(issuer, %error, "an issuer cannot be used"),
+            }
+        }
+        Self { providers: providers.into() }
+    }
+
+    /// Whether tokens of this issuer can be proven.
+    #[must_use]
+    pub fn knows(&self, issuer: &str) -> bool {
+        self.provider(issuer).is_some()
+    }
+
+    fn provider(&self, issuer: &str) -> Option<&Provider> {
+        self.providers.iter().find(|provider| provider.issuer == issuer)
+    }
+
     /// Proves a token.
     pub async fn verify(&self, token: &str) -> Result<Verified, TokenError> {
         if token.len() > MAX_TOKEN_BYTES {
@@ -118,8 +162,7 @@ impl TokenVerifier {
         }
         let Unverified { header, claims } = Unverified::parse(token)?;
         let issuer = claims.get("iss").and_then(Value::as_str).ok_or(TokenError::UnknownIssuer)?;
-        let provider = self.providers.iter().find(|provider| provider.issuer == issuer);
-        let provider = provider.ok_or(TokenError::UnknownIssuer)?;
+        let provider = self.provider(issuer).ok_or(TokenError::UnknownIssuer)?;
 
         let algorithm = Algorithm::from_str(&header.alg).map_err(|_| TokenError::WrongAlgorithm)?;
         let accepted = provider.validations.iter().find(|(accepted, _)| *accepted == algorithm);
@@ -134,6 +177,21 @@ impl TokenVerifier {
         }
         let (issuer, subject) = (provider.issuer.clone(), subject.to_owned());
         Ok(Verified { issuer, subject, claims: Value::Object(claims) })
+    }
+}
+
+impl Verified {
+    /// Whether it is meant for one of these.
+    #[must_use]
+    pub fn is_meant_for(&self, audiences: &[String]) -> bool {
+        let among = |audience: &Value| {
+            audience.as_str().is_some_and(|text| audiences.iter().any(|one| one == text))
+        };
+        match self.claims.get("aud") {
+            Some(Value::Array(list)) => list.iter().any(among),
+            Some(audience) => among(audience),
+            None => false,
+        }
     }
 }
 
@@ -166,6 +224,13 @@ impl Provider {
             (algorithm, validation)
         };
         let validations = accepted.into_iter().map(validation).collect();
-        Ok(Self { issuer, validations, keys })
+        Ok(Self { issuer, validations, keys: Arc::new(keys) })
+    }
+
+    /// From now on also takes tokens that are meant for these.
+    fn accept(&mut self, audiences: &[String]) {
+        for (_, validation) in &mut self.validations {
+            validation.aud.get_or_insert_default().extend(audiences.iter().cloned());
+        }
     }
 }

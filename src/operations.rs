@@ -34,6 +34,7 @@ mod delete;
 pub mod environment;
 mod migrate;
 mod provision;
+pub mod registrations;
 pub mod request;
 mod restore;
 pub mod runner;

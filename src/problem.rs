@@ -2,6 +2,8 @@
 //!
 //! `detail` comes from texts of this project, never from a driver, a server or the text of a request.
 
+use std::time::Duration;
+
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -20,6 +22,9 @@ pub struct Problem {
     pub detail: String,
     /// A stable name for programs.
     pub code: String,
+    /// When to try again, in seconds; not part of the body.
+    #[serde(skip)]
+    retry_after_secs: Option<u64>,
 }
 
 impl Problem {
@@ -31,7 +36,15 @@ impl Problem {
             error: error.to_owned(),
             detail: detail.into(),
             code: code.to_owned(),
+            retry_after_secs: None,
         }
+    }
+
+    /// The same, with the time after which it may be tried again.
+    #[must_use]
+    pub fn retry_after(mut self, wait: Duration) -> Self {
+        self.retry_after_secs = Some(wait.as_secs() + u64::from(wait.subsec_nanos() > 0));
+        self
     }
 
     /// Nobody proved who they are.
@@ -71,11 +84,12 @@ impl Problem {
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let wait = self.retry_after_secs.unwrap_or(1);
         let mut response = (status, Json(self)).into_response();
         let headers = response.headers_mut();
         match status {
             StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => {
-                headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+                headers.insert(header::RETRY_AFTER, HeaderValue::from(wait));
             }
             StatusCode::UNAUTHORIZED => {
                 headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));

@@ -20,17 +20,19 @@ use crate::tenant::TenantSlug;
 
 mod administrator;
 mod bearer;
+mod bindings;
 mod claims;
+mod denials;
 mod host;
 mod identity;
 mod remembered;
 mod single;
 
 pub use administrator::{AdminClaim, Administrator, Administrators};
-pub use bearer::Tokens;
-pub use claims::ClaimPath;
-pub use host::BaseDomain;
-pub use identity::{IdentityResolver, IdentitySettings, Trust};
+pub use bearer::{Tokens, prove_bearer};
+pub use bindings::Trust;
+pub use claims::{ClaimPath, verified_email};
+pub use identity::{IdentityResolver, IdentitySettings};
 pub use single::SingleTenant;
 
 /// The header that names a tenant.
@@ -72,13 +74,21 @@ pub enum Access {
 pub enum Source {
     /// The claims of a proven token.
     Claims,
+    /// The proven e-mail address of the token's owner.
+    Email,
     /// The `X-Tenant` header.
     Header,
     /// The host, under the base domain.
     Host,
+    /// The host, which is the tenant's own domain.
+    Domain,
     /// The settings: there is only one tenant.
     SingleTenant,
 }
+
+/// The address that a request comes from, as an extension of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClientAddress(pub std::net::IpAddr);
 
 /// Why a request is for no tenant.
 #[derive(Debug, Error)]
@@ -112,8 +122,10 @@ impl Source {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Claims => "claims",
+            Self::Email => "email",
             Self::Header => "header",
             Self::Host => "host",
+            Self::Domain => "domain",
             Self::SingleTenant => "single_tenant",
         }
     }

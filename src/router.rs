@@ -309,7 +309,7 @@ impl Shared {
             }
             // Pools stay: the next request compares its tenant's generation.
             Change::Unknown => self.routes.all_may_have_changed(),
-            Change::Operation(..) => {}
+            Change::Operation(..) | Change::Registration => {}
         }
     }
 

@@ -12,8 +12,12 @@ use tenantry_provisioning::{DatabaseName, RoleName};
 use thiserror::Error;
 use uuid::Uuid;
 
+mod domain;
+mod email;
 mod slug;
 
+pub use domain::{DomainError, DomainName, is_free_mail};
+pub use email::{EmailAddress, EmailError};
 pub use slug::{MAX_LEN as MAX_SLUG_LEN, SlugError, TenantSlug};
 
 /// One customer with one database, as the catalog knows it.

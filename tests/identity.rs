@@ -10,10 +10,11 @@ use reqwest::StatusCode;
 use serde_json::{Value, json};
 use tenantry::catalog::members::{MemberRole, User};
 use tenantry::oidc::TokenVerifier;
-use tenantry::resolve::{BaseDomain, ClaimPath, IdentitySettings, Trust};
+use tenantry::resolve::{ClaimPath, IdentitySettings, Trust};
+use tenantry::tenant::DomainName;
 
 use crate::harness::provider::{AUDIENCE, Provider, SigningKey};
-use crate::harness::replica::Replica;
+use crate::harness::replica::{Replica, Setup};
 use crate::harness::slug;
 
 mod keys;
@@ -40,9 +41,14 @@ impl Scene {
             (provider.issuer.clone(), Trust { tenants: Vec::new(), tenant_claim: path }),
             (bound.issuer.clone(), Trust { tenants: vec![slug("initech")], tenant_claim: None }),
         ]);
-        let base_domain = BaseDomain::parse("app.example");
-        let identity = IdentitySettings { trusts, base_domain, only: None };
-        let replica = Replica::start_with(verifier.unwrap(), identity).await;
+        let base_domain = DomainName::parse("app.example").ok();
+        let identity = IdentitySettings { trusts, base_domain, ..IdentitySettings::default() };
+        let replica = Replica::start_with(Setup {
+            verifier: verifier.unwrap(),
+            identity,
+            ..Setup::default()
+        })
+        .await;
         for name in ["acme", "globex", "initech"] {
             replica.create(name).await;
         }
@@ -64,7 +70,7 @@ impl Scene {
 
     async fn join(&self, name: &str, role: MemberRole) {
         let user = User { issuer: &self.provider.issuer, subject: "user-1" };
-        self.replica.fleet.catalog().add_member(&slug(name), user, role).await.unwrap();
+        self.replica.fleet.catalog().add_member(&slug(name), user, role, "test").await.unwrap();
     }
 }
 
@@ -339,7 +345,7 @@ async fn a_membership_counts_until_it_is_taken_away() {
     scene.join("globex", MemberRole::Admin).await;
     becomes(StatusCode::OK).await;
     let user = User { issuer: &scene.provider.issuer, subject: "user-1" };
-    scene.replica.fleet.catalog().remove_member(&slug("globex"), user).await.unwrap();
+    scene.replica.fleet.catalog().remove_member(&slug("globex"), user, "test").await.unwrap();
     becomes(StatusCode::FORBIDDEN).await;
 }
 
@@ -368,7 +374,7 @@ async fn with_one_tenant_nobody_names_it_but_everybody_proves_who_they_are() {
     let provider = Provider::start().await;
     let verifier = TokenVerifier::new(vec![provider.settings(Duration::from_secs(10))]).unwrap();
     let identity = IdentitySettings { only: Some(slug("main")), ..IdentitySettings::default() };
-    let replica = Replica::start_with(verifier, identity).await;
+    let replica = Replica::start_with(Setup { verifier, identity, ..Setup::default() }).await;
     replica.create("main").await;
     let ask = async |token: &str, tenant: Option<&str>| {
         let mut request = replica.client.get(format!("{}/api/tenant", replica.public));

@@ -13,6 +13,7 @@ mod backups;
 mod burst;
 mod cli;
 mod crash;
+mod domains;
 mod identity;
 mod migrations;
 mod openid;

@@ -10,7 +10,7 @@ use serde_json::Value;
 use tenantry::oidc::{KeySource, ProviderSettings, Timing, TokenVerifier};
 use tenantry::resolve::IdentitySettings;
 
-use crate::harness::replica::Replica;
+use crate::harness::replica::{Replica, Setup};
 
 /// `oidc-provider` from npm; it ends with its standard input, so also with this process.
 struct OpenIdProvider {
@@ -76,7 +76,7 @@ async fn a_real_provider_is_believed_through_new_keys_and_its_absence() {
     };
     let verifier = TokenVerifier::new(vec![settings]).unwrap();
     let identity = IdentitySettings::default();
-    let replica = Replica::start_with(verifier, identity).await;
+    let replica = Replica::start_with(Setup { verifier, identity, ..Setup::default() }).await;
     replica.create("acme").await;
     let ask = async |token: &str| {
         let request = replica.client.get(format!("{}/api/tenant", replica.public));

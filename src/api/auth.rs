@@ -1,6 +1,7 @@
 //! Who calls the admin API, and what they may do there.
 
 use axum::extract::{FromRef, FromRequestParts};
+use axum::http::HeaderMap;
 use axum::http::request::Parts;
 
 use super::error::ApiError;
@@ -47,20 +48,19 @@ where
         let found = Administrators::from_ref(state).of(&parts.headers).await;
         let administrator = found.map_err(Problem::from)?.ok_or_else(Problem::unauthenticated)?;
         tracing::Span::current().record("user", &administrator.name);
-        let idempotency_key = idempotency_key(parts, &administrator)?;
+        // Keys of different administrators, or for different addresses, never meet.
+        let scoped = |key| format!("{} {} {key}", administrator.id, parts.uri.path());
+        let idempotency_key = idempotency_key(&parts.headers)?.map(scoped);
         Ok(Self { administrator, idempotency_key })
     }
 }
 
-/// Keys of different administrators, or for different addresses, never meet.
-fn idempotency_key(
-    parts: &Parts,
-    administrator: &Administrator,
-) -> Result<Option<String>, ApiError> {
-    let Some(value) = parts.headers.get("idempotency-key") else { return Ok(None) };
+/// What a request is known by when it comes again.
+pub(super) fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
+    let Some(value) = headers.get("idempotency-key") else { return Ok(None) };
     let fits = |text: &&str| !text.is_empty() && text.len() <= MAX_KEY_LEN;
     match value.to_str().ok().filter(fits) {
-        Some(text) => Ok(Some(format!("{} {} {text}", administrator.id, parts.uri.path()))),
+        Some(text) => Ok(Some(text.to_owned())),
         None => Err(ApiError::invalid("an Idempotency-Key has 1 to 200 visible ASCII characters")),
     }
 }

@@ -7,11 +7,14 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::catalog::backups::BackupRecord;
+use crate::catalog::domains::Domain;
 use crate::catalog::operations::{Failure, OperationRecord, OperationState};
+use crate::catalog::registrations::Registration;
 use crate::catalog::servers::ServerRecord;
 use crate::catalog::tokens::{Scope, TokenRecord};
+use crate::domains::{record_name, record_text};
 use crate::operations::Work;
-use crate::tenant::{Tenant, TenantSlug, TenantState, Tier};
+use crate::tenant::{DomainName, Tenant, TenantSlug, TenantState, Tier};
 
 /// A tenant.
 #[derive(Debug, Serialize, ToSchema)]
@@ -271,6 +274,89 @@ impl From<TokenRecord> for TokenDocument {
             scopes: record.scopes,
             created_at: record.created_at,
             revoked_at: record.revoked_at,
+        }
+    }
+}
+
+/// A domain of a tenant.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct DomainDocument {
+    /// Its name.
+    #[schema(value_type = String)]
+    pub domain: DomainName,
+    /// Whether it names the tenant.
+    pub verified: bool,
+    /// Where the TXT record stands that proves it.
+    pub record_name: String,
+    /// What that record says.
+    pub record_text: String,
+    /// When it was asked for.
+    pub created_at: Timestamp,
+    /// Since when it counts.
+    pub verified_at: Option<Timestamp>,
+}
+
+impl From<Domain> for DomainDocument {
+    fn from(domain: Domain) -> Self {
+        Self {
+            verified: domain.verified_at.is_some(),
+            record_name: record_name(&domain.domain),
+            record_text: record_text(&domain),
+            domain: domain.domain,
+            created_at: domain.created_at,
+            verified_at: domain.verified_at,
+        }
+    }
+}
+
+/// A registration, as operators see it.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct RegistrationDocument {
+    /// Its id.
+    pub id: Uuid,
+    /// How far it is: `pending_approval`, `rejected`, or the tenant's status.
+    pub status: &'static str,
+    /// The id that the tenant has or will have.
+    pub tenant_id: Uuid,
+    /// Its slug.
+    #[schema(value_type = String)]
+    pub tenant_slug: TenantSlug,
+    /// Its name.
+    pub organization_name: String,
+    /// Whom to write to.
+    pub admin_email: String,
+    /// What it is for.
+    pub use_case: Option<String>,
+    /// How many people they are.
+    pub organization_size: Option<String>,
+    /// Whose user asked.
+    pub issuer: String,
+    /// Who asked, and becomes the owner.
+    pub subject: String,
+    /// Why it was rejected.
+    pub reason: Option<String>,
+    /// Who decided.
+    pub decided_by: Option<String>,
+    /// When it was asked for.
+    pub created_at: Timestamp,
+}
+
+impl From<Registration> for RegistrationDocument {
+    fn from(registration: Registration) -> Self {
+        Self {
+            id: registration.id,
+            status: registration.status(),
+            tenant_id: registration.tenant_id,
+            tenant_slug: registration.slug,
+            organization_name: registration.organization_name,
+            admin_email: registration.admin_email,
+            use_case: registration.use_case,
+            organization_size: registration.organization_size,
+            issuer: registration.issuer,
+            subject: registration.subject,
+            reason: registration.reason,
+            decided_by: registration.decided_by,
+            created_at: registration.created_at,
         }
     }
 }

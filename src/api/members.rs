@@ -72,7 +72,7 @@ pub(super) async fn add(
     let subject = bounded(body.subject, "subject", 255)?;
     let user = User { issuer: &issuer, subject: &subject };
     let catalog = &admin.environment.catalog;
-    catalog.add_member(&slug, user, body.role).await?;
+    catalog.add_member(&slug, user, body.role, caller.requester().name).await?;
     Ok(Json(Members { members: catalog.members(&slug).await? }))
 }
 
@@ -91,7 +91,7 @@ pub(super) async fn remove(
     let issuer = bounded(who.issuer, "issuer", 2000)?;
     let subject = bounded(who.subject, "subject", 255)?;
     let user = User { issuer: &issuer, subject: &subject };
-    admin.environment.catalog.remove_member(&slug, user).await?;
+    admin.environment.catalog.remove_member(&slug, user, caller.requester().name).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -26,6 +26,9 @@ const RECONNECT: Duration = Duration::from_millis(250);
 /// Changes that a slow reader may fall behind before it is told [`Change::Unknown`].
 const BACKLOG: usize = 4096;
 
+const LISTEN: &str =
+    "listen tenantry_tenants; listen tenantry_operations; listen tenantry_registrations";
+
 /// Something happened in the catalog.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
@@ -33,6 +36,8 @@ pub enum Change {
     Tenant(TenantSlug),
     /// An operation changed its state.
     Operation(Uuid, OperationState),
+    /// A registration was approved.
+    Registration,
     /// Changes may have been missed.
     Unknown,
 }
@@ -121,7 +126,7 @@ async fn listen_once(
         Ok(())
     };
     let relay = async {
-        client.batch_execute("listen tenantry_tenants; listen tenantry_operations").await?;
+        client.batch_execute(LISTEN).await?;
         _ = sender.send(Change::Unknown);
         let mut probe = interval(PROBE);
         probe.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -150,6 +155,7 @@ fn parse(channel: &str, payload: &str) -> Option<Change> {
             let (id, state) = payload.split_once(' ')?;
             Some(Change::Operation(id.parse().ok()?, OperationState::parse(state)?))
         }
+        "tenantry_registrations" => Some(Change::Registration),
         _ => None,
     }
 }

@@ -1,9 +1,13 @@
 //! Rows of `members`: who belongs to a tenant, and what they may do there.
 
+use deadpool_postgres::GenericClient;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use tokio_postgres::Row;
+use uuid::Uuid;
 
+use super::audit_log::{self, Event};
 use super::tenants::slug_of;
 use super::{Catalog, CatalogError, execute, maybe, rows};
 use crate::tenant::TenantSlug;
@@ -45,6 +49,17 @@ pub struct Member {
     pub created_at: Timestamp,
 }
 
+/// An identity provider that a tenant has for itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OwnIssuer {
+    /// The tenant.
+    pub slug: TenantSlug,
+    /// The provider's issuer.
+    pub issuer: String,
+    /// Whom its tokens must be meant for; empty when the tenant does not say.
+    pub audiences: Vec<String>,
+}
+
 impl MemberRole {
     /// Every role, the mightiest first.
     pub const ALL: [Self; 4] = [Self::Owner, Self::Admin, Self::Member, Self::ReadOnly];
@@ -74,18 +89,16 @@ impl Catalog {
         slug: &TenantSlug,
         user: User<'_>,
         role: MemberRole,
+        by: &str,
     ) -> Result<(), CatalogError> {
         let tenant = self.tenant(slug).await?.id;
-        let client = self.client().await?;
-        execute(
-            &client,
-            "-- members::add
-             insert into members (tenant_id, issuer, subject, role) values ($1, $2, $3, $4)
-             on conflict (tenant_id, issuer, subject) do update set role = excluded.role",
-            &[&tenant, &user.issuer, &user.subject, &role.as_str()],
-        )
-        .await
-        .map(drop)
+        let mut client = self.client().await?;
+        let transaction = client.transaction().await.map_err(CatalogError::Database)?;
+        insert(&transaction, tenant, user, role).await?;
+        let detail = json!({ "issuer": user.issuer, "subject": user.subject, "role": role });
+        let event = Event { actor: by, action: "member.added", tenant: Some(slug), detail };
+        audit_log::record(&transaction, &event).await?;
+        transaction.commit().await.map_err(CatalogError::Database)
     }
 
     /// Ends a membership.
@@ -93,20 +106,25 @@ impl Catalog {
         &self,
         slug: &TenantSlug,
         user: User<'_>,
+        by: &str,
     ) -> Result<(), CatalogError> {
         let tenant = self.tenant(slug).await?.id;
-        let client = self.client().await?;
+        let mut client = self.client().await?;
+        let transaction = client.transaction().await.map_err(CatalogError::Database)?;
         let removed = execute(
-            &client,
+            &transaction,
             "-- members::remove
              delete from members where tenant_id = $1 and issuer = $2 and subject = $3",
             &[&tenant, &user.issuer, &user.subject],
         )
         .await?;
-        match removed {
-            0 => Err(CatalogError::Missing { what: "member", name: user.subject.to_owned() }),
-            _ => Ok(()),
+        if removed == 0 {
+            return Err(CatalogError::Missing { what: "member", name: user.subject.to_owned() });
         }
+        let detail = json!({ "issuer": user.issuer, "subject": user.subject });
+        let event = Event { actor: by, action: "member.removed", tenant: Some(slug), detail };
+        audit_log::record(&transaction, &event).await?;
+        transaction.commit().await.map_err(CatalogError::Database)
     }
 
     /// The members of a tenant.
@@ -143,6 +161,30 @@ impl Catalog {
         Ok(row.map(|row| role_of(&row)))
     }
 
+    /// The living tenants that have an identity provider for themselves.
+    pub async fn own_issuers(&self) -> Result<Vec<OwnIssuer>, CatalogError> {
+        let client = self.client().await?;
+        let found = rows(
+            &client,
+            "-- members::own_issuers
+             select slug, settings #>> '{sso,issuer}' as issuer,
+                    case jsonb_typeof(settings #> '{sso,audience}')
+                        when 'array' then array(select jsonb_array_elements_text(settings #> '{sso,audience}'))
+                        when 'string' then array[settings #>> '{sso,audience}']
+                        else '{}'
+                    end as audiences
+             from tenants
+             where settings #>> '{sso,issuer}' is not null and state <> 'deleted'",
+            &[],
+        )
+        .await?;
+        let own = |row: &Row| {
+            let (issuer, audiences) = (row.get("issuer"), row.get("audiences"));
+            Ok(OwnIssuer { slug: slug_of(row)?, issuer, audiences })
+        };
+        found.iter().map(own).collect()
+    }
+
     /// The living tenant that people know by this name; none if several go by it.
     pub async fn tenant_known_as(&self, name: &str) -> Result<Option<TenantSlug>, CatalogError> {
         let client = self.client().await?;
@@ -158,6 +200,24 @@ impl Catalog {
             _ => Ok(None),
         }
     }
+}
+
+/// Makes somebody a member within a transaction.
+pub(super) async fn insert(
+    client: &impl GenericClient,
+    tenant: Uuid,
+    user: User<'_>,
+    role: MemberRole,
+) -> Result<(), CatalogError> {
+    execute(
+        client,
+        "-- members::add
+         insert into members (tenant_id, issuer, subject, role) values ($1, $2, $3, $4)
+         on conflict (tenant_id, issuer, subject) do update set role = excluded.role",
+        &[&tenant, &user.issuer, &user.subject, &role.as_str()],
+    )
+    .await
+    .map(drop)
 }
 
 fn role_of(row: &Row) -> MemberRole {

@@ -1,6 +1,7 @@
 //! Rows of `tenants`: making one together with the operation that provisions it, finding it, and
 //! what a worker that holds its lock may change.
 
+use deadpool_postgres::GenericClient;
 use secrecy::SecretString;
 use serde_json::Value;
 use tenantry_backup::BackupKey;
@@ -91,10 +92,25 @@ fn tenant_of(row: &Row) -> Result<Tenant, CatalogError> {
 }
 
 impl Catalog {
-    /// Writes down a new tenant and the operation that will provision it, in one statement: neither
+    /// Writes down a new tenant and the operation that will provision it, in one transaction: neither
     /// is there without the other. The loser of a race for one slug gets [`CatalogError::Exists`].
     pub async fn create_tenant(
         &self,
+        id: Uuid,
+        new: &NewTenant,
+        operation: &NewOperation<'_>,
+    ) -> Result<OperationRecord, CatalogError> {
+        let mut client = self.client().await?;
+        let transaction = client.transaction().await.map_err(CatalogError::Database)?;
+        let record = self.insert_tenant(&transaction, id, new, operation).await?;
+        transaction.commit().await.map_err(CatalogError::Database)?;
+        Ok(record)
+    }
+
+    /// [`Catalog::create_tenant`] as a part of something larger.
+    pub(super) async fn insert_tenant(
+        &self,
+        transaction: &impl GenericClient,
         id: Uuid,
         new: &NewTenant,
         operation: &NewOperation<'_>,
@@ -105,10 +121,8 @@ impl Catalog {
         let password = self.seal(Purpose::TenantPassword, id, &random_password());
         let backup_key = self.seal(Purpose::BackupKey, id, &BackupKey::generate().to_secret());
 
-        let mut client = self.client().await?;
-        let transaction = client.transaction().await.map_err(CatalogError::Database)?;
         let created = execute(
-            &transaction,
+            transaction,
             "-- tenants::create
              insert into tenants
                  (id, slug, name, tier, state, settings, server_id, database_name, role_name,
@@ -137,9 +151,7 @@ impl Catalog {
             let name = new.server.clone().unwrap_or_else(|| "any".to_owned());
             return Err(CatalogError::Missing { what: "server", name });
         }
-        let record = insert(&transaction, operation).await?;
-        transaction.commit().await.map_err(CatalogError::Database)?;
-        Ok(record)
+        insert(transaction, operation).await
     }
 
     /// The living tenant with this slug.
@@ -385,10 +397,7 @@ impl TenantLock {
     }
 }
 
-async fn by_id(
-    client: &impl deadpool_postgres::GenericClient,
-    id: Uuid,
-) -> Result<Tenant, CatalogError> {
+async fn by_id(client: &impl GenericClient, id: Uuid) -> Result<Tenant, CatalogError> {
     let sql = format!(
         "-- tenants::by_id
          select {COLUMNS} from tenants t join servers s on s.id = t.server_id where t.id = $1"

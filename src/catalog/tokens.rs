@@ -30,6 +30,9 @@ pub enum Scope {
     /// Restore a backup over a live tenant.
     #[serde(rename = "restore")]
     Restore,
+    /// Read the audit log.
+    #[serde(rename = "audit")]
+    Audit,
     /// See and change servers.
     #[serde(rename = "servers")]
     Servers,
@@ -58,12 +61,13 @@ pub struct TokenRecord {
 
 impl Scope {
     /// Every scope.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::TenantsRead,
         Self::TenantsWrite,
         Self::Migrate,
         Self::Backup,
         Self::Restore,
+        Self::Audit,
         Self::Servers,
         Self::Data,
         Self::Metrics,
@@ -78,6 +82,7 @@ impl Scope {
             Self::Migrate => "migrate",
             Self::Backup => "backup",
             Self::Restore => "restore",
+            Self::Audit => "audit",
             Self::Servers => "servers",
             Self::Data => "data",
             Self::Metrics => "metrics",

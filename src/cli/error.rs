@@ -12,6 +12,7 @@ use uuid::Uuid;
 use crate::catalog::CatalogError;
 use crate::catalog::operations::{Failure, OperationRecord};
 use crate::config::ConfigError;
+use crate::domains::{DomainsError, record_name, record_text};
 use crate::embedded::EmbeddedError;
 use crate::operations::{StepError, chain};
 use crate::tenant::TenantSlug;
@@ -175,6 +176,29 @@ impl From<tenantry_provisioning::Error> for Error {
     }
 }
 
+impl From<DomainsError> for Error {
+    fn from(error: DomainsError) -> Self {
+        let message = error.to_string();
+        match error {
+            DomainsError::Catalog(error) => Self::Catalog(error),
+            DomainsError::Unsuitable { .. } => {
+                Self::refused(message, "give a domain that the tenant has for itself")
+            }
+            DomainsError::Unproven { domain, .. } => {
+                let (name, text) = (record_name(&domain.domain), record_text(&domain));
+                let help = format!(
+                    "publish the TXT record `{name}` with the text `{text}`; a new record takes a \
+                     while to be seen"
+                );
+                Self::refused(message, help)
+            }
+            DomainsError::Unanswered { source, .. } => {
+                Self::failed(message, io::Error::other(source))
+            }
+        }
+    }
+}
+
 impl From<tenantry_provisioning::SchemaError> for Error {
     fn from(error: tenantry_provisioning::SchemaError) -> Self {
         Self::Step(error.into())
@@ -242,7 +266,7 @@ fn help_for_catalog(error: &CatalogError) -> Option<String> {
             "add one with `tenantry server add NAME --url URL`".to_owned()
         }
         CatalogError::Missing {
-            what: what @ ("tenant" | "server" | "backup" | "operation" | "token"),
+            what: what @ ("tenant" | "server" | "backup" | "operation" | "token" | "registration"),
             ..
         } => {
             format!("`tenantry {what} list` shows what there is")
@@ -252,6 +276,12 @@ fn help_for_catalog(error: &CatalogError) -> Option<String> {
         }
         CatalogError::Exists { what: "token", .. } => {
             "choose another name; `tenantry token list` shows those in use".to_owned()
+        }
+        CatalogError::Missing { what: "domain", .. } => {
+            "ask for it first: `tenantry tenant domain add`".to_owned()
+        }
+        CatalogError::Exists { what: "verified domain", .. } => {
+            "another tenant holds it, verified; that tenant must give it up first".to_owned()
         }
         CatalogError::LostLock => "try again".to_owned(),
         CatalogError::Migration(_) => {

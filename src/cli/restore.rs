@@ -91,7 +91,7 @@ pub(super) async fn run(options: Options, context: &Context) -> Result<Outcome> 
 }
 
 /// Reads `2026-03-01T12:00:00Z`, or a date and time of this machine's time zone.
-fn parse_time(text: &str) -> std::result::Result<Timestamp, String> {
+pub(super) fn parse_time(text: &str) -> std::result::Result<Timestamp, String> {
     let local = || text.parse::<DateTime>().ok()?.to_zoned(TimeZone::system()).ok();
     text.parse().ok().or_else(|| Some(local()?.timestamp())).ok_or_else(|| {
         "a time reads `2026-03-01T12:00:00Z` or, in local time, `2026-03-01 12:00`".to_owned()

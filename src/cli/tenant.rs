@@ -6,6 +6,7 @@ use super::{Context, Outcome, Result};
 
 mod create;
 mod delete;
+mod domain;
 mod list;
 mod member;
 mod show;
@@ -30,6 +31,9 @@ pub(super) enum Command {
     /// Who belongs to a tenant
     #[command(subcommand)]
     Member(member::Command),
+    /// The domains of a tenant
+    #[command(subcommand)]
+    Domain(domain::Command),
     /// Delete a tenant with its database, its role and its backups
     Delete(delete::Options),
 }
@@ -43,6 +47,7 @@ pub(super) async fn run(command: Command, context: &Context) -> Result<Outcome> 
         Command::Suspend(options) => suspend::suspend(options, context).await,
         Command::Resume(options) => suspend::resume(options, context).await,
         Command::Member(command) => member::run(command, context).await,
+        Command::Domain(command) => domain::run(command, context).await,
         Command::Delete(options) => delete::run(options, context).await,
     }
 }

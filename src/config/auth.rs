@@ -82,6 +82,7 @@ pub(super) fn read(r: &mut Reader) -> Identity {
             remedy: "take one of them away: a token could not say which it is from".to_owned(),
         });
     }
+    let audiences = trusted.first().map_or_else(Vec::new, |(one, _)| one.audiences.clone());
     let providers = trusted.into_iter().map(|(one, _)| one).collect();
     let verifier = TokenVerifier::new(providers).unwrap_or_else(|error| {
         r.problem(Problem::Contradiction {
@@ -91,7 +92,8 @@ pub(super) fn read(r: &mut Reader) -> Identity {
         });
         TokenVerifier::new(Vec::new()).expect("nothing is wrong with nobody")
     });
-    let settings = IdentitySettings { trusts, base_domain: r.get("base_domain"), only: None };
+    let base_domain = r.get("base_domain");
+    let settings = IdentitySettings { trusts, audiences, base_domain, only: None };
     Identity { provider, verifier, settings, admin_claim: r.get("admin_claim") }
 }
 

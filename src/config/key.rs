@@ -64,6 +64,24 @@ pub const KEYS: &[Key] = &[
     plain("admin_claim", "", "path=value: whose token says so may use the admin API"),
     plain("base_domain", "", "a domain under which every tenant has a name: acme.BASE_DOMAIN"),
     plain(
+        "dns_server",
+        "the system's",
+        "whom to ask for the proof of a domain, such as 9.9.9.9:53",
+    ),
+    plain(
+        "tenant_registration_requires_approval",
+        "true",
+        "whether somebody must approve the tenants that users ask for",
+    ),
+    plain(
+        "tenant_registration_allowed_domains",
+        "all",
+        "where the proven e-mail addresses of those users must be; several with commas between",
+    ),
+    plain("tenant_registration_rate", "3/hour", "how often a user, and an address, may ask"),
+    plain("max_tenants_per_user", "3", "most tenants that one user may own"),
+    plain("frontend_base_url", "", "where users go; the slug stands at {slug}, or at its end"),
+    plain(
         "tenant_migrations_dir",
         "./migrations/tenant",
         "the V<n>__<name>.sql files that every tenant gets",

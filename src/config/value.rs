@@ -11,8 +11,9 @@ use tracing_subscriber::EnvFilter;
 
 use super::{AuthProvider, Deployment, LogFormat};
 use crate::oidc::Algorithm;
-use crate::resolve::{AdminClaim, BaseDomain, ClaimPath};
-use crate::tenant::TenantSlug;
+use crate::registration::Rate;
+use crate::resolve::{AdminClaim, ClaimPath};
+use crate::tenant::{DomainName, TenantSlug};
 
 /// A type that a setting may have.
 pub(super) trait Value: Sized {
@@ -171,11 +172,54 @@ impl Value for AdminClaim {
     }
 }
 
-impl Value for BaseDomain {
+impl Value for DomainName {
     const EXPECTED: &'static str = "domain such as `app.example.com`, in lower case";
 
     fn read(text: &str) -> Result<Self, Option<String>> {
-        Self::parse(text).ok_or(None)
+        Self::parse(text).map_err(|_| None)
+    }
+}
+
+/// Several domains, with commas between them.
+pub(super) struct Domains(pub Vec<DomainName>);
+
+impl Value for Domains {
+    const EXPECTED: &'static str = "list of domains such as `acme.com,acme.co.uk`, in lower case";
+
+    fn read(text: &str) -> Result<Self, Option<String>> {
+        let List(names) = List::read(text)?;
+        let all: Result<Vec<_>, _> = names.iter().map(|name| DomainName::parse(name)).collect();
+        all.map(Self).map_err(|_| None)
+    }
+}
+
+impl Value for Rate {
+    const EXPECTED: &'static str = "rate such as `3/hour`, `10/day` or `1/minute`";
+
+    fn read(text: &str) -> Result<Self, Option<String>> {
+        let (limit, unit) = text.split_once('/').ok_or(None)?;
+        let window = match unit {
+            "minute" => Duration::from_mins(1),
+            "hour" => Duration::from_hours(1),
+            "day" => Duration::from_hours(24),
+            _ => return Err(None),
+        };
+        let limit = limit.parse().ok().filter(|limit| (1..=10_000).contains(limit));
+        limit.map(|limit| Self { limit, window }).ok_or(None)
+    }
+}
+
+/// Where people go, with an optional `{slug}`.
+pub(super) struct FrontendUrl(pub String);
+
+impl Value for FrontendUrl {
+    const EXPECTED: &'static str = "`https://` address such as `https://app.example.com/{slug}` or `https://{slug}.example.com`";
+
+    fn read(text: &str) -> Result<Self, Option<String>> {
+        let Endpoint(url) = Endpoint::read(text).map_err(|_| None)?;
+        let plain = url.replace("{slug}", "slug");
+        let good = !plain.contains(['{', '}', '?', '#']) && !plain.contains(char::is_whitespace);
+        if good { Ok(Self(url)) } else { Err(None) }
     }
 }
 

@@ -78,6 +78,7 @@ async fn delete_backups(cx: &StepContext<'_>) -> Result<(), StepError> {
 }
 
 async fn forget(cx: &StepContext<'_>) -> Result<(), StepError> {
+    cx.lock.forget_domains().await?;
     cx.lock.destroy_secrets(keeps_backups(cx)?).await?;
     Ok(cx.lock.set_state(TenantState::Deleted, None).await?)
 }

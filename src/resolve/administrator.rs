@@ -1,11 +1,13 @@
 //! [`Administrators`]: who may use the admin API. Programs come with a token of ours, people with a
 //! token of an identity provider that carries the claim of the settings.
 
+use std::sync::Arc;
+
 use axum::http::HeaderMap;
 use serde_json::Value;
 
-use super::bearer::{bearer, is_ours};
-use super::{ClaimPath, ResolveError, Tokens};
+use super::bearer::{bearer, is_ours, prove};
+use super::{ClaimPath, IdentitySettings, ResolveError, Tokens};
 use crate::catalog::Catalog;
 use crate::catalog::tokens::Scope;
 use crate::oidc::TokenVerifier;
@@ -22,6 +24,7 @@ pub struct AdminClaim {
 pub struct Administrators {
     tokens: Tokens,
     verifier: TokenVerifier,
+    identity: Arc<IdentitySettings>,
     claim: Option<AdminClaim>,
 }
 
@@ -55,10 +58,17 @@ impl AdminClaim {
 }
 
 impl Administrators {
-    /// Believes this catalog's own tokens and, where there is a claim, users of these providers.
+    /// Believes this catalog's own tokens and, where there is a claim, users of these providers; but
+    /// no provider that is bound to tenants, since what it says of its users is their affair.
     #[must_use]
-    pub fn new(catalog: Catalog, verifier: TokenVerifier, claim: Option<AdminClaim>) -> Self {
-        Self { tokens: Tokens::new(catalog), verifier, claim }
+    pub fn new(
+        catalog: Catalog,
+        verifier: TokenVerifier,
+        identity: &IdentitySettings,
+        claim: Option<AdminClaim>,
+    ) -> Self {
+        let identity = Arc::new(identity.clone());
+        Self { tokens: Tokens::new(catalog), verifier, identity, claim }
     }
 
     /// The administrator who sends a request; none when it is nobody of that kind.
@@ -73,15 +83,12 @@ impl Administrators {
             }));
         }
         let Some(claim) = &self.claim else { return Ok(None) };
-        let verified = match self.verifier.verify(text).await {
+        let verified = match prove(&self.verifier, text).await {
             Ok(verified) => verified,
-            Err(error) if error.is_transient() => return Err(ResolveError::KeysAway(error)),
-            Err(error) => {
-                tracing::debug!(error = &error as &dyn std::error::Error, "a token was refused");
-                return Ok(None);
-            }
+            Err(ResolveError::Unauthenticated) => return Ok(None),
+            Err(error) => return Err(error),
         };
-        if !claim.is_met(&verified.claims) {
+        if !self.identity.is_unbound(&verified.issuer) || !claim.is_met(&verified.claims) {
             tracing::warn!(user = verified.subject, "a user without the admin claim was refused");
             return Ok(None);
         }

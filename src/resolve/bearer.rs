@@ -7,9 +7,11 @@ use axum::http::HeaderMap;
 use axum::http::header::AUTHORIZATION;
 use secrecy::SecretString;
 
+use super::ResolveError;
 use super::remembered::Remembered;
 use crate::catalog::tokens::TokenRecord;
 use crate::catalog::{Catalog, CatalogError};
+use crate::oidc::{TokenVerifier, Verified};
 
 /// No token of ours is longer; what is longer is not looked up.
 const MAX_LEN: usize = 128;
@@ -63,6 +65,27 @@ pub(super) fn bearer(headers: &HeaderMap) -> Option<&str> {
 /// Whether a token looks like one of ours rather than one of an identity provider.
 pub(super) fn is_ours(token: &str) -> bool {
     token.starts_with(PREFIX) && token.len() <= MAX_LEN
+}
+
+/// Proves a token of an identity provider. Why it proves nothing is for the log.
+pub(super) async fn prove(verifier: &TokenVerifier, token: &str) -> Result<Verified, ResolveError> {
+    verifier.verify(token).await.map_err(|error| {
+        tracing::debug!(error = &error as &dyn std::error::Error, "a token was refused");
+        if error.is_transient() {
+            ResolveError::KeysAway(error)
+        } else {
+            ResolveError::Unauthenticated
+        }
+    })
+}
+
+/// Who sends a request, by a token of one of these providers.
+pub async fn prove_bearer(
+    verifier: &TokenVerifier,
+    headers: &HeaderMap,
+) -> Result<Verified, ResolveError> {
+    let token = bearer(headers).ok_or(ResolveError::Unauthenticated)?;
+    prove(verifier, token).await
 }
 
 fn hash(secret: &str) -> Digest {

@@ -6,7 +6,7 @@
 use serde_json::Value;
 
 use super::ResolveError;
-use crate::tenant::TenantSlug;
+use crate::tenant::{DomainName, EmailAddress, TenantSlug, is_free_mail};
 
 /// Claims that hold a slug, in the order in which they are asked. Where one has another form, such as
 /// a list of teams, the token is refused rather than the next one asked.
@@ -84,6 +84,28 @@ pub(super) fn tenant_of(
         return organisation(value).map(Some).ok_or_else(refused);
     }
     Ok(OFTEN_SLUGS.iter().find_map(|name| slug(present(name)?)).map(Named::Slug))
+}
+
+/// The domains that the owner's proven e-mail address speaks for: its own, then the one that its
+/// organisation registered. None of an address that anybody may have.
+pub(super) fn email_domains(claims: &Value) -> Vec<DomainName> {
+    let Some(domain) = verified_email(claims).map(|address| address.domain().clone()) else {
+        return Vec::new();
+    };
+    match domain.registrable() {
+        Some(_) if is_free_mail(&domain) => Vec::new(),
+        Some(registered) if registered == domain => vec![domain],
+        Some(registered) => vec![domain, registered],
+        None => Vec::new(),
+    }
+}
+
+/// The address that the provider has proven to be the user's.
+#[must_use]
+pub fn verified_email(claims: &Value) -> Option<EmailAddress> {
+    let verified = claims.get("email_verified") == Some(&Value::Bool(true));
+    let address = claims.get("email").and_then(Value::as_str).filter(|_| verified)?;
+    EmailAddress::parse(address).ok()
 }
 
 fn organisation(value: &Value) -> Option<Named> {
@@ -181,6 +203,26 @@ mod tests {
             Some(slug("acme"))
         );
         assert_eq!(tenant(json!({ "group": "Admins" }), None).unwrap(), None);
+    }
+
+    #[test]
+    fn only_a_proven_address_of_an_organisation_speaks_for_it() {
+        let domains = |claims| -> Vec<String> {
+            email_domains(&claims).iter().map(ToString::to_string).collect()
+        };
+        let of = |email: &str| domains(json!({ "email": email, "email_verified": true }));
+
+        assert_eq!(of("ana@acme.com"), ["acme.com"]);
+        assert_eq!(of("ana@eu.mail.ACME.co.uk"), ["eu.mail.acme.co.uk", "acme.co.uk"]);
+        for nobodys in ["ana@gmail.com", "ana@eu.mailinator.com", "ana@co.uk", "a@acme.com@b.com"] {
+            assert!(of(nobodys).is_empty(), "{nobodys}");
+        }
+        for verified in [json!(false), json!("true"), json!(1), json!(null), json!(["true"])] {
+            let claims = json!({ "email": "ana@acme.com", "email_verified": verified });
+            assert!(domains(claims).is_empty(), "{verified}");
+        }
+        assert!(domains(json!({ "email": "ana@acme.com" })).is_empty());
+        assert!(domains(json!({ "email": ["ana@acme.com"], "email_verified": true })).is_empty());
     }
 
     #[test]

@@ -1,47 +1,36 @@
-//! The tenant that a request's host names: `acme.app.example` under the base domain `app.example`.
-
-use std::fmt;
+//! What a request's host names: `acme.app.example` the tenant `acme` under the base domain
+//! `app.example`, and any other domain the tenant that holds it, if one does.
 
 use axum::http::request::Parts;
 use axum::http::uri::Authority;
 use axum::http::{HeaderMap, header};
 
 use super::ResolveError;
-use crate::tenant::TenantSlug;
+use crate::tenant::{DomainName, TenantSlug};
 
-/// A domain under which every tenant has a name: lower case, at least two labels.
+/// What a host can name.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct BaseDomain(String);
-
-impl BaseDomain {
-    /// Reads a domain such as `app.example`.
-    #[must_use]
-    pub fn parse(text: &str) -> Option<Self> {
-        let label = |label: &str| {
-            (1..=63).contains(&label.len())
-                && !label.starts_with('-')
-                && !label.ends_with('-')
-                && label.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
-        };
-        let fits = text.len() <= 200 && text.contains('.') && text.split('.').all(label);
-        fits.then(|| Self(text.to_owned()))
-    }
-
-    /// The tenant that a request's host names; none when it is not a name under this domain.
-    pub(super) fn tenant_of(&self, parts: &Parts) -> Result<Option<TenantSlug>, ResolveError> {
-        let Some(host) = host(parts)? else { return Ok(None) };
-        let Some(label) =
-            host.strip_suffix(self.0.as_str()).and_then(|rest| rest.strip_suffix('.'))
-        else {
-            return Ok(None);
-        };
-        TenantSlug::parse(label).map(Some).map_err(|_| ResolveError::MalformedHost)
-    }
+pub(super) enum HostName {
+    /// A tenant, by its slug before the base domain.
+    Tenant(TenantSlug),
+    /// Perhaps a tenant, by a domain of its own.
+    Domain(DomainName),
 }
 
-impl fmt::Display for BaseDomain {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+/// What a request's host names; nothing when it is an address, the base domain or not there.
+pub(super) fn named_by_host(
+    parts: &Parts,
+    base: Option<&DomainName>,
+) -> Result<Option<HostName>, ResolveError> {
+    let Some(host) = host(parts)? else { return Ok(None) };
+    let before = base.and_then(|base| host.strip_suffix(base.as_str()));
+    match before.map(|before| (before, before.strip_suffix('.'))) {
+        Some(("", _)) => Ok(None),
+        Some((_, Some(label))) => {
+            let slug = TenantSlug::parse(label).map_err(|_| ResolveError::MalformedHost)?;
+            Ok(Some(HostName::Tenant(slug)))
+        }
+        Some((_, None)) | None => Ok(DomainName::parse(&host).ok().map(HostName::Domain)),
     }
 }
 
@@ -87,8 +76,11 @@ mod tests {
             request = request.header("host", *host);
         }
         let (parts, ()) = request.body(()).unwrap().into_parts();
-        let base = BaseDomain::parse("app.example").unwrap();
-        Ok(base.tenant_of(&parts)?.map(|slug| slug.to_string()))
+        let base = DomainName::parse("app.example").unwrap();
+        Ok(named_by_host(&parts, Some(&base))?.map(|named| match named {
+            HostName::Tenant(slug) => slug.to_string(),
+            HostName::Domain(domain) => format!("whoever holds {domain}"),
+        }))
     }
 
     #[test]
@@ -102,16 +94,23 @@ mod tests {
     }
 
     #[test]
-    fn other_hosts_name_nobody() {
-        for host in [
-            "app.example",
-            "example",
-            "acmeapp.example",
-            "acme.app.example.evil.com",
-            "127.0.0.1:80",
-            "[::1]",
+    fn other_domains_name_whoever_holds_them() {
+        for (host, domain) in [
+            ("acmeapp.example", "acmeapp.example"),
+            ("acme.app.example.evil.com", "acme.app.example.evil.com"),
+            ("App.ACME.com.:8443", "app.acme.com"),
         ] {
-            assert_eq!(tenant("/", &[host]).unwrap(), None, "{host}");
+            let holder = format!("whoever holds {domain}");
+            assert_eq!(tenant("/", &[host]).unwrap(), Some(holder), "{host}");
+        }
+    }
+
+    #[test]
+    fn addresses_and_the_base_domain_name_nobody() {
+        for host in
+            ["app.example", "app.example.:80", "example", "127.0.0.1:80", "[::1]", "büro.de"]
+        {
+            assert_eq!(tenant("/", &[host]).ok().flatten(), None, "{host}");
         }
         assert_eq!(tenant("/", &[]).unwrap(), None);
     }
@@ -131,21 +130,6 @@ mod tests {
             assert!(tenant("/", hosts).is_err(), "{hosts:?}");
         }
         assert!(tenant("https://acme.app.example/", &["globex.app.example"]).is_err());
-    }
-
-    #[test]
-    fn a_base_domain_is_a_domain() {
-        for bad in [
-            "",
-            "example",
-            "App.example",
-            ".app.example",
-            "app.example.",
-            "app..example",
-            "*.example",
-        ] {
-            assert_eq!(BaseDomain::parse(bad), None, "{bad}");
-        }
     }
 
     proptest! {

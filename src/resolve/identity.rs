@@ -6,8 +6,9 @@
 //!               │   host   ─┘   or none: what disagrees is refused
 //! ```
 //!
-//! - A claim of a provider that the operator trusts is proof of belonging. A header or a host names a
-//!   tenant only for its members, or for a token of ours with the scope `data`.
+//! - A claim of a provider that the operator trusts is proof of belonging, and so is a proven e-mail
+//!   address at a domain that the tenant has proven to hold. A header or a host names a tenant only for
+//!   its members, or for a token of ours with the scope `data`.
 //! - An issuer that is bound to tenants can name no other, and they accept no other issuer.
 //! - Whether a tenant does not exist or is somebody else's makes no difference, in the answer or in what
 //!   is asked of the catalog.
@@ -17,9 +18,11 @@ use std::collections::HashMap;
 use axum::http::request::Parts;
 use futures_util::future::BoxFuture;
 
-use super::bearer::{bearer, is_ours};
-use super::claims::{ClaimPath, Named, tenant_of};
-use super::host::BaseDomain;
+use super::bearer::{bearer, is_ours, prove};
+use super::bindings::{Bindings, CurrentBindings, Settled, Trust};
+use super::claims::{Named, email_domains, tenant_of};
+use super::denials::Denials;
+use super::host::{HostName, named_by_host};
 use super::remembered::Remembered;
 use super::{Access, ResolveError, Resolved, Source, TenantResolver, Tokens, named_in_header};
 use crate::catalog::Catalog;
@@ -27,117 +30,122 @@ use crate::catalog::members::{MemberRole, User};
 use crate::catalog::tokens::Scope;
 use crate::metrics;
 use crate::oidc::{TokenVerifier, Verified};
-use crate::tenant::TenantSlug;
+use crate::tenant::{DomainName, TenantSlug};
 
 /// Whose word counts, and for which tenants.
 #[derive(Clone, Debug, Default)]
 pub struct IdentitySettings {
     /// What is held true of the tokens of each issuer.
     pub trusts: HashMap<String, Trust>,
+    /// Whom tokens of a tenant's own issuer must be meant for, if the tenant does not say.
+    pub audiences: Vec<String>,
     /// The domain under which every tenant has a name.
-    pub base_domain: Option<BaseDomain>,
+    pub base_domain: Option<DomainName>,
     /// The one tenant of a deployment that has no other: nobody needs to name it, and claims, which
     /// may speak of anything there, are not asked.
     pub only: Option<TenantSlug>,
-}
-
-/// How far an issuer is trusted.
-#[derive(Clone, Debug, Default)]
-pub struct Trust {
-    /// The only tenants that it can name; any, when it is empty.
-    pub tenants: Vec<TenantSlug>,
-    /// Where its tokens name the tenant, before the usual claims.
-    pub tenant_claim: Option<ClaimPath>,
 }
 
 /// Resolves requests by token, header and host.
 pub struct IdentityResolver {
     catalog: Catalog,
     tokens: Tokens,
-    verifier: TokenVerifier,
-    settings: IdentitySettings,
+    bindings: CurrentBindings,
+    base_domain: Option<DomainName>,
+    only: Option<TenantSlug>,
+    denials: Denials,
     /// Of no member, none: that is remembered too, since a claim needs no membership.
     roles: Remembered<(TenantSlug, String, String), Option<MemberRole>>,
     organisations: Remembered<String, TenantSlug>,
+    /// Of most domains, none: that is remembered too.
+    holders: Remembered<Vec<DomainName>, Option<TenantSlug>>,
 }
 
 /// What a request names beside its token.
 struct Wanted {
     header: Option<TenantSlug>,
-    host: Option<TenantSlug>,
+    host: Option<HostName>,
+}
+
+impl IdentitySettings {
+    /// Whether users of this issuer are everybody's, not those of some tenants.
+    #[must_use]
+    pub fn is_unbound(&self, issuer: &str) -> bool {
+        self.trusts.get(issuer).is_none_or(|trust| trust.tenants.is_empty())
+    }
 }
 
 impl IdentityResolver {
-    /// Believes the providers of `verifier`, as far as `settings` say, and this catalog's own tokens.
+    /// Believes the providers of `verifier`, as far as `settings` say, those that tenants have for
+    /// themselves, and this catalog's own tokens.
     #[must_use]
     pub fn new(catalog: Catalog, verifier: TokenVerifier, settings: IdentitySettings) -> Self {
+        let IdentitySettings { trusts, audiences, base_domain, only } = settings;
+        let settled = Settled { verifier, trusts, audiences };
         Self {
             tokens: Tokens::new(catalog.clone()),
+            bindings: CurrentBindings::new(catalog.clone(), settled),
+            denials: Denials::new(catalog.clone()),
             catalog,
-            verifier,
-            settings,
+            base_domain,
+            only,
             roles: Remembered::new(),
             organisations: Remembered::new(),
+            holders: Remembered::new(),
         }
     }
 
     async fn find(&self, parts: &Parts) -> Result<Resolved, ResolveError> {
         let header = named_in_header(&parts.headers).transpose()?;
-        let base_domain = self.settings.base_domain.as_ref();
-        let host = base_domain.map(|base| base.tenant_of(parts)).transpose()?.flatten();
+        let host = named_by_host(parts, self.base_domain.as_ref())?;
         let wanted = Wanted { header, host };
         let token = match bearer(&parts.headers) {
             Some(token) if !is_ours(token) => token,
             _ => return self.by_own_token(parts, wanted).await,
         };
-        let verified = self.verifier.verify(token).await.map_err(|error| {
-            tracing::debug!(error = &error as &dyn std::error::Error, "a token was refused");
-            if error.is_transient() {
-                ResolveError::KeysAway(error)
-            } else {
-                ResolveError::Unauthenticated
-            }
-        })?;
-        self.by_claims(&verified, wanted).await
+        let bindings = self.bindings.get().await?;
+        let verified = prove(&bindings.verifier, token).await?;
+        self.by_claims(&bindings, &verified, wanted).await
     }
 
     /// For a program of the operator's: it acts as an application, for any tenant.
     async fn by_own_token(&self, parts: &Parts, wanted: Wanted) -> Result<Resolved, ResolveError> {
-        // A request that names nobody is told so first: that is no secret.
-        if wanted.header.is_none() && wanted.host.is_none() && self.settings.only.is_none() {
-            return Err(ResolveError::Missing);
-        }
         let token = self.tokens.of(&parts.headers).await.map_err(ResolveError::Catalog)?;
-        let token = token.ok_or(ResolveError::Unauthenticated)?;
+        let Some(token) = token else {
+            // A request that names nobody is told so first: that is no secret. Whether a domain is
+            // somebody's is one.
+            let names = wanted.header.is_some()
+                || matches!(wanted.host, Some(HostName::Tenant(_)))
+                || self.only.is_some();
+            return Err(if names { ResolveError::Unauthenticated } else { ResolveError::Missing });
+        };
         let user = format!("token:{}", token.name);
-        let (source, slug) = self.agreed(None, wanted, &user)?;
+        let (source, slug) = self.agreed(None, wanted, &user).await?;
         if !token.scopes.contains(&Scope::Data) {
-            return Err(refuse("not_a_member", &slug, &user));
+            return Err(self.refuse("not_a_member", &slug, &user));
         }
         Ok(Resolved { slug, source, user, access: Access::ReadWrite })
     }
 
-    async fn by_claims(&self, token: &Verified, wanted: Wanted) -> Result<Resolved, ResolveError> {
+    async fn by_claims(
+        &self,
+        bindings: &Bindings,
+        token: &Verified,
+        wanted: Wanted,
+    ) -> Result<Resolved, ResolveError> {
         let (issuer, user) = (&token.issuer, &token.subject);
-        let trust = self.settings.trusts.get(issuer);
-        let path = trust.and_then(|trust| trust.tenant_claim.as_ref());
-        let named = match self.settings.only {
+        let claimed = match self.only {
             Some(_) => None,
-            None => tenant_of(&token.claims, path)?,
+            None => self.claimed(bindings, token).await?,
         };
-        let claimed = match named {
-            Some(Named::Slug(slug)) => Some(slug),
-            Some(Named::Organisation(name)) => Some(self.known_as(name).await?),
-            None => None,
-        };
-        let (source, slug) = self.agreed(claimed, wanted, user)?;
-        if !self.may_name(issuer, &slug) {
-            return Err(refuse("foreign_issuer", &slug, user));
+        let (source, slug) = self.agreed(claimed, wanted, user).await?;
+        if !bindings.may_name(token, &slug) {
+            return Err(self.refuse("foreign_issuer", &slug, user));
         }
         let role = match (self.role(&slug, issuer, user).await?, source) {
             (Some(role), _) => role,
-            (None, Source::Claims | Source::SingleTenant) => MemberRole::Member,
-            (None, _) => return Err(refuse("not_a_member", &slug, user)),
+            (None, Source::Claims | Source::Email | Source::SingleTenant) => MemberRole::Member,
+            (None, _) => return Err(self.refuse("not_a_member", &slug, user)),
         };
         let access = match role {
             MemberRole::ReadOnly => Access::ReadOnly,
@@ -146,34 +154,55 @@ impl IdentityResolver {
         Ok(Resolved { slug, source, user: user.clone(), access })
     }
 
-    /// The one tenant that every source names, and the first source that does.
-    fn agreed(
+    /// The tenant that a token names, by its claims or else by its owner's e-mail address.
+    async fn claimed(
         &self,
-        claimed: Option<TenantSlug>,
+        bindings: &Bindings,
+        token: &Verified,
+    ) -> Result<Option<(Source, TenantSlug)>, ResolveError> {
+        let slug = match tenant_of(&token.claims, bindings.tenant_claim(&token.issuer))? {
+            Some(Named::Slug(slug)) => slug,
+            Some(Named::Organisation(name)) => self.known_as(name).await?,
+            None => {
+                let domains = email_domains(&token.claims);
+                return Ok(self.holder(domains).await?.map(|slug| (Source::Email, slug)));
+            }
+        };
+        Ok(Some((Source::Claims, slug)))
+    }
+
+    /// The one tenant that every source names, and the first source that does.
+    async fn agreed(
+        &self,
+        claimed: Option<(Source, TenantSlug)>,
         wanted: Wanted,
         user: &str,
     ) -> Result<(Source, TenantSlug), ResolveError> {
+        let by_host = match wanted.host {
+            Some(HostName::Tenant(slug)) => Some((Source::Host, slug)),
+            Some(HostName::Domain(domain)) => {
+                self.holder(vec![domain]).await?.map(|slug| (Source::Domain, slug))
+            }
+            None => None,
+        };
         let sources = [
-            (Source::SingleTenant, self.settings.only.clone()),
-            (Source::Claims, claimed),
-            (Source::Header, wanted.header),
-            (Source::Host, wanted.host),
+            self.only.clone().map(|slug| (Source::SingleTenant, slug)),
+            claimed,
+            wanted.header.map(|slug| (Source::Header, slug)),
+            by_host,
         ];
-        let mut named = sources.into_iter().filter_map(|(source, slug)| Some((source, slug?)));
+        let mut named = sources.into_iter().flatten();
         let (source, slug) = named.next().ok_or(ResolveError::Missing)?;
         if named.any(|(_, other)| other != slug) {
-            return Err(refuse("sources_disagree", &slug, user));
+            return Err(self.refuse("sources_disagree", &slug, user));
         }
         Ok((source, slug))
     }
 
-    /// Whether an issuer's word counts for a tenant: bindings hold in both directions.
-    fn may_name(&self, issuer: &str, slug: &TenantSlug) -> bool {
-        let binds = |trust: &Trust| trust.tenants.contains(slug);
-        match self.settings.trusts.get(issuer) {
-            Some(trust) if !trust.tenants.is_empty() => binds(trust),
-            _ => !self.settings.trusts.values().any(binds),
-        }
+    /// Refuses, and tells the operator what the caller is not told.
+    fn refuse(&self, violation: &'static str, slug: &TenantSlug, user: &str) -> ResolveError {
+        self.denials.note(violation, slug, user);
+        ResolveError::Denied
     }
 
     async fn role(
@@ -194,6 +223,16 @@ impl IdentityResolver {
         let slug = self.organisations.get(name.clone(), asked).await;
         slug.map_err(ResolveError::Catalog)?.ok_or(ResolveError::Denied)
     }
+
+    /// The tenant that has proven to hold one of these domains.
+    async fn holder(&self, domains: Vec<DomainName>) -> Result<Option<TenantSlug>, ResolveError> {
+        if domains.is_empty() {
+            return Ok(None);
+        }
+        let asked = async { self.catalog.tenant_of_domain(&domains).await.map(Some) };
+        let holder = self.holders.get(domains.clone(), asked).await;
+        Ok(holder.map_err(ResolveError::Catalog)?.flatten())
+    }
 }
 
 impl TenantResolver for IdentityResolver {
@@ -207,11 +246,4 @@ impl TenantResolver for IdentityResolver {
             found
         })
     }
-}
-
-/// Refuses, and tells the operator what the caller is not told.
-fn refuse(violation: &'static str, slug: &TenantSlug, user: &str) -> ResolveError {
-    metrics::isolation_violation(violation);
-    tracing::warn!(tenant = %slug, user, violation, "a caller may not name this tenant");
-    ResolveError::Denied
 }

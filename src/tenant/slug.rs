@@ -10,6 +10,11 @@ use thiserror::Error;
 /// The longest slug: 50 bytes fit PostgreSQL's 63 with our prefixes, and a DNS label.
 pub const MAX_LEN: usize = 50;
 
+/// How many slugs are suggested for one name.
+const SUGGESTIONS: usize = 50;
+/// What a name becomes of which no letter can be in a slug.
+const NAMELESS: &str = "tenant";
+
 /// Names that would read as ours, as PostgreSQL's or as a host of the operator's.
 const RESERVED: &[&str] = &[
     "admin",
@@ -72,6 +77,25 @@ impl TenantSlug {
             _ if RESERVED.contains(&text) => Err(SlugError::Reserved(text.to_owned())),
             _ => Ok(Self(text.to_owned())),
         }
+    }
+
+    /// Slugs for a new tenant of this name, the best one first: `acme-corp`, `acme-corp-2`, …
+    ///
+    /// Only for making a tenant, never for finding one: two names may become one slug.
+    #[must_use]
+    pub fn suggestions(name: &str) -> Vec<Self> {
+        let whole = slug::slugify(name);
+        // Room for a number behind it.
+        let cut: String = whole.chars().take(MAX_LEN - 3).collect();
+        let base = match cut.trim_matches('-') {
+            "" => NAMELESS,
+            base => base,
+        };
+        let numbered = (2..=SUGGESTIONS).map(|number| format!("{base}-{number}"));
+        std::iter::once(base.to_owned())
+            .chain(numbered)
+            .filter_map(|text| Self::parse(&text).ok())
+            .collect()
     }
 
     /// The slug as text.
@@ -148,6 +172,22 @@ mod tests {
     }
 
     #[test]
+    fn a_name_suggests_slugs() {
+        for (name, slug) in [
+            ("Acme Corp.", "acme-corp"),
+            ("Müller & Söhne GmbH", "muller-sohne-gmbh"),
+            ("  ", "tenant"),
+            ("-- drop table", "drop-table"),
+            ("Postgres", "postgres-2"),
+            ("admin", "admin-2"),
+        ] {
+            assert_eq!(TenantSlug::suggestions(name)[0].as_str(), slug, "{name}");
+        }
+        assert_eq!(TenantSlug::suggestions(&"x".repeat(80))[0].as_str().len(), MAX_LEN - 3);
+        assert_eq!(TenantSlug::suggestions("Acme")[1].as_str(), "acme-2");
+    }
+
+    #[test]
     fn system_names_are_reserved() {
         for text in ["postgres", "template1", "tenantry", "admin"] {
             assert_eq!(TenantSlug::parse(text), Err(SlugError::Reserved(text.to_owned())));
@@ -155,6 +195,11 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn every_name_suggests_slugs(name in "\\PC{0,60}") {
+            prop_assert!(TenantSlug::suggestions(&name).len() >= SUGGESTIONS - 1);
+        }
+
         #[test]
         fn whatever_parses_is_safe_everywhere(text in "\\PC{0,60}") {
             if let Ok(slug) = TenantSlug::parse(&text) {

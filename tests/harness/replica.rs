@@ -1,12 +1,19 @@
 //! [`Replica`]: both listeners and a worker, over a [`Fleet`] of its own.
 
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
 use axum::Router;
 use reqwest::{Client, Method, StatusCode};
 use secrecy::ExposeSecret as _;
 use serde_json::{Value, json};
+use tenantry::api::SelfService;
 use tenantry::catalog::tokens::Scope;
+use tenantry::domains::Domains;
 use tenantry::extract::Tenancy;
 use tenantry::oidc::TokenVerifier;
+use tenantry::registration::{Rate, Registrar, RegistrationRules};
 use tenantry::resolve::{AdminClaim, Administrators, IdentityResolver, IdentitySettings};
 use tenantry::worker::Worker;
 use tenantry::{api, metrics};
@@ -25,27 +32,56 @@ pub struct Replica {
     pub shutdown: CancellationToken,
 }
 
+/// Whom a replica believes, and what it allows.
+pub struct Setup {
+    pub verifier: TokenVerifier,
+    pub identity: IdentitySettings,
+    pub dns_server: Option<SocketAddr>,
+    pub rules: RegistrationRules,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self {
+            verifier: TokenVerifier::new(Vec::new()).unwrap(),
+            identity: IdentitySettings::default(),
+            dns_server: None,
+            rules: RegistrationRules {
+                requires_approval: true,
+                allowed_domains: Vec::new(),
+                max_tenants: 3,
+                rate: Rate { limit: 3, window: Duration::from_hours(1) },
+            },
+        }
+    }
+}
+
 impl Replica {
     pub async fn start() -> Self {
-        let nobody = TokenVerifier::new(Vec::new()).unwrap();
-        Self::start_with(nobody, IdentitySettings::default()).await
+        Self::start_with(Setup::default()).await
     }
 
-    /// One that believes identity providers.
-    pub async fn start_with(verifier: TokenVerifier, identity: IdentitySettings) -> Self {
+    pub async fn start_with(setup: Setup) -> Self {
+        let Setup { verifier, identity, dns_server, rules } = setup;
         let fleet = Fleet::start().await;
+        let catalog = || fleet.catalog().clone();
         let shutdown = CancellationToken::new();
         let worker = Worker::new(fleet.environment.clone(), fleet.changes.clone(), 2);
         tokio::spawn(worker.run(shutdown.clone()));
         let exporter = metrics::Exporter::install();
         let claim = AdminClaim::parse("groups=platform");
-        let administrators = Administrators::new(fleet.catalog().clone(), verifier.clone(), claim);
+        let administrators = Administrators::new(catalog(), verifier.clone(), &identity, claim);
         let (environment, changes) = (fleet.environment.clone(), fleet.changes.clone());
-        let control = api::control_plane(environment, changes, administrators, exporter);
-        let resolver = IdentityResolver::new(fleet.catalog().clone(), verifier, identity);
-        let resolver = std::sync::Arc::new(resolver);
+        let domains = Domains::new(catalog(), dns_server, identity.base_domain.clone());
+        let control = api::control_plane(environment, changes, administrators, domains, exporter);
+
+        let base_domain = identity.base_domain.clone();
+        let registrar = Registrar::new(catalog(), verifier.clone(), identity.clone(), rules);
+        let frontend_base_url = Some("https://dashboard.example".to_owned());
+        let registration = SelfService { registrar, frontend_base_url, base_domain };
+        let resolver = Arc::new(IdentityResolver::new(catalog(), verifier, identity));
         let tenancy = Tenancy { router: fleet.router(), resolver };
-        let data = api::data_plane(tenancy, fleet.catalog().clone(), true);
+        let data = api::data_plane(tenancy, catalog(), Some(registration));
         let admin = serve(control, &shutdown).await;
         let public = serve(data, &shutdown).await;
         let token = fleet.catalog().create_token("test", &Scope::ALL).await.unwrap();

@@ -119,7 +119,8 @@ impl Replica {
             _ => Arc::new(settings.identity(catalog)),
         };
         let tenancy = Tenancy { router: router.clone(), resolver };
-        let application = api::data_plane(tenancy, catalog.clone(), settings.multi_tenant_mode);
+        let registration = settings.registration(catalog);
+        let application = api::data_plane(tenancy, catalog.clone(), registration);
         self.serve("the data plane", listener, application);
         self.router = Some(router);
     }
@@ -133,8 +134,14 @@ impl Replica {
         exporter: Option<Exporter>,
     ) {
         let administrators = settings.administrators(&environment.catalog);
-        let application =
-            api::control_plane(environment.clone(), changes.clone(), administrators, exporter);
+        let domains = settings.domains(&environment.catalog);
+        let application = api::control_plane(
+            environment.clone(),
+            changes.clone(),
+            administrators,
+            domains,
+            exporter,
+        );
         self.serve("the admin API", listener, application);
         let worker = Worker::new(environment, changes, settings.worker_concurrency);
         self.spawn("worker", |shutdown| worker.run(shutdown));

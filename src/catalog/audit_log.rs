@@ -1,0 +1,115 @@
+//! Rows of `audit_log`: what was changed and what was refused. A change and its row are one
+//! transaction; a row is never changed and never removed.
+
+use deadpool_postgres::GenericClient;
+use jiff::Timestamp;
+use serde::Serialize;
+use serde_json::Value;
+use tokio_postgres::Row;
+use uuid::Uuid;
+
+use super::{Catalog, CatalogError, execute, rows};
+use crate::tenant::TenantSlug;
+
+/// Something that happened.
+#[derive(Clone, Debug)]
+pub struct Event<'a> {
+    /// Who did it, or tried to.
+    pub actor: &'a str,
+    /// What, as a stable name: a noun and what became of it, such as `member.added`.
+    pub action: &'a str,
+    /// The tenant that it is about.
+    pub tenant: Option<&'a TenantSlug>,
+    /// The rest: what is needed to understand it, and no secret.
+    pub detail: Value,
+}
+
+/// An event as it was written down.
+#[derive(Clone, Debug, PartialEq, Serialize, utoipa::ToSchema)]
+pub struct Recorded {
+    /// Rises with time.
+    pub id: i64,
+    /// When it happened.
+    pub at: Timestamp,
+    /// Who did it, or tried to.
+    pub actor: String,
+    /// What, as a stable name.
+    pub action: String,
+    /// The tenant as it was named.
+    pub tenant_slug: Option<String>,
+    /// The living tenant of that name at the time.
+    pub tenant_id: Option<Uuid>,
+    /// The rest.
+    #[schema(value_type = Object)]
+    pub detail: Value,
+}
+
+/// Which events to list, newest first.
+#[derive(Clone, Debug, Default)]
+pub struct AuditFilter {
+    /// About this tenant.
+    pub tenant: Option<TenantSlug>,
+    /// Not before this moment.
+    pub since: Option<Timestamp>,
+    /// Before this row, for the next page.
+    pub before: Option<i64>,
+    /// At most this many.
+    pub limit: i64,
+}
+
+impl Catalog {
+    /// Writes an event down that changed nothing in the catalog.
+    pub async fn record(&self, event: &Event<'_>) -> Result<(), CatalogError> {
+        record(&self.client().await?, event).await
+    }
+
+    /// Events, newest first, one page.
+    pub async fn audit_log(&self, filter: &AuditFilter) -> Result<Vec<Recorded>, CatalogError> {
+        let client = self.client().await?;
+        let found = rows(
+            &client,
+            "-- audit_log::list
+             select id, at, actor, action, tenant_slug, tenant_id, detail from audit_log
+             where ($1::text is null or tenant_slug = $1)
+               and ($2::timestamptz is null or at >= $2)
+               and ($3::bigint is null or id < $3)
+             order by id desc limit $4",
+            &[
+                &filter.tenant.as_ref().map(TenantSlug::as_str),
+                &filter.since,
+                &filter.before,
+                &filter.limit,
+            ],
+        )
+        .await?;
+        Ok(found.iter().map(from_row).collect())
+    }
+}
+
+/// Writes an event down, in the transaction of what it tells of.
+pub(super) async fn record(
+    client: &impl GenericClient,
+    event: &Event<'_>,
+) -> Result<(), CatalogError> {
+    execute(
+        client,
+        "-- audit_log::record
+         insert into audit_log (actor, action, tenant_slug, tenant_id, detail)
+         values ($1, $2, $3, (select id from tenants where slug = $3 and state <> 'deleted'), $4)",
+        &[&event.actor, &event.action, &event.tenant.map(TenantSlug::as_str), &event.detail],
+    )
+    .await
+    .map(drop)
+}
+
+fn from_row(row: &Row) -> Recorded {
+    Recorded {
+        id: row.get("id"),
+        at: row.get("at"),
+        actor: row.get("actor"),
+        action: row.get("action"),
+        tenant_slug: row.get("tenant_slug"),
+        tenant_id: row.get("tenant_id"),
+        detail: row.get("detail"),
+    }
+}

@@ -1,0 +1,102 @@
+//! What the settings make of requests: who may reach a tenant's data, who may administer, who may ask
+//! for a tenant.
+
+use super::auth::Identity;
+use super::error::{ConfigError, Problem};
+use super::{AuthProvider, Deployment, Settings};
+use crate::api::SelfService;
+use crate::catalog::Catalog;
+use crate::domains::Domains;
+use crate::resolve::{Administrators, IdentityResolver};
+use crate::tenant::TenantSlug;
+
+impl Settings {
+    /// Refuses a data plane that would trust strangers: without a provider that vouches for users, it
+    /// starts only in development and on loopback.
+    pub fn refuse_open_data_plane(&self) -> Result<(), ConfigError> {
+        let by_oneself =
+            self.environment == Deployment::Development && self.listen.ip().is_loopback();
+        if self.has_identity_provider() || by_oneself {
+            return Ok(());
+        }
+        Err(ConfigError::one(Problem::Contradiction {
+            message: "with the auth_provider `none` the data plane starts only in development and on loopback"
+                .to_owned(),
+            remedy: "set TENANTRY_AUTH_PROVIDER to jwt or oidc, or run `tenantry serve --role worker` \
+                     (admin API and workers), or set TENANTRY_ENVIRONMENT=development and a loopback \
+                     TENANTRY_LISTEN"
+                .to_owned(),
+        }))
+    }
+
+    /// Who may reach which tenant's data.
+    #[must_use]
+    pub fn identity(&self, catalog: &Catalog) -> IdentityResolver {
+        let Identity { verifier, mut settings, .. } = self.identity.clone();
+        settings.only = self.only_tenant();
+        IdentityResolver::new(catalog.clone(), verifier, settings)
+    }
+
+    /// The one tenant of a deployment that has no other.
+    #[must_use]
+    pub fn only_tenant(&self) -> Option<TenantSlug> {
+        self.tenant_slug.clone().filter(|_| !self.multi_tenant_mode)
+    }
+
+    /// Whether users have to prove who they are.
+    #[must_use]
+    pub fn has_identity_provider(&self) -> bool {
+        self.identity.provider != AuthProvider::None
+    }
+
+    /// Who may use the admin API.
+    #[must_use]
+    pub fn administrators(&self, catalog: &Catalog) -> Administrators {
+        let Identity { verifier, settings, admin_claim, .. } = self.identity.clone();
+        Administrators::new(catalog.clone(), verifier, &settings, admin_claim)
+    }
+
+    /// Self-service registration; none in a deployment with one tenant.
+    #[must_use]
+    pub fn registration(&self, catalog: &Catalog) -> Option<SelfService> {
+        let Identity { verifier, settings, .. } = self.identity.clone();
+        let service = || self.registration.service(catalog.clone(), verifier, settings);
+        self.multi_tenant_mode.then(service)
+    }
+
+    /// Domains of tenants.
+    #[must_use]
+    pub fn domains(&self, catalog: &Catalog) -> Domains {
+        let base_domain = self.identity.settings.base_domain.clone();
+        Domains::new(catalog.clone(), self.dns_server, base_domain)
+    }
+
+    /// What a request needs to reach a tenant's data; ends the sentence "a request …".
+    #[must_use]
+    pub fn identity_needed(&self) -> String {
+        let identity = &self.identity.settings;
+        let mut issuers: Vec<&str> = identity.trusts.keys().map(String::as_str).collect();
+        issuers.sort_unstable();
+        let who = match (&issuers[..], self.only_tenant()) {
+            ([], Some(_)) => "needs no token".to_owned(),
+            ([], None) => "needs a token of ours with the scope `data`".to_owned(),
+            (issuers, _) => format!("needs a token of {}, or one of ours", issuers.join(" or ")),
+        };
+        let which = match (self.only_tenant(), &identity.base_domain) {
+            (Some(slug), _) => format!("is for `{slug}`"),
+            (None, Some(base)) => {
+                format!("names its tenant by a claim, by X-Tenant or by a host under {base}")
+            }
+            (None, None) if issuers.is_empty() => "names its tenant by X-Tenant".to_owned(),
+            (None, None) => "names its tenant by a claim or by X-Tenant".to_owned(),
+        };
+        format!("{who}, and {which}")
+    }
+
+    /// The issuer of the identity provider, if there is just one.
+    #[must_use]
+    pub fn only_issuer(&self) -> Option<String> {
+        let mut issuers = self.identity.settings.trusts.keys();
+        issuers.next().filter(|_| issuers.next().is_none()).cloned()
+    }
+}

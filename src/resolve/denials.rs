@@ -1,0 +1,105 @@
+//! [`Denials`]: what was refused, for the audit log.
+//!
+//! An attacker must not be able to fill the catalog, or to slow anything down: refusals are counted
+//! here and written down once a second, alike ones together, the rest of too many different ones as
+//! a number.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use serde_json::json;
+use tokio::time::sleep;
+
+use crate::catalog::audit_log::Event;
+use crate::catalog::{Catalog, CatalogError};
+use crate::metrics;
+use crate::tenant::TenantSlug;
+
+/// How long refusals are gathered.
+const PAUSE: Duration = Duration::from_secs(1);
+/// How long to wait before trying again with a catalog that is away.
+const RETRY: Duration = Duration::from_secs(10);
+/// Most different refusals that are told apart between two writings.
+const MOST: usize = 100;
+
+/// Cheap to clone; clones gather together.
+#[derive(Clone)]
+pub(super) struct Denials {
+    catalog: Catalog,
+    gathered: Arc<Mutex<HashMap<Option<Denial>, u64>>>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Denial {
+    violation: &'static str,
+    user: String,
+    slug: TenantSlug,
+}
+
+impl Denials {
+    pub(super) fn new(catalog: Catalog) -> Self {
+        Self { catalog, gathered: Arc::default() }
+    }
+
+    /// Tells the operator what the caller is not told.
+    pub(super) fn note(&self, violation: &'static str, slug: &TenantSlug, user: &str) {
+        metrics::isolation_violation(violation);
+        tracing::warn!(tenant = %slug, user, violation, "a caller may not name this tenant");
+        let denial = Denial { violation, user: user.to_owned(), slug: slug.clone() };
+        let mut gathered = self.gathered.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_first = gathered.is_empty();
+        let fits = gathered.len() < MOST || gathered.contains_key(&Some(denial.clone()));
+        *gathered.entry(fits.then_some(denial)).or_default() += 1;
+        drop(gathered);
+        if is_first {
+            tokio::spawn(self.clone().write());
+        }
+    }
+
+    /// Writes down what is gathered, however long that takes.
+    async fn write(self) {
+        sleep(PAUSE).await;
+        loop {
+            let seen = self.gathered.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            let Some((denial, count)) = seen.into_iter().next() else { return };
+            match self.write_one(denial.as_ref(), count).await {
+                Ok(()) => self.forget(&denial, count),
+                Err(error) => {
+                    tracing::warn!(%error, "refusals cannot be written into the audit log yet");
+                    sleep(RETRY).await;
+                }
+            }
+        }
+    }
+
+    async fn write_one(&self, denial: Option<&Denial>, count: u64) -> Result<(), CatalogError> {
+        let action = "request.denied";
+        let event = match denial {
+            Some(Denial { violation, user, slug }) => Event {
+                actor: user,
+                action,
+                tenant: Some(slug),
+                detail: json!({ "violation": violation, "count": count }),
+            },
+            None => Event {
+                actor: "several",
+                action,
+                tenant: None,
+                detail: json!({ "violation": "too_many_to_tell_apart", "count": count }),
+            },
+        };
+        self.catalog.record(&event).await
+    }
+
+    /// What came in the meantime stays.
+    fn forget(&self, denial: &Option<Denial>, count: u64) {
+        let mut gathered = self.gathered.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(number) = gathered.get_mut(denial) {
+            *number -= count;
+            if *number == 0 {
+                gathered.remove(denial);
+            }
+        }
+    }
+}
