@@ -19,5 +19,6 @@ mod migrations;
 mod openid;
 mod operations;
 mod provisioning;
+mod registration;
 mod routing;
 mod serving;

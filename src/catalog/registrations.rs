@@ -92,6 +92,10 @@ pub enum Registered {
     NoSlug,
 }
 
+/// Registrations are made, and become tenants, one after the other: so a slug is nobody else's from the
+/// first look at it, and nobody counts their tenants twice.
+const SLUGS: &[u8] = b"slugs of registrations";
+
 const COLUMNS: &str = "r.id, r.tenant_id, r.slug, r.organization_name, r.admin_email, r.use_case, \
      r.organization_size, r.issuer, r.subject, r.state, t.state as tenant_state, r.reason, \
      r.decided_by, r.created_at";
@@ -136,7 +140,7 @@ impl Catalog {
         let User { issuer, subject } = new.user;
         let mut client = self.client().await?;
         let transaction = client.transaction().await.map_err(CatalogError::Database)?;
-        attempts::lock(&transaction, format!("{issuer} {subject}").as_bytes()).await?;
+        attempts::lock(&transaction, SLUGS).await?;
         let earlier = maybe(
             &transaction,
             "-- registrations::earlier
@@ -249,7 +253,7 @@ impl Catalog {
     }
 
     /// Makes the tenant of an approved registration, with the operation that provisions it and its
-    /// owner, all or nothing; `None` when it has one, or another worker is at it.
+    /// owner, all or nothing; `None` when another worker has been quicker.
     ///
     /// Somebody may have taken the slug in the meantime: then the tenant gets another one.
     pub async fn fulfil_registration(
@@ -259,11 +263,12 @@ impl Catalog {
     ) -> Result<Option<Registration>, CatalogError> {
         let mut client = self.client().await?;
         let transaction = client.transaction().await.map_err(CatalogError::Database)?;
+        attempts::lock(&transaction, SLUGS).await?;
         let sql = format!(
             "-- registrations::take
              select {COLUMNS} from registrations r left join tenants t on t.id = r.tenant_id
              where r.id = $1 and r.state = 'approved' and r.fulfilled_at is null
-             for update of r skip locked"
+             for update of r"
         );
         let Some(row) = maybe(&transaction, &sql, &[&id]).await? else { return Ok(None) };
         let mut due = from_row(&row)?;

@@ -30,6 +30,8 @@ pub struct Replica {
     pub public: String,
     pub token: String,
     pub shutdown: CancellationToken,
+    verifier: TokenVerifier,
+    identity: IdentitySettings,
 }
 
 /// Whom a replica believes, and what it allows.
@@ -75,18 +77,19 @@ impl Replica {
         let domains = Domains::new(catalog(), dns_server, identity.base_domain.clone());
         let control = api::control_plane(environment, changes, administrators, domains, exporter);
 
-        let base_domain = identity.base_domain.clone();
-        let registrar = Registrar::new(catalog(), verifier.clone(), identity.clone(), rules);
-        let frontend_base_url = Some("https://dashboard.example".to_owned());
-        let registration = SelfService { registrar, frontend_base_url, base_domain };
-        let resolver = Arc::new(IdentityResolver::new(catalog(), verifier, identity));
-        let tenancy = Tenancy { router: fleet.router(), resolver };
-        let data = api::data_plane(tenancy, catalog(), Some(registration));
+        let data = data_plane(&fleet, &verifier, &identity, rules);
         let admin = serve(control, &shutdown).await;
         let public = serve(data, &shutdown).await;
         let token = fleet.catalog().create_token("test", &Scope::ALL).await.unwrap();
         let token = token.expose_secret().to_owned();
-        Self { fleet, client: Client::new(), admin, public, token, shutdown }
+        let client = Client::new();
+        Self { fleet, client, admin, public, token, shutdown, verifier, identity }
+    }
+
+    /// The address of another replica's data plane, over the same catalog.
+    pub async fn another(&self, rules: RegistrationRules) -> String {
+        let data = data_plane(&self.fleet, &self.verifier, &self.identity, rules);
+        serve(data, &self.shutdown).await
     }
 
     pub async fn call(
@@ -134,6 +137,24 @@ impl Drop for Replica {
     fn drop(&mut self) {
         self.shutdown.cancel();
     }
+}
+
+fn data_plane(
+    fleet: &Fleet,
+    verifier: &TokenVerifier,
+    identity: &IdentitySettings,
+    rules: RegistrationRules,
+) -> Router {
+    let catalog = || fleet.catalog().clone();
+    let (verifier, identity) = (|| verifier.clone(), || identity.clone());
+    let registration = SelfService {
+        registrar: Registrar::new(catalog(), verifier(), identity(), rules),
+        frontend_base_url: Some("https://dashboard.example".to_owned()),
+        base_domain: identity().base_domain,
+    };
+    let resolver = Arc::new(IdentityResolver::new(catalog(), verifier(), identity()));
+    let tenancy = Tenancy { router: fleet.router(), resolver };
+    api::data_plane(tenancy, catalog(), Some(registration))
 }
 
 pub async fn serve(routes: Router, shutdown: &CancellationToken) -> String {
