@@ -4,8 +4,8 @@
 //! [`TenantLock`], which is proof that no other worker is at that tenant, and whose session does the
 //! writing: when the session is gone, so is the lock, and the write fails with it.
 //!
-//! A commit that changes where or whether a tenant is served raises its `generation` and notifies
-//! every replica; a trigger does both, so no statement here can forget it.
+//! A commit that changes where, whether or within which limits a tenant is served raises its `generation`
+//! and notifies every replica; a trigger does both, so no statement here can forget it.
 //!
 //! Must never: hand out a secret that is not wrapped in `SecretString`, or write about a tenant
 //! without its lock once the tenant exists.
@@ -23,6 +23,7 @@ use tokio_postgres::{Row, error::SqlState};
 use uuid::Uuid;
 
 use crate::sealing::{MasterKey, Purpose, SealError};
+use crate::tenant::settings::SettingsError;
 
 pub mod backups;
 pub mod changes;
@@ -31,19 +32,21 @@ pub mod members;
 pub mod operations;
 mod progress;
 pub mod servers;
+mod settings;
 pub mod stock;
 pub mod tenants;
 pub mod tokens;
 
 pub use lock::TenantLock;
 
-/// Our own schema, in order. `V6__…` goes here and nowhere else.
+/// Our own schema, in order. `V7__…` goes here and nowhere else.
 const MIGRATIONS: &[(&str, &str)] = &[
     ("V1__servers_and_tenants", include_str!("../migrations/catalog/V1__servers_and_tenants.sql")),
     ("V2__operations", include_str!("../migrations/catalog/V2__operations.sql")),
     ("V3__backups_and_stock", include_str!("../migrations/catalog/V3__backups_and_stock.sql")),
     ("V4__members", include_str!("../migrations/catalog/V4__members.sql")),
     ("V5__quiet_claims", include_str!("../migrations/catalog/V5__quiet_claims.sql")),
+    ("V6__settings", include_str!("../migrations/catalog/V6__settings.sql")),
 ];
 
 /// A worker's notes need not reach the disk one by one: a step that is repeated because the catalog's
@@ -105,6 +108,9 @@ pub enum CatalogError {
     /// The present state forbids it.
     #[error("{0}")]
     Conflict(String),
+    /// Settings that a tenant cannot have.
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
     /// The session that held the tenant's lock ended: somebody else may be at work.
     #[error("this worker's lease on the tenant has ended")]
     LostLock,

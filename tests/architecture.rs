@@ -25,7 +25,10 @@ const MAY_NAME: &[(&str, &[&str])] = &[
             "worker",
         ],
     ),
-    ("config", &["catalog", "oidc", "operations", "resolve", "router", "sealing", "tenant"]),
+    (
+        "config",
+        &["catalog", "duration", "oidc", "operations", "resolve", "router", "sealing", "tenant"],
+    ),
     (
         "api",
         &["catalog", "extract", "metrics", "operations", "problem", "resolve", "router", "tenant"],
@@ -39,7 +42,8 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("router", &["catalog", "metrics", "tenant"]),
     ("catalog", &["sealing", "tenant"]),
     ("sealing", &[]),
-    ("tenant", &[]),
+    ("tenant", &["duration"]),
+    ("duration", &[]),
     ("problem", &[]),
     ("metrics", &[]),
     ("telemetry", &[]),

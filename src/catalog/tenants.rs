@@ -2,16 +2,16 @@
 //! what a worker that holds its lock may change.
 
 use secrecy::SecretString;
-use serde_json::Value;
 use tenantry_backup::BackupKey;
 use tenantry_provisioning::{DatabaseName, RoleName, ServerUrl, random_password};
 use tokio_postgres::Row;
+use tokio_postgres::types::Json;
 use uuid::Uuid;
 
 use super::operations::{NewOperation, OperationRecord, insert};
 use super::{Catalog, CatalogError, TenantLock, execute, maybe, one, rows};
 use crate::sealing::Purpose;
-use crate::tenant::{Tenant, TenantSlug, TenantState, Tier};
+use crate::tenant::{Tenant, TenantSettings, TenantSlug, TenantState, Tier};
 
 /// What a tenant is asked with.
 #[derive(Clone, Debug)]
@@ -22,8 +22,8 @@ pub struct NewTenant {
     pub name: String,
     /// How it is hosted.
     pub tier: Tier,
-    /// Free-form settings of the application; a JSON object.
-    pub settings: Value,
+    /// What is kept about it from the beginning.
+    pub settings: TenantSettings,
     /// The server to host it; the one with the fewest tenants when none is named.
     pub server: Option<String>,
 }
@@ -77,7 +77,7 @@ fn tenant_of(row: &Row) -> Result<Tenant, CatalogError> {
         tier: Tier::parse(row.get("tier")).expect("checked by the table"),
         state: TenantState::parse(row.get("state")).expect("checked by the table"),
         suspended_reason: row.get("suspended_reason"),
-        settings: row.get("settings"),
+        settings: TenantSettings::stored(row.get("settings")),
         server_id: row.get("server_id"),
         server_name: row.get("server_name"),
         database: DatabaseName::parse(row.get("database_name")).map_err(|e| corrupt(&e))?,
@@ -123,7 +123,7 @@ impl Catalog {
                 &new.slug.as_str(),
                 &new.name,
                 &new.tier.as_str(),
-                &new.settings,
+                &Json(&new.settings),
                 &database.as_str(),
                 &role.as_str(),
                 &password,
@@ -260,12 +260,12 @@ impl Catalog {
         })
     }
 
-    /// Changes what has no effect on routing: name and settings.
+    /// Changes what needs no lock, as no operation reads or writes it: name and settings.
     pub async fn update_tenant(
         &self,
         slug: &TenantSlug,
         name: Option<&str>,
-        settings: Option<&Value>,
+        settings: Option<&TenantSettings>,
     ) -> Result<Tenant, CatalogError> {
         let client = self.client().await?;
         execute(
@@ -273,7 +273,7 @@ impl Catalog {
             "-- tenants::update
              update tenants set name = coalesce($2, name), settings = coalesce($3, settings)
              where slug = $1 and state <> 'deleted'",
-            &[&slug.as_str(), &name, &settings],
+            &[&slug.as_str(), &name, &settings.map(Json)],
         )
         .await?;
         self.tenant(slug).await
