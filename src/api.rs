@@ -34,6 +34,7 @@ mod migrations;
 mod operations;
 mod servers;
 pub mod serving;
+mod settings;
 mod tenant;
 mod tenants;
 
@@ -111,6 +112,7 @@ fn admin_routes() -> OpenApiRouter<Admin> {
         .routes(routes!(tenants::create))
         .routes(routes!(tenants::list))
         .routes(routes!(tenants::get, tenants::update, tenants::delete))
+        .routes(routes!(settings::get, settings::change))
         .routes(routes!(tenants::suspend))
         .routes(routes!(tenants::resume))
         .routes(routes!(members::list, members::add, members::remove))
@@ -191,6 +193,7 @@ mod tests {
             "/api/setup/tenants/{slug}/restore",
             "/api/setup/tenants/{slug}/backups",
             "/api/setup/tenants/{slug}/members",
+            "/api/setup/tenants/{slug}/settings",
             "/api/backups",
             "/api/backups/{id}",
             "/api/operations",
