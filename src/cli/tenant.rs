@@ -8,6 +8,7 @@ mod create;
 mod delete;
 mod list;
 mod member;
+mod settings;
 mod show;
 mod suspend;
 mod url;
@@ -30,6 +31,9 @@ pub(super) enum Command {
     /// Who belongs to a tenant
     #[command(subcommand)]
     Member(member::Command),
+    /// What is kept about a tenant: branding, compliance, sso, limits, application
+    #[command(subcommand)]
+    Settings(settings::Command),
     /// Delete a tenant with its database, its role and its backups
     Delete(delete::Options),
 }
@@ -43,6 +47,7 @@ pub(super) async fn run(command: Command, context: &Context) -> Result<Outcome> 
         Command::Suspend(options) => suspend::suspend(options, context).await,
         Command::Resume(options) => suspend::resume(options, context).await,
         Command::Member(command) => member::run(command, context).await,
+        Command::Settings(command) => settings::run(command, context).await,
         Command::Delete(options) => delete::run(options, context).await,
     }
 }
