@@ -56,4 +56,4 @@ pub mod worker;
 pub use extract::Tenancy;
 pub use resolve::TenantResolver;
 pub use router::{RouterError, TenantConnection, TenantRouter};
-pub use tenant::{SlugError, Tenant, TenantSlug};
+pub use tenant::{SlugError, Tenant, TenantSettings, TenantSlug};

@@ -24,7 +24,7 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use ::metrics::Histogram;
-use deadpool_postgres::{Object, Pool, PoolError};
+use deadpool_postgres::{HookError, Object, Pool, PoolError};
 use futures_util::poll;
 use moka::future::Cache;
 use thiserror::Error;
@@ -355,6 +355,11 @@ fn may_be_stale(error: &PoolError) -> bool {
 
 fn refusal(slug: &TenantSlug, error: PoolError) -> RouterError {
     match error {
+        // Nobody has seen the stamp, so it is not known to be wrong.
+        PoolError::PostCreateHook(HookError::Backend(error)) => {
+            let source = Arc::new(PoolError::Backend(error));
+            RouterError::Unreachable { slug: slug.clone(), source }
+        }
         PoolError::PostCreateHook(_) => {
             metrics::isolation_violation("wrong_stamp");
             tracing::error!(tenant = %slug, "a database without the tenant's stamp was refused");

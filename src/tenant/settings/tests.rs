@@ -10,7 +10,7 @@ fn parse(value: Value) -> Result<TenantSettings, SettingsError> {
 }
 
 /// One section with one field.
-fn with(section: &str, field: &str, value: Value) -> Value {
+fn with(section: &str, field: &str, value: &Value) -> Value {
     let mut settings = json!({ section: { field: value } });
     if section == "sso" && field != "issuer" {
         settings["sso"]["issuer"] = json!("https://sso.acme.com");
@@ -54,9 +54,9 @@ fn what_is_not_there_is_not_written() {
         assert_eq!(parse(nothing).unwrap(), TenantSettings::default());
     }
     assert_eq!(TenantSettings::default().to_value(), json!({}));
-    let one = parse(with("sso", "audience", json!("app"))).unwrap();
+    let one = parse(with("sso", "audience", &json!("app"))).unwrap();
     assert_eq!(one.sso().unwrap().audience(), ["app"]);
-    let unset = parse(with("branding", "primary_color", Value::Null)).unwrap();
+    let unset = parse(with("branding", "primary_color", &Value::Null)).unwrap();
     assert_eq!(unset.to_value(), json!({ "branding": {} }));
 }
 
@@ -99,7 +99,7 @@ fn a_wrong_value_is_named_with_its_path() {
         ("limits", "idle_in_transaction_timeout", json!("soon")),
     ];
     for (section, field, value) in cases {
-        let error = parse(with(section, field, value.clone())).unwrap_err().to_string();
+        let error = parse(with(section, field, &value)).unwrap_err().to_string();
         assert!(error.starts_with(&format!("`{section}.{field}`: expected ")), "{value}: {error}");
         assert!(!error.contains("hush"), "{error}");
     }
@@ -115,7 +115,7 @@ fn issuers_are_kept_byte_by_byte() {
         "http://127.0.0.1/x",
         "http://[::1]:1",
     ] {
-        let settings = parse(with("sso", "issuer", json!(good))).unwrap();
+        let settings = parse(with("sso", "issuer", &json!(good))).unwrap();
         assert_eq!(settings.sso().unwrap().issuer(), good);
     }
 }
