@@ -39,8 +39,8 @@ pub(in crate::cli) struct GetOptions {
 Examples:
   tenantry tenant settings set acme-corp sso.issuer=https://sso.acme.com sso.audience=board-app
   tenantry tenant settings set acme-corp limits.connections=5 limits.statement_timeout=30s
-  tenantry tenant settings set acme-corp 'application.theme={\"dark\": true}' --unset branding.logo_url
-  tenantry tenant settings set acme-corp 'branding.display_name=\"2024\"'    a text that looks like a number
+  tenantry tenant settings set acme-corp 'application.theme={\"dark\": true}' --unset branding
+  tenantry tenant settings set acme-corp 'branding.display_name=\"2024\"'    (text, not a number)
 
 Sections: branding (logo_url, primary_color, secondary_color, display_name), sso (issuer, audience),
 limits (connections, statement_timeout, idle_in_transaction_timeout), compliance and application (any).")]
@@ -92,10 +92,13 @@ async fn set(options: SetOptions, context: &Context) -> Result<Outcome> {
     let catalog = context.catalog().await?;
     let changed = catalog.change_settings(&slug, |before| {
         rules.change(before, |settings| {
-            unset.iter().for_each(|path| path.unset(settings));
-            assignments
-                .into_iter()
-                .try_for_each(|Assignment { path, value }| path.set(settings, value))
+            for path in &unset {
+                path.unset(settings);
+            }
+            for Assignment { path, value } in assignments {
+                path.set(settings, value)?;
+            }
+            Ok(())
         })
     });
     let what = format!("The settings of `{slug}` are changed; replicas follow in seconds.");
@@ -130,12 +133,17 @@ fn plain(value: &Value) -> String {
 }
 
 fn parse_path(text: &str) -> std::result::Result<SettingsPath, String> {
-    text.parse::<SettingsPath>().map_err(|error| {
-        match nearest_of(text, SettingsPath::PLACES.iter().copied()) {
-            Some(nearest) => format!("{error}; did you mean `{nearest}`?"),
-            None => format!("{error}; there are {}", SettingsPath::PLACES.join(", ")),
-        }
+    text.parse::<SettingsPath>().map_err(|error| match nearest_place(text) {
+        Some(nearest) => format!("{error}; did you mean `{nearest}`?"),
+        None => format!("{error}; there are {}", SettingsPath::PLACES.join(", ")),
     })
+}
+
+/// The known place that somebody may have meant: by its whole path, or by its last name alone.
+fn nearest_place(text: &str) -> Option<&'static str> {
+    let mut places = SettingsPath::PLACES.iter().copied();
+    nearest_of(text, places.clone())
+        .or_else(|| places.find(|place| nearest_of(text, place.rsplit('.').take(1)).is_some()))
 }
 
 fn parse_assignment(text: &str) -> std::result::Result<Assignment, String> {
