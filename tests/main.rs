@@ -20,3 +20,4 @@ mod operations;
 mod provisioning;
 mod routing;
 mod serving;
+mod settings;
