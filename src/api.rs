@@ -38,6 +38,7 @@ mod operations;
 mod registrations;
 mod servers;
 pub mod serving;
+mod settings;
 mod tenant;
 mod tenants;
 
@@ -126,6 +127,7 @@ fn admin_routes() -> OpenApiRouter<Admin> {
         .routes(routes!(tenants::create))
         .routes(routes!(tenants::list))
         .routes(routes!(tenants::get, tenants::update, tenants::delete))
+        .routes(routes!(settings::get, settings::change))
         .routes(routes!(tenants::suspend))
         .routes(routes!(tenants::resume))
         .routes(routes!(members::list, members::add, members::remove))
@@ -219,6 +221,7 @@ mod tests {
             "/api/registrations/{id}/approve",
             "/api/registrations/{id}/reject",
             "/api/audit-log",
+            "/api/setup/tenants/{slug}/settings",
             "/api/backups",
             "/api/backups/{id}",
             "/api/operations",

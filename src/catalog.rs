@@ -4,8 +4,8 @@
 //! [`TenantLock`], which is proof that no other worker is at that tenant, and whose session does the
 //! writing: when the session is gone, so is the lock, and the write fails with it.
 //!
-//! A commit that changes where or whether a tenant is served raises its `generation` and notifies
-//! every replica; a trigger does both, so no statement here can forget it.
+//! A commit that changes where, whether or within which limits a tenant is served raises its `generation`
+//! and notifies every replica; a trigger does both, so no statement here can forget it.
 //!
 //! Must never: hand out a secret that is not wrapped in `SecretString`, or write about a tenant
 //! without its lock once the tenant exists.
@@ -24,6 +24,7 @@ use uuid::Uuid;
 
 use crate::metrics;
 use crate::sealing::{MasterKey, Purpose, SealError};
+use crate::tenant::settings::SettingsError;
 
 mod attempts;
 pub mod audit_log;
@@ -36,13 +37,14 @@ pub mod operations;
 mod progress;
 pub mod registrations;
 pub mod servers;
+mod settings;
 pub mod stock;
 pub mod tenants;
 pub mod tokens;
 
 pub use lock::TenantLock;
 
-/// Our own schema, in order. `V9__…` goes here and nowhere else.
+/// Our own schema, in order. `V10__…` goes here and nowhere else.
 const MIGRATIONS: &[(&str, &str)] = &[
     ("V1__servers_and_tenants", include_str!("../migrations/catalog/V1__servers_and_tenants.sql")),
     ("V2__operations", include_str!("../migrations/catalog/V2__operations.sql")),
@@ -52,6 +54,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("V6__audit_log", include_str!("../migrations/catalog/V6__audit_log.sql")),
     ("V7__domains", include_str!("../migrations/catalog/V7__domains.sql")),
     ("V8__registrations", include_str!("../migrations/catalog/V8__registrations.sql")),
+    ("V9__settings", include_str!("../migrations/catalog/V9__settings.sql")),
 ];
 
 /// A worker's notes need not reach the disk one by one: a step that is repeated because the catalog's
@@ -113,6 +116,9 @@ pub enum CatalogError {
     /// The present state forbids it.
     #[error("{0}")]
     Conflict(String),
+    /// Settings that a tenant cannot have.
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
     /// The session that held the tenant's lock ended: somebody else may be at work.
     #[error("this worker's lease on the tenant has ended")]
     LostLock,

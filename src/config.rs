@@ -21,6 +21,7 @@ use crate::operations::Limits;
 use crate::router::RouterSettings;
 use crate::sealing::MasterKey;
 use crate::tenant::TenantSlug;
+use crate::tenant::settings::SettingsRules;
 
 mod access;
 mod auth;
@@ -32,7 +33,7 @@ mod source;
 mod value;
 
 pub use error::{ConfigError, Problem};
-pub use key::{KEYS, Key};
+pub use key::{KEYS, Key, nearest_of};
 pub use source::Origin;
 
 use auth::Identity;
@@ -74,6 +75,8 @@ pub struct Settings {
     pub tenant_migrations_dir: PathBuf,
     /// The SQL file with sample rows.
     pub tenant_sample_data: Option<PathBuf>,
+    /// What the settings of tenants must keep to.
+    pub tenant_settings: SettingsRules,
     /// Most connections to one tenant's database.
     pub pool_max_size: usize,
     /// After this time without use a connection is closed.
@@ -212,6 +215,7 @@ impl Settings {
             tenant_sample_data: r
                 .get("tenant_sample_data")
                 .or_else(|| Some(PathBuf::from(SAMPLE_DATA)).filter(|path| path.is_file())),
+            tenant_settings: r.get("tenant_compliance_schema").unwrap_or_default(),
             pool_max_size: r.get("pool_max_size").map_or(10, |Positive(size)| size),
             pool_idle_timeout: r.get("pool_idle_timeout").unwrap_or(Duration::from_mins(5)),
             pool_wait_timeout: r.get("pool_wait_timeout").unwrap_or(Duration::from_secs(10)),
@@ -320,6 +324,7 @@ impl Settings {
                 lock: self.migration_lock_timeout,
                 statement: self.migration_statement_timeout,
             },
+            settings: self.tenant_settings.clone(),
             restore_keep: self.restore_keep,
             spares: self.warm_spares,
             dumps: self.backup_concurrency,

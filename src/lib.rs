@@ -20,7 +20,7 @@
 //!
 //! In reading order:
 //!
-//! - [`tenant`]: slugs, tenants, their states. Pure.
+//! - [`tenant`]: slugs, tenants, their states and settings. Pure.
 //! - [`sealing`]: secrets at rest.
 //! - [`catalog`]: the control database.
 //! - [`oidc`]: who a bearer token is of, proven.
@@ -32,7 +32,7 @@
 //! - [`doctor`]: the catalog against the servers, both ways.
 //! - [`worker`]: the loops of a replica.
 //! - [`api`]: the admin API and the public endpoints.
-//! - [`config`], [`telemetry`], [`metrics`]: settings, logs, numbers.
+//! - [`config`], [`duration`], [`telemetry`], [`metrics`]: settings, lengths of time, logs, numbers.
 //! - [`embedded`]: a PostgreSQL and an S3 for development and tests.
 //! - [`cli`]: the commands; wires everything.
 
@@ -42,6 +42,7 @@ pub mod cli;
 pub mod config;
 pub mod doctor;
 pub mod domains;
+pub mod duration;
 pub mod embedded;
 pub mod extract;
 pub mod metrics;
@@ -59,4 +60,4 @@ pub mod worker;
 pub use extract::Tenancy;
 pub use resolve::TenantResolver;
 pub use router::{RouterError, TenantConnection, TenantRouter};
-pub use tenant::{SlugError, Tenant, TenantSlug};
+pub use tenant::{SlugError, Tenant, TenantSettings, TenantSlug};

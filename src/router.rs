@@ -9,8 +9,9 @@
 //!
 //! - Routes are loaded once, dropped when the catalog says that the tenant changed, and reloaded after
 //!   [`RouterSettings::route_ttl`] in any case. When the catalog is away, the last known route serves.
-//! - A pool belongs to one tenant and one generation for life. A change makes a new pool; the old one is
-//!   closed: work in progress ends, nobody gets a connection from it any more.
+//! - A pool belongs to one tenant and one generation for life. A change, also one of the tenant's limits,
+//!   makes a new pool; the old one is closed: work in progress ends, nobody gets a connection from it any
+//!   more. A change of other settings is read with the next route, and closes nothing.
 //! - Every new physical connection is checked against the stamp of its database. A stale route or a
 //!   wrong restore ends in an error, never in another tenant's data.
 //! - A tenant in a cutover is held: requests wait and then go to the new place.
@@ -23,7 +24,7 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use ::metrics::Histogram;
-use deadpool_postgres::{Object, Pool, PoolError};
+use deadpool_postgres::{HookError, Object, Pool, PoolError};
 use futures_util::poll;
 use moka::future::Cache;
 use thiserror::Error;
@@ -52,7 +53,7 @@ const TICK: Duration = Duration::from_secs(1);
 /// Bounds of a router.
 #[derive(Clone, Debug)]
 pub struct RouterSettings {
-    /// Most connections to one tenant's database.
+    /// Most connections to one tenant's database; the tenant's own limit may be lower.
     pub pool_max_size: usize,
     /// A connection that was not used for this long is closed; a whole pool at the latest then.
     pub pool_idle_timeout: Duration,
@@ -307,6 +308,8 @@ impl Shared {
                     self.close(&place).await;
                 }
             }
+            // Pools stay: their connections are as good as before.
+            Change::Settings(slug) => self.routes.settings_changed(&slug).await,
             // Pools stay: the next request compares its tenant's generation.
             Change::Unknown => self.routes.all_may_have_changed(),
             Change::Operation(..) | Change::Registration => {}
@@ -352,6 +355,11 @@ fn may_be_stale(error: &PoolError) -> bool {
 
 fn refusal(slug: &TenantSlug, error: PoolError) -> RouterError {
     match error {
+        // Nobody has seen the stamp, so it is not known to be wrong.
+        PoolError::PostCreateHook(HookError::Backend(error)) => {
+            let source = Arc::new(PoolError::Backend(error));
+            RouterError::Unreachable { slug: slug.clone(), source }
+        }
         PoolError::PostCreateHook(_) => {
             metrics::isolation_violation("wrong_stamp");
             tracing::error!(tenant = %slug, "a database without the tenant's stamp was refused");

@@ -1,4 +1,5 @@
-//! What a tenant is, apart from any database: its name, its state and the states it may go to next.
+//! What a tenant is, apart from any database: its name, its settings, its state and the states it may go
+//! to next.
 //! Pure: no clock, no I/O.
 //!
 //! *Failed* is no state. A failure belongs to the operation that failed; the tenant stays where it
@@ -14,10 +15,12 @@ use uuid::Uuid;
 
 mod domain;
 mod email;
+pub mod settings;
 mod slug;
 
 pub use domain::{DomainError, DomainName, is_free_mail};
 pub use email::{EmailAddress, EmailError};
+pub use settings::TenantSettings;
 pub use slug::{MAX_LEN as MAX_SLUG_LEN, SlugError, TenantSlug};
 
 /// One customer with one database, as the catalog knows it.
@@ -35,8 +38,8 @@ pub struct Tenant {
     pub state: TenantState,
     /// Why an operator suspended it.
     pub suspended_reason: Option<String>,
-    /// Free-form settings of the application.
-    pub settings: serde_json::Value,
+    /// What is kept about it.
+    pub settings: TenantSettings,
     /// The server that hosts its database.
     pub server_id: Uuid,
     /// That server's name.
@@ -47,7 +50,7 @@ pub struct Tenant {
     pub role: RoleName,
     /// Which physical database is the live one; the database's stamp must say the same.
     pub epoch: i64,
-    /// Raised on every change of place, state or secret.
+    /// Raised on every change of place, state, secret or limits.
     pub generation: i64,
     /// The last migration that finished; 0 when none has.
     pub schema_version: i64,

@@ -35,11 +35,12 @@ async fn a_tenant_lives_its_whole_life_over_http() {
     let (_, operation) =
         replica.post("/api/setup/tenants/acme/restore", json!({ "latest": true })).await;
     replica.settle(&operation).await;
-    let update = json!({ "name": "Acme Corporation", "settings": { "colour": "red" } });
+    let update =
+        json!({ "name": "Acme Corporation", "settings": { "application": { "plan": "gold" } } });
     let (_, tenant) = replica.call(Method::PATCH, "/api/setup/tenants/acme", Some(update)).await;
     assert_eq!(
-        (&tenant["name"], &tenant["settings"]["colour"]),
-        (&json!("Acme Corporation"), &json!("red"))
+        (&tenant["name"], &tenant["settings"]["application"]["plan"]),
+        (&json!("Acme Corporation"), &json!("gold"))
     );
 
     let (status, operation) = replica.call(Method::DELETE, "/api/setup/tenants/acme", None).await;

@@ -22,3 +22,4 @@ mod provisioning;
 mod registration;
 mod routing;
 mod serving;
+mod settings;

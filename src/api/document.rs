@@ -14,7 +14,7 @@ use crate::catalog::servers::ServerRecord;
 use crate::catalog::tokens::{Scope, TokenRecord};
 use crate::domains::{record_name, record_text};
 use crate::operations::Work;
-use crate::tenant::{DomainName, Tenant, TenantSlug, TenantState, Tier};
+use crate::tenant::{DomainName, Tenant, TenantSettings, TenantSlug, TenantState, Tier};
 
 /// A tenant.
 #[derive(Debug, Serialize, ToSchema)]
@@ -43,11 +43,10 @@ pub struct TenantDocument {
     pub schema_version: i64,
     /// Which physical database is the live one.
     pub epoch: i64,
-    /// Raised on every change of place, state or secret.
+    /// Raised on every change of place, state, secret or limits.
     pub generation: i64,
-    /// Settings of the application.
-    #[schema(value_type = Object)]
-    pub settings: Value,
+    /// What is kept about it.
+    pub settings: TenantSettings,
     /// When it was made.
     pub created_at: Timestamp,
     /// When it last changed.

@@ -11,6 +11,7 @@ use crate::catalog::{CatalogError, VersionError};
 use crate::operations::chain;
 use crate::problem::Problem;
 use crate::tenant::SlugError;
+use crate::tenant::settings::SettingsError;
 
 /// The longest text for people, in bytes.
 const MAX_TEXT_LEN: usize = 1000;
@@ -88,6 +89,7 @@ impl From<CatalogError> for ApiError {
             CatalogError::Conflict(reason) => {
                 Problem::new(StatusCode::CONFLICT, "conflict", "Conflict", reason.clone())
             }
+            CatalogError::Settings(error) => return error.clone().into(),
             CatalogError::Unreachable(_) | CatalogError::LostLock => Problem::unavailable(),
             CatalogError::Version(
                 VersionError::Absent | VersionError::Behind { .. } | VersionError::Ahead { .. },
@@ -116,6 +118,17 @@ impl From<SlugError> for ApiError {
             StatusCode::UNPROCESSABLE_ENTITY,
             "invalid_slug",
             "Invalid tenant slug",
+            error.to_string(),
+        ))
+    }
+}
+
+impl From<SettingsError> for ApiError {
+    fn from(error: SettingsError) -> Self {
+        Self(Problem::new(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "invalid_settings",
+            "Invalid settings",
             error.to_string(),
         ))
     }

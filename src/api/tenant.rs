@@ -3,12 +3,12 @@
 use axum::Json;
 use axum::extract::{Request, State};
 use serde::Serialize;
-use serde_json::Value;
 
 use crate::extract::Tenancy;
 use crate::problem::Problem;
 use crate::resolve::Resolved;
 use crate::router::RouterError;
+use crate::tenant::settings::Branding;
 use crate::tenant::{TenantSlug, TenantState};
 
 /// The caller's tenant.
@@ -18,7 +18,7 @@ pub(super) struct Own {
     name: String,
     status: TenantState,
     /// The part of the settings that is public.
-    branding: Option<Value>,
+    branding: Option<Branding>,
     resolved_by: &'static str,
 }
 
@@ -36,7 +36,7 @@ pub(super) async fn get(
         slug: tenant.slug.clone(),
         name: tenant.name.clone(),
         status: tenant.state,
-        branding: tenant.settings.get("branding").cloned(),
+        branding: tenant.settings.branding().cloned(),
         resolved_by: source.as_str(),
     }))
 }

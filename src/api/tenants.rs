@@ -19,7 +19,7 @@ use crate::catalog::operations::{OperationRecord, OperationState};
 use crate::catalog::tenants::{NewTenant, TenantFilter};
 use crate::catalog::tokens::Scope;
 use crate::problem::Problem;
-use crate::tenant::{TenantSlug, TenantState, Tier};
+use crate::tenant::{TenantSettings, TenantSlug, TenantState, Tier};
 
 /// The longest name for people, in bytes.
 const MAX_NAME_LEN: usize = 200;
@@ -31,8 +31,8 @@ pub(super) struct Create {
     name: Option<String>,
     /// The name in URLs, headers and database names.
     slug: String,
-    /// Free-form settings of the application.
-    #[schema(value_type = Option<Object>)]
+    /// What is kept about it from the beginning.
+    #[schema(value_type = Option<TenantSettings>)]
     settings: Option<Value>,
     /// Whether to load the sample rows.
     #[serde(default)]
@@ -50,7 +50,7 @@ pub(super) struct Update {
     /// Another name for people.
     name: Option<String>,
     /// Other settings, as a whole.
-    #[schema(value_type = Option<Object>)]
+    #[schema(value_type = Option<TenantSettings>)]
     settings: Option<Value>,
 }
 
@@ -114,7 +114,7 @@ pub(super) async fn create(
         name: checked_name(body.name)?.unwrap_or_else(|| slug.to_string()),
         slug: slug.clone(),
         tier: body.tier,
-        settings: checked_settings(body.settings)?.unwrap_or_else(|| serde_json::json!({})),
+        settings: checked_settings(&admin, body.settings)?.unwrap_or_default(),
         server: plain_text(body.server, "server")?,
     };
     let asked =
@@ -184,9 +184,9 @@ pub(super) async fn update(
     caller.require(Scope::TenantsWrite)?;
     let Json(body) = body?;
     let slug = TenantSlug::parse(&slug)?;
-    let (name, settings) = (checked_name(body.name)?, checked_settings(body.settings)?);
-    let catalog = &admin.environment.catalog;
-    Ok(Json(catalog.update_tenant(&slug, name.as_deref(), settings.as_ref()).await?.into()))
+    let (name, settings) = (checked_name(body.name)?, checked_settings(&admin, body.settings)?);
+    let (catalog, by) = (&admin.environment.catalog, caller.requester().name);
+    Ok(Json(catalog.update_tenant(&slug, name.as_deref(), settings.as_ref(), by).await?.into()))
 }
 
 /// Deletes a tenant, its database, its role, and its backups unless they are to be kept.
@@ -248,14 +248,10 @@ fn checked_name(name: Option<String>) -> Result<Option<String>, ApiError> {
     }
 }
 
-fn checked_settings(settings: Option<Value>) -> Result<Option<Value>, ApiError> {
-    match settings {
-        Some(settings) if !settings.is_object() => {
-            Err(ApiError::invalid("`settings` is a JSON object"))
-        }
-        Some(settings) if settings.to_string().contains("\\u0000") => {
-            Err(ApiError::invalid("`settings` may hold no NUL character"))
-        }
-        settings => Ok(settings),
-    }
+fn checked_settings(
+    admin: &Admin,
+    settings: Option<Value>,
+) -> Result<Option<TenantSettings>, ApiError> {
+    let rules = &admin.environment.limits.settings;
+    Ok(settings.map(|settings| rules.parse(settings)).transpose()?)
 }

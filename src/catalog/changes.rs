@@ -26,14 +26,16 @@ const RECONNECT: Duration = Duration::from_millis(250);
 /// Changes that a slow reader may fall behind before it is told [`Change::Unknown`].
 const BACKLOG: usize = 4096;
 
-const LISTEN: &str =
-    "listen tenantry_tenants; listen tenantry_operations; listen tenantry_registrations";
+const LISTEN: &str = "listen tenantry_tenants; listen tenantry_settings; listen tenantry_operations; \
+     listen tenantry_registrations";
 
 /// Something happened in the catalog.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// A tenant was created, or its place, state or secret changed.
+    /// A tenant was created, or its place, state, secret or limits changed.
     Tenant(TenantSlug),
+    /// A tenant's name or other settings changed; it is served as before.
+    Settings(TenantSlug),
     /// An operation changed its state.
     Operation(Uuid, OperationState),
     /// A registration was approved.
@@ -151,6 +153,7 @@ async fn listen_once(
 fn parse(channel: &str, payload: &str) -> Option<Change> {
     match channel {
         "tenantry_tenants" => TenantSlug::parse(payload).ok().map(Change::Tenant),
+        "tenantry_settings" => TenantSlug::parse(payload).ok().map(Change::Settings),
         "tenantry_operations" => {
             let (id, state) = payload.split_once(' ')?;
             Some(Change::Operation(id.parse().ok()?, OperationState::parse(state)?))

@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::audit_log::{self, Event};
 use super::tenants::slug_of;
 use super::{Catalog, CatalogError, execute, maybe, rows};
-use crate::tenant::TenantSlug;
+use crate::tenant::{TenantSettings, TenantSlug};
 
 /// What a member may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -167,22 +167,19 @@ impl Catalog {
         let found = rows(
             &client,
             "-- members::own_issuers
-             select slug, settings #>> '{sso,issuer}' as issuer,
-                    case jsonb_typeof(settings #> '{sso,audience}')
-                        when 'array' then array(select jsonb_array_elements_text(settings #> '{sso,audience}'))
-                        when 'string' then array[settings #>> '{sso,audience}']
-                        else '{}'
-                    end as audiences
-             from tenants
-             where settings #>> '{sso,issuer}' is not null and state <> 'deleted'",
+             select slug, jsonb_build_object('sso', settings -> 'sso') as settings from tenants
+             where settings -> 'sso' is not null and state <> 'deleted'",
             &[],
         )
         .await?;
-        let own = |row: &Row| {
-            let (issuer, audiences) = (row.get("issuer"), row.get("audiences"));
-            Ok(OwnIssuer { slug: slug_of(row)?, issuer, audiences })
-        };
-        found.iter().map(own).collect()
+        let mut own = Vec::with_capacity(found.len());
+        for row in &found {
+            if let Some(sso) = TenantSettings::stored(row.get("settings")).sso() {
+                let (issuer, audiences) = (sso.issuer().to_owned(), sso.audience().to_vec());
+                own.push(OwnIssuer { slug: slug_of(row)?, issuer, audiences });
+            }
+        }
+        Ok(own)
     }
 
     /// The living tenant that people know by this name; none if several go by it.

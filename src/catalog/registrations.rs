@@ -12,7 +12,7 @@ use super::members::{self, MemberRole, User};
 use super::operations::NewOperation;
 use super::tenants::{NewTenant, slug_of};
 use super::{Catalog, CatalogError, execute, maybe, one, rows};
-use crate::tenant::{TenantSlug, TenantState, Tier};
+use crate::tenant::{TenantSettings, TenantSlug, TenantState, Tier};
 
 /// What a user asks for.
 #[derive(Clone, Debug)]
@@ -277,7 +277,7 @@ impl Catalog {
             slug: due.slug.clone(),
             name: due.organization_name.clone(),
             tier: Tier::Shared,
-            settings: json!({}),
+            settings: TenantSettings::default(),
             server: None,
         };
         self.insert_tenant(&transaction, due.tenant_id, &new, &operation(due.tenant_id)).await?;

@@ -3,16 +3,19 @@
 
 use deadpool_postgres::GenericClient;
 use secrecy::SecretString;
-use serde_json::Value;
+use serde_json::json;
 use tenantry_backup::BackupKey;
 use tenantry_provisioning::{DatabaseName, RoleName, ServerUrl, random_password};
 use tokio_postgres::Row;
+use tokio_postgres::types::Json;
 use uuid::Uuid;
 
+use super::audit_log::{self, Event};
 use super::operations::{NewOperation, OperationRecord, insert};
+use super::settings::change_within;
 use super::{Catalog, CatalogError, TenantLock, execute, maybe, one, rows};
 use crate::sealing::Purpose;
-use crate::tenant::{Tenant, TenantSlug, TenantState, Tier};
+use crate::tenant::{Tenant, TenantSettings, TenantSlug, TenantState, Tier};
 
 /// What a tenant is asked with.
 #[derive(Clone, Debug)]
@@ -23,8 +26,8 @@ pub struct NewTenant {
     pub name: String,
     /// How it is hosted.
     pub tier: Tier,
-    /// Free-form settings of the application; a JSON object.
-    pub settings: Value,
+    /// What is kept about it from the beginning.
+    pub settings: TenantSettings,
     /// The server to host it; the one with the fewest tenants when none is named.
     pub server: Option<String>,
 }
@@ -78,7 +81,7 @@ fn tenant_of(row: &Row) -> Result<Tenant, CatalogError> {
         tier: Tier::parse(row.get("tier")).expect("checked by the table"),
         state: TenantState::parse(row.get("state")).expect("checked by the table"),
         suspended_reason: row.get("suspended_reason"),
-        settings: row.get("settings"),
+        settings: TenantSettings::stored(row.get("settings")),
         server_id: row.get("server_id"),
         server_name: row.get("server_name"),
         database: DatabaseName::parse(row.get("database_name")).map_err(|e| corrupt(&e))?,
@@ -137,7 +140,7 @@ impl Catalog {
                 &new.slug.as_str(),
                 &new.name,
                 &new.tier.as_str(),
-                &new.settings,
+                &Json(&new.settings),
                 &database.as_str(),
                 &role.as_str(),
                 &password,
@@ -272,22 +275,32 @@ impl Catalog {
         })
     }
 
-    /// Changes what has no effect on routing: name and settings.
+    /// Changes what needs no lock, as no operation reads or writes it: name and settings.
     pub async fn update_tenant(
         &self,
         slug: &TenantSlug,
         name: Option<&str>,
-        settings: Option<&Value>,
+        settings: Option<&TenantSettings>,
+        by: &str,
     ) -> Result<Tenant, CatalogError> {
-        let client = self.client().await?;
-        execute(
-            &client,
-            "-- tenants::update
-             update tenants set name = coalesce($2, name), settings = coalesce($3, settings)
-             where slug = $1 and state <> 'deleted'",
-            &[&slug.as_str(), &name, &settings],
-        )
-        .await?;
+        let mut client = self.client().await?;
+        let transaction = client.transaction().await.map_err(CatalogError::Database)?;
+        if let Some(settings) = settings {
+            change_within(&transaction, slug, by, |_| Ok(settings.clone())).await?;
+        }
+        if let Some(name) = name {
+            execute(
+                &transaction,
+                "-- tenants::set_name
+                 update tenants set name = $2 where slug = $1 and state <> 'deleted'",
+                &[&slug.as_str(), &name],
+            )
+            .await?;
+            let detail = json!({ "name": name });
+            let event = Event { actor: by, action: "name.changed", tenant: Some(slug), detail };
+            audit_log::record(&transaction, &event).await?;
+        }
+        transaction.commit().await.map_err(CatalogError::Database)?;
         self.tenant(slug).await
     }
 }

@@ -20,7 +20,8 @@ use crate::operations::request::{BackupChoice, Requester};
 use crate::operations::{Environment, Limits, Runner, upkeep};
 use crate::router::{RouterSettings, TenantRouter};
 use crate::sealing::MasterKey;
-use crate::tenant::{TenantSlug, Tier};
+use crate::tenant::settings::SettingsRules;
+use crate::tenant::{TenantSettings, TenantSlug, Tier};
 
 /// Options of `tenantry demo`.
 #[derive(Debug, clap::Args)]
@@ -81,6 +82,7 @@ async fn prepare(
         sample_data: Some(sample_data),
         pg_bin_dir: Some(postgres.bin_dir().to_owned()),
         migration_timeouts: MigrationTimeouts::default(),
+        settings: SettingsRules::default(),
         restore_keep: Duration::from_hours(7 * 24),
         spares: TENANTS.len(),
         dumps: 2,
@@ -129,7 +131,7 @@ impl Actors {
                 slug: slug(name),
                 name: name.to_owned(),
                 tier: Tier::Shared,
-                settings: serde_json::json!({}),
+                settings: TenantSettings::default(),
                 server: None,
             };
             let operation = self.environment.create_tenant(&new, true, BY).await?;

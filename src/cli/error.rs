@@ -157,7 +157,7 @@ impl Error {
     fn status(&self) -> u8 {
         match self {
             Self::ClosedPipe => 0,
-            Self::Settings(_) | Self::Usage { .. } => 2,
+            Self::Settings(_) | Self::Usage { .. } | Self::Catalog(CatalogError::Settings(_)) => 2,
             Self::Refused { .. } | Self::Catalog(CatalogError::Conflict(_)) => 4,
             Self::Interrupted { .. } => 130,
             Self::Catalog(_)
@@ -282,6 +282,13 @@ fn help_for_catalog(error: &CatalogError) -> Option<String> {
         }
         CatalogError::Exists { what: "verified domain", .. } => {
             "another tenant holds it, verified; that tenant must give it up first".to_owned()
+        }
+        CatalogError::Missing { what: "value of the setting", name } => {
+            format!("`tenantry tenant settings set SLUG {name}=VALUE` gives it one")
+        }
+        CatalogError::Settings(_) => {
+            "`tenantry tenant settings set --help` shows what there is; nothing was changed"
+                .to_owned()
         }
         CatalogError::LostLock => "try again".to_owned(),
         CatalogError::Migration(_) => {

@@ -9,6 +9,7 @@ mod delete;
 mod domain;
 mod list;
 mod member;
+mod settings;
 mod show;
 mod suspend;
 mod url;
@@ -34,6 +35,9 @@ pub(super) enum Command {
     /// The domains of a tenant
     #[command(subcommand)]
     Domain(domain::Command),
+    /// What is kept about a tenant: branding, compliance, sso, limits, application
+    #[command(subcommand)]
+    Settings(settings::Command),
     /// Delete a tenant with its database, its role and its backups
     Delete(delete::Options),
 }
@@ -48,6 +52,7 @@ pub(super) async fn run(command: Command, context: &Context) -> Result<Outcome> 
         Command::Resume(options) => suspend::resume(options, context).await,
         Command::Member(command) => member::run(command, context).await,
         Command::Domain(command) => domain::run(command, context).await,
+        Command::Settings(command) => settings::run(command, context).await,
         Command::Delete(options) => delete::run(options, context).await,
     }
 }

@@ -91,6 +91,11 @@ pub const KEYS: &[Key] = &[
         "./migrations/sample/boards.sql, if it is there",
         "the SQL file that --sample-data loads",
     ),
+    plain(
+        "tenant_compliance_schema",
+        "",
+        "the JSON Schema file that `compliance` of a tenant's settings must keep to",
+    ),
     plain("pool_max_size", "10", "most connections to one tenant's database, per replica"),
     plain("pool_idle_timeout", "300s", "after this time without use a connection is closed"),
     plain("pool_wait_timeout", "10s", "how long a request waits for a connection"),
@@ -128,11 +133,16 @@ pub(super) fn find(name: &str) -> Option<&'static Key> {
 /// The setting whose name is nearest to a wrong one, if one is near.
 pub(super) fn nearest(name: &str) -> Option<&'static Key> {
     let name = name.to_ascii_lowercase().replace('-', "_");
-    let found = KEYS.iter().min_by_key(|key| distance(&name, key.name))?;
-    if distance(&name, found.name) <= (found.name.len() / 3).max(2) {
+    nearest_of(&name, KEYS.iter().map(|key| key.name)).and_then(find)
+}
+
+/// The one of some names that is nearest to a wrong one, if one is near.
+pub fn nearest_of<'a>(name: &str, names: impl Iterator<Item = &'a str> + Clone) -> Option<&'a str> {
+    let found = names.clone().min_by_key(|known| distance(name, known))?;
+    if distance(name, found) <= (found.len() / 3).max(2) {
         return Some(found);
     }
-    KEYS.iter().find(|key| name.len() >= 4 && key.name.starts_with(&name))
+    names.into_iter().find(|known| name.len() >= 4 && known.starts_with(name))
 }
 
 /// How a setting is written in the environment.

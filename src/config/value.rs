@@ -10,9 +10,11 @@ use tenantry_provisioning::ServerUrl;
 use tracing_subscriber::EnvFilter;
 
 use super::{AuthProvider, Deployment, LogFormat};
+use crate::duration;
 use crate::oidc::Algorithm;
 use crate::registration::Rate;
 use crate::resolve::{AdminClaim, ClaimPath};
+use crate::tenant::settings::SettingsRules;
 use crate::tenant::{DomainName, TenantSlug};
 
 /// A type that a setting may have.
@@ -84,7 +86,7 @@ impl Value for Duration {
     const EXPECTED: &'static str = "duration such as `300s`, `5m`, `12h` or `7d`";
 
     fn read(text: &str) -> Result<Self, Option<String>> {
-        duration(text).ok_or(None)
+        duration::parse(text).ok_or(None)
     }
 }
 
@@ -127,6 +129,19 @@ impl Value for AuthProvider {
             "oidc" => Ok(Self::Oidc),
             _ => Err(None),
         }
+    }
+}
+
+/// The path of a JSON Schema file; the file is read at once, so that a bad one is found at the start.
+impl Value for SettingsRules {
+    const EXPECTED: &'static str = "JSON Schema file";
+
+    fn read(path: &str) -> Result<Self, Option<String>> {
+        let unusable = |error: &dyn std::error::Error| {
+            Some(format!("{} ({})", Self::EXPECTED, crate::operations::chain(error)))
+        };
+        let text = std::fs::read_to_string(path).map_err(|error| unusable(&error))?;
+        Self::with_compliance_schema(&text).map_err(|error| unusable(&error))
     }
 }
 
@@ -276,56 +291,9 @@ impl Value for Endpoint {
     }
 }
 
-/// Reads `90`, `90s`, `500ms`, `5m`, `12h`, `7d`, and sums such as `1h30m`.
-pub(super) fn duration(text: &str) -> Option<Duration> {
-    if let Ok(seconds) = text.parse::<u32>() {
-        return Some(Duration::from_secs(seconds.into()));
-    }
-    let mut rest = text;
-    let mut sum = Duration::ZERO;
-    while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit())?;
-        let (number, tail) = rest.split_at(digits);
-        let letters = tail.find(|c: char| c.is_ascii_digit()).unwrap_or(tail.len());
-        let (unit, tail) = tail.split_at(letters);
-        let number: u32 = number.parse().ok()?;
-        let unit = match unit {
-            "ms" => Duration::from_millis(1),
-            "s" => Duration::from_secs(1),
-            "m" => Duration::from_mins(1),
-            "h" => Duration::from_hours(1),
-            "d" => Duration::from_hours(24),
-            _ => return None,
-        };
-        sum = sum.checked_add(unit.checked_mul(number)?)?;
-        rest = tail;
-    }
-    (!text.is_empty()).then_some(sum)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn durations_have_units_or_are_seconds() {
-        let cases = [
-            ("0", 0),
-            ("300", 300),
-            ("300s", 300),
-            ("5m", 300),
-            ("12h", 43_200),
-            ("7d", 604_800),
-            ("1h30m", 5_400),
-        ];
-        for (text, seconds) in cases {
-            assert_eq!(duration(text), Some(Duration::from_secs(seconds)), "{text}");
-        }
-        assert_eq!(duration("250ms"), Some(Duration::from_millis(250)));
-        for text in ["", "s", "5 m", "-1", "1.5h", "5y", "5m5", "99999999999", "m5"] {
-            assert_eq!(duration(text), None, "{text:?}");
-        }
-    }
 
     #[test]
     fn an_endpoint_carries_no_credentials() {

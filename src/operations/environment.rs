@@ -13,6 +13,7 @@ use uuid::Uuid;
 
 use super::StepError;
 use crate::catalog::{Catalog, CatalogError};
+use crate::tenant::settings::SettingsRules;
 
 /// How long a server's address and password are trusted before the catalog is asked again.
 const SERVER_TTL: Duration = Duration::from_secs(30);
@@ -48,6 +49,8 @@ pub struct Limits {
     pub pg_bin_dir: Option<PathBuf>,
     /// Bounds on the statements of a migration.
     pub migration_timeouts: MigrationTimeouts,
+    /// What the settings of tenants must keep to.
+    pub settings: SettingsRules,
     /// How long the database that a restore replaced is kept.
     pub restore_keep: Duration,
     /// How many ready clones to keep on each server.

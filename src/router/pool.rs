@@ -7,9 +7,11 @@ use tokio_postgres::SimpleQueryMessage;
 
 use super::{Mode, RouterSettings};
 use crate::catalog::tenants::Place;
+use crate::tenant::settings::Limits;
 
 /// A pool of connections to one tenant's database, as that tenant's role. Every new connection proves
-/// by the database's stamp that it reached this tenant and this epoch.
+/// by the database's stamp that it reached this tenant and this epoch, and has the tenant's timeouts from
+/// its start.
 #[expect(clippy::disallowed_methods, reason = "this is the one place that builds tenant pools")]
 pub(super) fn build(place: &Place, mode: Mode, settings: &RouterSettings) -> Pool {
     let tenant = &place.tenant;
@@ -17,11 +19,13 @@ pub(super) fn build(place: &Place, mode: Mode, settings: &RouterSettings) -> Poo
         .server
         .with_database(tenant.database.as_str())
         .with_user(tenant.role.as_str(), &place.password);
-    let url = match mode {
-        Mode::ReadWrite => url,
-        // A statement that could lift it marks its session, which is then closed.
-        Mode::ReadOnly => url.with_options("-c default_transaction_read_only=on"),
+    let limits = tenant.settings.limits();
+    // A statement that could lift one of them marks its session, which is then closed.
+    let url = match options(mode, limits) {
+        options if options.is_empty() => url,
+        options => url.with_options(&options.join(" ")),
     };
+    let most = limits.and_then(Limits::connections).unwrap_or(usize::MAX);
     let manager = Manager::from_config(
         url.config(),
         url.tls(),
@@ -31,7 +35,7 @@ pub(super) fn build(place: &Place, mode: Mode, settings: &RouterSettings) -> Poo
     let stamp = format!("{}:{}", tenant.id, tenant.epoch);
     let wait = Some(settings.pool_wait_timeout);
     Pool::builder(manager)
-        .max_size(settings.pool_max_size)
+        .max_size(settings.pool_max_size.min(most))
         // The connection used last is warm, and those that are not needed grow idle and are closed.
         .queue_mode(QueueMode::Lifo)
         .timeouts(Timeouts { wait, create: wait, recycle: wait })
@@ -58,4 +62,23 @@ pub(super) fn build(place: &Place, mode: Mode, settings: &RouterSettings) -> Poo
         }))
         .build()
         .expect("a runtime is given")
+}
+
+/// What a connection's session begins with.
+fn options(mode: Mode, limits: Option<&Limits>) -> Vec<String> {
+    let mut options = Vec::new();
+    if mode == Mode::ReadOnly {
+        options.push("-c default_transaction_read_only=on".to_owned());
+    }
+    let timeouts = [
+        ("statement_timeout", limits.and_then(Limits::statement_timeout)),
+        (
+            "idle_in_transaction_session_timeout",
+            limits.and_then(Limits::idle_in_transaction_timeout),
+        ),
+    ];
+    for (name, timeout) in timeouts {
+        options.extend(timeout.map(|timeout| format!("-c {name}={}", timeout.as_millis())));
+    }
+    options
 }

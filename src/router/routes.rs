@@ -110,6 +110,12 @@ impl Routes {
         place
     }
 
+    /// Forgets the route of a tenant whose settings have changed. The last known place is still right.
+    pub(super) async fn settings_changed(&self, slug: &TenantSlug) {
+        self.changed_at.insert(slug.clone(), Instant::now()).await;
+        self.evict(slug).await;
+    }
+
     /// News may have been missed: every route is read again.
     pub(super) fn all_may_have_changed(&self) {
         self.unknown.invalidate_all();

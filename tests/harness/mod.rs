@@ -24,7 +24,8 @@ use tenantry::operations::runner::Disturb;
 use tenantry::operations::{Environment, Limits, Runner, upkeep};
 use tenantry::router::{RouterSettings, TenantRouter};
 use tenantry::sealing::MasterKey;
-use tenantry::tenant::{Tenant, TenantSlug, TenantState, Tier};
+use tenantry::tenant::settings::SettingsRules;
+use tenantry::tenant::{Tenant, TenantSettings, TenantSlug, TenantState, Tier};
 use tenantry_backup::{BackupStore, S3Settings};
 use tenantry_provisioning::{MigrationTimeouts, Server, ServerUrl};
 use tokio_postgres::{Client, NoTls};
@@ -230,7 +231,7 @@ pub fn new_tenant(slug: &str) -> NewTenant {
         slug: self::slug(slug),
         name: slug.to_owned(),
         tier: Tier::Shared,
-        settings: serde_json::json!({}),
+        settings: TenantSettings::default(),
         server: None,
     }
 }
@@ -262,6 +263,7 @@ pub fn limits(migrations_dir: PathBuf, spares: usize) -> Limits {
         sample_data: Some("migrations/sample/boards.sql".into()),
         pg_bin_dir: None,
         migration_timeouts: MigrationTimeouts::default(),
+        settings: SettingsRules::default(),
         restore_keep: Duration::from_hours(7 * 24),
         spares,
         dumps: 2,

@@ -25,7 +25,7 @@ use crate::operations::Environment;
 use crate::operations::request::Requester;
 use crate::resolve::{SingleTenant, TenantResolver};
 use crate::router::TenantRouter;
-use crate::tenant::{TenantSlug, Tier};
+use crate::tenant::{TenantSettings, TenantSlug, Tier};
 use crate::worker::Worker;
 
 /// How often what the pools hold is measured.
@@ -179,7 +179,7 @@ async fn make_only_tenant(
         name: name.unwrap_or_else(|| slug.to_string()),
         slug,
         tier: Tier::Shared,
-        settings: serde_json::json!({}),
+        settings: TenantSettings::default(),
         server: None,
     };
     let by = Requester { name: "serve", idempotency_key: None };

@@ -1,14 +1,13 @@
 //! `tenantry tenant create`
 
 use clap::Args;
-use serde_json::json;
 
 use super::Wait;
 use crate::catalog::tenants::NewTenant;
 use crate::cli::drive::Driver;
 use crate::cli::{Context, Error, Outcome, Result};
 use crate::operations::request::Requester;
-use crate::tenant::{TenantSlug, Tier};
+use crate::tenant::{TenantSettings, TenantSlug, Tier};
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -49,7 +48,7 @@ pub(super) async fn run(options: Options, context: &Context) -> Result<Outcome> 
         slug: slug.clone(),
         name: options.name.unwrap_or_else(|| slug.to_string()),
         tier: options.tier,
-        settings: json!({}),
+        settings: TenantSettings::default(),
         server: options.server,
     };
     let by = context.requester();

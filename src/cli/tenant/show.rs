@@ -7,7 +7,7 @@ use crate::api::document::{OperationDocument, TenantDocument};
 use crate::catalog::operations::OperationFilter;
 use crate::cli::report::{age, fields, moment};
 use crate::cli::{Context, Outcome, Result};
-use crate::tenant::TenantSlug;
+use crate::tenant::{TenantSettings, TenantSlug};
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -63,7 +63,9 @@ fn describe(document: &Document) -> String {
         )
     });
     let operations: Vec<String> = operations.collect();
-    let settings = (tenant.settings != serde_json::json!({})).then(|| tenant.settings.to_string());
+    let settings = &tenant.settings;
+    let settings =
+        (*settings != TenantSettings::default()).then(|| settings.to_value().to_string());
     fields(&[
         ("Slug", Some(tenant.slug.to_string())),
         ("Name", Some(tenant.name.clone())),

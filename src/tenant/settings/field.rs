@@ -1,0 +1,123 @@
+//! How each field of a section is read: one function a kind of value, with the words for what it must be.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Deserializer};
+use serde_json::Value;
+use url::Url;
+
+use super::Timeout;
+use crate::duration;
+
+/// The longest address, in bytes; what members' issuers have too.
+const MAX_URL_BYTES: usize = 2000;
+const MAX_NAME_CHARS: usize = 200;
+const MAX_AUDIENCES: usize = 20;
+const MAX_AUDIENCE_BYTES: usize = 1000;
+const MAX_CONNECTIONS: u64 = 1000;
+const MAX_TIMEOUT: Duration = Duration::from_hours(24);
+
+pub(super) fn logo_url<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error> {
+    text(
+        from,
+        "an https address of at most 2000 bytes, such as `https://acme.com/logo.svg`",
+        |text| address(text).is_some_and(|url| url.scheme() == "https"),
+    )
+}
+
+pub(super) fn color<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error> {
+    text(from, "a colour such as `#1a2b3c`", |text| {
+        text.strip_prefix('#')
+            .is_some_and(|hex| hex.len() == 6 && hex.bytes().all(|b| b.is_ascii_hexdigit()))
+    })
+}
+
+pub(super) fn display_name<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error> {
+    text(from, "text of 1 to 200 characters without control characters", |text| {
+        !text.trim().is_empty()
+            && text.chars().count() <= MAX_NAME_CHARS
+            && !text.contains(char::is_control)
+    })
+}
+
+pub(super) fn issuer<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
+    let expected = "an https address without query and fragment, as the `iss` of the tokens has it; \
+                    http only on localhost, 127.0.0.1 or [::1]";
+    let good = |text: &str| {
+        address(text).is_some_and(|url| {
+            let loopback = matches!(url.host_str(), Some("localhost" | "127.0.0.1" | "[::1]"));
+            (url.scheme() == "https" || loopback)
+                && url.query().is_none()
+                && url.fragment().is_none()
+        })
+    };
+    text(from, expected, good)?.ok_or_else(|| unlike(expected))
+}
+
+pub(super) fn audience<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<String>, D::Error> {
+    let good = |text: &str| {
+        (1..=MAX_AUDIENCE_BYTES).contains(&text.len()) && !text.contains(char::is_control)
+    };
+    let read = |value: &Value| {
+        let texts = match value {
+            Value::Array(list) => list.iter().map(Value::as_str).collect::<Option<Vec<_>>>()?,
+            one => vec![one.as_str()?],
+        };
+        let all_good = (1..=MAX_AUDIENCES).contains(&texts.len()) && texts.iter().all(|t| good(t));
+        all_good.then(|| texts.into_iter().map(str::to_owned).collect())
+    };
+    let expected = "a text or a list of 1 to 20 texts, each of 1 to 1000 bytes";
+    optional(from, expected, read).map(Option::unwrap_or_default)
+}
+
+pub(super) fn connections<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u16>, D::Error> {
+    optional(from, "a whole number from 1 to 1000", |value| {
+        let number = value.as_u64().filter(|number| (1..=MAX_CONNECTIONS).contains(number))?;
+        u16::try_from(number).ok()
+    })
+}
+
+pub(super) fn timeout<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Timeout>, D::Error> {
+    optional(from, "a duration in quotes, such as \"30s\" or \"5m\", of at most 24h", |value| {
+        let text = value.as_str()?;
+        let length = duration::parse(text)?;
+        let good = !length.is_zero() && length <= MAX_TIMEOUT;
+        good.then(|| Timeout { text: text.to_owned(), length })
+    })
+}
+
+fn text<'de, D: Deserializer<'de>>(
+    from: D,
+    expected: &str,
+    good: impl FnOnce(&str) -> bool,
+) -> Result<Option<String>, D::Error> {
+    optional(from, expected, |value| value.as_str().filter(|text| good(text)).map(str::to_owned))
+}
+
+/// Reads a field that may be `null`, which means that it is not there.
+fn optional<'de, D: Deserializer<'de>, T>(
+    from: D,
+    expected: &str,
+    read: impl FnOnce(&Value) -> Option<T>,
+) -> Result<Option<T>, D::Error> {
+    match Value::deserialize(from)? {
+        Value::Null => Ok(None),
+        value => read(&value).map(Some).ok_or_else(|| unlike(expected)),
+    }
+}
+
+fn unlike<E: serde::de::Error>(expected: &str) -> E {
+    E::custom(format_args!("expected {expected}"))
+}
+
+/// An absolute http address without credentials that is written as it is meant: [`Url`] would take
+/// blanks, backslashes and missing slashes, and correct them.
+fn address(text: &str) -> Option<Url> {
+    let plain = |b: u8| b.is_ascii_graphic() && !br#""<>\^`{|}"#.contains(&b);
+    let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"))?;
+    if text.len() > MAX_URL_BYTES || rest.starts_with('/') || !rest.bytes().all(plain) {
+        return None;
+    }
+    let url = Url::parse(text).ok()?;
+    (url.username().is_empty() && url.password().is_none()).then_some(url)
+}
