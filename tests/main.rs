@@ -23,3 +23,4 @@ mod registration;
 mod routing;
 mod serving;
 mod settings;
+mod sso;

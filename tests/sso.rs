@@ -1,0 +1,297 @@
+//! Tenants that bring an identity provider of their own, what it may say, and what is written down of
+//! those who try more.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use reqwest::{Method, StatusCode};
+use secrecy::ExposeSecret as _;
+use serde_json::{Value, json};
+use tenantry::catalog::members::{MemberRole, User};
+use tenantry::catalog::tokens::Scope;
+use tenantry::oidc::TokenVerifier;
+use tenantry::resolve::{IdentitySettings, Trust};
+
+use crate::harness::process::Serving;
+use crate::harness::provider::{AUDIENCE, Provider};
+use crate::harness::replica::{Replica, Setup};
+use crate::harness::{Fleet, slug};
+
+const OK: StatusCode = StatusCode::OK;
+const WHO: StatusCode = StatusCode::UNAUTHORIZED;
+const NO: StatusCode = StatusCode::FORBIDDEN;
+
+/// One provider of the operator's, one that only tenants know, one that is bound in the settings.
+struct Scene {
+    replica: Replica,
+    shared: Provider,
+    own: Provider,
+    bound: Provider,
+}
+
+impl Scene {
+    async fn start() -> Self {
+        let (shared, own, bound) =
+            (Provider::start().await, Provider::start().await, Provider::start().await);
+        let pause = Duration::from_secs(10);
+        let verifier = TokenVerifier::new(vec![shared.settings(pause), bound.settings(pause)]);
+        let initech = Trust { tenants: vec![slug("initech")], tenant_claim: None };
+        let identity = IdentitySettings {
+            trusts: HashMap::from([
+                (shared.issuer.clone(), Trust::default()),
+                (bound.issuer.clone(), initech),
+            ]),
+            audiences: vec![AUDIENCE.to_owned()],
+            ..IdentitySettings::default()
+        };
+        let setup = Setup { verifier: verifier.unwrap(), identity, ..Setup::default() };
+        let replica = Replica::start_with(setup).await;
+        for name in ["acme", "globex", "initech"] {
+            replica.create(name).await;
+        }
+        Self { replica, shared, own, bound }
+    }
+
+    async fn set_sso(&self, tenant: &str, sso: Value) {
+        let path = format!("/api/setup/tenants/{tenant}/settings");
+        let body = json!({ "sso": sso });
+        let (status, answer) = self.replica.call(Method::PATCH, &path, Some(body)).await;
+        assert_eq!(status, OK, "{answer}");
+    }
+
+    async fn ask(&self, token: &str, header: Option<&str>) -> StatusCode {
+        let mut request = self.replica.client.get(format!("{}/api/tenant", self.replica.public));
+        request = request.bearer_auth(token);
+        if let Some(tenant) = header {
+            request = request.header("X-Tenant", tenant);
+        }
+        request.send().await.unwrap().status()
+    }
+
+    async fn becomes(&self, token: &str, wanted: StatusCode) {
+        let seen = async {
+            while self.ask(token, None).await != wanted {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(15), seen).await.expect("it takes seconds");
+    }
+}
+
+fn of(tenant: &str) -> Value {
+    json!({ "tenant": tenant })
+}
+
+#[tokio::test]
+async fn a_tenants_own_provider_speaks_for_that_tenant_and_nobody_else_does() {
+    let scene = Scene::start().await;
+    let (own, shared) = (&scene.own, &scene.shared);
+    assert_eq!(scene.ask(&own.token(&of("acme")), None).await, WHO);
+    assert_eq!(scene.ask(&shared.token(&of("acme")), None).await, OK);
+    let user = User { issuer: &shared.issuer, subject: "user-1" };
+    let catalog = scene.replica.fleet.catalog();
+    catalog.add_member(&slug("acme"), user, MemberRole::Owner, "test").await.unwrap();
+
+    scene.set_sso("acme", json!({ "issuer": own.issuer })).await;
+    scene.becomes(&own.token(&of("acme")), OK).await;
+
+    for (case, token, header, expected) in [
+        ("its own tenant", own.token(&of("acme")), None, OK),
+        ("and header", own.token(&of("acme")), Some("acme"), OK),
+        ("another tenant", own.token(&of("globex")), None, NO),
+        ("another bound one", own.token(&of("initech")), None, NO),
+        ("no tenant at all", own.token(&of("nobody")), None, NO),
+        ("another by header", own.token(&json!({})), Some("globex"), NO),
+        ("claim against header", own.token(&of("acme")), Some("globex"), NO),
+        ("meant for others", own.token(&json!({ "tenant": "acme", "aud": "other" })), None, WHO),
+        ("the operator's provider", shared.token(&of("acme")), None, NO),
+        ("a member by the operator's provider", shared.token(&json!({})), Some("acme"), NO),
+        ("the operator's for others", shared.token(&of("globex")), None, OK),
+        ("a bound one", scene.bound.token(&of("acme")), None, NO),
+    ] {
+        assert_eq!(scene.ask(&token, header).await, expected, "{case}");
+    }
+
+    scene.set_sso("acme", Value::Null).await;
+    scene.becomes(&own.token(&of("acme")), WHO).await;
+    assert_eq!(scene.ask(&shared.token(&of("acme")), None).await, OK);
+}
+
+#[tokio::test]
+async fn tenants_of_one_provider_are_told_apart_by_audience() {
+    let scene = Scene::start().await;
+    let issuer = &scene.own.issuer;
+    scene.set_sso("acme", json!({ "issuer": issuer, "audience": ["acme-app", "acme-cli"] })).await;
+    scene.set_sso("globex", json!({ "issuer": issuer, "audience": "globex-app" })).await;
+    let token = |tenant: &str, audience: Value| {
+        scene.own.token(&json!({ "tenant": tenant, "aud": audience }))
+    };
+
+    scene.becomes(&token("acme", json!("acme-cli")), OK).await;
+    assert_eq!(scene.ask(&token("globex", json!(["x", "globex-app"])), None).await, OK);
+    assert_eq!(scene.ask(&token("globex", json!("acme-app")), None).await, NO);
+    assert_eq!(scene.ask(&token("acme", json!("globex-app")), None).await, NO);
+    assert_eq!(scene.ask(&token("acme", json!(AUDIENCE)), None).await, WHO);
+}
+
+#[tokio::test]
+async fn a_tenant_that_names_the_operators_provider_takes_it_from_nobody() {
+    let scene = Scene::start().await;
+    let shared = &scene.shared;
+
+    scene.set_sso("acme", json!({ "issuer": shared.issuer, "audience": "acme-app" })).await;
+
+    let meant = shared.token(&json!({ "tenant": "acme", "aud": "acme-app" }));
+    scene.becomes(&meant, OK).await;
+    assert_eq!(scene.ask(&shared.token(&of("acme")), None).await, NO);
+    assert_eq!(scene.ask(&shared.token(&of("globex")), None).await, OK);
+}
+
+#[tokio::test]
+async fn no_tenants_provider_makes_administrators() {
+    let scene = Scene::start().await;
+    scene.set_sso("acme", json!({ "issuer": scene.own.issuer })).await;
+    scene.becomes(&scene.own.token(&of("acme")), OK).await;
+    let admin = json!({ "groups": ["platform"] });
+    let list = async |token: String| {
+        let url = format!("{}/api/setup/tenants", scene.replica.admin);
+        scene.replica.client.get(url).bearer_auth(token).send().await.unwrap().status()
+    };
+
+    assert_eq!(list(scene.shared.token(&admin)).await, OK);
+    assert_eq!(list(scene.own.token(&admin)).await, WHO);
+    assert_eq!(list(scene.bound.token(&admin)).await, WHO);
+}
+
+#[tokio::test]
+async fn a_provider_of_a_tenant_is_fetched_at_an_address_that_can_be_trusted() {
+    let scene = Scene::start().await;
+
+    for issuer in ["http://sso.acme.example", "file:///etc/passwd", "sso.acme.example", ""] {
+        let path = "/api/setup/tenants/acme/settings";
+        let body = json!({ "sso": { "issuer": issuer } });
+        let (status, _) = scene.replica.call(Method::PATCH, path, Some(body)).await;
+        assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY, "{issuer}");
+    }
+}
+
+#[tokio::test]
+async fn refusals_and_changes_are_in_the_audit_log_and_a_flood_does_not_fill_it() {
+    let scene = Scene::start().await;
+    scene.set_sso("initech", json!({ "issuer": scene.own.issuer })).await;
+    let eve = scene.shared.token(&json!({ "sub": "eve", "tenant": "acme" }));
+    for _ in 0..30 {
+        assert_eq!(scene.ask(&eve, Some("globex")).await, NO);
+    }
+    let many = scene.shared.token(&json!({ "sub": "mallory" }));
+    let names: Vec<String> = (0..300).map(|number| format!("guess-{number}")).collect();
+    let guesses = names.iter().map(|name| scene.ask(&many, Some(name)));
+    assert!(futures_util::future::join_all(guesses).await.iter().all(|status| *status == NO));
+
+    let events = async || {
+        let (_, log) = scene.replica.get("/api/audit-log?limit=500").await;
+        log["events"].as_array().unwrap().clone()
+    };
+    let counted = |events: &[Value], actor: &str| -> u64 {
+        let of = events.iter().filter(|event| event["actor"] == actor);
+        of.map(|event| event["detail"]["count"].as_u64().unwrap()).sum()
+    };
+    let complete = async {
+        loop {
+            let events = events().await;
+            if counted(&events, "mallory") + counted(&events, "several") == 300 {
+                return events;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    let events = tokio::time::timeout(Duration::from_secs(30), complete).await.expect("all counted");
+
+    assert_eq!(counted(&events, "eve"), 30);
+    let eves: Vec<_> = events.iter().filter(|event| event["actor"] == "eve").collect();
+    assert!(eves.len() < 10, "{eves:?}");
+    assert!(eves.iter().all(|event| event["action"] == "request.denied"
+        && event["tenant_slug"] == "acme"
+        && event["detail"]["violation"] == "sources_disagree"));
+    let changed = events.iter().find(|event| event["action"] == "settings.changed").unwrap();
+    assert_eq!(changed["actor"], "token:test");
+    assert_eq!(changed["detail"]["sso"]["after"]["issuer"], scene.own.issuer);
+    assert_eq!(changed["detail"]["sso"]["before"], Value::Null);
+}
+
+#[tokio::test]
+async fn nobody_changes_what_the_audit_log_says() {
+    let fleet = Fleet::start().await;
+    let user = User { issuer: "https://id.example", subject: "ana" };
+    fleet.create_tenant("acme").await;
+    fleet.catalog().add_member(&slug("acme"), user, MemberRole::Owner, "test").await.unwrap();
+    let session = fleet.catalog().url().connect().await.unwrap();
+
+    for statement in [
+        "update audit_log set actor = 'nobody'",
+        "delete from audit_log",
+        "truncate audit_log",
+    ] {
+        assert!(session.batch_execute(statement).await.is_err(), "{statement}");
+    }
+}
+
+/// A real replica counts what it asks of the catalog.
+#[tokio::test]
+async fn an_unknown_and_a_foreign_tenant_cost_the_catalog_the_same() {
+    let (fleet, provider) = (Fleet::start().await, Provider::start().await);
+    for name in ["acme", "globex"] {
+        fleet.create_tenant(name).await;
+    }
+    let operator = fleet.catalog().create_token("test", &Scope::ALL).await.unwrap();
+    let settings = [
+        ("TENANTRY_AUTH_PROVIDER", "oidc"),
+        ("TENANTRY_OIDC_ISSUER", provider.issuer.as_str()),
+        ("TENANTRY_OIDC_AUDIENCE", AUDIENCE),
+        ("TENANTRY_BASE_DOMAIN", "app.example"),
+    ];
+    let mut serving = Serving::start_with(&fleet, &settings);
+    let public = serving.address("the data plane").await;
+    let admin = serving.address("the admin API").await;
+    let client = reqwest::Client::new();
+    let asked = async || -> HashMap<String, u64> {
+        let request = client.get(format!("{admin}/metrics")).bearer_auth(operator.expose_secret());
+        let text = request.send().await.unwrap().text().await.unwrap();
+        let counters = text.lines().filter_map(|line| {
+            let rest = line.strip_prefix("tenantry_catalog_queries_total{query=\"")?;
+            let (name, count) = rest.split_once("\"} ")?;
+            // What requests ask; workers and gauges ask on their own.
+            let ours = ["members::", "domains::", "tenants::place", "tokens::"];
+            let is_ours = ours.iter().any(|prefix| name.starts_with(prefix));
+            (is_ours && name != "members::own_issuers" && name != "tokens::by_secret")
+                .then(|| (name.to_owned(), count.parse().unwrap()))
+        });
+        counters.collect()
+    };
+    // By header and by host, as somebody who is a member nowhere.
+    let cost = async |header: &str, value: &str| {
+        let before = asked().await;
+        for subject in 0..5 {
+            let token = provider.token(&json!({ "sub": format!("{value}-{subject}") }));
+            let request = client.get(format!("{public}/api/tenant")).bearer_auth(token);
+            let answer = request.header(header, value).send().await.unwrap();
+            assert_eq!(answer.status(), NO);
+        }
+        let mut cost = asked().await;
+        for (name, count) in &mut cost {
+            *count -= before.get(name).copied().unwrap_or(0);
+        }
+        cost.retain(|_, count| *count > 0);
+        cost
+    };
+
+    for (header, foreign, unknown) in [
+        ("X-Tenant", "acme", "nobody"),
+        ("Host", "globex.app.example", "nowhere.app.example"),
+    ] {
+        let (foreign, unknown) = (cost(header, foreign).await, cost(header, unknown).await);
+
+        assert_eq!(foreign, HashMap::from([("members::role".to_owned(), 5)]), "{header}");
+        assert_eq!(foreign, unknown, "{header}");
+    }
+}
