@@ -24,12 +24,14 @@ use crate::sealing::MasterKey;
 use crate::tenant::TenantSlug;
 
 mod auth;
+mod edge;
 mod error;
 mod key;
 mod reader;
 mod source;
 mod value;
 
+pub use edge::{EdgeSettings, TlsPair};
 pub use error::{ConfigError, Problem};
 pub use key::{KEYS, Key};
 pub use source::Origin;
@@ -58,6 +60,8 @@ pub struct Settings {
     pub listen: SocketAddr,
     /// Where the admin API listens.
     pub admin_listen: SocketAddr,
+    /// How the listeners meet their clients.
+    pub edge: EdgeSettings,
     /// Whether requests name their tenant.
     pub multi_tenant_mode: bool,
     /// The one tenant in single-tenant mode; always there when `multi_tenant_mode` is false.
@@ -188,13 +192,15 @@ impl Settings {
 
     fn build(mut reader: Reader) -> Result<Self, ConfigError> {
         let r = &mut reader;
+        let environment = r.get("environment").unwrap_or(Deployment::Development);
         let settings = Self {
-            environment: r.get("environment").unwrap_or(Deployment::Development),
+            environment,
             catalog_url: r.get("catalog_url").map(|PostgresUrl(url)| url),
             server_url: r.get("server_url").map(|PostgresUrl(url)| url),
             master_key: r.get("master_key"),
             listen: r.get("listen").unwrap_or(SocketAddr::from(([127, 0, 0, 1], 8080))),
             admin_listen: r.get("admin_listen").unwrap_or(SocketAddr::from(([127, 0, 0, 1], 8081))),
+            edge: edge::read(r, environment),
             multi_tenant_mode: r.get("multi_tenant_mode").unwrap_or(true),
             tenant_slug: r.get("tenant_slug"),
             tenant_name: r.get("tenant_name"),

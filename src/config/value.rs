@@ -11,7 +11,7 @@ use tracing_subscriber::EnvFilter;
 
 use super::{AuthProvider, Deployment, LogFormat};
 use crate::oidc::Algorithm;
-use crate::resolve::{AdminClaim, BaseDomain, ClaimPath};
+use crate::resolve::{AdminClaim, BaseDomain, ClaimPath, TrustedProxies};
 use crate::tenant::TenantSlug;
 
 /// A type that a setting may have.
@@ -176,6 +176,17 @@ impl Value for BaseDomain {
 
     fn read(text: &str) -> Result<Self, Option<String>> {
         Self::parse(text).ok_or(None)
+    }
+}
+
+impl Value for TrustedProxies {
+    const EXPECTED: &'static str =
+        "list of addresses and networks, such as `10.0.0.0/8, 192.0.2.7`";
+
+    fn read(text: &str) -> Result<Self, Option<String>> {
+        let List(parts) = List::read(text)?;
+        Self::parse(parts.iter().map(String::as_str))
+            .map_err(|part| Some(format!("{}: not `{part}`", Self::EXPECTED)))
     }
 }
 
