@@ -13,6 +13,7 @@ mod backups;
 mod burst;
 mod cli;
 mod crash;
+mod edges;
 mod identity;
 mod migrations;
 mod openid;

@@ -14,6 +14,7 @@ use uuid::Uuid;
 
 use crate::metrics;
 use crate::problem::Problem;
+use crate::resolve::ClientAddress;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// The largest body, in bytes.
@@ -47,10 +48,19 @@ pub(super) fn wrap(routes: Router) -> Router {
             tracing::error!("a handler panicked");
             Problem::internal().into_response()
         }))
+        .layer(middleware::from_fn(bound))
         .layer(middleware::from_fn(observe))
 }
 
-/// Gives the request an id and a span, bounds its time, and counts it.
+/// Bounds a request's time.
+async fn bound(request: Request, next: Next) -> Response {
+    tokio::time::timeout(TIME_LIMIT, next.run(request)).await.unwrap_or_else(|_| {
+        let detail = "the request took too long; what it asked for may still be going on";
+        Problem::new(StatusCode::GATEWAY_TIMEOUT, "timeout", "Timeout", detail).into_response()
+    })
+}
+
+/// Gives the request an id and a span, and counts it.
 async fn observe(request: Request, next: Next) -> Response {
     let started = Instant::now();
     let given = request.headers().get(REQUEST_ID).and_then(|value| value.to_str().ok());
@@ -61,6 +71,7 @@ async fn observe(request: Request, next: Next) -> Response {
         .extensions()
         .get::<MatchedPath>()
         .map_or_else(|| "none".to_owned(), |path| path.as_str().to_owned());
+    let client = request.extensions().get().map(|ClientAddress(address)| address.to_string());
     let span = tracing::info_span!(
         "request",
         method = %request.method(),
@@ -70,21 +81,16 @@ async fn observe(request: Request, next: Next) -> Response {
         user = tracing::field::Empty,
     );
 
-    let answered =
-        tokio::time::timeout(TIME_LIMIT, next.run(request)).instrument(span.clone()).await;
-    let mut response = answered.unwrap_or_else(|_| {
-        let detail = "the request took too long; what it asked for may still be going on";
-        Problem::new(StatusCode::GATEWAY_TIMEOUT, "timeout", "Timeout", detail).into_response()
-    });
+    let mut response = next.run(request).instrument(span.clone()).await;
 
     let status = response.status().as_u16();
     metrics::request(&endpoint, status);
     let elapsed_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
     span.in_scope(|| {
         if PROBES.contains(&endpoint.as_str()) {
-            tracing::debug!(target: ACCESS_LOG, status, elapsed_ms, "answered");
+            tracing::debug!(target: ACCESS_LOG, client, status, elapsed_ms, "answered");
         } else {
-            tracing::info!(target: ACCESS_LOG, status, elapsed_ms, "answered");
+            tracing::info!(target: ACCESS_LOG, client, status, elapsed_ms, "answered");
         }
     });
     let headers = response.headers_mut();

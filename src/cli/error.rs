@@ -9,6 +9,7 @@ use thiserror::Error;
 use tokio_postgres::error::SqlState;
 use uuid::Uuid;
 
+use crate::api::serving::TlsError;
 use crate::catalog::CatalogError;
 use crate::catalog::operations::{Failure, OperationRecord};
 use crate::config::ConfigError;
@@ -25,6 +26,9 @@ pub enum Error {
     /// The settings cannot be used.
     #[error(transparent)]
     Settings(#[from] ConfigError),
+    /// The certificate that the settings name cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// The catalog said no.
     #[error(transparent)]
     Catalog(#[from] CatalogError),
@@ -135,6 +139,7 @@ impl Error {
     pub fn help(&self) -> Option<String> {
         match self {
             Self::Settings(error) => Some(error.remedy()),
+            Self::Tls(error) => Some(error.remedy().to_owned()),
             Self::Catalog(error) => help_for_catalog(error),
             Self::Step(error) => help_for_step(error),
             Self::Other(error) => help_for_other(error),
@@ -156,7 +161,7 @@ impl Error {
     fn status(&self) -> u8 {
         match self {
             Self::ClosedPipe => 0,
-            Self::Settings(_) | Self::Usage { .. } => 2,
+            Self::Settings(_) | Self::Tls(_) | Self::Usage { .. } => 2,
             Self::Refused { .. } | Self::Catalog(CatalogError::Conflict(_)) => 4,
             Self::Interrupted { .. } => 130,
             Self::Catalog(_)

@@ -4,6 +4,7 @@ use axum::Router;
 use reqwest::{Client, Method, StatusCode};
 use secrecy::ExposeSecret as _;
 use serde_json::{Value, json};
+use tenantry::api::serving::Edge;
 use tenantry::catalog::tokens::Scope;
 use tenantry::extract::Tenancy;
 use tenantry::oidc::TokenVerifier;
@@ -103,6 +104,6 @@ impl Drop for Replica {
 pub async fn serve(routes: Router, shutdown: &CancellationToken) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    tokio::spawn(api::serving::serve(listener, routes, shutdown.clone()));
+    tokio::spawn(api::serving::serve(listener, routes, Edge::default(), shutdown.clone()));
     format!("http://{address}")
 }
