@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use axum::extract::{FromRef, State};
-use axum::http::header;
+use axum::http::{HeaderValue, header};
 use axum::response::{Html, IntoResponse};
 use axum::routing::get;
 use axum::{Json, Router};
@@ -25,6 +25,7 @@ use crate::resolve::Administrators;
 
 mod auth;
 mod backups;
+mod cors;
 pub mod document;
 mod error;
 mod health;
@@ -65,8 +66,13 @@ struct Public {
 )]
 struct Description;
 
-/// The public listener: the caller's tenant, and health.
-pub fn data_plane(tenancy: Tenancy, catalog: Catalog, multi_tenant: bool) -> Router {
+/// The public listener: the caller's tenant, and health. Web pages of `cors_origins` may call it.
+pub fn data_plane(
+    tenancy: Tenancy,
+    catalog: Catalog,
+    multi_tenant: bool,
+    cors_origins: &[HeaderValue],
+) -> Router {
     let plane = Plane::Data(tenancy.router.clone());
     let health = Health::new(catalog, plane, multi_tenant);
     let routes = Router::new()
@@ -75,7 +81,7 @@ pub fn data_plane(tenancy: Tenancy, catalog: Catalog, multi_tenant: bool) -> Rou
         .route("/readyz", get(health::readyz))
         .route("/health", get(health::health))
         .with_state(Public { tenancy, health });
-    layers::wrap(routes)
+    layers::wrap(routes, cors::allow(cors_origins))
 }
 
 /// The admin listener: everything that the command line can do to tenants.
@@ -103,7 +109,7 @@ pub fn control_plane(
             exporter,
             health,
         });
-    layers::wrap(routes)
+    layers::wrap(routes, None)
 }
 
 fn admin_routes() -> OpenApiRouter<Admin> {

@@ -1,11 +1,11 @@
-//! Where requests come in: TLS and its certificates, proxies in between.
+//! Where requests come in: TLS and its certificates, other people's pages, proxies in between.
 
 use std::net::IpAddr;
 use std::time::Duration;
 
 use axum::routing::get;
 use axum::{Extension, Router};
-use reqwest::{Client, StatusCode, Version};
+use reqwest::{Client, Method, StatusCode, Version};
 use secrecy::ExposeSecret as _;
 use serde_json::Value;
 use tenantry::api::serving::{self, Edge, Tls, TlsFiles};
@@ -322,6 +322,49 @@ async fn a_certificate_that_cannot_be_used_is_an_error_at_the_start() {
             assert!(said.contains(words), "{line}: {said}");
         }
     }
+}
+
+#[tokio::test]
+async fn pages_of_the_named_origins_may_call_the_data_plane_and_no_others() {
+    let fleet = Fleet::start().await;
+    let origins = "https://app.example.com, http://localhost:3000";
+    let mut serving = Serving::start_with(&fleet, &[("TENANTRY_CORS_ORIGINS", origins)]);
+    let public = serving.address("the data plane").await;
+    let admin = serving.address("the admin API").await;
+    let client = Client::new();
+    let preflight = async |url: &str, origin: &str| {
+        let request = client
+            .request(Method::OPTIONS, format!("{url}/api/tenant"))
+            .header("Origin", origin)
+            .header("Access-Control-Request-Method", "GET")
+            .header("Access-Control-Request-Headers", "authorization,x-tenant");
+        request.send().await.unwrap().headers().clone()
+    };
+    let allowed = "access-control-allow-origin";
+
+    for origin in ["https://app.example.com", "http://localhost:3000"] {
+        let headers = preflight(&public, origin).await;
+        assert_eq!(headers[allowed], origin);
+        let names = headers["access-control-allow-headers"].to_str().unwrap();
+        for name in ["authorization", "content-type", "x-tenant", "x-request-id", "idempotency-key"]
+        {
+            assert!(names.contains(name), "{names}");
+        }
+        assert!(!headers.contains_key("access-control-allow-credentials"));
+    }
+    for origin in ["https://evil.example", "https://app.example.com.evil.example", "null"] {
+        assert!(!preflight(&public, origin).await.contains_key(allowed), "{origin}");
+    }
+    assert!(!preflight(&admin, "https://app.example.com").await.contains_key(allowed));
+
+    // A page must be able to read a refusal too.
+    let request = client.get(format!("{public}/api/tenant"));
+    let refusal = request.header("Origin", "https://app.example.com").send().await.unwrap();
+    assert_eq!(refusal.status(), StatusCode::BAD_REQUEST);
+    assert_eq!(refusal.headers()[allowed], "https://app.example.com");
+    let exposed = refusal.headers()["access-control-expose-headers"].to_str().unwrap();
+    assert_eq!(exposed, "x-request-id,retry-after,location");
+    serving.terminate().await;
 }
 
 #[tokio::test]

@@ -8,7 +8,9 @@ use axum::http::header::{CACHE_CONTROL, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS}
 use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
+use tower::util::option_layer;
 use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::cors::CorsLayer;
 use tracing::Instrument as _;
 use uuid::Uuid;
 
@@ -16,7 +18,7 @@ use crate::metrics;
 use crate::problem::Problem;
 use crate::resolve::ClientAddress;
 
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// The largest body, in bytes.
 const BODY_LIMIT: usize = 1024 * 1024;
 /// What a line for each request is logged as; `TENANTRY_LOG_LEVEL=info,tenantry::access=off` is quiet.
@@ -26,8 +28,8 @@ const PROBES: [&str; 4] = ["/livez", "/readyz", "/health", "/metrics"];
 /// Longer than the longest wait that an endpoint offers.
 const TIME_LIMIT: Duration = Duration::from_secs(90);
 
-/// Wraps a route table.
-pub(super) fn wrap(routes: Router) -> Router {
+/// Wraps a route table; `cors` says which pages of others may call it.
+pub(super) fn wrap(routes: Router, cors: Option<CorsLayer>) -> Router {
     routes
         .fallback(|| async {
             let detail =
@@ -49,6 +51,7 @@ pub(super) fn wrap(routes: Router) -> Router {
             Problem::internal().into_response()
         }))
         .layer(middleware::from_fn(bound))
+        .layer(option_layer(cors))
         .layer(middleware::from_fn(observe))
 }
 

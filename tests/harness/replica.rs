@@ -46,7 +46,7 @@ impl Replica {
         let resolver = IdentityResolver::new(fleet.catalog().clone(), verifier, identity);
         let resolver = std::sync::Arc::new(resolver);
         let tenancy = Tenancy { router: fleet.router(), resolver };
-        let data = api::data_plane(tenancy, fleet.catalog().clone(), true);
+        let data = api::data_plane(tenancy, fleet.catalog().clone(), true, &[]);
         let admin = serve(control, &shutdown).await;
         let public = serve(data, &shutdown).await;
         let token = fleet.catalog().create_token("test", &Scope::ALL).await.unwrap();

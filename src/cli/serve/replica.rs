@@ -128,7 +128,12 @@ impl Replica {
             _ => Arc::new(settings.identity(catalog)),
         };
         let tenancy = Tenancy { router: router.clone(), resolver };
-        let application = api::data_plane(tenancy, catalog.clone(), settings.multi_tenant_mode);
+        let application = api::data_plane(
+            tenancy,
+            catalog.clone(),
+            settings.multi_tenant_mode,
+            &settings.edge.cors_origins,
+        );
         self.serve("the data plane", listener, application);
         self.router = Some(router);
     }
