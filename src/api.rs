@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use axum::extract::{FromRef, State};
-use axum::http::header;
+use axum::http::{HeaderValue, header};
 use axum::response::{Html, IntoResponse};
 use axum::routing::{get, post};
 use axum::{Json, Router};
@@ -27,6 +27,7 @@ use crate::resolve::Administrators;
 mod audit_log;
 mod auth;
 mod backups;
+mod cors;
 pub mod document;
 mod domains;
 mod error;
@@ -73,8 +74,13 @@ struct Public {
 struct Description;
 
 /// The public listener: the caller's tenant, registration where it is offered, and health. With one
-/// tenant there is nothing to register.
-pub fn data_plane(tenancy: Tenancy, catalog: Catalog, registration: Option<SelfService>) -> Router {
+/// tenant there is nothing to register. Web pages of `cors_origins` may call it.
+pub fn data_plane(
+    tenancy: Tenancy,
+    catalog: Catalog,
+    registration: Option<SelfService>,
+    cors_origins: &[HeaderValue],
+) -> Router {
     let plane = Plane::Data(tenancy.router.clone());
     let health = Health::new(catalog, plane, registration.is_some());
     let own = registration.map_or_else(Router::new, |service| {
@@ -89,7 +95,7 @@ pub fn data_plane(tenancy: Tenancy, catalog: Catalog, registration: Option<SelfS
         .route("/readyz", get(health::readyz))
         .route("/health", get(health::health))
         .with_state(Public { tenancy, health });
-    layers::wrap(routes.merge(own))
+    layers::wrap(routes.merge(own), cors::allow(cors_origins))
 }
 
 /// The admin listener: everything that the command line can do to tenants.
@@ -119,7 +125,7 @@ pub fn control_plane(
             exporter,
             health,
         });
-    layers::wrap(routes)
+    layers::wrap(routes, None)
 }
 
 fn admin_routes() -> OpenApiRouter<Admin> {

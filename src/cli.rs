@@ -24,6 +24,7 @@ mod demo;
 mod dev;
 mod doctor;
 mod drive;
+mod edge;
 mod error;
 mod init;
 mod interrupt;

@@ -25,6 +25,7 @@ use crate::tenant::settings::SettingsRules;
 
 mod access;
 mod auth;
+mod edge;
 mod error;
 mod key;
 mod reader;
@@ -32,6 +33,7 @@ mod registration;
 mod source;
 mod value;
 
+pub use edge::{EdgeSettings, TlsPair};
 pub use error::{ConfigError, Problem};
 pub use key::{KEYS, Key, nearest_of};
 pub use source::Origin;
@@ -61,6 +63,8 @@ pub struct Settings {
     pub listen: SocketAddr,
     /// Where the admin API listens.
     pub admin_listen: SocketAddr,
+    /// How the listeners meet their clients.
+    pub edge: EdgeSettings,
     /// Whether requests name their tenant.
     pub multi_tenant_mode: bool,
     /// The one tenant in single-tenant mode; always there when `multi_tenant_mode` is false.
@@ -196,13 +200,15 @@ impl Settings {
 
     fn build(mut reader: Reader) -> Result<Self, ConfigError> {
         let r = &mut reader;
+        let environment = r.get("environment").unwrap_or(Deployment::Development);
         let settings = Self {
-            environment: r.get("environment").unwrap_or(Deployment::Development),
+            environment,
             catalog_url: r.get("catalog_url").map(|PostgresUrl(url)| url),
             server_url: r.get("server_url").map(|PostgresUrl(url)| url),
             master_key: r.get("master_key"),
             listen: r.get("listen").unwrap_or(SocketAddr::from(([127, 0, 0, 1], 8080))),
             admin_listen: r.get("admin_listen").unwrap_or(SocketAddr::from(([127, 0, 0, 1], 8081))),
+            edge: edge::read(r, environment),
             multi_tenant_mode: r.get("multi_tenant_mode").unwrap_or(true),
             tenant_slug: r.get("tenant_slug"),
             tenant_name: r.get("tenant_name"),

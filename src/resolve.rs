@@ -23,6 +23,7 @@ mod bearer;
 mod bindings;
 mod claims;
 mod denials;
+mod forwarded;
 mod host;
 mod identity;
 mod remembered;
@@ -32,6 +33,7 @@ pub use administrator::{AdminClaim, Administrator, Administrators};
 pub use bearer::{Tokens, prove_bearer};
 pub use bindings::Trust;
 pub use claims::{ClaimPath, verified_email};
+pub use forwarded::{ClientAddress, TrustedProxies};
 pub use identity::{IdentityResolver, IdentitySettings};
 pub use single::SingleTenant;
 
@@ -85,10 +87,6 @@ pub enum Source {
     /// The settings: there is only one tenant.
     SingleTenant,
 }
-
-/// The address that a request comes from, as an extension of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ClientAddress(pub std::net::IpAddr);
 
 /// Why a request is for no tenant.
 #[derive(Debug, Error)]

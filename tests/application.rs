@@ -62,7 +62,8 @@ async fn half_a_request_is_cut_off_and_shutdown_does_not_wait_for_idle_clients()
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let routes = Router::new().route("/", get(async || "hello"));
-    let serving = tokio::spawn(api::serving::serve(listener, routes, shutdown.clone()));
+    let edge = api::serving::Edge::default();
+    let serving = tokio::spawn(api::serving::serve(listener, routes, edge, shutdown.clone()));
     let mut idle = tokio::net::TcpStream::connect(address).await.unwrap();
     idle.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
     let mut answer = [0; 12];

@@ -14,6 +14,7 @@ mod burst;
 mod cli;
 mod crash;
 mod domains;
+mod edges;
 mod identity;
 mod migrations;
 mod openid;

@@ -116,8 +116,17 @@ async fn a_client_that_stays_silent_is_cut_off() {
     let mut silent = TcpStream::connect(&address).await.unwrap();
     let mut half = TcpStream::connect(&address).await.unwrap();
     half.write_all(b"GET /livez HTTP/1.1\r\nHost:").await.unwrap();
+    let mut undecided = TcpStream::connect(&address).await.unwrap();
+    undecided.write_all(b"PRI * HTTP/").await.unwrap();
+    let mut idle = TcpStream::connect(&address).await.unwrap();
+    idle.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
 
-    for (what, stream) in [("silent", &mut silent), ("half", &mut half)] {
+    for (what, stream) in [
+        ("silent", &mut silent),
+        ("half", &mut half),
+        ("undecided", &mut undecided),
+        ("idle", &mut idle),
+    ] {
         let mut answer = Vec::new();
         let end = timeout(Duration::from_secs(30), stream.read_to_end(&mut answer)).await;
         end.unwrap_or_else(|_| panic!("the {what} one is not cut off")).unwrap();

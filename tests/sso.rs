@@ -205,7 +205,8 @@ async fn refusals_and_changes_are_in_the_audit_log_and_a_flood_does_not_fill_it(
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     };
-    let events = tokio::time::timeout(Duration::from_secs(30), complete).await.expect("all counted");
+    let events =
+        tokio::time::timeout(Duration::from_secs(30), complete).await.expect("all counted");
 
     assert_eq!(counted(&events, "eve"), 30);
     let eves: Vec<_> = events.iter().filter(|event| event["actor"] == "eve").collect();
@@ -227,11 +228,9 @@ async fn nobody_changes_what_the_audit_log_says() {
     fleet.catalog().add_member(&slug("acme"), user, MemberRole::Owner, "test").await.unwrap();
     let session = fleet.catalog().url().connect().await.unwrap();
 
-    for statement in [
-        "update audit_log set actor = 'nobody'",
-        "delete from audit_log",
-        "truncate audit_log",
-    ] {
+    for statement in
+        ["update audit_log set actor = 'nobody'", "delete from audit_log", "truncate audit_log"]
+    {
         assert!(session.batch_execute(statement).await.is_err(), "{statement}");
     }
 }
@@ -285,10 +284,9 @@ async fn an_unknown_and_a_foreign_tenant_cost_the_catalog_the_same() {
         cost
     };
 
-    for (header, foreign, unknown) in [
-        ("X-Tenant", "acme", "nobody"),
-        ("Host", "globex.app.example", "nowhere.app.example"),
-    ] {
+    for (header, foreign, unknown) in
+        [("X-Tenant", "acme", "nobody"), ("Host", "globex.app.example", "nowhere.app.example")]
+    {
         let (foreign, unknown) = (cost(header, foreign).await, cost(header, unknown).await);
 
         assert_eq!(foreign, HashMap::from([("members::role".to_owned(), 5)]), "{header}");

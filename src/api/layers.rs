@@ -8,14 +8,17 @@ use axum::http::header::{CACHE_CONTROL, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS}
 use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
+use tower::util::option_layer;
 use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::cors::CorsLayer;
 use tracing::Instrument as _;
 use uuid::Uuid;
 
 use crate::metrics;
 use crate::problem::Problem;
+use crate::resolve::ClientAddress;
 
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// The largest body, in bytes.
 const BODY_LIMIT: usize = 1024 * 1024;
 /// What a line for each request is logged as; `TENANTRY_LOG_LEVEL=info,tenantry::access=off` is quiet.
@@ -25,8 +28,8 @@ const PROBES: [&str; 4] = ["/livez", "/readyz", "/health", "/metrics"];
 /// Longer than the longest wait that an endpoint offers.
 const TIME_LIMIT: Duration = Duration::from_secs(90);
 
-/// Wraps a route table.
-pub(super) fn wrap(routes: Router) -> Router {
+/// Wraps a route table; `cors` says which pages of others may call it.
+pub(super) fn wrap(routes: Router, cors: Option<CorsLayer>) -> Router {
     routes
         .fallback(|| async {
             let detail =
@@ -47,10 +50,20 @@ pub(super) fn wrap(routes: Router) -> Router {
             tracing::error!("a handler panicked");
             Problem::internal().into_response()
         }))
+        .layer(middleware::from_fn(bound))
+        .layer(option_layer(cors))
         .layer(middleware::from_fn(observe))
 }
 
-/// Gives the request an id and a span, bounds its time, and counts it.
+/// Bounds a request's time.
+async fn bound(request: Request, next: Next) -> Response {
+    tokio::time::timeout(TIME_LIMIT, next.run(request)).await.unwrap_or_else(|_| {
+        let detail = "the request took too long; what it asked for may still be going on";
+        Problem::new(StatusCode::GATEWAY_TIMEOUT, "timeout", "Timeout", detail).into_response()
+    })
+}
+
+/// Gives the request an id and a span, and counts it.
 async fn observe(request: Request, next: Next) -> Response {
     let started = Instant::now();
     let given = request.headers().get(REQUEST_ID).and_then(|value| value.to_str().ok());
@@ -61,6 +74,7 @@ async fn observe(request: Request, next: Next) -> Response {
         .extensions()
         .get::<MatchedPath>()
         .map_or_else(|| "none".to_owned(), |path| path.as_str().to_owned());
+    let client = request.extensions().get().map(|ClientAddress(address)| address.to_string());
     let span = tracing::info_span!(
         "request",
         method = %request.method(),
@@ -70,21 +84,16 @@ async fn observe(request: Request, next: Next) -> Response {
         user = tracing::field::Empty,
     );
 
-    let answered =
-        tokio::time::timeout(TIME_LIMIT, next.run(request)).instrument(span.clone()).await;
-    let mut response = answered.unwrap_or_else(|_| {
-        let detail = "the request took too long; what it asked for may still be going on";
-        Problem::new(StatusCode::GATEWAY_TIMEOUT, "timeout", "Timeout", detail).into_response()
-    });
+    let mut response = next.run(request).instrument(span.clone()).await;
 
     let status = response.status().as_u16();
     metrics::request(&endpoint, status);
     let elapsed_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
     span.in_scope(|| {
         if PROBES.contains(&endpoint.as_str()) {
-            tracing::debug!(target: ACCESS_LOG, status, elapsed_ms, "answered");
+            tracing::debug!(target: ACCESS_LOG, client, status, elapsed_ms, "answered");
         } else {
-            tracing::info!(target: ACCESS_LOG, status, elapsed_ms, "answered");
+            tracing::info!(target: ACCESS_LOG, client, status, elapsed_ms, "answered");
         }
     });
     let headers = response.headers_mut();

@@ -4,6 +4,7 @@ use clap::{Args, Subcommand};
 use serde::Serialize;
 use tenantry_provisioning::MigrationSet;
 
+use super::edge;
 use super::report::{Table, print_json, print_text};
 use super::{Error, Outcome, OutputFormat, Result};
 use crate::config::{ConfigError, Settings};
@@ -130,6 +131,11 @@ impl Findings {
             let what = crate::operations::chain(&error);
             let remedy = Error::from(error).help().unwrap_or_default();
             self.problems.push(Finding { what, remedy });
+        }
+        let edges = edge::data_plane(&settings.edge).and(edge::admin_api(&settings.edge));
+        if let Err(error) = edges {
+            let what = crate::operations::chain(&error);
+            self.problems.push(Finding { what, remedy: error.remedy().to_owned() });
         }
         if settings.s3_bucket.is_none() {
             self.notes.push("TENANTRY_S3_BUCKET is not set: there are no backups".to_owned());

@@ -9,6 +9,7 @@ use thiserror::Error;
 use tokio_postgres::error::SqlState;
 use uuid::Uuid;
 
+use crate::api::serving::TlsError;
 use crate::catalog::CatalogError;
 use crate::catalog::operations::{Failure, OperationRecord};
 use crate::config::ConfigError;
@@ -26,6 +27,9 @@ pub enum Error {
     /// The settings cannot be used.
     #[error(transparent)]
     Settings(#[from] ConfigError),
+    /// The certificate that the settings name cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// The catalog said no.
     #[error(transparent)]
     Catalog(#[from] CatalogError),
@@ -136,6 +140,7 @@ impl Error {
     pub fn help(&self) -> Option<String> {
         match self {
             Self::Settings(error) => Some(error.remedy()),
+            Self::Tls(error) => Some(error.remedy().to_owned()),
             Self::Catalog(error) => help_for_catalog(error),
             Self::Step(error) => help_for_step(error),
             Self::Other(error) => help_for_other(error),
@@ -157,7 +162,10 @@ impl Error {
     fn status(&self) -> u8 {
         match self {
             Self::ClosedPipe => 0,
-            Self::Settings(_) | Self::Usage { .. } | Self::Catalog(CatalogError::Settings(_)) => 2,
+            Self::Settings(_)
+            | Self::Tls(_)
+            | Self::Usage { .. }
+            | Self::Catalog(CatalogError::Settings(_)) => 2,
             Self::Refused { .. } | Self::Catalog(CatalogError::Conflict(_)) => 4,
             Self::Interrupted { .. } => 130,
             Self::Catalog(_)

@@ -39,6 +39,29 @@ pub const KEYS: &[Key] = &[
     secret("master_key", "", "32 random bytes in base64 or hex, which seal the catalog's secrets"),
     plain("listen", "127.0.0.1:8080", "where the data plane listens"),
     plain("admin_listen", "127.0.0.1:8081", "where the admin API listens"),
+    plain("tls_cert", "", "PEM file of the certificate that both listeners show, and its chain"),
+    plain(
+        "tls_key",
+        "",
+        "PEM file of its key; files that change are read again, without a restart",
+    ),
+    plain(
+        "admin_tls_client_ca",
+        "",
+        "PEM file of the CA whose certificate a client of the admin API must have, beside its token",
+    ),
+    plain(
+        "cors_origins",
+        "",
+        "the web pages that may call the data plane, such as https://app.example.com; several with \
+         commas between",
+    ),
+    plain(
+        "trusted_proxies",
+        "",
+        "addresses and networks whose X-Forwarded-For and X-Forwarded-Host count; several with commas \
+         between",
+    ),
     plain("multi_tenant_mode", "true", "whether requests name their tenant"),
     plain("tenant_slug", "", "the one tenant, when multi_tenant_mode is false"),
     plain("tenant_name", "", "that tenant's name for people"),

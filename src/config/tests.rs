@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::*;
+use crate::resolve::TrustedProxies;
 
 fn read(environment: &[(&str, &str)]) -> Result<Settings, ConfigError> {
     read_with(None, environment, &[])
@@ -209,6 +210,67 @@ fn without_a_provider_the_data_plane_stays_at_home() {
     assert!(read(&[]).unwrap().refuse_open_data_plane().is_ok());
     for wrong in [("TENANTRY_LISTEN", "0.0.0.0:80"), ("TENANTRY_ENVIRONMENT", "production")] {
         assert!(read(&[wrong]).unwrap().refuse_open_data_plane().is_err());
+    }
+}
+
+#[test]
+fn a_certificate_needs_its_key_and_clients_of_the_admin_api_need_tls() {
+    let certificate = ("TENANTRY_TLS_CERT", "/tls/tls.crt");
+    let key = ("TENANTRY_TLS_KEY", "/tls/tls.key");
+    let client_ca = ("TENANTRY_ADMIN_TLS_CLIENT_CA", "/tls/ca.crt");
+
+    let edge = read(&[certificate, key, client_ca]).unwrap().edge;
+    assert_eq!(edge.tls.unwrap().key, Path::new("/tls/tls.key"));
+    assert_eq!(edge.admin_client_ca.unwrap(), Path::new("/tls/ca.crt"));
+    assert!(read(&[]).unwrap().edge.tls.is_none());
+
+    for one in [&[certificate][..], &[key]] {
+        assert!(refused(read(one)).contains("set both"));
+    }
+    assert!(refused(read(&[client_ca])).contains("TENANTRY_TLS_CERT and TENANTRY_TLS_KEY"));
+}
+
+#[test]
+fn origins_are_written_as_browsers_send_them() {
+    let origins = |text| read(&[("TENANTRY_CORS_ORIGINS", text)]);
+    let good = "https://app.example.com, http://localhost:3000,https://[::1]:8443";
+    assert_eq!(origins(good).unwrap().edge.cors_origins.len(), 3);
+    assert_eq!(origins("*").unwrap().edge.cors_origins, ["*"]);
+
+    for (text, words) in [
+        ("https://app.example.com/", "trailing slash"),
+        ("https://app.example.com/login", "path"),
+        ("https://app.example.com?x", "path"),
+        ("app.example.com", "does not begin with"),
+        ("null", "does not begin with"),
+        ("capacitor://localhost", "does not begin with"),
+        ("https://", "no host"),
+        ("https://:443", "no host"),
+        ("https://App.example.com", "lower-case"),
+        ("https://\u{fc}.example", "lower-case"),
+        ("https://*.example.com", "no host"),
+        ("https://me@app.example.com", "no host"),
+        ("https://app.example.com:", "no port"),
+        ("https://app.example.com:443", "usual port"),
+        ("http://app.example.com:80", "usual port"),
+        ("https://app.example.com,", "list of origins"),
+        ("https://app.example.com, *", "stands alone"),
+    ] {
+        let error = refused(origins(text));
+        assert!(error.contains(words) && error.contains("TENANTRY_CORS_ORIGINS"), "{error}");
+    }
+    let open = [("TENANTRY_CORS_ORIGINS", "*"), ("TENANTRY_ENVIRONMENT", "production")];
+    assert!(refused(read(&open)).contains("production"));
+}
+
+#[test]
+fn proxies_are_addresses_and_networks() {
+    let proxies = |text| read(&[("TENANTRY_TRUSTED_PROXIES", text)]);
+    let both = proxies("10.0.0.0/8, 2001:db8::7").unwrap().edge.trusted_proxies;
+    assert_eq!(Ok(both), TrustedProxies::parse(["10.0.0.0/8", "2001:db8::7"]));
+
+    for text in ["proxy.example", "10.0.0.0/33", "10.0.0.1 10.0.0.2", "10.0.0.1,", "*"] {
+        assert!(refused(proxies(text)).contains("addresses and networks"), "{text}");
     }
 }
 

@@ -13,7 +13,7 @@ use super::{AuthProvider, Deployment, LogFormat};
 use crate::duration;
 use crate::oidc::Algorithm;
 use crate::registration::Rate;
-use crate::resolve::{AdminClaim, ClaimPath};
+use crate::resolve::{AdminClaim, ClaimPath, TrustedProxies};
 use crate::tenant::settings::SettingsRules;
 use crate::tenant::{DomainName, TenantSlug};
 
@@ -235,6 +235,17 @@ impl Value for FrontendUrl {
         let plain = url.replace("{slug}", "slug");
         let good = !plain.contains(['{', '}', '?', '#']) && !plain.contains(char::is_whitespace);
         if good { Ok(Self(url)) } else { Err(None) }
+    }
+}
+
+impl Value for TrustedProxies {
+    const EXPECTED: &'static str =
+        "list of addresses and networks, such as `10.0.0.0/8, 192.0.2.7`";
+
+    fn read(text: &str) -> Result<Self, Option<String>> {
+        let List(parts) = List::read(text)?;
+        Self::parse(parts.iter().map(String::as_str))
+            .map_err(|part| Some(format!("{}: not `{part}`", Self::EXPECTED)))
     }
 }
 

@@ -1,12 +1,17 @@
 //! What a request's host names: `acme.app.example` the tenant `acme` under the base domain
 //! `app.example`, and any other domain the tenant that holds it, if one does.
+//!
+//! Behind a trusted proxy the host is the one that the proxy was asked for; nobody else's word counts.
 
 use axum::http::request::Parts;
 use axum::http::uri::Authority;
-use axum::http::{HeaderMap, header};
+use axum::http::{HeaderMap, HeaderName, header};
 
 use super::ResolveError;
+use super::forwarded::Forwarded;
 use crate::tenant::{DomainName, TenantSlug};
+
+const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 
 /// What a host can name.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,16 +42,21 @@ pub(super) fn named_by_host(
 /// The host as it is compared: without port and trailing dot, in lower case. HTTP/2 has it in the
 /// address, HTTP/1 in a header; two that differ are an attack on whoever looks at the other one.
 fn host(parts: &Parts) -> Result<Option<String>, ResolveError> {
+    if parts.extensions.get::<Forwarded>().is_some()
+        && let Some(forwarded) = named_in(&parts.headers, &FORWARDED_HOST)?
+    {
+        return Ok(Some(forwarded));
+    }
     let in_address = parts.uri.authority().map(plain).transpose()?;
-    let in_header = header(&parts.headers)?;
+    let in_header = named_in(&parts.headers, &header::HOST)?;
     match (in_address, in_header) {
         (Some(one), Some(other)) if one != other => Err(ResolveError::MalformedHost),
         (address, header) => Ok(address.or(header)),
     }
 }
 
-fn header(headers: &HeaderMap) -> Result<Option<String>, ResolveError> {
-    let mut values = headers.get_all(header::HOST).iter();
+fn named_in(headers: &HeaderMap, name: &HeaderName) -> Result<Option<String>, ResolveError> {
+    let mut values = headers.get_all(name).iter();
     let Some(first) = values.next() else { return Ok(None) };
     if values.next().is_some() {
         return Err(ResolveError::MalformedHost);
@@ -56,7 +66,8 @@ fn header(headers: &HeaderMap) -> Result<Option<String>, ResolveError> {
 }
 
 fn plain(authority: &Authority) -> Result<String, ResolveError> {
-    if authority.as_str().contains('@') {
+    // A comma may stand in a host by the letter of the law; in fact it joins two of them.
+    if authority.as_str().contains(['@', ',']) {
         return Err(ResolveError::MalformedHost);
     }
     let host = authority.host();
@@ -76,8 +87,12 @@ mod tests {
             request = request.header("host", *host);
         }
         let (parts, ()) = request.body(()).unwrap().into_parts();
+        named(&parts)
+    }
+
+    fn named(parts: &Parts) -> Result<Option<String>, ResolveError> {
         let base = DomainName::parse("app.example").unwrap();
-        Ok(named_by_host(&parts, Some(&base))?.map(|named| match named {
+        Ok(named_by_host(parts, Some(&base))?.map(|named| match named {
             HostName::Tenant(slug) => slug.to_string(),
             HostName::Domain(domain) => format!("whoever holds {domain}"),
         }))
@@ -130,6 +145,38 @@ mod tests {
             assert!(tenant("/", hosts).is_err(), "{hosts:?}");
         }
         assert!(tenant("https://acme.app.example/", &["globex.app.example"]).is_err());
+    }
+
+    #[test]
+    fn what_a_proxy_was_asked_for_counts_only_when_it_is_trusted() {
+        let asked = |trusted: bool, hosts: &[&str]| {
+            let mut request = Request::builder().uri("/").header("host", "acme.app.example");
+            for host in hosts {
+                request = request.header("x-forwarded-host", *host);
+            }
+            let (mut parts, ()) = request.body(()).unwrap().into_parts();
+            if trusted {
+                parts.extensions.insert(Forwarded);
+            }
+            named(&parts)
+        };
+        let name = |slug: &str| Some(slug.to_owned());
+
+        assert_eq!(asked(true, &["globex.app.example:443"]).unwrap(), name("globex"));
+        let elsewhere = name("whoever holds elsewhere.example");
+        assert_eq!(asked(true, &["elsewhere.example"]).unwrap(), elsewhere);
+        assert_eq!(asked(true, &[]).unwrap(), name("acme"));
+        for hosts in [
+            &["globex.app.example", "globex.app.example"][..],
+            &["globex.app.example, acme.app.example"],
+            &["globex.app.example,elsewhere.example"],
+            &["a.b.app.example"],
+            &["rub bish"],
+            &[""],
+        ] {
+            assert!(asked(true, hosts).is_err(), "{hosts:?}");
+            assert_eq!(asked(false, hosts).unwrap(), name("acme"), "{hosts:?}");
+        }
     }
 
     proptest! {

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a panic is a test's message; here and in the benchmark")]
 
+pub mod certificates;
 pub mod dns;
 pub mod process;
 pub mod provider;

@@ -51,8 +51,14 @@ pub struct Serving {
 
 impl Serving {
     pub fn start(fleet: &Fleet) -> Self {
+        Self::start_with(fleet, &[])
+    }
+
+    /// With more settings than a fleet's.
+    pub fn start_with(fleet: &Fleet, settings: &[(&str, &str)]) -> Self {
         let mut command = serve_command(fleet, "all");
         command
+            .envs(settings.iter().copied())
             .env("TENANTRY_LOG_FORMAT", "json")
             .env("TENANTRY_LOG_LEVEL", "info,tenantry=debug")
             .stderr(Stdio::piped());

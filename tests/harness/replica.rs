@@ -9,6 +9,7 @@ use reqwest::{Client, Method, StatusCode};
 use secrecy::ExposeSecret as _;
 use serde_json::{Value, json};
 use tenantry::api::SelfService;
+use tenantry::api::serving::Edge;
 use tenantry::catalog::tokens::Scope;
 use tenantry::domains::Domains;
 use tenantry::extract::Tenancy;
@@ -154,12 +155,12 @@ fn data_plane(
     };
     let resolver = Arc::new(IdentityResolver::new(catalog(), verifier(), identity()));
     let tenancy = Tenancy { router: fleet.router(), resolver };
-    api::data_plane(tenancy, catalog(), Some(registration))
+    api::data_plane(tenancy, catalog(), Some(registration), &[])
 }
 
 pub async fn serve(routes: Router, shutdown: &CancellationToken) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    tokio::spawn(api::serving::serve(listener, routes, shutdown.clone()));
+    tokio::spawn(api::serving::serve(listener, routes, Edge::default(), shutdown.clone()));
     format!("http://{address}")
 }

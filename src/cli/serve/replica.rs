@@ -13,11 +13,12 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::Role;
-use crate::api::{self, serving};
+use crate::api;
+use crate::api::serving::{self, Edge};
 use crate::catalog::changes::Changes;
 use crate::catalog::tenants::NewTenant;
 use crate::catalog::{Catalog, CatalogError};
-use crate::cli::{Error, Result};
+use crate::cli::{Error, Result, edge};
 use crate::config::Settings;
 use crate::extract::Tenancy;
 use crate::metrics::Exporter;
@@ -30,6 +31,12 @@ use crate::worker::Worker;
 
 /// How often what the pools hold is measured.
 const MEASURE: Duration = Duration::from_secs(5);
+
+/// A socket, and how it meets its clients.
+struct Listener {
+    socket: TcpListener,
+    edge: Edge,
+}
 
 /// A running replica; ends with the token that it was started with.
 pub(in crate::cli) struct Replica {
@@ -51,9 +58,11 @@ impl Replica {
         if role.routes() {
             settings.refuse_open_data_plane()?;
         }
-        // First of all: a port that is taken must not cost a start-up.
-        let data = listen(role.routes(), settings.listen, "the data plane").await?;
-        let admin = listen(role.works(), settings.admin_listen, "the admin API").await?;
+        // First of all: a port that is taken, or a bad certificate, must not cost a start-up.
+        let data = role.routes().then(|| edge::data_plane(&settings.edge)).transpose()?;
+        let admin = role.works().then(|| edge::admin_api(&settings.edge)).transpose()?;
+        let data = listen(data, settings.listen, "the data plane").await?;
+        let admin = listen(admin, settings.admin_listen, "the admin API").await?;
         let catalog = settings.catalog()?;
         catalog.verify().await?;
         let environment = if role.works() {
@@ -108,7 +117,7 @@ impl Replica {
 
     fn start_data_plane(
         &mut self,
-        listener: TcpListener,
+        listener: Listener,
         settings: &Settings,
         catalog: &Catalog,
         changes: &Changes,
@@ -119,15 +128,19 @@ impl Replica {
             _ => Arc::new(settings.identity(catalog)),
         };
         let tenancy = Tenancy { router: router.clone(), resolver };
-        let registration = settings.registration(catalog);
-        let application = api::data_plane(tenancy, catalog.clone(), registration);
+        let application = api::data_plane(
+            tenancy,
+            catalog.clone(),
+            settings.registration(catalog),
+            &settings.edge.cors_origins,
+        );
         self.serve("the data plane", listener, application);
         self.router = Some(router);
     }
 
     fn start_control_plane(
         &mut self,
-        listener: TcpListener,
+        listener: Listener,
         settings: &Settings,
         environment: Environment,
         changes: Changes,
@@ -147,11 +160,12 @@ impl Replica {
         self.spawn("worker", |shutdown| worker.run(shutdown));
     }
 
-    fn serve(&mut self, what: &'static str, listener: TcpListener, application: Router) {
-        if let Ok(address) = listener.local_addr() {
-            tracing::info!(%address, "{what} listens");
+    fn serve(&mut self, what: &'static str, listener: Listener, application: Router) {
+        let Listener { socket, edge } = listener;
+        if let Ok(address) = socket.local_addr() {
+            tracing::info!(%address, tls = edge.tls.is_some(), "{what} listens");
         }
-        self.spawn(what, |shutdown| serving::serve(listener, application, shutdown));
+        self.spawn(what, |shutdown| serving::serve(socket, application, edge, shutdown));
     }
 
     fn spawn<F>(&mut self, what: &'static str, part: impl FnOnce(CancellationToken) -> F)
@@ -189,17 +203,15 @@ async fn make_only_tenant(
     }
 }
 
-async fn listen(wanted: bool, address: SocketAddr, what: &str) -> Result<Option<TcpListener>> {
-    if !wanted {
-        return Ok(None);
-    }
-    let listener = TcpListener::bind(address).await;
+async fn listen(wanted: Option<Edge>, address: SocketAddr, what: &str) -> Result<Option<Listener>> {
+    let Some(edge) = wanted else { return Ok(None) };
+    let socket = TcpListener::bind(address).await;
     let failed = |error| Error::failed(format!("{what} cannot listen on {address}"), error);
-    listener.map(Some).map_err(failed)
+    Ok(Some(Listener { socket: socket.map_err(failed)?, edge }))
 }
 
-fn address(listener: Option<&TcpListener>) -> Option<SocketAddr> {
-    listener.and_then(|listener| listener.local_addr().ok())
+fn address(listener: Option<&Listener>) -> Option<SocketAddr> {
+    listener.and_then(|listener| listener.socket.local_addr().ok())
 }
 
 async fn tend_metrics(exporter: Exporter, shutdown: CancellationToken) {
