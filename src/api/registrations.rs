@@ -208,11 +208,13 @@ pub(super) async fn reject(
 impl SelfService {
     fn receipt(&self, registration: Registration) -> Receipt {
         let slug = registration.slug.clone();
-        let dashboard_url =
-            self.frontend_base_url.as_ref().map(|url| match url.contains("{slug}") {
-                true => url.replace("{slug}", slug.as_str()),
-                false => format!("{}/{slug}", url.trim_end_matches('/')),
-            });
+        let dashboard_url = self.frontend_base_url.as_ref().map(|url| {
+            if url.contains("{slug}") {
+                url.replace("{slug}", slug.as_str())
+            } else {
+                format!("{}/{slug}", url.trim_end_matches('/'))
+            }
+        });
         let host = self.base_domain.as_ref().map(|base| format!("{slug}.{base}"));
         Receipt {
             id: registration.id,

@@ -300,11 +300,11 @@ async fn insert(
     client: &impl GenericClient,
     new: &NewRegistration<'_>,
 ) -> Result<Option<Uuid>, CatalogError> {
-    let state = match new.requires_approval {
-        true => RegistrationState::Pending,
-        false => RegistrationState::Approved,
+    let (state, decided_by) = if new.requires_approval {
+        (RegistrationState::Pending, None)
+    } else {
+        (RegistrationState::Approved, Some("settings"))
     };
-    let decided_by = (!new.requires_approval).then_some("settings");
     for slug in new.slugs {
         let id = Uuid::now_v7();
         let inserted = execute(

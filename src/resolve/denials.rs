@@ -5,6 +5,7 @@
 //! a number.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -64,7 +65,7 @@ impl Denials {
             let seen = self.gathered.lock().unwrap_or_else(PoisonError::into_inner).clone();
             let Some((denial, count)) = seen.into_iter().next() else { return };
             match self.write_one(denial.as_ref(), count).await {
-                Ok(()) => self.forget(&denial, count),
+                Ok(()) => self.forget(denial, count),
                 Err(error) => {
                     tracing::warn!(%error, "refusals cannot be written into the audit log yet");
                     sleep(RETRY).await;
@@ -93,12 +94,12 @@ impl Denials {
     }
 
     /// What came in the meantime stays.
-    fn forget(&self, denial: &Option<Denial>, count: u64) {
+    fn forget(&self, denial: Option<Denial>, count: u64) {
         let mut gathered = self.gathered.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(number) = gathered.get_mut(denial) {
-            *number -= count;
-            if *number == 0 {
-                gathered.remove(denial);
+        if let Entry::Occupied(mut entry) = gathered.entry(denial) {
+            *entry.get_mut() -= count;
+            if *entry.get() == 0 {
+                entry.remove();
             }
         }
     }

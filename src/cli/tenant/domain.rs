@@ -91,13 +91,13 @@ async fn add(AddOptions { which }: AddOptions, context: &Context) -> Result<Outc
             ("Text", Some(document.record_text.clone())),
         ])
     })?;
-    let verify = format!("`tenantry tenant domain verify {slug} {domain}`");
-    context.note(&match document.verified {
-        true => format!("`{domain}` is verified already."),
-        false => {
-            format!("Let whoever runs the DNS of `{domain}` publish this record, then {verify}.")
-        }
-    });
+    if document.verified {
+        context.note(&format!("`{domain}` is verified already."));
+    } else {
+        let verify = format!("`tenantry tenant domain verify {slug} {domain}`");
+        let publish = "Let whoever runs its DNS publish this record";
+        context.note(&format!("{publish}, then run {verify}."));
+    }
     Ok(Outcome::Done)
 }
 
