@@ -6,6 +6,7 @@
 //!
 //! Must never: take a user's word for an address, or promise a slug that is somebody's.
 
+use std::fmt;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -42,6 +43,20 @@ pub struct Rate {
     pub limit: u32,
     /// Within which time.
     pub window: Duration,
+}
+
+impl fmt::Display for Rate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let times =
+            if self.limit == 1 { "once".to_owned() } else { format!("{} times", self.limit) };
+        let seconds = self.window.as_secs();
+        match seconds {
+            60 => write!(f, "{times} a minute"),
+            3600 => write!(f, "{times} an hour"),
+            86_400 => write!(f, "{times} a day"),
+            _ => write!(f, "{times} in {seconds} s"),
+        }
+    }
 }
 
 /// What a user asks for.

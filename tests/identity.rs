@@ -52,6 +52,9 @@ impl Scene {
         for name in ["acme", "globex", "initech"] {
             replica.create(name).await;
         }
+        let (catalog, held) = (replica.fleet.catalog(), DomainName::parse("acme.com").unwrap());
+        catalog.add_domain(&slug("acme"), &held, "test").await.unwrap();
+        catalog.domain_verified(&slug("acme"), &held, "test").await.unwrap();
         Self { replica, provider, bound }
     }
 
@@ -83,7 +86,10 @@ async fn each_source_names_a_tenant_and_they_may_agree() {
     let organisation = scene.provider.token(&json!({ "org_name": "acme" }));
     let plain = scene.provider.token(&json!({}));
     let bound = scene.bound.token(&json!({ "org": "initech" }));
-    let cases: [(&str, Headers<'_>, &str, &str); 9] = [
+    let address =
+        scene.provider.token(&json!({ "email": "ana@eu.acme.com", "email_verified": true }));
+    let cases: [(&str, Headers<'_>, &str, &str); 10] = [
+        (&address, &[("Host", "acme.com")], "acme", "email"),
         (&claim, &[], "acme", "claims"),
         (&nested, &[], "acme", "claims"),
         (&organisation, &[], "acme", "claims"),
@@ -153,6 +159,14 @@ async fn nobody_gets_in_by_a_forged_or_foreign_token_or_request() {
     let globex =
         URL_SAFE_NO_PAD.encode(provider.claims(&json!({ "tenant": "globex" })).to_string());
     let named = |value: Value| provider.token(&json!({ "tenant": value }));
+    let yes = || json!(true);
+    let mail = |email: &str, verified: Value| {
+        provider.token(&json!({ "email": email, "email_verified": verified }))
+    };
+    let with_mail =
+        |email: Value| provider.token(&json!({ "email": email, "email_verified": true }));
+    let bound_mail =
+        |email: &str| scene.bound.token(&json!({ "email": email, "email_verified": true }));
     let twice = key.sign_raw(
         r#"{"alg":"RS256","kid":"first"}"#,
         &format!(r#"{},"tenant":"globex"}}"#, claims_text.trim_end_matches('}')),
@@ -251,6 +265,18 @@ async fn nobody_gets_in_by_a_forged_or_foreign_token_or_request() {
         ("organisation that would make a slug", provider.token(&json!({ "org_name": "ACME" })), NO),
         ("a bound issuer for another tenant", scene.bound.token(&acme), NO),
         ("another issuer for a bound tenant", named(json!("initech")), NO),
+        ("an e-mail address that nobody has confirmed", mail("eve@acme.com", json!(false)), BAD),
+        ("an address that is confirmed in words", mail("eve@acme.com", json!("true")), BAD),
+        ("an address with two domains", mail("a@acme.com@evil.com", yes()), BAD),
+        ("an address with a quoted domain", mail("\"a@acme.com\"@evil.com", yes()), BAD),
+        ("an address with a comment", mail("a@evil.com(@acme.com)", yes()), BAD),
+        ("an address with a NUL", mail("a@acme.com\u{0}.evil.com", yes()), BAD),
+        ("an address under another domain", mail("a@acme.com.evil.com", yes()), BAD),
+        ("an address whose domain ends alike", mail("a@evilacme.com", yes()), BAD),
+        ("an address with a look-alike", mail("a@аcme.com", yes()), BAD),
+        ("an address with an IDN look-alike", mail("a@xn--cme-8cd.com", yes()), BAD),
+        ("addresses as a list", with_mail(json!(["a@acme.com"])), BAD),
+        ("a confirmed address of a bound issuer", bound_mail("a@acme.com"), NO),
         ("no tenant named", plain.clone(), BAD),
         (
             "a token of ours that is none",
@@ -258,6 +284,7 @@ async fn nobody_gets_in_by_a_forged_or_foreign_token_or_request() {
             BAD,
         ),
     ];
+    let (acme_mail, claims_globex) = (mail("a@acme.com", yes()), named(json!("globex")));
     let requests: Vec<(&str, &str, Headers<'_>, StatusCode)> = vec![
         ("no token, but a header", "", &[("X-Tenant", "acme")], WHO),
         ("no token, but a host", "", &[("Host", "acme.app.example")], WHO),
@@ -283,6 +310,14 @@ async fn nobody_gets_in_by_a_forged_or_foreign_token_or_request() {
         ("header with a space in it", &good, &[("X-Tenant", "ac me")], BAD),
         ("header in capitals", &good, &[("X-Tenant", "Acme")], BAD),
         ("header that is empty", &good, &[("X-Tenant", "")], BAD),
+        ("domain of a tenant that one is no member of", &plain, &[("Host", "acme.com")], NO),
+        ("claim against domain", &claims_globex, &[("Host", "acme.com")], NO),
+        ("header against domain", &plain, &[("X-Tenant", "globex"), ("Host", "ACME.com.:443")], NO),
+        ("address against header", &acme_mail, &[("X-Tenant", "globex")], NO),
+        ("address against host", &acme_mail, &[("Host", "globex.app.example")], NO),
+        ("a domain under a tenant's", &plain, &[("Host", "www.acme.com")], BAD),
+        ("an IDN look-alike of a tenant's domain", &plain, &[("Host", "xn--cme-8cd.com")], BAD),
+        ("a look-alike of a tenant's domain", &plain, &[("Host", "acme.com.evil.com")], BAD),
         ("host of two labels", &good, &[("Host", "acme.globex.app.example")], BAD),
         ("host with a user", &good, &[("Host", "acme@globex.app.example")], BAD),
         ("bound issuer by header", &plain, &[("X-Tenant", "initech")], NO),

@@ -140,6 +140,10 @@ impl Findings {
         if settings.s3_bucket.is_none() {
             self.notes.push("TENANTRY_S3_BUCKET is not set: there are no backups".to_owned());
         }
+        if settings.multi_tenant_mode {
+            let who = settings.registration_needed();
+            self.notes.push(format!("a tenant of one's own may be asked for by {who}"));
+        }
         match settings.refuse_open_data_plane() {
             Ok(()) => self.notes.push(format!("a request {}", settings.identity_needed())),
             Err(error) => self.notes.push(format!("{error}: {}", error.remedy())),

@@ -7,6 +7,7 @@ use super::{AuthProvider, Deployment, Settings};
 use crate::api::SelfService;
 use crate::catalog::Catalog;
 use crate::domains::Domains;
+use crate::registration::RegistrationRules;
 use crate::resolve::{Administrators, IdentityResolver};
 use crate::tenant::TenantSlug;
 
@@ -82,15 +83,37 @@ impl Settings {
             ([], None) => "needs a token of ours with the scope `data`".to_owned(),
             (issuers, _) => format!("needs a token of {}, or one of ours", issuers.join(" or ")),
         };
-        let which = match (self.only_tenant(), &identity.base_domain) {
-            (Some(slug), _) => format!("is for `{slug}`"),
-            (None, Some(base)) => {
-                format!("names its tenant by a claim, by X-Tenant or by a host under {base}")
+        let under = |base| format!(", by a host under {base}");
+        let hosts = identity.base_domain.as_ref().map_or_else(String::new, under);
+        let which = match self.only_tenant() {
+            Some(slug) => format!("is for `{slug}`"),
+            None if issuers.is_empty() => {
+                format!("names its tenant by X-Tenant{hosts} or by a domain of the tenant's")
             }
-            (None, None) if issuers.is_empty() => "names its tenant by X-Tenant".to_owned(),
-            (None, None) => "names its tenant by a claim or by X-Tenant".to_owned(),
+            None => format!(
+                "names its tenant by a claim, by a confirmed e-mail address, by X-Tenant{hosts} or by a \
+                 domain of the tenant's"
+            ),
         };
         format!("{who}, and {which}")
+    }
+
+    /// Who may ask for a tenant of their own.
+    #[must_use]
+    pub fn registration_needed(&self) -> String {
+        if !self.has_identity_provider() {
+            return "nobody: there is no identity provider".to_owned();
+        }
+        let RegistrationRules { requires_approval, allowed_domains, rate, .. } =
+            &self.registration.rules;
+        let domains: Vec<_> = allowed_domains.iter().map(ToString::to_string).collect();
+        let who = match &domains[..] {
+            [] => "every user of an identity provider".to_owned(),
+            domains => format!("users with a confirmed address at {}", domains.join(" or ")),
+        };
+        let decides =
+            if *requires_approval { "an operator decides" } else { "nobody needs to decide" };
+        format!("{who}, {rate}; {decides}")
     }
 
     /// The issuer of the identity provider, if there is just one.

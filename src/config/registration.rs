@@ -13,7 +13,7 @@ const USUAL_RATE: Rate = Rate { limit: 3, window: std::time::Duration::from_hour
 
 #[derive(Clone, Debug)]
 pub(super) struct Registration {
-    rules: RegistrationRules,
+    pub rules: RegistrationRules,
     frontend_base_url: Option<String>,
 }
 

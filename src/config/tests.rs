@@ -346,12 +346,50 @@ fn what_a_request_needs_can_be_told() {
 
     assert_eq!(
         needed(&[]),
-        "needs a token of ours with the scope `data`, and names its tenant by X-Tenant"
+        "needs a token of ours with the scope `data`, and names its tenant by X-Tenant or by a domain \
+         of the tenant's"
     );
     assert_eq!(needed(&[&one]), "needs no token, and is for `main`");
     assert_eq!(
         needed(&[&oidc, &one]),
         "needs a token of https://id.example, or one of ours, and is for `main`"
     );
-    assert!(needed(&[&oidc, &base]).ends_with("or by a host under app.example"));
+    assert!(needed(&[&oidc, &base]).contains("by a host under app.example"));
+}
+
+#[test]
+fn who_may_ask_for_a_tenant_is_told() {
+    let oidc = [
+        ("TENANTRY_AUTH_PROVIDER", "oidc"),
+        ("TENANTRY_OIDC_ISSUER", "https://id.example"),
+        ("TENANTRY_OIDC_CLIENT_ID", "app"),
+    ];
+    let open = [
+        ("TENANTRY_TENANT_REGISTRATION_REQUIRES_APPROVAL", "false"),
+        ("TENANTRY_TENANT_REGISTRATION_ALLOWED_DOMAINS", "acme.com, acme.co.uk"),
+        ("TENANTRY_TENANT_REGISTRATION_RATE", "10/day"),
+    ];
+    let told = |parts: &[&[(&str, &str)]]| read(&parts.concat()).unwrap().registration_needed();
+
+    assert_eq!(told(&[]), "nobody: there is no identity provider");
+    assert_eq!(
+        told(&[&oidc]),
+        "every user of an identity provider, 3 times an hour; an operator decides"
+    );
+    assert_eq!(
+        told(&[&oidc, &open]),
+        "users with a confirmed address at acme.com or acme.co.uk, 10 times a day; nobody needs to decide"
+    );
+    for wrong in [
+        ("TENANTRY_TENANT_REGISTRATION_RATE", "often"),
+        ("TENANTRY_TENANT_REGISTRATION_RATE", "0/hour"),
+        ("TENANTRY_TENANT_REGISTRATION_RATE", "3/week"),
+        ("TENANTRY_TENANT_REGISTRATION_ALLOWED_DOMAINS", "@acme.com"),
+        ("TENANTRY_MAX_TENANTS_PER_USER", "0"),
+        ("TENANTRY_FRONTEND_BASE_URL", "app.example"),
+        ("TENANTRY_FRONTEND_BASE_URL", "https://app.example/{tenant}"),
+        ("TENANTRY_DNS_SERVER", "9.9.9.9"),
+    ] {
+        assert!(read(&[wrong]).is_err(), "{wrong:?}");
+    }
 }

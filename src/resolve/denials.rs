@@ -12,6 +12,7 @@ use std::time::Duration;
 use serde_json::json;
 use tokio::time::sleep;
 
+use super::ResolveError;
 use crate::catalog::audit_log::Event;
 use crate::catalog::{Catalog, CatalogError};
 use crate::metrics;
@@ -34,8 +35,18 @@ pub(super) struct Denials {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Denial {
     violation: &'static str,
+    issuer: Option<String>,
     user: String,
     slug: TenantSlug,
+}
+
+/// Who is refused.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Caller<'a> {
+    /// Whose user; none of a program with a token of ours.
+    pub issuer: Option<&'a str>,
+    /// The subject, or our token.
+    pub name: &'a str,
 }
 
 impl Denials {
@@ -43,11 +54,18 @@ impl Denials {
         Self { catalog, gathered: Arc::default() }
     }
 
-    /// Tells the operator what the caller is not told.
-    pub(super) fn note(&self, violation: &'static str, slug: &TenantSlug, user: &str) {
+    /// Tells the operator what the caller is not told; gives what the caller is told.
+    pub(super) fn note(
+        &self,
+        violation: &'static str,
+        slug: &TenantSlug,
+        caller: Caller<'_>,
+    ) -> ResolveError {
+        let Caller { issuer, name } = caller;
         metrics::isolation_violation(violation);
-        tracing::warn!(tenant = %slug, user, violation, "a caller may not name this tenant");
-        let denial = Denial { violation, user: user.to_owned(), slug: slug.clone() };
+        tracing::warn!(tenant = %slug, user = name, violation, "a caller may not name this tenant");
+        let (issuer, user) = (issuer.map(str::to_owned), name.to_owned());
+        let denial = Denial { violation, issuer, user, slug: slug.clone() };
         let mut gathered = self.gathered.lock().unwrap_or_else(PoisonError::into_inner);
         let is_first = gathered.is_empty();
         let fits = gathered.len() < MOST || gathered.contains_key(&Some(denial.clone()));
@@ -56,6 +74,7 @@ impl Denials {
         if is_first {
             tokio::spawn(self.clone().write());
         }
+        ResolveError::Denied
     }
 
     /// Writes down what is gathered, however long that takes.
@@ -77,11 +96,11 @@ impl Denials {
     async fn write_one(&self, denial: Option<&Denial>, count: u64) -> Result<(), CatalogError> {
         let action = "request.denied";
         let event = match denial {
-            Some(Denial { violation, user, slug }) => Event {
+            Some(Denial { violation, issuer, user, slug }) => Event {
                 actor: user,
                 action,
                 tenant: Some(slug),
-                detail: json!({ "violation": violation, "count": count }),
+                detail: json!({ "violation": violation, "issuer": issuer, "count": count }),
             },
             None => Event {
                 actor: "several",

@@ -21,7 +21,7 @@ use futures_util::future::BoxFuture;
 use super::bearer::{bearer, is_ours, prove};
 use super::bindings::{Bindings, CurrentBindings, Settled, Trust};
 use super::claims::{Named, email_domains, tenant_of};
-use super::denials::Denials;
+use super::denials::{Caller, Denials};
 use super::host::{HostName, named_by_host};
 use super::remembered::Remembered;
 use super::{Access, ResolveError, Resolved, Source, TenantResolver, Tokens, named_in_header};
@@ -120,9 +120,10 @@ impl IdentityResolver {
             return Err(if names { ResolveError::Unauthenticated } else { ResolveError::Missing });
         };
         let user = format!("token:{}", token.name);
-        let (source, slug) = self.agreed(None, wanted, &user).await?;
+        let caller = Caller { issuer: None, name: &user };
+        let (source, slug) = self.agreed(None, wanted, caller).await?;
         if !token.scopes.contains(&Scope::Data) {
-            return Err(self.refuse("not_a_member", &slug, &user));
+            return Err(self.denials.note("not_a_member", &slug, caller));
         }
         Ok(Resolved { slug, source, user, access: Access::ReadWrite })
     }
@@ -134,18 +135,19 @@ impl IdentityResolver {
         wanted: Wanted,
     ) -> Result<Resolved, ResolveError> {
         let (issuer, user) = (&token.issuer, &token.subject);
+        let caller = Caller { issuer: Some(issuer), name: user };
         let claimed = match self.only {
             Some(_) => None,
             None => self.claimed(bindings, token).await?,
         };
-        let (source, slug) = self.agreed(claimed, wanted, user).await?;
+        let (source, slug) = self.agreed(claimed, wanted, caller).await?;
         if !bindings.may_name(token, &slug) {
-            return Err(self.refuse("foreign_issuer", &slug, user));
+            return Err(self.denials.note("foreign_issuer", &slug, caller));
         }
         let role = match (self.role(&slug, issuer, user).await?, source) {
             (Some(role), _) => role,
             (None, Source::Claims | Source::Email | Source::SingleTenant) => MemberRole::Member,
-            (None, _) => return Err(self.refuse("not_a_member", &slug, user)),
+            (None, _) => return Err(self.denials.note("not_a_member", &slug, caller)),
         };
         let access = match role {
             MemberRole::ReadOnly => Access::ReadOnly,
@@ -176,7 +178,7 @@ impl IdentityResolver {
         &self,
         claimed: Option<(Source, TenantSlug)>,
         wanted: Wanted,
-        user: &str,
+        caller: Caller<'_>,
     ) -> Result<(Source, TenantSlug), ResolveError> {
         let by_host = match wanted.host {
             Some(HostName::Tenant(slug)) => Some((Source::Host, slug)),
@@ -194,15 +196,9 @@ impl IdentityResolver {
         let mut named = sources.into_iter().flatten();
         let (source, slug) = named.next().ok_or(ResolveError::Missing)?;
         if named.any(|(_, other)| other != slug) {
-            return Err(self.refuse("sources_disagree", &slug, user));
+            return Err(self.denials.note("sources_disagree", &slug, caller));
         }
         Ok((source, slug))
-    }
-
-    /// Refuses, and tells the operator what the caller is not told.
-    fn refuse(&self, violation: &'static str, slug: &TenantSlug, user: &str) -> ResolveError {
-        self.denials.note(violation, slug, user);
-        ResolveError::Denied
     }
 
     async fn role(
