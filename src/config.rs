@@ -83,6 +83,8 @@ pub struct Settings {
     pub tenant_settings: SettingsRules,
     /// Most connections to one tenant's database.
     pub pool_max_size: usize,
+    /// Most connections to one server, over all its tenants.
+    pub server_connection_budget: usize,
     /// After this time without use a connection is closed.
     pub pool_idle_timeout: Duration,
     /// How long a request waits for a connection.
@@ -223,6 +225,9 @@ impl Settings {
                 .or_else(|| Some(PathBuf::from(SAMPLE_DATA)).filter(|path| path.is_file())),
             tenant_settings: r.get("tenant_compliance_schema").unwrap_or_default(),
             pool_max_size: r.get("pool_max_size").map_or(10, |Positive(size)| size),
+            server_connection_budget: r
+                .get("server_connection_budget")
+                .map_or(80, |Positive(number)| number),
             pool_idle_timeout: r.get("pool_idle_timeout").unwrap_or(Duration::from_mins(5)),
             pool_wait_timeout: r.get("pool_wait_timeout").unwrap_or(Duration::from_secs(10)),
             s3_bucket: r.get("s3_bucket"),
@@ -343,6 +348,7 @@ impl Settings {
     pub fn router(&self) -> RouterSettings {
         RouterSettings {
             pool_max_size: self.pool_max_size,
+            server_budget: self.server_connection_budget,
             pool_idle_timeout: self.pool_idle_timeout,
             pool_wait_timeout: self.pool_wait_timeout,
             ..RouterSettings::default()

@@ -2,9 +2,10 @@
 //!
 //! ```text
 //! slug ─► route (moka) ──────────────────────────► pool ─► connection, stamp checked
-//!            │ miss: one look at the catalog,      ▲
-//!            │ however many wait                   │ one for each tenant, generation and mode (moka)
+//!            │ miss: one look at the catalog,      ▲  │
+//!            │ however many wait                   │  └─► the server's budget, over all pools
 //!            └─────────────────────────────────────┘
+//!                       one for each tenant, generation and mode (moka)
 //! ```
 //!
 //! - Routes are loaded once, dropped when the catalog says that the tenant changed, and reloaded after
@@ -14,23 +15,23 @@
 //!   more. A change of other settings is read with the next route, and closes nothing.
 //! - Every new physical connection is checked against the stamp of its database. A stale route or a
 //!   wrong restore ends in an error, never in another tenant's data.
+//! - What this replica holds open on one server, for all its tenants together, stays within a budget:
+//!   what lies idle longest is closed for who needs a connection ([`server`]).
 //! - A tenant in a cutover is held: requests wait and then go to the new place.
 //!
 //! Must never: give out a connection without a slug, or to a tenant that is not active.
 
+use std::collections::HashMap;
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use ::metrics::Histogram;
-use deadpool_postgres::{HookError, Object, Pool, PoolError};
 use futures_util::poll;
 use moka::future::Cache;
 use thiserror::Error;
-use tokio::time::error::Elapsed;
-use tokio::time::{sleep, timeout_at};
-use tokio_postgres::error::SqlState;
+use tokio::time::sleep;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use uuid::Uuid;
 
@@ -43,9 +44,15 @@ use crate::tenant::{TenantSlug, TenantState};
 mod connection;
 mod pool;
 mod routes;
+mod server;
+mod session;
 
 pub use connection::{TenantConnection, TenantTransaction};
+use pool::{Admission, CheckoutError, TenantPool};
 use routes::{Route, Routes};
+use server::Server;
+pub use session::ConnectError;
+use session::Session;
 
 /// How often idle pools and connections are looked for.
 const TICK: Duration = Duration::from_secs(1);
@@ -55,6 +62,8 @@ const TICK: Duration = Duration::from_secs(1);
 pub struct RouterSettings {
     /// Most connections to one tenant's database; the tenant's own limit may be lower.
     pub pool_max_size: usize,
+    /// Most connections to one server, over all its tenants.
+    pub server_budget: usize,
     /// A connection that was not used for this long is closed; a whole pool at the latest then.
     pub pool_idle_timeout: Duration,
     /// How long a request waits for a connection, or for the end of a cutover.
@@ -69,6 +78,7 @@ impl Default for RouterSettings {
     fn default() -> Self {
         Self {
             pool_max_size: 10,
+            server_budget: 80,
             pool_idle_timeout: Duration::from_mins(5),
             pool_wait_timeout: Duration::from_secs(10),
             route_ttl: Duration::from_secs(30),
@@ -88,7 +98,8 @@ pub struct TenantRouter {
 struct Shared {
     routes: Routes,
     /// Every open pool; a route holds the one that it uses, and looks here once in its life.
-    pools: Cache<PoolKey, Pool>,
+    pools: Cache<PoolKey, Arc<TenantPool>>,
+    servers: Mutex<HashMap<Uuid, Arc<Server>>>,
     settings: RouterSettings,
     waits: Histogram,
     /// The news end with its last handle.
@@ -122,8 +133,8 @@ pub enum RouterError {
     /// A cutover took longer than the request could wait.
     #[error("tenant `{0}` is being moved to another database; try again in a moment")]
     Held(TenantSlug),
-    /// Every connection of the tenant stayed in use for the whole wait.
-    #[error("all connections of tenant `{0}` are in use")]
+    /// Every connection of the tenant, or of its server, stayed in use for the whole wait.
+    #[error("all connections that tenant `{0}` may use are in use")]
     Busy(TenantSlug),
     /// The database says that it belongs to another tenant or to another time.
     #[error("the database that was reached is not the live database of tenant `{0}`")]
@@ -135,7 +146,7 @@ pub enum RouterError {
         slug: TenantSlug,
         /// What the driver said.
         #[source]
-        source: Arc<PoolError>,
+        source: Arc<ConnectError>,
     },
     /// The catalog did not answer and the tenant is not known yet.
     #[error("the catalog cannot tell where tenant `{slug}` is")]
@@ -157,8 +168,9 @@ impl TenantRouter {
             routes: Routes::new(catalog, &settings),
             pools: Cache::builder()
                 .time_to_idle(settings.pool_idle_timeout)
-                .eviction_listener(|_: Arc<PoolKey>, pool: Pool, _| pool.close())
+                .eviction_listener(|_: Arc<PoolKey>, pool: Arc<TenantPool>, _| pool.close())
                 .build(),
+            servers: Mutex::default(),
             settings,
             waits: metrics::pool_waits(),
             _changes: changes,
@@ -199,13 +211,13 @@ impl TenantRouter {
             let route = shared.routes.active(slug, deadline).await?;
             tries += 1;
             match shared.checkout(&route, mode, deadline).await {
-                Ok(Ok(client)) => {
-                    return Ok(TenantConnection::new(route, client));
+                Ok((admission, session)) => {
+                    return Ok(TenantConnection::new(route, admission, session));
                 }
-                Err(_) => return Err(RouterError::Busy(slug.clone())),
+                Err(CheckoutError::Busy) => return Err(RouterError::Busy(slug.clone())),
                 // The route may be a moment behind; look once more before saying no.
-                Ok(Err(error)) if tries < 3 && may_be_stale(&error) => shared.evict(slug).await,
-                Ok(Err(error)) => return Err(refusal(slug, error)),
+                Err(error) if tries < 3 && error.may_be_stale() => shared.evict(slug).await,
+                Err(error) => return Err(refusal(slug, error)),
             }
         }
     }
@@ -215,15 +227,17 @@ impl TenantRouter {
         Ok(Arc::clone(&self.shared.routes.get(slug).await?.place))
     }
 
-    /// How many tenants this router has a pool for, and how many connections those hold.
+    /// How many connections this router holds.
     #[must_use]
     pub fn pool_status(&self) -> PoolStatus {
         let mut status = PoolStatus::default();
-        for (_, pool) in &self.shared.pools {
-            let pool = pool.status();
-            status.pools += 1;
-            status.connections += pool.size;
-            status.idle += pool.available;
+        for server in self.shared.servers() {
+            for pool in server.pools() {
+                let (open, idle) = pool.count();
+                status.pools += 1;
+                status.connections += open;
+                status.idle += idle;
+            }
         }
         status
     }
@@ -241,7 +255,7 @@ impl TenantRouter {
 /// What a router's pools hold.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PoolStatus {
-    /// Tenants with a pool.
+    /// Pools that hold a connection.
     pub pools: usize,
     /// Physical connections, idle or in use.
     pub connections: usize,
@@ -250,29 +264,41 @@ pub struct PoolStatus {
 }
 
 impl Shared {
-    /// A connection of the route's pool; the outer error is the deadline.
     async fn checkout(
         &self,
         route: &Route,
         mode: Mode,
         deadline: Instant,
-    ) -> Result<Result<Object, PoolError>, Elapsed> {
+    ) -> Result<(Admission, Session), CheckoutError> {
         let slot = route.pool(mode);
         let pool = if let Some(pool) = slot.get() {
             pool
         } else {
-            let build = async { pool::build(&route.place, mode, &self.settings) };
+            let place = Arc::clone(&route.place);
+            let server = self.server(place.tenant.server_id);
+            let build = async { Arc::new(TenantPool::new(place, mode, server, &self.settings)) };
             let pool = self.pools.get_with(key(&route.place, mode), build).await;
             slot.get_or_init(|| pool)
         };
-        let mut getting = pin!(pool.get());
-        if let Poll::Ready(client) = poll!(getting.as_mut()) {
-            return Ok(client);
+        let mut getting = pin!(pool.checkout(deadline, self.settings.pool_wait_timeout));
+        if let Poll::Ready(got) = poll!(getting.as_mut()) {
+            return got;
         }
         let started = Instant::now();
-        let got = timeout_at(deadline.into(), getting).await;
+        let got = getting.await;
         self.waits.record(started.elapsed());
         got
+    }
+
+    fn server(&self, id: Uuid) -> Arc<Server> {
+        let mut servers = self.servers.lock().unwrap_or_else(PoisonError::into_inner);
+        let new = || Arc::new(Server::new(self.settings.server_budget));
+        Arc::clone(servers.entry(id).or_insert_with(new))
+    }
+
+    fn servers(&self) -> Vec<Arc<Server>> {
+        let servers = self.servers.lock().unwrap_or_else(PoisonError::into_inner);
+        servers.values().map(Arc::clone).collect()
     }
 
     /// Forgets a route that may be stale, and closes its pool.
@@ -317,17 +343,18 @@ impl Shared {
     }
 
     async fn close_idle(&self) {
-        for (_, pool) in &self.pools {
-            pool.retain(|_, usage| usage.last_used() < self.settings.pool_idle_timeout);
+        let (mut connections, mut unused) = (0, 0);
+        for server in self.servers() {
+            for pool in server.pools() {
+                pool.close_idle(self.settings.pool_idle_timeout);
+                let (open, idle) = pool.count();
+                connections += open;
+                unused += idle;
+            }
         }
+        metrics::pool_connections(connections, unused);
         self.pools.run_pending_tasks().await;
         self.routes.run_pending_tasks().await;
-        let (mut connections, mut idle) = (0, 0);
-        for (_, pool) in &self.pools {
-            connections += pool.status().size;
-            idle += pool.status().available;
-        }
-        metrics::pool_connections(connections, idle);
     }
 }
 
@@ -335,37 +362,28 @@ fn key(place: &Place, mode: Mode) -> PoolKey {
     (place.tenant.id, place.tenant.generation, mode)
 }
 
-/// Whether the error can come from a route that is a moment behind the catalog.
-fn may_be_stale(error: &PoolError) -> bool {
-    match error {
-        PoolError::Closed | PoolError::PostCreateHook(_) => true,
-        PoolError::Backend(error) => matches!(
-            error.code(),
-            Some(
-                &(SqlState::INVALID_CATALOG_NAME
-                    | SqlState::INVALID_AUTHORIZATION_SPECIFICATION
-                    | SqlState::INVALID_PASSWORD
-                    | SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE
-                    | SqlState::ADMIN_SHUTDOWN)
-            )
-        ),
-        _ => false,
+impl CheckoutError {
+    /// Whether it can come from a route that is a moment behind the catalog.
+    fn may_be_stale(&self) -> bool {
+        match self {
+            Self::Busy => false,
+            Self::Closed => true,
+            Self::Connect(error) => error.may_be_stale(),
+        }
     }
 }
 
-fn refusal(slug: &TenantSlug, error: PoolError) -> RouterError {
+fn refusal(slug: &TenantSlug, error: CheckoutError) -> RouterError {
     match error {
-        // Nobody has seen the stamp, so it is not known to be wrong.
-        PoolError::PostCreateHook(HookError::Backend(error)) => {
-            let source = Arc::new(PoolError::Backend(error));
-            RouterError::Unreachable { slug: slug.clone(), source }
-        }
-        PoolError::PostCreateHook(_) => {
+        CheckoutError::Connect(ConnectError::WrongStamp) => {
             metrics::isolation_violation("wrong_stamp");
             tracing::error!(tenant = %slug, "a database without the tenant's stamp was refused");
             RouterError::WrongDatabase(slug.clone())
         }
-        PoolError::Timeout(_) => RouterError::Busy(slug.clone()),
-        other => RouterError::Unreachable { slug: slug.clone(), source: Arc::new(other) },
+        CheckoutError::Connect(source) => {
+            RouterError::Unreachable { slug: slug.clone(), source: Arc::new(source) }
+        }
+        // It changes faster than it can be followed; a moment later all is settled.
+        CheckoutError::Busy | CheckoutError::Closed => RouterError::Busy(slug.clone()),
     }
 }

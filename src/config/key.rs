@@ -120,6 +120,11 @@ pub const KEYS: &[Key] = &[
         "the JSON Schema file that `compliance` of a tenant's settings must keep to",
     ),
     plain("pool_max_size", "10", "most connections to one tenant's database, per replica"),
+    plain(
+        "server_connection_budget",
+        "80",
+        "most connections to one server, over all its tenants, per replica",
+    ),
     plain("pool_idle_timeout", "300s", "after this time without use a connection is closed"),
     plain("pool_wait_timeout", "10s", "how long a request waits for a connection"),
     plain("s3_bucket", "", "the bucket for backups; none means no backups"),

@@ -9,11 +9,13 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, LazyLock};
 
 use aho_corasick::AhoCorasick;
-use deadpool_postgres::Object;
+use tokio_postgres::error::SqlState;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Error, Row};
 
+use super::pool::Admission;
 use super::routes::Route;
+use super::session::{Session, Statements};
 use crate::tenant::Tenant;
 
 /// A connection to the database of one tenant. Goes back to that tenant's pool when dropped.
@@ -21,19 +23,22 @@ use crate::tenant::Tenant;
 /// Statements are prepared once for each physical connection, whatever their number of uses.
 pub struct TenantConnection {
     route: Arc<Route>,
-    client: Option<Object>,
-    session: Session,
+    session: Option<Session>,
+    traces: Traces,
+    /// Last: the connection goes back before the right to hold it.
+    admission: Admission,
 }
 
 /// A transaction on a [`TenantConnection`]; rolled back when dropped without [`TenantTransaction::commit`].
 pub struct TenantTransaction<'a> {
-    transaction: deadpool_postgres::Transaction<'a>,
-    session: &'a Session,
+    transaction: tokio_postgres::Transaction<'a>,
+    statements: &'a Statements,
+    traces: &'a Traces,
 }
 
 /// What the next user of the physical connection must not meet.
 #[derive(Default)]
-struct Session {
+struct Traces {
     /// Whether the session may differ from a fresh one.
     marked: AtomicBool,
     /// Queries that have begun and not ended.
@@ -43,8 +48,13 @@ struct Session {
 type Params<'a> = &'a [&'a (dyn ToSql + Sync)];
 
 impl TenantConnection {
-    pub(super) fn new(route: Arc<Route>, client: Object) -> Self {
-        Self { route, client: Some(client), session: Session::default() }
+    pub(super) fn new(route: Arc<Route>, admission: Admission, mut session: Session) -> Self {
+        let schema_version = route.place.tenant.schema_version;
+        if session.schema_version != schema_version {
+            session.statements.clear();
+            session.schema_version = schema_version;
+        }
+        Self { route, session: Some(session), traces: Traces::default(), admission }
     }
 
     /// Whose database this is.
@@ -55,64 +65,97 @@ impl TenantConnection {
 
     /// Runs a query and returns its rows.
     pub async fn query(&self, sql: &str, params: Params<'_>) -> Result<Vec<Row>, Error> {
-        let client = self.client();
-        let query = async { client.query(&client.prepare_cached(sql).await?, params).await };
-        self.session.run(sql, query).await
+        let session = self.session();
+        let attempt =
+            move || async move { session.client.query(&session.prepare(sql).await?, params).await };
+        self.run(sql, attempt).await
     }
 
     /// Runs a query that returns exactly one row.
     pub async fn query_one(&self, sql: &str, params: Params<'_>) -> Result<Row, Error> {
-        let client = self.client();
-        let query = async { client.query_one(&client.prepare_cached(sql).await?, params).await };
-        self.session.run(sql, query).await
+        let session = self.session();
+        let attempt = move || async move {
+            session.client.query_one(&session.prepare(sql).await?, params).await
+        };
+        self.run(sql, attempt).await
     }
 
     /// Runs a query that returns at most one row.
     pub async fn query_opt(&self, sql: &str, params: Params<'_>) -> Result<Option<Row>, Error> {
-        let client = self.client();
-        let query = async { client.query_opt(&client.prepare_cached(sql).await?, params).await };
-        self.session.run(sql, query).await
+        let session = self.session();
+        let attempt = move || async move {
+            session.client.query_opt(&session.prepare(sql).await?, params).await
+        };
+        self.run(sql, attempt).await
     }
 
     /// Runs a statement and returns the number of rows that it changed.
     pub async fn execute(&self, sql: &str, params: Params<'_>) -> Result<u64, Error> {
-        let client = self.client();
-        let query = async { client.execute(&client.prepare_cached(sql).await?, params).await };
-        self.session.run(sql, query).await
+        let session = self.session();
+        let attempt = move || async move {
+            session.client.execute(&session.prepare(sql).await?, params).await
+        };
+        self.run(sql, attempt).await
     }
 
     /// Runs several statements of one text. The physical connection is closed afterwards.
     pub async fn batch_execute(&self, sql: &str) -> Result<(), Error> {
-        self.session.marked.store(true, Ordering::Relaxed);
-        self.session.run(sql, self.client().batch_execute(sql)).await
+        self.traces.marked.store(true, Ordering::Relaxed);
+        self.traces.run(sql, self.session().client.batch_execute(sql)).await
     }
 
     /// Begins a transaction.
     pub async fn transaction(&mut self) -> Result<TenantTransaction<'_>, Error> {
-        let client = self.client.as_mut().expect(HAS_CLIENT);
-        let transaction = self.session.run("select", client.transaction()).await?;
-        Ok(TenantTransaction { transaction, session: &self.session })
+        let session = self.session.as_mut().expect(HAS_SESSION);
+        let transaction = self.traces.run("select", session.client.transaction()).await?;
+        Ok(TenantTransaction { transaction, statements: &session.statements, traces: &self.traces })
     }
 
-    fn client(&self) -> &Object {
-        self.client.as_ref().expect(HAS_CLIENT)
+    /// Runs a prepared statement; once more when a migration has changed what it returns.
+    async fn run<T, F>(&self, sql: &str, attempt: impl Fn() -> F) -> Result<T, Error>
+    where
+        F: Future<Output = Result<T, Error>>,
+    {
+        let twice = async {
+            match attempt().await {
+                Err(error) if is_outdated(&error) => {
+                    self.session().statements.clear();
+                    attempt().await
+                }
+                other => other,
+            }
+        };
+        self.traces.run(sql, twice).await
+    }
+
+    fn session(&self) -> &Session {
+        self.session.as_ref().expect(HAS_SESSION)
     }
 }
 
-const HAS_CLIENT: &str = "a connection has its client until it is dropped";
+/// Whether PostgreSQL refused a prepared statement because its result has another type now.
+fn is_outdated(error: &Error) -> bool {
+    let db = error.as_db_error();
+    db.is_some_and(|db| {
+        *db.code() == SqlState::FEATURE_NOT_SUPPORTED
+            && db.routine() == Some("RevalidateCachedQuery")
+    })
+}
+
+const HAS_SESSION: &str = "a connection has its session until it is dropped";
 
 impl Drop for TenantConnection {
     fn drop(&mut self) {
-        let Some(client) = self.client.take() else { return };
-        if *self.session.busy.get_mut() > 0 {
+        let Some(session) = self.session.take() else { return };
+        if *self.traces.busy.get_mut() > 0 {
             // Nobody waits for the answer: stop the server's work on it too.
-            let (cancel, tls) = (client.cancel_token(), self.route.place.server.tls());
-            drop(Object::take(client));
+            let (cancel, tls) = (session.client.cancel_token(), self.route.place.server.tls());
+            drop(session);
             if let Ok(runtime) = tokio::runtime::Handle::try_current() {
                 runtime.spawn(async move { cancel.cancel_query(tls).await });
             }
-        } else if *self.session.marked.get_mut() {
-            drop(Object::take(client));
+        } else if !*self.traces.marked.get_mut() {
+            self.admission.pool().put_back(session);
         }
     }
 }
@@ -120,37 +163,40 @@ impl Drop for TenantConnection {
 impl TenantTransaction<'_> {
     /// Makes the transaction's changes last.
     pub async fn commit(self) -> Result<(), Error> {
-        self.session.run("select", self.transaction.commit()).await
+        self.traces.run("select", self.transaction.commit()).await
     }
 
     /// Undoes the transaction's changes.
     pub async fn rollback(self) -> Result<(), Error> {
-        self.session.run("select", self.transaction.rollback()).await
+        self.traces.run("select", self.transaction.rollback()).await
     }
 
     /// Runs a query and returns its rows.
     pub async fn query(&self, sql: &str, params: Params<'_>) -> Result<Vec<Row>, Error> {
         let inner = &self.transaction;
-        let query = async { inner.query(&inner.prepare_cached(sql).await?, params).await };
-        self.session.run(sql, query).await
+        let query =
+            async { inner.query(&self.statements.prepare(inner, sql).await?, params).await };
+        self.traces.run(sql, query).await
     }
 
     /// Runs a query that returns exactly one row.
     pub async fn query_one(&self, sql: &str, params: Params<'_>) -> Result<Row, Error> {
         let inner = &self.transaction;
-        let query = async { inner.query_one(&inner.prepare_cached(sql).await?, params).await };
-        self.session.run(sql, query).await
+        let query =
+            async { inner.query_one(&self.statements.prepare(inner, sql).await?, params).await };
+        self.traces.run(sql, query).await
     }
 
     /// Runs a statement and returns the number of rows that it changed.
     pub async fn execute(&self, sql: &str, params: Params<'_>) -> Result<u64, Error> {
         let inner = &self.transaction;
-        let query = async { inner.execute(&inner.prepare_cached(sql).await?, params).await };
-        self.session.run(sql, query).await
+        let query =
+            async { inner.execute(&self.statements.prepare(inner, sql).await?, params).await };
+        self.traces.run(sql, query).await
     }
 }
 
-impl Session {
+impl Traces {
     /// Runs a query; a caller that drops it half way leaves `busy` raised.
     async fn run<T>(
         &self,

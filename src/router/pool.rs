@@ -1,84 +1,215 @@
-//! The only function that builds a tenant's pool.
+//! [`TenantPool`]: the connections to one tenant's database, for one generation and mode.
+//!
+//! Admission comes first and outside of the pool: the tenant's own permits, then the server's fair
+//! queue. So a tenant with hundreds of waiting requests has no more of them in that queue than it may
+//! hold connections, and does not keep its neighbours waiting. Who has both takes an idle connection or
+//! opens one. A connection goes back before its permits do.
 
-use deadpool_postgres::{
-    Hook, HookError, Manager, ManagerConfig, Pool, QueueMode, RecyclingMethod, Runtime, Timeouts,
-};
-use tokio_postgres::SimpleQueryMessage;
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
+use tenantry_provisioning::ServerUrl;
+use tokio::sync::Semaphore;
+use tokio::time::timeout_at;
+
+use super::server::{Server, TooLate};
+use super::session::{ConnectError, Session, login};
 use super::{Mode, RouterSettings};
 use crate::catalog::tenants::Place;
 use crate::tenant::settings::Limits;
 
-/// A pool of connections to one tenant's database, as that tenant's role. Every new connection proves
-/// by the database's stamp that it reached this tenant and this epoch, and has the tenant's timeouts from
-/// its start.
-#[expect(clippy::disallowed_methods, reason = "this is the one place that builds tenant pools")]
-pub(super) fn build(place: &Place, mode: Mode, settings: &RouterSettings) -> Pool {
-    let tenant = &place.tenant;
-    let url = place
-        .server
-        .with_database(tenant.database.as_str())
-        .with_user(tenant.role.as_str(), &place.password);
-    let limits = tenant.settings.limits();
-    // A statement that could lift one of them marks its session, which is then closed.
-    let url = match options(mode, limits) {
-        options if options.is_empty() => url,
-        options => url.with_options(&options.join(" ")),
-    };
-    let most = limits.and_then(Limits::connections).unwrap_or(usize::MAX);
-    let manager = Manager::from_config(
-        url.config(),
-        url.tls(),
-        // No query at checkout: it would halve the throughput. A dead connection shows at its first use.
-        ManagerConfig { recycling_method: RecyclingMethod::Fast },
-    );
-    let stamp = format!("{}:{}", tenant.id, tenant.epoch);
-    let wait = Some(settings.pool_wait_timeout);
-    Pool::builder(manager)
-        .max_size(settings.pool_max_size.min(most))
-        // The connection used last is warm, and those that are not needed grow idle and are closed.
-        .queue_mode(QueueMode::Lifo)
-        .timeouts(Timeouts { wait, create: wait, recycle: wait })
-        .runtime(Runtime::Tokio1)
-        .post_create(Hook::async_fn(move |client, _| {
-            let stamp = stamp.clone();
-            Box::pin(async move {
-                let answer = client
-                    .simple_query(
-                        "-- router::stamp\nselect current_setting('tenantry.tenant', true)",
-                    )
-                    .await
-                    .map_err(HookError::Backend)?;
-                let found = answer.iter().find_map(|message| match message {
-                    SimpleQueryMessage::Row(row) => row.get(0),
-                    _ => None,
-                });
-                if found == Some(stamp.as_str()) {
-                    Ok(())
-                } else {
-                    Err(HookError::message("the stamp is another one"))
-                }
-            })
-        }))
-        .build()
-        .expect("a runtime is given")
+/// Connections to one tenant's database. Once closed, it never gives one out again.
+pub(super) struct TenantPool {
+    place: Arc<Place>,
+    mode: Mode,
+    server: Arc<Server>,
+    permits: Semaphore,
+    /// Where to log in; made for the first connection.
+    login: OnceLock<ServerUrl>,
+    idle: Mutex<Idle>,
+    /// Physical connections, wherever they are.
+    open: AtomicUsize,
+    /// Whether the server knows this pool.
+    registered: AtomicBool,
 }
 
-/// What a connection's session begins with.
-fn options(mode: Mode, limits: Option<&Limits>) -> Vec<String> {
-    let mut options = Vec::new();
-    if mode == Mode::ReadOnly {
-        options.push("-c default_transaction_read_only=on".to_owned());
+#[derive(Default)]
+struct Idle {
+    closed: bool,
+    /// The one used last stands last; it is warm, and is taken first.
+    sessions: VecDeque<(Instant, Session)>,
+}
+
+/// The right to hold one connection of a pool.
+pub(super) struct Admission {
+    pool: Arc<TenantPool>,
+}
+
+/// Why a pool gave no connection.
+#[derive(Debug)]
+pub(super) enum CheckoutError {
+    /// All are in use, of the tenant or of the server, until the deadline.
+    Busy,
+    /// The pool is closed: its tenant has changed.
+    Closed,
+    /// None could be opened.
+    Connect(ConnectError),
+}
+
+impl TenantPool {
+    pub fn new(
+        place: Arc<Place>,
+        mode: Mode,
+        server: Arc<Server>,
+        settings: &RouterSettings,
+    ) -> Self {
+        let limits = place.tenant.settings.limits();
+        let most = limits.and_then(Limits::connections).unwrap_or(usize::MAX);
+        Self {
+            place,
+            mode,
+            server,
+            permits: Semaphore::new(settings.pool_max_size.min(most)),
+            login: OnceLock::new(),
+            idle: Mutex::default(),
+            open: AtomicUsize::new(0),
+            registered: AtomicBool::new(false),
+        }
     }
-    let timeouts = [
-        ("statement_timeout", limits.and_then(Limits::statement_timeout)),
-        (
-            "idle_in_transaction_session_timeout",
-            limits.and_then(Limits::idle_in_transaction_timeout),
-        ),
-    ];
-    for (name, timeout) in timeouts {
-        options.extend(timeout.map(|timeout| format!("-c {name}={}", timeout.as_millis())));
+
+    /// A connection, and the right to hold it.
+    pub async fn checkout(
+        self: &Arc<Self>,
+        deadline: Instant,
+        patience: Duration,
+    ) -> Result<(Admission, Session), CheckoutError> {
+        let admission = self.admit(deadline).await?;
+        loop {
+            if let Some(session) = self.take_idle()? {
+                return Ok((admission, session));
+            }
+            match self.open(deadline, patience).await {
+                Ok(session) => return Ok((admission, session)),
+                Err(CheckoutError::Connect(error))
+                    if error.is_away()
+                        && !matches!(error, ConnectError::Away)
+                        && Instant::now() < deadline => {}
+                Err(error) => return Err(error),
+            }
+        }
     }
-    options
+
+    async fn admit(self: &Arc<Self>, deadline: Instant) -> Result<Admission, CheckoutError> {
+        if let Ok(permit) = self.permits.try_acquire() {
+            permit.forget();
+        } else {
+            let acquired = timeout_at(deadline.into(), self.permits.acquire()).await;
+            acquired.map_err(|_| CheckoutError::Busy)?.expect("nobody closes it").forget();
+        }
+        if let Err(TooLate) = self.server.acquire(deadline).await {
+            self.permits.add_permits(1);
+            return Err(CheckoutError::Busy);
+        }
+        Ok(Admission { pool: Arc::clone(self) })
+    }
+
+    async fn open(
+        self: &Arc<Self>,
+        deadline: Instant,
+        patience: Duration,
+    ) -> Result<Session, CheckoutError> {
+        let slot = self.server.slot(self, deadline).await.map_err(|_| CheckoutError::Busy)?;
+        let url = self.login.get_or_init(|| login(&self.place, self.mode));
+        let open = Session::open(&self.place, url, slot, patience);
+        self.server.ask(deadline, patience, open).await.map_err(CheckoutError::Connect)
+    }
+
+    /// The idle connection that was used last, if one of them lives.
+    fn take_idle(&self) -> Result<Option<Session>, CheckoutError> {
+        let mut idle = self.idle();
+        if idle.closed {
+            return Err(CheckoutError::Closed);
+        }
+        let living = |(_, session): (Instant, Session)| (!session.is_closed()).then_some(session);
+        Ok(std::iter::from_fn(|| idle.sessions.pop_back()).find_map(living))
+    }
+
+    /// Takes a connection back that is as good as new.
+    pub fn put_back(&self, session: Session) {
+        let mut idle = self.idle();
+        if !idle.closed && self.server.has_room() {
+            idle.sessions.push_back((Instant::now(), session));
+        }
+    }
+
+    /// Gives out nothing any more. Connections in use end with their work.
+    pub fn close(&self) {
+        let mut idle = self.idle();
+        idle.closed = true;
+        idle.sessions.clear();
+    }
+
+    /// Since when the connection lies idle that was used least recently.
+    pub fn idle_since(&self) -> Option<Instant> {
+        self.idle().sessions.front().map(|(since, _)| *since)
+    }
+
+    /// Closes that connection; says whether there was one.
+    pub fn close_oldest(&self) -> bool {
+        let oldest = self.idle().sessions.pop_front();
+        oldest.is_some()
+    }
+
+    /// Closes what lies idle for longer than that, and what has ended.
+    pub fn close_idle(&self, timeout: Duration) {
+        self.idle()
+            .sessions
+            .retain(|(since, session)| since.elapsed() < timeout && !session.is_closed());
+    }
+
+    pub fn server(&self) -> &Server {
+        &self.server
+    }
+
+    /// Physical connections, and those of them that are idle.
+    pub fn count(&self) -> (usize, usize) {
+        let idle = self.idle().sessions.len();
+        (self.open.load(Ordering::Relaxed), idle)
+    }
+
+    /// Notes a new connection; says whether the server hears of this pool for the first time.
+    pub fn count_opened(&self) -> bool {
+        self.open.fetch_add(1, Ordering::Relaxed);
+        !self.registered.swap(true, Ordering::Relaxed)
+    }
+
+    pub fn count_closed(&self) {
+        self.open.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Whether the server must go on knowing this pool.
+    pub fn keep_registered(&self) -> bool {
+        let keep = self.open.load(Ordering::Relaxed) > 0;
+        self.registered.store(keep, Ordering::Relaxed);
+        keep
+    }
+
+    fn idle(&self) -> MutexGuard<'_, Idle> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Admission {
+    pub fn pool(&self) -> &TenantPool {
+        &self.pool
+    }
+}
+
+impl Drop for Admission {
+    fn drop(&mut self) {
+        self.pool.server.release();
+        self.pool.permits.add_permits(1);
+    }
 }

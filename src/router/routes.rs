@@ -7,11 +7,11 @@
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use deadpool_postgres::Pool;
 use moka::future::Cache;
 use tokio::sync::Notify;
 use tokio::time::timeout_at;
 
+use super::pool::TenantPool;
 use super::{Mode, RouterError, RouterSettings};
 use crate::catalog::Catalog;
 use crate::catalog::tenants::Place;
@@ -28,8 +28,8 @@ const CHANGE_MEMORY: Duration = Duration::from_mins(1);
 /// A tenant's place, and the pools of connections to it once somebody has asked for one.
 pub(super) struct Route {
     pub(super) place: Arc<Place>,
-    read_write: OnceLock<Pool>,
-    read_only: OnceLock<Pool>,
+    read_write: OnceLock<Arc<TenantPool>>,
+    read_only: OnceLock<Arc<TenantPool>>,
 }
 
 pub(super) struct Routes {
@@ -196,7 +196,7 @@ impl Route {
         Arc::new(Self { place, read_write: OnceLock::new(), read_only: OnceLock::new() })
     }
 
-    pub(super) fn pool(&self, mode: Mode) -> &OnceLock<Pool> {
+    pub(super) fn pool(&self, mode: Mode) -> &OnceLock<Arc<TenantPool>> {
         match mode {
             Mode::ReadWrite => &self.read_write,
             Mode::ReadOnly => &self.read_only,

@@ -1,0 +1,244 @@
+//! [`Server`]: what this replica may hold open on one PostgreSQL server, over all tenants.
+//!
+//! Two counts keep it within its budget. *In use*: a fair queue of permits; a request that has one may
+//! hold a connection. *Open*: physical connections, in use, idle, or on their way in or out; each has a
+//! [`Slot`]. A request that needs a new connection while all slots are taken closes the idle one that
+//! was used least recently, whosever it is: as no more requests than slots can hold a permit, there is
+//! always one that is idle, or on its way out.
+//!
+//! A server that is away is asked by one request at a time, after growing pauses; the others wait for
+//! its answer, and once it has been away for long they are told at once.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use aws_lc_rs::rand;
+use tokio::sync::{Notify, Semaphore};
+use tokio::time::{sleep_until, timeout_at};
+
+use super::pool::TenantPool;
+use super::session::ConnectError;
+
+/// The pauses between two attempts to reach a server that is away: the first, and the longest.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+/// Connections that are being opened at a time: each costs the server a process and a handshake.
+const OPENING: usize = 16;
+
+/// One PostgreSQL server, as this replica uses it.
+pub(super) struct Server {
+    in_use: Semaphore,
+    opening: Semaphore,
+    state: Mutex<State>,
+    freed: Notify,
+    /// How many requests wait for a permit or for a slot.
+    waiting: AtomicUsize,
+    /// Held by the one who asks a server that is away.
+    asking: tokio::sync::Mutex<()>,
+}
+
+struct State {
+    budget: usize,
+    /// Permits that are to be taken out of use as they come back, because the budget has shrunk.
+    owed: usize,
+    open: usize,
+    /// Pools that have, or had, a connection.
+    pools: Vec<Weak<TenantPool>>,
+    away: Option<Away>,
+}
+
+#[derive(Clone, Copy)]
+struct Away {
+    since: Instant,
+    pause: Duration,
+    ask_at: Instant,
+}
+
+/// The right to one physical connection, until it has ended.
+pub(super) struct Slot {
+    pool: Arc<TenantPool>,
+}
+
+/// The deadline of a request has passed.
+#[derive(Debug)]
+pub(super) struct TooLate;
+
+impl Server {
+    pub fn new(budget: usize) -> Self {
+        let state = State { budget, owed: 0, open: 0, pools: Vec::new(), away: None };
+        Self {
+            in_use: Semaphore::new(budget),
+            opening: Semaphore::new(OPENING),
+            state: Mutex::new(state),
+            freed: Notify::new(),
+            waiting: AtomicUsize::new(0),
+            asking: tokio::sync::Mutex::new(()),
+        }
+    }
+
+    /// Waits for the right to hold a connection; [`Server::release`] gives it back.
+    pub async fn acquire(&self, deadline: Instant) -> Result<(), TooLate> {
+        if let Ok(permit) = self.in_use.try_acquire() {
+            permit.forget();
+            return Ok(());
+        }
+        let acquired = timeout_at(deadline.into(), self.in_use.acquire()).await;
+        acquired.map_err(|_| TooLate)?.expect("nobody closes it").forget();
+        Ok(())
+    }
+
+    pub fn release(&self) {
+        let mut state = self.state();
+        if state.owed > 0 {
+            state.owed -= 1;
+            return;
+        }
+        drop(state);
+        self.in_use.add_permits(1);
+    }
+
+    /// Waits for a slot, and makes room for it if need be.
+    pub async fn slot(&self, pool: &Arc<TenantPool>, deadline: Instant) -> Result<Slot, TooLate> {
+        loop {
+            let freed = self.freed.notified();
+            if self.take_slot(pool) {
+                return Ok(Slot { pool: Arc::clone(pool) });
+            }
+            self.close_least_recent();
+            self.waiting.fetch_add(1, Ordering::Relaxed);
+            let waited = timeout_at(deadline.into(), freed).await;
+            self.waiting.fetch_sub(1, Ordering::Relaxed);
+            waited.map_err(|_| TooLate)?;
+        }
+    }
+
+    fn take_slot(&self, pool: &Arc<TenantPool>) -> bool {
+        let mut state = self.state();
+        if state.open >= state.budget {
+            return false;
+        }
+        state.open += 1;
+        if pool.count_opened() {
+            state.pools.push(Arc::downgrade(pool));
+        }
+        true
+    }
+
+    /// Closes the idle connection that was used least recently.
+    fn close_least_recent(&self) {
+        let pools: Vec<_> = self.state().pools.iter().filter_map(Weak::upgrade).collect();
+        let mut oldest: Vec<_> =
+            pools.iter().filter_map(|pool| Some((pool.idle_since()?, pool))).collect();
+        oldest.sort_by_key(|(since, _)| *since);
+        for (_, pool) in oldest {
+            if pool.close_oldest() {
+                return;
+            }
+        }
+    }
+
+    /// Another budget is in force from now on; what is open beyond it is closed as it is given back.
+    pub fn set_budget(&self, budget: usize) {
+        let (mut grown, surplus) = {
+            let mut state = self.state();
+            let before = std::mem::replace(&mut state.budget, budget);
+            let grown = budget.saturating_sub(before);
+            let shrunk = before.saturating_sub(budget);
+            let forgiven = grown.min(state.owed);
+            state.owed -= forgiven;
+            let taken = self.in_use.forget_permits(shrunk);
+            state.owed += shrunk - taken;
+            (grown - forgiven, state.open.saturating_sub(budget))
+        };
+        if grown > 0 {
+            self.in_use.add_permits(grown);
+            while grown > 0 {
+                self.freed.notify_one();
+                grown -= 1;
+            }
+        }
+        for _ in 0..surplus {
+            self.close_least_recent();
+        }
+    }
+
+    /// Pools that hold nothing any more are forgotten; returns those that do.
+    pub fn pools(&self) -> Vec<Arc<TenantPool>> {
+        let mut state = self.state();
+        state.pools.retain(|pool| pool.upgrade().is_some_and(|pool| pool.keep_registered()));
+        state.pools.iter().filter_map(Weak::upgrade).collect()
+    }
+
+    /// Whether more connections may be open than are.
+    pub fn has_room(&self) -> bool {
+        let state = self.state();
+        state.open <= state.budget
+    }
+
+    /// Lets `open` ask the server, when it is time for that; see the module.
+    pub async fn ask<T>(
+        &self,
+        deadline: Instant,
+        patience: Duration,
+        open: impl Future<Output = Result<T, ConnectError>>,
+    ) -> Result<T, ConnectError> {
+        let _asking = match self.away() {
+            None => None,
+            Some(away) if away.since.elapsed() > patience && Instant::now() < away.ask_at => {
+                return Err(ConnectError::Away);
+            }
+            Some(_) => {
+                let asking = timeout_at(deadline.into(), self.asking.lock()).await;
+                let asking = asking.map_err(|_| ConnectError::Away)?;
+                if let Some(away) = self.away() {
+                    sleep_until(away.ask_at.min(deadline).into()).await;
+                    Some(asking)
+                } else {
+                    None
+                }
+            }
+        };
+        let opening = timeout_at(deadline.into(), self.opening.acquire()).await;
+        let _opening = opening.map_err(|_| ConnectError::TimedOut(patience))?;
+        let opened = open.await;
+        match &opened {
+            Err(error) if error.is_away() => self.note_away(),
+            _ => self.state().away = None,
+        }
+        opened
+    }
+
+    fn away(&self) -> Option<Away> {
+        self.state().away
+    }
+
+    fn note_away(&self) {
+        let now = Instant::now();
+        let mut state = self.state();
+        let (since, pause) = match state.away {
+            Some(away) => (away.since, (away.pause * 2).min(PAUSES.1)),
+            None => (now, PAUSES.0),
+        };
+        state.away = Some(Away { since, pause, ask_at: now + jittered(pause) });
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.pool.count_closed();
+        let server = self.pool.server();
+        server.state().open -= 1;
+        server.freed.notify_one();
+    }
+}
+
+/// Between half of it and all of it, so that replicas do not ask together.
+fn jittered(pause: Duration) -> Duration {
+    let mut byte = [0];
+    rand::fill(&mut byte).expect("the system has randomness");
+    pause / 2 + pause * u32::from(byte[0]) / 512
+}

@@ -1,0 +1,207 @@
+//! [`Session`]: one physical connection to a tenant's database, and the statements prepared on it.
+
+use std::num::NonZeroUsize;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use lru::LruCache;
+use tenantry_provisioning::ServerUrl;
+use thiserror::Error;
+use tokio::time::timeout;
+use tokio_postgres::error::SqlState;
+use tokio_postgres::{Client, SimpleQueryMessage, Statement, Transaction};
+
+use super::Mode;
+use super::server::Slot;
+use crate::catalog::tenants::Place;
+use crate::tenant::settings::Limits;
+
+/// Most statements that stay prepared on one connection; PostgreSQL keeps a plan for each.
+const MAX_STATEMENTS: NonZeroUsize = NonZeroUsize::new(256).expect("it is more than 0");
+
+/// A physical connection. When it is dropped, it says goodbye to the server.
+pub(super) struct Session {
+    pub client: Client,
+    pub statements: Statements,
+    /// The tenant's schema version when the statements were prepared.
+    pub schema_version: i64,
+}
+
+/// Why there is no connection.
+#[derive(Debug, Error)]
+pub enum ConnectError {
+    /// PostgreSQL or the network said no.
+    #[error("the server refused or could not be reached")]
+    Driver(#[source] tokio_postgres::Error),
+    /// The server did not answer in time.
+    #[error("the server did not answer within {} s", .0.as_secs())]
+    TimedOut(Duration),
+    /// The server is known to be away, and was not asked again.
+    #[error("the server is away")]
+    Away,
+    /// The database carries another stamp than this tenant's.
+    #[error("the database belongs to another tenant or to another time")]
+    WrongStamp,
+}
+
+/// Statements prepared on one connection, by their text.
+pub(super) struct Statements(Mutex<LruCache<Arc<str>, Statement>>);
+
+impl Session {
+    /// Opens a connection and proves by the database's stamp that it reached this tenant and this epoch.
+    /// The slot is given back when the connection has ended.
+    pub async fn open(
+        place: &Place,
+        url: &ServerUrl,
+        slot: Slot,
+        patience: Duration,
+    ) -> Result<Self, ConnectError> {
+        let opening = async {
+            let (config, tls) = (url.config(), url.tls());
+            let (client, driver) = config.connect(tls).await.map_err(ConnectError::Driver)?;
+            // Ends by itself once the client is dropped: it says goodbye to the server first.
+            tokio::spawn(async move {
+                if let Err(error) = driver.await {
+                    tracing::debug!(%error, "a tenant's connection was lost");
+                }
+                drop(slot);
+            });
+            check_stamp(place, &client).await?;
+            Ok(client)
+        };
+        let opened = timeout(patience, opening).await;
+        let client = opened.map_err(|_| ConnectError::TimedOut(patience))??;
+        let statements = Statements::new();
+        Ok(Self { client, statements, schema_version: place.tenant.schema_version })
+    }
+
+    /// Whether it has ended, by whichever side.
+    pub fn is_closed(&self) -> bool {
+        self.client.is_closed()
+    }
+
+    /// A statement of this text, prepared now or before.
+    pub async fn prepare(&self, sql: &str) -> Result<Statement, tokio_postgres::Error> {
+        if let Some(statement) = self.statements.get(sql) {
+            return Ok(statement);
+        }
+        let statement = self.client.prepare(sql).await?;
+        self.statements.put(sql, &statement);
+        Ok(statement)
+    }
+}
+
+impl Statements {
+    fn new() -> Self {
+        Self(Mutex::new(LruCache::new(MAX_STATEMENTS)))
+    }
+
+    pub async fn prepare(
+        &self,
+        transaction: &Transaction<'_>,
+        sql: &str,
+    ) -> Result<Statement, tokio_postgres::Error> {
+        if let Some(statement) = self.get(sql) {
+            return Ok(statement);
+        }
+        let statement = transaction.prepare(sql).await?;
+        self.put(sql, &statement);
+        Ok(statement)
+    }
+
+    /// Forgets all: the schema is another one now.
+    pub fn clear(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    fn get(&self, sql: &str) -> Option<Statement> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(sql).cloned()
+    }
+
+    fn put(&self, sql: &str, statement: &Statement) {
+        let mut cache = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        cache.put(sql.into(), statement.clone());
+    }
+}
+
+impl ConnectError {
+    /// Whether the server is away for everybody, rather than closed to this tenant.
+    pub(super) fn is_away(&self) -> bool {
+        match self {
+            Self::Driver(error) => match error.code() {
+                None => true,
+                Some(code) => [
+                    SqlState::CANNOT_CONNECT_NOW,
+                    SqlState::TOO_MANY_CONNECTIONS,
+                    SqlState::ADMIN_SHUTDOWN,
+                    SqlState::CRASH_SHUTDOWN,
+                ]
+                .contains(code),
+            },
+            Self::TimedOut(_) | Self::Away => true,
+            Self::WrongStamp => false,
+        }
+    }
+
+    /// Whether it can come from a route that is a moment behind the catalog.
+    pub(super) fn may_be_stale(&self) -> bool {
+        match self {
+            Self::Driver(error) => matches!(
+                error.code(),
+                Some(
+                    &(SqlState::INVALID_CATALOG_NAME
+                        | SqlState::INVALID_AUTHORIZATION_SPECIFICATION
+                        | SqlState::INVALID_PASSWORD
+                        | SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE)
+                )
+            ),
+            Self::WrongStamp => true,
+            Self::TimedOut(_) | Self::Away => false,
+        }
+    }
+}
+
+/// Where a tenant's role logs in, with what its session begins with.
+pub(super) fn login(place: &Place, mode: Mode) -> ServerUrl {
+    let tenant = &place.tenant;
+    let url = place
+        .server
+        .with_database(tenant.database.as_str())
+        .with_user(tenant.role.as_str(), &place.password);
+    // A statement that could lift one of them marks its session, which is then closed.
+    match options(mode, tenant.settings.limits()) {
+        options if options.is_empty() => url,
+        options => url.with_options(&options.join(" ")),
+    }
+}
+
+async fn check_stamp(place: &Place, client: &Client) -> Result<(), ConnectError> {
+    let answer = client
+        .simple_query("-- router::stamp\nselect current_setting('tenantry.tenant', true)")
+        .await
+        .map_err(ConnectError::Driver)?;
+    let found = answer.iter().find_map(|message| match message {
+        SimpleQueryMessage::Row(row) => row.get(0),
+        _ => None,
+    });
+    let expected = format!("{}:{}", place.tenant.id, place.tenant.epoch);
+    if found == Some(expected.as_str()) { Ok(()) } else { Err(ConnectError::WrongStamp) }
+}
+
+fn options(mode: Mode, limits: Option<&Limits>) -> Vec<String> {
+    let mut options = Vec::new();
+    if mode == Mode::ReadOnly {
+        options.push("-c default_transaction_read_only=on".to_owned());
+    }
+    let timeouts = [
+        ("statement_timeout", limits.and_then(Limits::statement_timeout)),
+        (
+            "idle_in_transaction_session_timeout",
+            limits.and_then(Limits::idle_in_transaction_timeout),
+        ),
+    ];
+    for (name, timeout) in timeouts {
+        options.extend(timeout.map(|timeout| format!("-c {name}={}", timeout.as_millis())));
+    }
+    options
+}
