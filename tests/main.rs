@@ -10,6 +10,7 @@ mod admin_api;
 mod application;
 mod architecture;
 mod backups;
+mod budget;
 mod burst;
 mod cli;
 mod crash;
