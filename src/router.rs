@@ -21,9 +21,8 @@
 //!
 //! Must never: give out a connection without a slug, or to a tenant that is not active.
 
-use std::collections::HashMap;
 use std::pin::pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
@@ -31,7 +30,7 @@ use ::metrics::Histogram;
 use futures_util::poll;
 use moka::future::Cache;
 use thiserror::Error;
-use tokio::time::sleep;
+use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use uuid::Uuid;
 
@@ -45,12 +44,13 @@ mod connection;
 mod pool;
 mod routes;
 mod server;
+mod servers;
 mod session;
 
 pub use connection::{TenantConnection, TenantTransaction};
 use pool::{Admission, CheckoutError, TenantPool};
 use routes::{Route, Routes};
-use server::Server;
+use servers::Servers;
 pub use session::ConnectError;
 use session::Session;
 
@@ -91,19 +91,21 @@ impl Default for RouterSettings {
 #[derive(Clone)]
 pub struct TenantRouter {
     shared: Arc<Shared>,
-    /// Ends the background task with the last handle.
-    _task: Arc<DropGuard>,
+    /// Ends the background tasks with the last handle.
+    _tasks: Arc<DropGuard>,
 }
 
 struct Shared {
     routes: Routes,
     /// Every open pool; a route holds the one that it uses, and looks here once in its life.
     pools: Cache<PoolKey, Arc<TenantPool>>,
-    servers: Mutex<HashMap<Uuid, Arc<Server>>>,
+    servers: Arc<Servers>,
     settings: RouterSettings,
     waits: Histogram,
     /// The news end with its last handle.
-    _changes: Changes,
+    changes: Changes,
+    /// Ends the background tasks.
+    stop: CancellationToken,
 }
 
 /// Tenant, generation, and what the connections may do.
@@ -165,19 +167,22 @@ impl TenantRouter {
     pub fn new(catalog: Catalog, changes: Changes, settings: RouterSettings) -> Self {
         let news = changes.subscribe();
         let shared = Arc::new(Shared {
-            routes: Routes::new(catalog, &settings),
+            routes: Routes::new(catalog.clone(), &settings),
             pools: Cache::builder()
                 .time_to_idle(settings.pool_idle_timeout)
                 .eviction_listener(|_: Arc<PoolKey>, pool: Arc<TenantPool>, _| pool.close())
                 .build(),
-            servers: Mutex::default(),
+            servers: Arc::new(Servers::new(catalog.clone(), settings.server_budget)),
             settings,
             waits: metrics::pool_waits(),
-            _changes: changes,
+            changes,
+            stop: CancellationToken::new(),
         });
-        let stop = CancellationToken::new();
+        let stop = shared.stop.clone();
+        let servers = Arc::clone(&shared.servers);
+        tokio::spawn(servers.share(shared.changes.subscribe(), stop.clone()));
         tokio::spawn(Arc::clone(&shared).tend(news, stop.clone()));
-        Self { shared, _task: Arc::new(stop.drop_guard()) }
+        Self { shared, _tasks: Arc::new(stop.drop_guard()) }
     }
 
     /// A connection to the tenant's database.
@@ -231,7 +236,7 @@ impl TenantRouter {
     #[must_use]
     pub fn pool_status(&self) -> PoolStatus {
         let mut status = PoolStatus::default();
-        for server in self.shared.servers() {
+        for server in self.shared.servers.all() {
             for pool in server.pools() {
                 let (open, idle) = pool.count();
                 status.pools += 1;
@@ -242,13 +247,16 @@ impl TenantRouter {
         status
     }
 
-    /// Closes every pool; connections in use end with their work.
+    /// Closes every pool, and gives this replica's part of the budgets back; connections in use end with
+    /// their work.
     pub async fn close(&self) {
         for (_, pool) in &self.shared.pools {
             pool.close();
         }
         self.shared.pools.invalidate_all();
         self.shared.pools.run_pending_tasks().await;
+        self.shared.stop.cancel();
+        self.shared.servers.give_up_share().await;
     }
 }
 
@@ -275,7 +283,7 @@ impl Shared {
             pool
         } else {
             let place = Arc::clone(&route.place);
-            let server = self.server(place.tenant.server_id);
+            let server = self.servers.get(place.tenant.server_id);
             let build = async { Arc::new(TenantPool::new(place, mode, server, &self.settings)) };
             let pool = self.pools.get_with(key(&route.place, mode), build).await;
             slot.get_or_init(|| pool)
@@ -288,17 +296,6 @@ impl Shared {
         let got = getting.await;
         self.waits.record(started.elapsed());
         got
-    }
-
-    fn server(&self, id: Uuid) -> Arc<Server> {
-        let mut servers = self.servers.lock().unwrap_or_else(PoisonError::into_inner);
-        let new = || Arc::new(Server::new(self.settings.server_budget));
-        Arc::clone(servers.entry(id).or_insert_with(new))
-    }
-
-    fn servers(&self) -> Vec<Arc<Server>> {
-        let servers = self.servers.lock().unwrap_or_else(PoisonError::into_inner);
-        servers.values().map(Arc::clone).collect()
     }
 
     /// Forgets a route that may be stale, and closes its pool.
@@ -316,13 +313,13 @@ impl Shared {
 
     /// Follows the catalog and closes what is idle.
     async fn tend(self: Arc<Self>, mut news: Subscription, stop: CancellationToken) {
+        let mut tick = interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
                 change = news.next() => self.follow(change).await,
-                () = sleep(TICK) => {
-                    self.close_idle().await;
-                }
+                _ = tick.tick() => self.close_idle().await,
             }
         }
     }
@@ -338,13 +335,13 @@ impl Shared {
             Change::Settings(slug) => self.routes.settings_changed(&slug).await,
             // Pools stay: the next request compares its tenant's generation.
             Change::Unknown => self.routes.all_may_have_changed(),
-            Change::Operation(..) | Change::Registration => {}
+            Change::Operation(..) | Change::Registration | Change::Routers => {}
         }
     }
 
     async fn close_idle(&self) {
         let (mut connections, mut unused) = (0, 0);
-        for server in self.servers() {
+        for server in self.servers.all() {
             for pool in server.pools() {
                 pool.close_idle(self.settings.pool_idle_timeout);
                 let (open, idle) = pool.count();

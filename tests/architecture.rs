@@ -83,6 +83,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("operations", &["tenantry_provisioning", "tenantry_backup"]),
     ("catalog", &["tenantry_provisioning", "tenantry_backup"]),
     ("doctor", &["tenantry_provisioning"]),
+    ("router", &["tenantry_provisioning"]),
     ("tenant", &["tenantry_provisioning"]),
 ];
 

@@ -213,7 +213,10 @@ async fn a_statement_is_prepared_anew_when_a_migration_changed_its_result() {
         let rows = connection.query("select * from boards limit 0", &[]).await;
         let row = connection.query_opt("select * from boards limit 1", &[]).await.unwrap();
         assert!(row.is_none());
-        let statement = connection.query("select count(*) from information_schema.columns where table_name = 'boards'", &[]);
+        let statement = connection.query(
+            "select count(*) from information_schema.columns where table_name = 'boards'",
+            &[],
+        );
         rows.unwrap();
         statement.await.unwrap()[0].get::<_, i64>(0)
     };
@@ -223,4 +226,38 @@ async fn a_statement_is_prepared_anew_when_a_migration_changed_its_result() {
     admin.batch_execute("alter table boards add column colour text").await.unwrap();
 
     assert_eq!(columns().await, before + 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn replicas_share_a_budget_and_get_it_back_from_those_that_end() {
+    let tenants = names(12);
+    let fleet = fleet_of(&tenants).await;
+    fleet.catalog().set_connection_budget("default", Some(8)).await.unwrap();
+    let first = router(&fleet, router_settings());
+    // Everything that it may hold is held at once.
+    let fill = async |router: &TenantRouter| {
+        let held = tenants.iter().map(|tenant| router.connection(tenant));
+        let held = futures_util::future::join_all(
+            held.map(|asked| tokio::time::timeout(Duration::from_secs(1), asked)),
+        );
+        held.await.into_iter().filter(|held| matches!(held, Ok(Ok(_)))).count()
+    };
+    eventually("it has all of it", async || fill(&first).await == 8).await;
+
+    let second = router(&fleet, router_settings());
+    eventually("each has its half", async || {
+        first.pool_status().connections <= 4 && fill(&first).await == 4 && fill(&second).await == 4
+    })
+    .await;
+
+    second.close().await;
+    eventually("the half comes back", async || fill(&first).await == 8).await;
+
+    fleet.catalog().set_connection_budget("default", Some(3)).await.unwrap();
+    eventually("less is in force", async || {
+        fill(&first).await == 3 && first.pool_status().connections <= 3
+    })
+    .await;
+    fleet.catalog().set_connection_budget("default", None).await.unwrap();
+    eventually("the settings count again", async || fill(&first).await == 12).await;
 }

@@ -234,6 +234,8 @@ pub struct ServerDocument {
     pub address: String,
     /// How many living tenants it hosts.
     pub tenants: i64,
+    /// How many connections all replicas together may hold there; none leaves that to their settings.
+    pub connection_budget: Option<i32>,
     /// When it was made.
     pub created_at: Timestamp,
 }
@@ -245,6 +247,7 @@ impl From<ServerRecord> for ServerDocument {
             name: record.name,
             address: record.address,
             tenants: record.tenants,
+            connection_budget: record.connection_budget,
             created_at: record.created_at,
         }
     }

@@ -27,19 +27,21 @@ const RECONNECT: Duration = Duration::from_millis(250);
 const BACKLOG: usize = 4096;
 
 const LISTEN: &str = "listen tenantry_tenants; listen tenantry_settings; listen tenantry_operations; \
-     listen tenantry_registrations";
+     listen tenantry_registrations; listen tenantry_routers";
 
 /// Something happened in the catalog.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
     /// A tenant was created, or its place, state, secret or limits changed.
     Tenant(TenantSlug),
-    /// A tenant's name or other settings changed; it is served as before.
+    /// A tenant's name, schema or other settings changed; it is served as before.
     Settings(TenantSlug),
     /// An operation changed its state.
     Operation(Uuid, OperationState),
     /// A registration was approved.
     Registration,
+    /// A replica came or went, or a server's budget changed.
+    Routers,
     /// Changes may have been missed.
     Unknown,
 }
@@ -159,6 +161,7 @@ fn parse(channel: &str, payload: &str) -> Option<Change> {
             Some(Change::Operation(id.parse().ok()?, OperationState::parse(state)?))
         }
         "tenantry_registrations" => Some(Change::Registration),
+        "tenantry_routers" => Some(Change::Routers),
         _ => None,
     }
 }

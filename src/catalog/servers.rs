@@ -20,6 +20,8 @@ pub struct ServerRecord {
     pub address: String,
     /// How many living tenants it hosts.
     pub tenants: i64,
+    /// How many connections all replicas together may hold there.
+    pub connection_budget: Option<i32>,
     /// When it was added.
     pub created_at: Timestamp,
 }
@@ -60,13 +62,30 @@ impl Catalog {
         .map(drop)
     }
 
+    /// Bounds what all replicas together may hold open on a server, or leaves that to each.
+    pub async fn set_connection_budget(
+        &self,
+        name: &str,
+        budget: Option<i32>,
+    ) -> Result<ServerRecord, CatalogError> {
+        let client = self.client().await?;
+        execute(
+            &client,
+            "-- servers::set_connection_budget
+             update servers set connection_budget = $2 where name = $1",
+            &[&name, &budget],
+        )
+        .await?;
+        self.server_by_name(name).await
+    }
+
     /// Every server, by name.
     pub async fn servers(&self) -> Result<Vec<ServerRecord>, CatalogError> {
         let client = self.client().await?;
         Ok(rows(
             &client,
             "-- servers::list
-             select s.id, s.name, s.address, s.created_at,
+             select s.id, s.name, s.address, s.connection_budget, s.created_at,
                     (select count(*) from tenants t where t.server_id = s.id and t.state <> 'deleted') as tenants
              from servers s order by s.name",
             &[],
@@ -83,7 +102,7 @@ impl Catalog {
         let row = maybe(
             &client,
             "-- servers::by_name
-             select s.id, s.name, s.address, s.created_at,
+             select s.id, s.name, s.address, s.connection_budget, s.created_at,
                     (select count(*) from tenants t where t.server_id = s.id and t.state <> 'deleted') as tenants
              from servers s where s.name = $1",
             &[&name],
@@ -124,6 +143,7 @@ fn from_row(row: &Row) -> ServerRecord {
         name: row.get("name"),
         address: row.get("address"),
         tenants: row.get("tenants"),
+        connection_budget: row.get("connection_budget"),
         created_at: row.get("created_at"),
     }
 }

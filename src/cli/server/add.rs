@@ -17,6 +17,7 @@ Examples:
   tenantry server add eu-1 --url-file /run/secrets/eu-1
   pass show eu-1 | tenantry server add eu-1 --url-file -
   tenantry server add eu-1 --url 'postgres://admin:…@db-1.internal:5432/postgres?sslmode=verify-full'
+  tenantry server add eu-1 --url-file /run/secrets/eu-1 --connection-budget 300
   tenantry server add eu-1 --url-file /run/secrets/eu-1 --replace     a new address or password
 
 The server is prepared and checked first: group roles are made, and its shared databases are shut to
@@ -34,6 +35,10 @@ pub(in crate::cli) struct Options {
     /// Give a server that is there already this address; its tenants stay where they are
     #[arg(long)]
     replace: bool,
+    /// How many connections all replicas together may hold there; they share it. Without it, each may
+    /// hold TENANTRY_SERVER_CONNECTION_BUDGET. 0 takes it away
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(0..=100_000))]
+    connection_budget: Option<i32>,
     /// Add it although the check found something
     #[arg(long)]
     force: bool,
@@ -81,7 +86,12 @@ pub(super) async fn run(options: Options, context: &Context) -> Result<Outcome> 
             "mend this and try again, or add it all the same with --force",
         ));
     }
-    let document = ServerDocument::from(put(&catalog, &options.name, &url, options.replace).await?);
+    let mut record = put(&catalog, &options.name, &url, options.replace).await?;
+    if let Some(budget) = options.connection_budget {
+        let budget = Some(budget).filter(|budget| *budget > 0);
+        record = catalog.set_connection_budget(&options.name, budget).await?;
+    }
+    let document = ServerDocument::from(record);
     let verb = if options.replace { "has a new address" } else { "is added" };
     let what = format!("Server `{}` ({}) {verb}.", document.name, document.address);
     let next =

@@ -1,0 +1,62 @@
+//! Rows of `routers`: the replicas that route. They share what may be open on a server.
+
+use std::time::Duration;
+
+use uuid::Uuid;
+
+use super::{Catalog, CatalogError, execute, one, rows};
+
+/// A router that has said nothing for so long is gone, and its share with it.
+const GONE_AFTER: Duration = Duration::from_secs(15);
+
+/// What one replica may use.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shares {
+    /// How many replicas route.
+    pub routers: usize,
+    /// The servers that have a budget, and how many connections all replicas together may hold there.
+    pub budgets: Vec<(Uuid, usize)>,
+}
+
+impl Catalog {
+    /// Says that a router lives; returns what there is to share.
+    pub async fn router_lives(&self, id: Uuid) -> Result<Shares, CatalogError> {
+        let client = self.client().await?;
+        execute(
+            &client,
+            "-- routers::forget_gone
+             delete from routers where seen_at < now() - make_interval(secs => $1::float8)",
+            &[&GONE_AFTER.as_secs_f64()],
+        )
+        .await?;
+        execute(
+            &client,
+            "-- routers::lives
+             insert into routers (id) values ($1) on conflict (id) do update set seen_at = now()",
+            &[&id],
+        )
+        .await?;
+        let counted = one(&client, "-- routers::count\nselect count(*) from routers", &[]).await?;
+        let budgets = rows(
+            &client,
+            "-- routers::budgets
+             select id, connection_budget from servers where connection_budget is not null",
+            &[],
+        )
+        .await?;
+        let number = |number: i64| usize::try_from(number).unwrap_or(usize::MAX);
+        let budget = |budget: i32| number(budget.into());
+        Ok(Shares {
+            routers: number(counted.get(0)),
+            budgets: budgets.iter().map(|row| (row.get(0), budget(row.get(1)))).collect(),
+        })
+    }
+
+    /// Gives a router's share back.
+    pub async fn router_ends(&self, id: Uuid) -> Result<(), CatalogError> {
+        let client = self.client().await?;
+        execute(&client, "-- routers::ends\ndelete from routers where id = $1", &[&id])
+            .await
+            .map(drop)
+    }
+}
