@@ -13,8 +13,9 @@ test: ## Run the whole suite
 	@.ci/bootstrap tests
 	cargo test --workspace --no-fail-fast
 
-bench: install-deps ## Measure against plain PostgreSQL tools in the same run
-	cargo bench --bench fleet --bench identity
+bench: ## Measure against plain PostgreSQL tools and PgBouncer in the same run
+	@.ci/bootstrap bench
+	cargo bench --bench fleet --bench identity --bench tenants
 
 lint: install-deps ## Check format, clippy and documentation; warnings are errors
 	@.ci/lint

@@ -136,6 +136,7 @@ fn admin_routes() -> OpenApiRouter<Admin> {
         .routes(routes!(settings::get, settings::change))
         .routes(routes!(tenants::suspend))
         .routes(routes!(tenants::resume))
+        .routes(routes!(tenants::rotate_password))
         .routes(routes!(members::list, members::add, members::remove))
         .routes(routes!(domains::list, domains::add))
         .routes(routes!(domains::verify))
@@ -218,6 +219,7 @@ mod tests {
             "/api/setup/tenants/{slug}",
             "/api/setup/tenants/{slug}/suspend",
             "/api/setup/tenants/{slug}/resume",
+            "/api/setup/tenants/{slug}/rotate-password",
             "/api/setup/tenants/{slug}/backup",
             "/api/setup/tenants/{slug}/restore",
             "/api/setup/tenants/{slug}/backups",

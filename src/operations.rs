@@ -37,6 +37,7 @@ mod provision;
 pub mod registrations;
 pub mod request;
 mod restore;
+mod rotate_password;
 pub mod runner;
 mod suspend;
 pub mod upkeep;
@@ -69,6 +70,8 @@ pub enum Work {
     },
     /// Serve a suspended tenant again.
     Resume {},
+    /// Give the tenant's login role another password.
+    RotatePassword {},
     /// Remove the tenant, its role, its databases and its backups.
     Delete {
         /// Leave the backups, and the key to read them, where they are.
@@ -136,6 +139,7 @@ impl Work {
             Self::Restore { .. } => &restore::PLAN,
             Self::Suspend { .. } => &suspend::SUSPEND,
             Self::Resume {} => &suspend::RESUME,
+            Self::RotatePassword {} => &rotate_password::PLAN,
             Self::Delete { .. } => &delete::PLAN,
         }
     }
@@ -150,6 +154,7 @@ impl Work {
             Self::Restore { .. } => "restore",
             Self::Suspend { .. } => "suspend",
             Self::Resume {} => "resume",
+            Self::RotatePassword {} => "rotate_password",
             Self::Delete { .. } => "delete",
         }
     }

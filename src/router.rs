@@ -30,7 +30,7 @@ use ::metrics::Histogram;
 use futures_util::poll;
 use moka::future::Cache;
 use thiserror::Error;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{MissedTickBehavior, interval, sleep};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use uuid::Uuid;
 
@@ -56,6 +56,10 @@ use session::Session;
 
 /// How often idle pools and connections are looked for.
 const TICK: Duration = Duration::from_secs(1);
+
+/// How often a route is looked up anew that may be a moment behind, and the pause after the second time.
+const TRIES: u32 = 6;
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// Bounds of a router.
 #[derive(Clone, Debug)]
@@ -221,7 +225,14 @@ impl TenantRouter {
                 }
                 Err(CheckoutError::Busy) => return Err(RouterError::Busy(slug.clone())),
                 // The route may be a moment behind; look once more before saying no.
-                Err(error) if tries < 3 && error.may_be_stale() => shared.evict(slug).await,
+                Err(error) if tries < TRIES && error.may_be_stale() => {
+                    // Twice at once: the catalog may know better. Then the catalog may be the one that
+                    // is a moment behind, as when a password is changed.
+                    if tries > 2 {
+                        sleep(PAUSE).await;
+                    }
+                    shared.evict(slug).await;
+                }
                 Err(error) => return Err(refusal(slug, error)),
             }
         }

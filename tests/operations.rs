@@ -17,8 +17,17 @@ use crate::harness::{BY, Fleet, Options, new_tenant, slug};
 type Inventory = BTreeMap<&'static str, Vec<String>>;
 
 /// The kinds, each with the story that leads up to it.
-const KINDS: [&str; 8] =
-    ["provision", "provision_clone", "migrate", "backup", "restore", "suspend", "resume", "delete"];
+const KINDS: [&str; 9] = [
+    "provision",
+    "provision_clone",
+    "migrate",
+    "backup",
+    "restore",
+    "suspend",
+    "resume",
+    "rotate_password",
+    "delete",
+];
 
 async fn fleet_for(kind: &str) -> Fleet {
     let spares = usize::from(kind == "provision");
@@ -57,6 +66,7 @@ async fn ask(fleet: &Fleet, kind: &str) -> OperationRecord {
             fleet.complete(&suspend).await;
             environment.resume(&acme, BY).await.unwrap()
         }
+        "rotate_password" => environment.rotate_password(&acme, BY).await.unwrap(),
         "delete" => {
             fleet.back_up("acme").await;
             environment.delete(&acme, false, BY).await.unwrap()
@@ -162,6 +172,7 @@ for_every_kind! {
     restore: "restore",
     suspend: "suspend",
     resume: "resume",
+    rotate_password: "rotate_password",
     delete: "delete",
 }
 

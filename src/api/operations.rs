@@ -140,9 +140,11 @@ pub(super) async fn cancel(
 /// What a caller must be allowed in order to ask for this operation, and so to retry or cancel it.
 fn scope_of(record: &OperationRecord) -> Result<Scope, CatalogError> {
     Ok(match Work::of(record)? {
-        Work::Provision { .. } | Work::Suspend { .. } | Work::Resume {} | Work::Delete { .. } => {
-            Scope::TenantsWrite
-        }
+        Work::Provision { .. }
+        | Work::Suspend { .. }
+        | Work::Resume {}
+        | Work::RotatePassword {}
+        | Work::Delete { .. } => Scope::TenantsWrite,
         Work::Migrate {} => Scope::Migrate,
         Work::Backup {} => Scope::Backup,
         Work::Restore { .. } => Scope::Restore,

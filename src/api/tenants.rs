@@ -237,6 +237,21 @@ pub(super) async fn resume(
     accepted(&admin, &asked).await
 }
 
+/// Gives a tenant's login role another password; open sessions stay open.
+#[utoipa::path(post, path = "/api/setup/tenants/{slug}/rotate-password", tag = "tenants",
+    params(("slug" = String, Path)),
+    responses((status = ACCEPTED, body = OperationDocument), (status = CONFLICT, body = Problem)))]
+pub(super) async fn rotate_password(
+    State(admin): State<Admin>,
+    caller: Caller,
+    Path(slug): Path<String>,
+) -> Result<Response, ApiError> {
+    caller.require(Scope::TenantsWrite)?;
+    let (slug, by) = (TenantSlug::parse(&slug)?, caller.requester());
+    let asked = admin.environment.rotate_password(&slug, by).await?;
+    accepted(&admin, &asked).await
+}
+
 fn checked_name(name: Option<String>) -> Result<Option<String>, ApiError> {
     match name {
         Some(name)

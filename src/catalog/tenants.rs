@@ -256,6 +256,21 @@ impl Catalog {
         self.open(Purpose::TenantPassword, tenant, &sealed)
     }
 
+    /// A password of a tenant's login role as the catalog keeps it.
+    #[must_use]
+    pub fn seal_tenant_password(&self, tenant: Uuid, password: &SecretString) -> Vec<u8> {
+        self.seal(Purpose::TenantPassword, tenant, password)
+    }
+
+    /// Opens what [`Catalog::seal_tenant_password`] has sealed.
+    pub fn open_tenant_password(
+        &self,
+        tenant: Uuid,
+        sealed: &[u8],
+    ) -> Result<SecretString, CatalogError> {
+        self.open(Purpose::TenantPassword, tenant, sealed)
+    }
+
     /// The key that a tenant's backups are encrypted to; none once the tenant is deleted.
     pub async fn backup_key(&self, tenant: Uuid) -> Result<TenantBackupKey, CatalogError> {
         let wrapped = self.sealed(tenant, "backup_key_sealed").await?;
@@ -360,6 +375,15 @@ impl TenantLock {
             "-- tenants::set_schema_version
              update tenants set schema_version = $2 where id = $1",
             &[&self.tenant(), &version],
+        )
+        .await
+    }
+
+    /// Has routers log in with another password, as [`Catalog::seal_tenant_password`] sealed it.
+    pub async fn set_password(&self, sealed: &[u8]) -> Result<(), CatalogError> {
+        self.update(
+            "-- tenants::set_password\nupdate tenants set password_sealed = $2 where id = $1",
+            &[&self.tenant(), &sealed],
         )
         .await
     }

@@ -9,6 +9,7 @@ mod delete;
 mod domain;
 mod list;
 mod member;
+mod rotate_password;
 mod settings;
 mod show;
 mod suspend;
@@ -29,6 +30,8 @@ pub(super) enum Command {
     Suspend(suspend::SuspendOptions),
     /// Serve a suspended tenant again
     Resume(suspend::ResumeOptions),
+    /// Give a tenant's login role another password
+    RotatePassword(rotate_password::Options),
     /// Who belongs to a tenant
     #[command(subcommand)]
     Member(member::Command),
@@ -50,6 +53,7 @@ pub(super) async fn run(command: Command, context: &Context) -> Result<Outcome> 
         Command::Url(options) => url::run(options, context).await,
         Command::Suspend(options) => suspend::suspend(options, context).await,
         Command::Resume(options) => suspend::resume(options, context).await,
+        Command::RotatePassword(options) => rotate_password::run(options, context).await,
         Command::Member(command) => member::run(command, context).await,
         Command::Domain(command) => domain::run(command, context).await,
         Command::Settings(command) => settings::run(command, context).await,

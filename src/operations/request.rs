@@ -72,6 +72,16 @@ impl Environment {
         self.ask(slug, wanted, &Work::Resume {}, by).await
     }
 
+    /// Gives a tenant's login role another password; open sessions stay.
+    pub async fn rotate_password(
+        &self,
+        slug: &TenantSlug,
+        by: Requester<'_>,
+    ) -> Result<OperationRecord, CatalogError> {
+        let wanted = &[TenantState::Active, TenantState::Suspended];
+        self.ask(slug, wanted, &Work::RotatePassword {}, by).await
+    }
+
     /// Deletes a tenant, whatever its state.
     pub async fn delete(
         &self,
