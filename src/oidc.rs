@@ -96,6 +96,7 @@ pub enum TokenError {
 #[derive(Clone, Debug)]
 struct Provider {
     issuer: String,
+    audiences: Vec<String>,
     /// One for each accepted algorithm.
     validations: Vec<(Algorithm, Validation)>,
     keys: Arc<Keys>,
@@ -149,6 +150,14 @@ impl TokenVerifier {
     #[must_use]
     pub fn knows(&self, issuer: &str) -> bool {
         self.provider(issuer).is_some()
+    }
+
+    /// Whether a token is meant for whom these providers' tokens must be. One of another list may have
+    /// been proven for somebody else.
+    #[must_use]
+    pub fn expects(&self, token: &Verified) -> bool {
+        let provider = self.provider(&token.issuer);
+        provider.is_some_and(|provider| token.is_meant_for(&provider.audiences))
     }
 
     fn provider(&self, issuer: &str) -> Option<&Provider> {
@@ -224,11 +233,12 @@ impl Provider {
             (algorithm, validation)
         };
         let validations = accepted.into_iter().map(validation).collect();
-        Ok(Self { issuer, validations, keys: Arc::new(keys) })
+        Ok(Self { issuer, audiences, validations, keys: Arc::new(keys) })
     }
 
     /// From now on also takes tokens that are meant for these.
     fn accept(&mut self, audiences: &[String]) {
+        self.audiences.extend_from_slice(audiences);
         for (_, validation) in &mut self.validations {
             validation.aud.get_or_insert_default().extend(audiences.iter().cloned());
         }

@@ -145,6 +145,9 @@ async fn a_tenant_that_names_the_operators_provider_takes_it_from_nobody() {
     scene.becomes(&meant, OK).await;
     assert_eq!(scene.ask(&shared.token(&of("acme")), None).await, NO);
     assert_eq!(scene.ask(&shared.token(&of("globex")), None).await, OK);
+    // Whom acme's tokens are meant for is acme's affair: to the others it is a stranger.
+    let stray = shared.token(&json!({ "tenant": "globex", "aud": "acme-app" }));
+    assert_eq!(scene.ask(&stray, None).await, NO);
 }
 
 #[tokio::test]
