@@ -2,7 +2,7 @@
 //! those who try more.
 
 use std::collections::HashMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use reqwest::{Method, StatusCode};
 use secrecy::ExposeSecret as _;
@@ -221,6 +221,38 @@ async fn refusals_and_changes_are_in_the_audit_log_and_a_flood_does_not_fill_it(
     assert_eq!(changed["actor"], "token:test");
     assert_eq!(changed["detail"]["sso"]["after"]["issuer"], scene.own.issuer);
     assert_eq!(changed["detail"]["sso"]["before"], Value::Null);
+}
+
+#[tokio::test]
+async fn a_flood_that_goes_on_is_written_down_once_a_second() {
+    let scene = Scene::start().await;
+    let eve = scene.shared.token(&json!({ "sub": "eve", "tenant": "acme" }));
+    let (began, mut sent) = (Instant::now(), 0);
+    while began.elapsed() < Duration::from_secs(4) {
+        assert_eq!(scene.ask(&eve, Some("globex")).await, NO);
+        sent += 1;
+    }
+
+    let rows = denied(&scene, "eve", sent).await;
+
+    assert!(rows <= 7, "{rows} rows for {sent} refusals");
+}
+
+/// Waits until so many refusals of somebody are written down; gives the number of rows that took.
+async fn denied(scene: &Scene, actor: &str, wanted: u64) -> usize {
+    let written = async {
+        loop {
+            let (_, log) = scene.replica.get("/api/audit-log?limit=500").await;
+            let events = log["events"].as_array().unwrap();
+            let rows: Vec<_> = events.iter().filter(|event| event["actor"] == actor).collect();
+            let counts = rows.iter().map(|row| row["detail"]["count"].as_u64().unwrap());
+            if counts.sum::<u64>() >= wanted {
+                return rows.len();
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(15), written).await.expect("it takes seconds")
 }
 
 #[tokio::test]
