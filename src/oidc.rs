@@ -181,8 +181,9 @@ impl TokenVerifier {
         decode::<IgnoredAny>(token, &key.decoding, validation).map_err(TokenError::Invalid)?;
 
         let subject = claims.get("sub").and_then(Value::as_str).unwrap_or_default();
-        if subject.is_empty() || subject.len() > MAX_SUBJECT_BYTES {
-            return Err(TokenError::Malformed("its subject is missing or too long"));
+        let printable = !subject.contains(char::is_control);
+        if subject.is_empty() || subject.len() > MAX_SUBJECT_BYTES || !printable {
+            return Err(TokenError::Malformed("its subject is missing, too long or not printable"));
         }
         let (issuer, subject) = (provider.issuer.clone(), subject.to_owned());
         Ok(Verified { issuer, subject, claims: Value::Object(claims) })

@@ -223,6 +223,23 @@ async fn refusals_and_changes_are_in_the_audit_log_and_a_flood_does_not_fill_it(
     assert_eq!(changed["detail"]["sso"]["before"], Value::Null);
 }
 
+/// Whoever has a provider of their own can have it sign anything.
+#[tokio::test]
+async fn a_subject_that_cannot_be_stored_does_not_silence_the_audit_log() {
+    let scene = Scene::start().await;
+    scene.set_sso("acme", json!({ "issuer": scene.own.issuer })).await;
+    scene.becomes(&scene.own.token(&of("acme")), OK).await;
+
+    for subject in ["eve\u{0}", "eve\u{1b}[2J", "eve\n"] {
+        let token = scene.own.token(&json!({ "sub": subject, "tenant": "globex" }));
+        assert_eq!(scene.ask(&token, None).await, WHO, "{subject:?}");
+    }
+    let eve = scene.own.token(&json!({ "sub": "eve", "tenant": "globex" }));
+    assert_eq!(scene.ask(&eve, None).await, NO);
+
+    assert_eq!(denied(&scene, "eve", 1).await, 1);
+}
+
 #[tokio::test]
 async fn a_flood_that_goes_on_is_written_down_once_a_second() {
     let scene = Scene::start().await;
