@@ -115,7 +115,7 @@ impl Domains {
         if !texts.contains(&record_text(&known)) {
             return Err(DomainsError::Unproven { domain: Box::new(known), found: texts });
         }
-        Ok(self.catalog.domain_verified(slug, domain, by).await?)
+        Ok(self.catalog.domain_verified(slug, &known, by).await?)
     }
 
     /// The texts that stand under a name.
