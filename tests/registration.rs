@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use reqwest::{Response, StatusCode};
+use reqwest::{Method, Response, StatusCode};
 use serde_json::{Value, json};
 use tenantry::oidc::TokenVerifier;
 use tenantry::registration::{Rate, RegistrationRules};
@@ -264,8 +264,7 @@ async fn nobody_owns_more_than_they_may() {
     let (status, refused) = scene.register(&ana, "Three").await;
     assert_eq!((status, &refused["code"]), (StatusCode::CONFLICT, &json!("registration_too_many")));
     assert_eq!(scene.register(&scene.token("bob"), "Three").await.0, StatusCode::ACCEPTED);
-    let (_, deletion) =
-        scene.replica.call(reqwest::Method::DELETE, "/api/setup/tenants/one", None).await;
+    let (_, deletion) = scene.replica.call(Method::DELETE, "/api/setup/tenants/one", None).await;
     scene.replica.settle(&deletion).await;
     assert_eq!(scene.register(&ana, "Four").await.0, StatusCode::ACCEPTED);
 }
@@ -354,4 +353,24 @@ async fn the_same_request_is_one_registration() {
 
     assert_eq!(first["id"], again["id"]);
     assert_ne!(first["id"], another["id"]);
+}
+
+#[tokio::test]
+async fn a_request_that_comes_again_is_no_new_attempt() {
+    let rate = Rate { limit: 1, window: Duration::from_hours(1) };
+    let scene = Scene::start(RegistrationRules { rate, ..rules() }).await;
+    let ana = scene.token("ana");
+    let send = async |key: &str| {
+        let url = format!("{}/api/tenants/register", scene.replica.public);
+        let request = scene.replica.client.post(url).bearer_auth(&ana).json(&application("Acme"));
+        let answer = request.header("Idempotency-Key", key).send().await.unwrap();
+        let (status, body): (_, Value) = (answer.status(), answer.json().await.unwrap());
+        (status, body["id"].clone())
+    };
+
+    let first = send("k1").await;
+
+    assert_eq!(first.0, StatusCode::ACCEPTED);
+    assert_eq!(send("k1").await, first);
+    assert_eq!(send("k2").await.0, StatusCode::TOO_MANY_REQUESTS);
 }
