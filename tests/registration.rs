@@ -119,6 +119,14 @@ async fn a_user_gets_a_tenant_and_owns_it() {
     let (_, members) = scene.replica.get("/api/setup/tenants/acme-corp/members").await;
     assert_eq!(members["members"][0]["subject"], "ana", "{members}");
     assert_eq!(members["members"][0]["role"], "owner");
+    let (_, log) = scene.replica.get("/api/audit-log?tenant=acme-corp").await;
+    let joined = log["events"].as_array().unwrap().iter().find(|e| e["action"] == "member.added");
+    let joined = joined.expect("a new owner is a change of members");
+    assert_eq!(
+        (&joined["detail"]["subject"], &joined["detail"]["role"]),
+        (&json!("ana"), &json!("owner"))
+    );
+    assert_eq!(joined["tenant_id"], receipt["tenant_id"]);
     let url = format!("{}/api/tenant", scene.replica.public);
     let request = scene.replica.client.get(url).bearer_auth(&token).header("X-Tenant", "acme-corp");
     assert_eq!(request.send().await.unwrap().status(), StatusCode::OK);

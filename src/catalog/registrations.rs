@@ -283,6 +283,9 @@ impl Catalog {
         self.insert_tenant(&transaction, due.tenant_id, &new, &operation(due.tenant_id)).await?;
         let owner = User { issuer: &due.issuer, subject: &due.subject };
         members::insert(&transaction, due.tenant_id, owner, MemberRole::Owner).await?;
+        let detail = json!({ "registration": due.id, "issuer": due.issuer, "subject": due.subject,
+            "role": MemberRole::Owner });
+        record(&transaction, "registration", "member.added", &due.slug, detail).await?;
         execute(
             &transaction,
             "-- registrations::fulfilled
