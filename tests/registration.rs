@@ -363,6 +363,31 @@ async fn the_same_request_is_one_registration() {
     assert_ne!(first["id"], another["id"]);
 }
 
+/// Tokens of some providers name organisations as people do, and anybody may register any name.
+#[tokio::test]
+async fn a_name_that_nobody_has_looked_at_names_no_tenant() {
+    let scene = Scene::start(rules()).await;
+    scene.replica.create("acme").await;
+    let eve = scene.token("eve");
+    for name in ["acme", "Globex Inc."] {
+        let (_, receipt) = scene.register(&eve, name).await;
+        scene.becomes(&eve, &receipt["id"], "active").await;
+    }
+    let ask = async |name: &str| {
+        let token = scene.provider.token(&json!({ "org_name": name }));
+        let url = format!("{}/api/tenant", scene.replica.public);
+        let answer = scene.replica.client.get(url).bearer_auth(token).send().await.unwrap();
+        let (status, own): (_, Value) = (answer.status(), answer.json().await.unwrap());
+        (status, own["slug"].clone())
+    };
+
+    assert_eq!(ask("acme").await, (StatusCode::OK, json!("acme")));
+    assert_eq!(ask("Globex Inc.").await.0, StatusCode::FORBIDDEN);
+    let (path, name) = ("/api/setup/tenants/globex-inc", json!({ "name": "Globex" }));
+    scene.replica.call(Method::PATCH, path, Some(name)).await;
+    assert_eq!(ask("Globex").await, (StatusCode::OK, json!("globex-inc")));
+}
+
 #[tokio::test]
 async fn a_request_that_comes_again_is_no_new_attempt() {
     let rate = Rate { limit: 1, window: Duration::from_hours(1) };
