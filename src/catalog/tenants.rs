@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use super::audit_log::{self, Event};
 use super::operations::{NewOperation, OperationRecord, insert};
-use super::settings::change_within;
+use super::settings::{self, change_within};
 use super::{Catalog, CatalogError, TenantLock, execute, maybe, one, rows};
 use crate::sealing::Purpose;
 use crate::tenant::{Tenant, TenantSettings, TenantSlug, TenantState, Tier};
@@ -154,6 +154,10 @@ impl Catalog {
             let name = new.server.clone().unwrap_or_else(|| "any".to_owned());
             return Err(CatalogError::Missing { what: "server", name });
         }
+        let (by, nothing) = (operation.requested_by, TenantSettings::default());
+        if new.settings != nothing {
+            settings::record(transaction, &new.slug, by, &nothing, &new.settings).await?;
+        }
         insert(transaction, operation).await
     }
 
@@ -289,13 +293,17 @@ impl Catalog {
             change_within(&transaction, slug, by, |_| Ok(settings.clone())).await?;
         }
         if let Some(name) = name {
-            execute(
+            let changed = execute(
                 &transaction,
                 "-- tenants::set_name
                  update tenants set name = $2 where slug = $1 and state <> 'deleted'",
                 &[&slug.as_str(), &name],
             )
             .await?;
+            if changed == 0 {
+                let name = slug.to_string();
+                return Err(CatalogError::Missing { what: "tenant", name });
+            }
             let detail = json!({ "name": name });
             let event = Event { actor: by, action: "name.changed", tenant: Some(slug), detail };
             audit_log::record(&transaction, &event).await?;
