@@ -12,12 +12,14 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use deadpool_postgres::GenericClient;
 use refinery_core::{Migration, Runner};
 use secrecy::SecretString;
 use tenantry_provisioning::{PooledClient, Server, ServerUrl};
 use thiserror::Error;
+use tokio::time::timeout;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Row, error::SqlState};
 use uuid::Uuid;
@@ -61,6 +63,9 @@ const MIGRATIONS: &[(&str, &str)] = &[
 /// server lost its last moments changes nothing. What ends an operation is written through, and takes
 /// everything before it along.
 const LAZY_COMMIT: &str = "-c synchronous_commit=off";
+
+/// How long whoever has an earlier answer waits for a new one.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The catalog's key in `pg_advisory_lock` while its schema is migrated.
 const MIGRATION_LOCK: i64 = 0x7465_6e61_6e74_7279;
@@ -263,6 +268,17 @@ impl Catalog {
     /// A pooled connection for one short piece of work.
     async fn client(&self) -> Result<PooledClient, CatalogError> {
         self.shared.reads.client().await.map_err(CatalogError::Unreachable)
+    }
+
+    /// An answer for somebody who has an earlier one: a catalog that does not give it in time is away.
+    pub(crate) async fn in_time<T>(
+        &self,
+        asked: impl Future<Output = Result<T, CatalogError>>,
+    ) -> Result<T, CatalogError> {
+        timeout(PATIENCE, asked).await.unwrap_or_else(|_| {
+            let (server, what) = (self.url().host_label(), "waiting for an answer");
+            Err(CatalogError::Unreachable(tenantry_provisioning::Error::TimedOut { server, what }))
+        })
     }
 
     fn seal(&self, purpose: Purpose, owner: Uuid, secret: &SecretString) -> Vec<u8> {

@@ -237,6 +237,27 @@ async fn known_tenants_are_served_while_the_catalog_is_away() {
     assert!(matches!(unknown, Err(RouterError::Catalog { .. })), "unknown is not absent");
 }
 
+/// As while a new version changes the schema, or behind a network that loses every packet.
+#[tokio::test]
+async fn known_tenants_are_served_while_the_catalog_gives_no_answer() {
+    let fleet = Fleet::start().await;
+    fleet.create_tenant("acme").await;
+    let settings =
+        RouterSettings { route_ttl: Duration::from_millis(100), ..RouterSettings::default() };
+    let (acme, router) =
+        (slug("acme"), TenantRouter::new(fleet.catalog().clone(), fleet.changes.clone(), settings));
+    router.connection(&acme).await.unwrap();
+
+    let mut session = fleet.catalog().url().connect().await.unwrap();
+    let locked = session.transaction().await.unwrap();
+    locked.batch_execute("lock table tenants").await.unwrap();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+
+    let served = router.connection(&acme);
+    let served = tokio::time::timeout(Duration::from_secs(5), served).await.expect("it is known");
+    served.unwrap().query("select 1", &[]).await.unwrap();
+}
+
 #[tokio::test]
 async fn state_of_one_user_never_reaches_the_next() {
     let fleet = Fleet::start().await;

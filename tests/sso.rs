@@ -345,3 +345,27 @@ async fn an_unknown_and_a_foreign_tenant_cost_the_catalog_the_same() {
         assert_eq!(foreign, unknown, "{header}");
     }
 }
+
+#[tokio::test]
+async fn who_is_known_is_let_in_while_the_catalog_gives_no_answer() {
+    let scene = Scene::start().await;
+    let shared = &scene.shared;
+    let user = User { issuer: &shared.issuer, subject: "user-1" };
+    let catalog = scene.replica.fleet.catalog();
+    catalog.add_member(&slug("acme"), user, MemberRole::Member, "test").await.unwrap();
+    let token = shared.token(&json!({}));
+    assert_eq!(scene.ask(&token, Some("acme")).await, OK);
+    assert_eq!(scene.ask(&scene.replica.token, Some("acme")).await, OK);
+
+    let mut session = catalog.url().connect().await.unwrap();
+    let locked = session.transaction().await.unwrap();
+    locked.batch_execute("lock table tenants, members, domains, admin_tokens").await.unwrap();
+    // Whatever is remembered is asked anew by now.
+    tokio::time::sleep(Duration::from_millis(5500)).await;
+
+    for token in [&token, &scene.replica.token] {
+        let asked = scene.ask(token, Some("acme"));
+        let status = tokio::time::timeout(Duration::from_secs(8), asked).await;
+        assert_eq!(status.expect("an answer"), OK);
+    }
+}

@@ -83,7 +83,10 @@ impl CurrentBindings {
             return Ok(Arc::clone(bindings));
         }
         let earlier = last.map(|(bindings, _)| bindings);
-        let bindings = match (self.catalog.own_issuers().await, earlier) {
+        let asked = self.catalog.own_issuers();
+        let answer =
+            if earlier.is_some() { self.catalog.in_time(asked).await } else { asked.await };
+        let bindings = match (answer, earlier) {
             (Ok(own), earlier) => Arc::new(Bindings::new(&self.settled, own, earlier.as_deref())),
             (Err(error), Some(earlier)) if error.is_transient() => earlier,
             (Err(error), _) => return Err(ResolveError::Catalog(error)),
