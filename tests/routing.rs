@@ -258,6 +258,20 @@ async fn known_tenants_are_served_while_the_catalog_gives_no_answer() {
     served.unwrap().query("select 1", &[]).await.unwrap();
 }
 
+/// Its secrets go a moment before it does, and a worker may die in between.
+#[tokio::test]
+async fn a_tenant_without_its_secrets_is_no_tenant_any_more() {
+    let fleet = Fleet::start().await;
+    fleet.create_tenant("acme").await;
+    let session = fleet.catalog().url().connect().await.unwrap();
+    let half = "update tenants set state = 'deleting', password_sealed = null";
+    session.batch_execute(half).await.unwrap();
+
+    let gone = fleet.router().connection(&slug("acme")).await.err();
+
+    assert!(matches!(gone, Some(RouterError::UnknownTenant(_))), "{gone:?}");
+}
+
 #[tokio::test]
 async fn state_of_one_user_never_reaches_the_next() {
     let fleet = Fleet::start().await;

@@ -235,14 +235,15 @@ impl Catalog {
         Ok(found.iter().map(|row| (row.get(0), row.get(1))).collect())
     }
 
-    /// Where a living tenant is served, and with which password; `None` when there is no such tenant.
+    /// Where a living tenant is served, and with which password; `None` when there is no such tenant, or
+    /// only what a deletion has left of it.
     pub async fn place(&self, slug: &TenantSlug) -> Result<Option<Place>, CatalogError> {
         let client = self.client().await?;
         let sql = format!(
             "-- tenants::place
              select {COLUMNS}, t.password_sealed, s.url_sealed
              from tenants t join servers s on s.id = t.server_id
-             where t.slug = $1 and t.state <> 'deleted'"
+             where t.slug = $1 and t.state <> 'deleted' and t.password_sealed is not null"
         );
         let Some(row) = maybe(&client, &sql, &[&slug.as_str()]).await? else {
             return Ok(None);
