@@ -388,7 +388,10 @@ impl CatalogError {
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Unreachable(_) | Self::LostLock => true,
-            Self::Database(error) => error.is_closed() || error.as_db_error().is_none(),
+            // A server that shuts down or has crashed says so to whoever waits for an answer.
+            Self::Database(error) => {
+                error.as_db_error().is_none_or(|db| db.code().code().starts_with("57P0"))
+            }
             _ => false,
         }
     }
