@@ -46,7 +46,7 @@ pub mod tokens;
 
 pub use lock::TenantLock;
 
-/// Our own schema, in order. `V10__…` goes here and nowhere else.
+/// Our own schema, in order. `V11__…` goes here and nowhere else.
 const MIGRATIONS: &[(&str, &str)] = &[
     ("V1__servers_and_tenants", include_str!("../migrations/catalog/V1__servers_and_tenants.sql")),
     ("V2__operations", include_str!("../migrations/catalog/V2__operations.sql")),
@@ -57,6 +57,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("V7__domains", include_str!("../migrations/catalog/V7__domains.sql")),
     ("V8__registrations", include_str!("../migrations/catalog/V8__registrations.sql")),
     ("V9__settings", include_str!("../migrations/catalog/V9__settings.sql")),
+    ("V10__names", include_str!("../migrations/catalog/V10__names.sql")),
 ];
 
 /// A worker's notes need not reach the disk one by one: a step that is repeated because the catalog's

@@ -407,3 +407,16 @@ async fn a_request_that_comes_again_is_no_new_attempt() {
     assert_eq!(send("k1").await, first);
     assert_eq!(send("k2").await.0, StatusCode::TOO_MANY_REQUESTS);
 }
+
+#[tokio::test]
+async fn finding_a_tenant_by_its_name_reads_no_others() {
+    let scene = Scene::start(rules()).await;
+    let session = scene.replica.fleet.catalog().url().connect().await.unwrap();
+    session.batch_execute("set enable_seqscan = off").await.unwrap();
+
+    let sql = "explain select slug from tenants where name = 'Acme' and state <> 'deleted'";
+    let plan = session.query(sql, &[]).await.unwrap();
+
+    let text: Vec<&str> = plan.iter().map(|row| row.get(0)).collect();
+    assert!(text.iter().any(|line| line.contains("tenants_name")), "{text:?}");
+}
