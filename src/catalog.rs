@@ -12,12 +12,14 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use deadpool_postgres::GenericClient;
 use refinery_core::{Migration, Runner};
 use secrecy::SecretString;
 use tenantry_provisioning::{PooledClient, Server, ServerUrl};
 use thiserror::Error;
+use tokio::time::timeout;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Row, error::SqlState};
 use uuid::Uuid;
@@ -45,7 +47,7 @@ pub mod tokens;
 
 pub use lock::TenantLock;
 
-/// Our own schema, in order. `V11__…` goes here and nowhere else.
+/// Our own schema, in order. `V12__…` goes here and nowhere else.
 const MIGRATIONS: &[(&str, &str)] = &[
     ("V1__servers_and_tenants", include_str!("../migrations/catalog/V1__servers_and_tenants.sql")),
     ("V2__operations", include_str!("../migrations/catalog/V2__operations.sql")),
@@ -57,12 +59,16 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("V8__registrations", include_str!("../migrations/catalog/V8__registrations.sql")),
     ("V9__settings", include_str!("../migrations/catalog/V9__settings.sql")),
     ("V10__shared_budgets", include_str!("../migrations/catalog/V10__shared_budgets.sql")),
+    ("V11__names", include_str!("../migrations/catalog/V11__names.sql")),
 ];
 
 /// A worker's notes need not reach the disk one by one: a step that is repeated because the catalog's
 /// server lost its last moments changes nothing. What ends an operation is written through, and takes
 /// everything before it along.
 const LAZY_COMMIT: &str = "-c synchronous_commit=off";
+
+/// How long whoever has an earlier answer waits for a new one.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The catalog's key in `pg_advisory_lock` while its schema is migrated.
 const MIGRATION_LOCK: i64 = 0x7465_6e61_6e74_7279;
@@ -267,6 +273,17 @@ impl Catalog {
         self.shared.reads.client().await.map_err(CatalogError::Unreachable)
     }
 
+    /// An answer for somebody who has an earlier one: a catalog that does not give it in time is away.
+    pub(crate) async fn in_time<T>(
+        &self,
+        asked: impl Future<Output = Result<T, CatalogError>>,
+    ) -> Result<T, CatalogError> {
+        timeout(PATIENCE, asked).await.unwrap_or_else(|_| {
+            let (server, what) = (self.url().host_label(), "waiting for an answer");
+            Err(CatalogError::Unreachable(tenantry_provisioning::Error::TimedOut { server, what }))
+        })
+    }
+
     fn seal(&self, purpose: Purpose, owner: Uuid, secret: &SecretString) -> Vec<u8> {
         self.shared.key.seal(purpose, owner, secret)
     }
@@ -374,7 +391,10 @@ impl CatalogError {
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Unreachable(_) | Self::LostLock => true,
-            Self::Database(error) => error.is_closed() || error.as_db_error().is_none(),
+            // A server that shuts down or has crashed says so to whoever waits for an answer.
+            Self::Database(error) => {
+                error.as_db_error().is_none_or(|db| db.code().code().starts_with("57P0"))
+            }
             _ => false,
         }
     }

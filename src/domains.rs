@@ -22,6 +22,9 @@ const LABEL: &str = "_tenantry-challenge";
 /// What the record's text begins with.
 const PREFIX: &str = "tenantry-verification=";
 
+/// How much of what the DNS says instead is repeated, in characters.
+const MAX_SHOWN: usize = 300;
+
 /// Asks for and proves domains. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Domains {
@@ -115,7 +118,7 @@ impl Domains {
         if !texts.contains(&record_text(&known)) {
             return Err(DomainsError::Unproven { domain: Box::new(known), found: texts });
         }
-        Ok(self.catalog.domain_verified(slug, domain, by).await?)
+        Ok(self.catalog.domain_verified(slug, &known, by).await?)
     }
 
     /// The texts that stand under a name.
@@ -167,6 +170,13 @@ fn unproven(domain: &Domain, found: &[String]) -> String {
     let name = record_name(&domain.domain);
     match found {
         [] => format!("there is no TXT record `{name}`"),
-        found => format!("the TXT record `{name}` says `{}`", found.join("`, `")),
+        found => {
+            let said = found.join("`, `");
+            // Others wrote it, and an operator reads it on a terminal.
+            let printable = said.chars().map(|c| if c.is_control() { ' ' } else { c });
+            let shown: String = printable.take(MAX_SHOWN).collect();
+            let rest = if said.chars().nth(MAX_SHOWN).is_some() { "…" } else { "" };
+            format!("the TXT record `{name}` says `{shown}{rest}`")
+        }
     }
 }

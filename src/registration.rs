@@ -136,6 +136,13 @@ impl Registrar {
             return Err(RegistrationError::BoundUser);
         }
         self.check_addresses(&caller, &application.admin_email)?;
+        let user = User { issuer: &caller.issuer, subject: &caller.subject };
+        // The same request again is no new attempt: its answer may have been lost.
+        if let Some(key) = &application.idempotency_key
+            && let Some(earlier) = self.catalog.earlier_registration(user, key).await?
+        {
+            return Ok(earlier);
+        }
         let Rate { limit, window } = self.rules.rate;
         let keys = [user_key(&caller), address_key(from)];
         if let Some(wait) = self.catalog.count_attempt(&keys, limit.into(), window).await? {
@@ -147,7 +154,7 @@ impl Registrar {
             admin_email: &application.admin_email.to_string(),
             use_case: application.use_case.as_deref(),
             organization_size: application.organization_size.as_deref(),
-            user: User { issuer: &caller.issuer, subject: &caller.subject },
+            user,
             requires_approval: self.rules.requires_approval,
             max_tenants: i64::try_from(self.rules.max_tenants).unwrap_or(i64::MAX),
             idempotency_key: application.idempotency_key.as_deref(),

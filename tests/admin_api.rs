@@ -261,6 +261,26 @@ async fn a_request_names_its_tenant_by_header() {
     assert_eq!(ask("tenantry_guess", Some("acme")).await.0, 401);
 }
 
+/// A tenant's provider may have an address of 2000 bytes, and subjects only what can be printed.
+#[tokio::test]
+async fn whoever_a_token_can_name_can_be_a_member_and_nobody_else() {
+    let replica = Replica::start().await;
+    replica.create("acme").await;
+    let issuer = format!("https://sso.acme.com/{}", "x".repeat(1979));
+    let add = async |issuer: &str, subject: &str| {
+        let body = json!({ "issuer": issuer, "subject": subject, "role": "member" });
+        replica.post("/api/setup/tenants/acme/members", body).await.0
+    };
+
+    assert_eq!(add(&issuer, "ana").await, StatusCode::OK);
+    for (issuer, subject) in
+        [(format!("{issuer}x"), "ana"), (issuer.clone(), "a\u{1b}[2Jna"), (issuer, "a\u{0}na")]
+    {
+        let status = add(&issuer, subject).await;
+        assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY, "{subject:?}");
+    }
+}
+
 #[tokio::test]
 async fn health_tells_what_is_wrong() {
     let replica = Replica::start().await;

@@ -256,3 +256,36 @@ async fn a_domain_is_free_again_once_it_is_removed_or_its_tenant_is_gone() {
     scene.replica.settle(&deletion).await;
     scene.hold("globex", "acme.test").await;
 }
+
+/// Between the look at the DNS and the word in the catalog a tenant may go, and another one get its slug.
+#[tokio::test]
+async fn a_proof_of_an_earlier_request_proves_no_later_one() {
+    let scene = Scene::start().await;
+    let (catalog, acme) = (scene.replica.fleet.catalog(), slug("acme"));
+    let domain = DomainName::parse("acme.example").unwrap();
+    let seen = catalog.add_domain(&acme, &domain, "test").await.unwrap();
+
+    catalog.remove_domain(&acme, &domain, "test").await.unwrap();
+    assert!(catalog.domain_verified(&acme, &seen, "test").await.is_err());
+    catalog.add_domain(&acme, &domain, "test").await.unwrap();
+    assert!(catalog.domain_verified(&acme, &seen, "test").await.is_err());
+
+    assert_eq!(catalog.domains(&acme).await.unwrap()[0].verified_at, None);
+}
+
+/// The text is whatever the holder of the domain wrote; it is read on an operator's terminal.
+#[tokio::test]
+async fn what_the_dns_says_instead_is_shown_short_and_printable() {
+    let scene = Scene::start().await;
+    let (_, asked) = scene.add("acme", "acme.example").await;
+    let name = asked["record_name"].as_str().unwrap();
+    scene.dns.publish(name, "a\u{1b}]0;b").await;
+    for number in 0..20 {
+        scene.dns.publish(name, &format!("{number}{}", "x".repeat(200))).await;
+    }
+
+    let (_, wrong) = scene.verify("acme", "acme.example").await;
+
+    let said = wrong["error"].as_str().unwrap();
+    assert!(!said.contains(char::is_control) && said.len() < 1000, "{said:?}");
+}

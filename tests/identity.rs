@@ -53,7 +53,7 @@ impl Scene {
             replica.create(name).await;
         }
         let (catalog, held) = (replica.fleet.catalog(), DomainName::parse("acme.com").unwrap());
-        catalog.add_domain(&slug("acme"), &held, "test").await.unwrap();
+        let held = catalog.add_domain(&slug("acme"), &held, "test").await.unwrap();
         catalog.domain_verified(&slug("acme"), &held, "test").await.unwrap();
         Self { replica, provider, bound }
     }

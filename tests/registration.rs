@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use reqwest::{Response, StatusCode};
+use reqwest::{Method, Response, StatusCode};
 use serde_json::{Value, json};
 use tenantry::oidc::TokenVerifier;
 use tenantry::registration::{Rate, RegistrationRules};
@@ -119,6 +119,14 @@ async fn a_user_gets_a_tenant_and_owns_it() {
     let (_, members) = scene.replica.get("/api/setup/tenants/acme-corp/members").await;
     assert_eq!(members["members"][0]["subject"], "ana", "{members}");
     assert_eq!(members["members"][0]["role"], "owner");
+    let (_, log) = scene.replica.get("/api/audit-log?tenant=acme-corp").await;
+    let joined = log["events"].as_array().unwrap().iter().find(|e| e["action"] == "member.added");
+    let joined = joined.expect("a new owner is a change of members");
+    assert_eq!(
+        (&joined["detail"]["subject"], &joined["detail"]["role"]),
+        (&json!("ana"), &json!("owner"))
+    );
+    assert_eq!(joined["tenant_id"], receipt["tenant_id"]);
     let url = format!("{}/api/tenant", scene.replica.public);
     let request = scene.replica.client.get(url).bearer_auth(&token).header("X-Tenant", "acme-corp");
     assert_eq!(request.send().await.unwrap().status(), StatusCode::OK);
@@ -264,8 +272,7 @@ async fn nobody_owns_more_than_they_may() {
     let (status, refused) = scene.register(&ana, "Three").await;
     assert_eq!((status, &refused["code"]), (StatusCode::CONFLICT, &json!("registration_too_many")));
     assert_eq!(scene.register(&scene.token("bob"), "Three").await.0, StatusCode::ACCEPTED);
-    let (_, deletion) =
-        scene.replica.call(reqwest::Method::DELETE, "/api/setup/tenants/one", None).await;
+    let (_, deletion) = scene.replica.call(Method::DELETE, "/api/setup/tenants/one", None).await;
     scene.replica.settle(&deletion).await;
     assert_eq!(scene.register(&ana, "Four").await.0, StatusCode::ACCEPTED);
 }
@@ -354,4 +361,62 @@ async fn the_same_request_is_one_registration() {
 
     assert_eq!(first["id"], again["id"]);
     assert_ne!(first["id"], another["id"]);
+}
+
+/// Tokens of some providers name organisations as people do, and anybody may register any name.
+#[tokio::test]
+async fn a_name_that_nobody_has_looked_at_names_no_tenant() {
+    let scene = Scene::start(rules()).await;
+    scene.replica.create("acme").await;
+    let eve = scene.token("eve");
+    for name in ["acme", "Globex Inc."] {
+        let (_, receipt) = scene.register(&eve, name).await;
+        scene.becomes(&eve, &receipt["id"], "active").await;
+    }
+    let ask = async |name: &str| {
+        let token = scene.provider.token(&json!({ "org_name": name }));
+        let url = format!("{}/api/tenant", scene.replica.public);
+        let answer = scene.replica.client.get(url).bearer_auth(token).send().await.unwrap();
+        let (status, own): (_, Value) = (answer.status(), answer.json().await.unwrap());
+        (status, own["slug"].clone())
+    };
+
+    assert_eq!(ask("acme").await, (StatusCode::OK, json!("acme")));
+    assert_eq!(ask("Globex Inc.").await.0, StatusCode::FORBIDDEN);
+    let (path, name) = ("/api/setup/tenants/globex-inc", json!({ "name": "Globex" }));
+    scene.replica.call(Method::PATCH, path, Some(name)).await;
+    assert_eq!(ask("Globex").await, (StatusCode::OK, json!("globex-inc")));
+}
+
+#[tokio::test]
+async fn a_request_that_comes_again_is_no_new_attempt() {
+    let rate = Rate { limit: 1, window: Duration::from_hours(1) };
+    let scene = Scene::start(RegistrationRules { rate, ..rules() }).await;
+    let ana = scene.token("ana");
+    let send = async |key: &str| {
+        let url = format!("{}/api/tenants/register", scene.replica.public);
+        let request = scene.replica.client.post(url).bearer_auth(&ana).json(&application("Acme"));
+        let answer = request.header("Idempotency-Key", key).send().await.unwrap();
+        let (status, body): (_, Value) = (answer.status(), answer.json().await.unwrap());
+        (status, body["id"].clone())
+    };
+
+    let first = send("k1").await;
+
+    assert_eq!(first.0, StatusCode::ACCEPTED);
+    assert_eq!(send("k1").await, first);
+    assert_eq!(send("k2").await.0, StatusCode::TOO_MANY_REQUESTS);
+}
+
+#[tokio::test]
+async fn finding_a_tenant_by_its_name_reads_no_others() {
+    let scene = Scene::start(rules()).await;
+    let session = scene.replica.fleet.catalog().url().connect().await.unwrap();
+    session.batch_execute("set enable_seqscan = off").await.unwrap();
+
+    let sql = "explain select slug from tenants where name = 'Acme' and state <> 'deleted'";
+    let plan = session.query(sql, &[]).await.unwrap();
+
+    let text: Vec<&str> = plan.iter().map(|row| row.get(0)).collect();
+    assert!(text.iter().any(|line| line.contains("tenants_name")), "{text:?}");
 }

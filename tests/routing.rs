@@ -238,6 +238,64 @@ async fn known_tenants_are_served_while_the_catalog_is_away() {
     assert!(matches!(unknown, Err(RouterError::Catalog { .. })), "unknown is not absent");
 }
 
+/// As while a new version changes the schema, or behind a network that loses every packet.
+#[tokio::test]
+async fn known_tenants_are_served_while_the_catalog_gives_no_answer() {
+    let fleet = Fleet::start().await;
+    fleet.create_tenant("acme").await;
+    let settings =
+        RouterSettings { route_ttl: Duration::from_millis(100), ..RouterSettings::default() };
+    let (acme, router) =
+        (slug("acme"), TenantRouter::new(fleet.catalog().clone(), fleet.changes.clone(), settings));
+    router.connection(&acme).await.unwrap();
+
+    let mut session = fleet.catalog().url().connect().await.unwrap();
+    let locked = session.transaction().await.unwrap();
+    locked.batch_execute("lock table tenants").await.unwrap();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+
+    let served = router.connection(&acme);
+    let served = tokio::time::timeout(Duration::from_secs(5), served).await.expect("it is known");
+    served.unwrap().query("select 1", &[]).await.unwrap();
+}
+
+/// A question that a restart of the catalog's server cuts off may be asked again.
+#[tokio::test]
+async fn a_catalog_that_is_shut_down_amid_a_question_is_away() {
+    let fleet = Fleet::start().await;
+    fleet.create_tenant("acme").await;
+    let (acme, admin) = (slug("acme"), fleet.admin("postgres").await);
+    let mut session = fleet.catalog().url().connect().await.unwrap();
+    let locked = session.transaction().await.unwrap();
+    locked.batch_execute("lock table tenants").await.unwrap();
+
+    let end = async {
+        let sql = "select pg_terminate_backend(pid) from pg_locks
+                   where relation is not null and not granted";
+        while admin.query(sql, &[]).await.unwrap().is_empty() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let (answer, ()) = tokio::join!(fleet.catalog().tenant(&acme), end);
+
+    let error = answer.unwrap_err();
+    assert!(error.is_transient(), "{error}");
+}
+
+/// Its secrets go a moment before it does, and a worker may die in between.
+#[tokio::test]
+async fn a_tenant_without_its_secrets_is_no_tenant_any_more() {
+    let fleet = Fleet::start().await;
+    fleet.create_tenant("acme").await;
+    let session = fleet.catalog().url().connect().await.unwrap();
+    let half = "update tenants set state = 'deleting', password_sealed = null";
+    session.batch_execute(half).await.unwrap();
+
+    let gone = fleet.router().connection(&slug("acme")).await.err();
+
+    assert!(matches!(gone, Some(RouterError::UnknownTenant(_))), "{gone:?}");
+}
+
 #[tokio::test]
 async fn state_of_one_user_never_reaches_the_next() {
     let fleet = Fleet::start().await;

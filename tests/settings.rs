@@ -412,3 +412,25 @@ async fn the_command_line_refuses_what_makes_no_sense() {
     }
     assert_eq!(fleet.tenant("acme").await.settings.to_value(), json!({}));
 }
+
+#[tokio::test]
+async fn the_audit_log_has_the_settings_that_a_tenant_is_born_with_and_no_change_that_was_none() {
+    let replica = Replica::start().await;
+    let sso = json!({ "issuer": "https://sso.acme.com" });
+    let new = json!({ "slug": "acme", "settings": { "sso": sso } });
+    assert_eq!(replica.post("/api/setup/tenant?wait=true", new).await.0, StatusCode::CREATED);
+    replica.create("globex").await;
+
+    let (path, name) = ("/api/setup/tenants/nobody", json!({ "name": "Somebody" }));
+    let (status, _) = replica.call(Method::PATCH, path, Some(name)).await;
+
+    assert_eq!(status, StatusCode::NOT_FOUND);
+    let (_, log) = replica.get("/api/audit-log").await;
+    let events = log["events"].as_array().unwrap();
+    assert_eq!(events.len(), 1, "{log}");
+    assert_eq!(
+        (&events[0]["action"], &events[0]["actor"]),
+        (&json!("settings.changed"), &json!("token:test"))
+    );
+    assert_eq!(events[0]["detail"]["sso"], json!({ "before": null, "after": sso }));
+}

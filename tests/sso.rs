@@ -2,7 +2,7 @@
 //! those who try more.
 
 use std::collections::HashMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use reqwest::{Method, StatusCode};
 use secrecy::ExposeSecret as _;
@@ -145,6 +145,9 @@ async fn a_tenant_that_names_the_operators_provider_takes_it_from_nobody() {
     scene.becomes(&meant, OK).await;
     assert_eq!(scene.ask(&shared.token(&of("acme")), None).await, NO);
     assert_eq!(scene.ask(&shared.token(&of("globex")), None).await, OK);
+    // Whom acme's tokens are meant for is acme's affair: to the others it is a stranger.
+    let stray = shared.token(&json!({ "tenant": "globex", "aud": "acme-app" }));
+    assert_eq!(scene.ask(&stray, None).await, NO);
 }
 
 #[tokio::test]
@@ -220,6 +223,55 @@ async fn refusals_and_changes_are_in_the_audit_log_and_a_flood_does_not_fill_it(
     assert_eq!(changed["detail"]["sso"]["before"], Value::Null);
 }
 
+/// Whoever has a provider of their own can have it sign anything.
+#[tokio::test]
+async fn a_subject_that_cannot_be_stored_does_not_silence_the_audit_log() {
+    let scene = Scene::start().await;
+    scene.set_sso("acme", json!({ "issuer": scene.own.issuer })).await;
+    scene.becomes(&scene.own.token(&of("acme")), OK).await;
+
+    for subject in ["eve\u{0}", "eve\u{1b}[2J", "eve\n"] {
+        let token = scene.own.token(&json!({ "sub": subject, "tenant": "globex" }));
+        assert_eq!(scene.ask(&token, None).await, WHO, "{subject:?}");
+    }
+    let eve = scene.own.token(&json!({ "sub": "eve", "tenant": "globex" }));
+    assert_eq!(scene.ask(&eve, None).await, NO);
+
+    assert_eq!(denied(&scene, "eve", 1).await, 1);
+}
+
+#[tokio::test]
+async fn a_flood_that_goes_on_is_written_down_once_a_second() {
+    let scene = Scene::start().await;
+    let eve = scene.shared.token(&json!({ "sub": "eve", "tenant": "acme" }));
+    let (began, mut sent) = (Instant::now(), 0);
+    while began.elapsed() < Duration::from_secs(4) {
+        assert_eq!(scene.ask(&eve, Some("globex")).await, NO);
+        sent += 1;
+    }
+
+    let rows = denied(&scene, "eve", sent).await;
+
+    assert!(rows <= 7, "{rows} rows for {sent} refusals");
+}
+
+/// Waits until so many refusals of somebody are written down; gives the number of rows that took.
+async fn denied(scene: &Scene, actor: &str, wanted: u64) -> usize {
+    let written = async {
+        loop {
+            let (_, log) = scene.replica.get("/api/audit-log?limit=500").await;
+            let events = log["events"].as_array().unwrap();
+            let rows: Vec<_> = events.iter().filter(|event| event["actor"] == actor).collect();
+            let counts = rows.iter().map(|row| row["detail"]["count"].as_u64().unwrap());
+            if counts.sum::<u64>() >= wanted {
+                return rows.len();
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(15), written).await.expect("it takes seconds")
+}
+
 #[tokio::test]
 async fn nobody_changes_what_the_audit_log_says() {
     let fleet = Fleet::start().await;
@@ -291,5 +343,29 @@ async fn an_unknown_and_a_foreign_tenant_cost_the_catalog_the_same() {
 
         assert_eq!(foreign, HashMap::from([("members::role".to_owned(), 5)]), "{header}");
         assert_eq!(foreign, unknown, "{header}");
+    }
+}
+
+#[tokio::test]
+async fn who_is_known_is_let_in_while_the_catalog_gives_no_answer() {
+    let scene = Scene::start().await;
+    let shared = &scene.shared;
+    let user = User { issuer: &shared.issuer, subject: "user-1" };
+    let catalog = scene.replica.fleet.catalog();
+    catalog.add_member(&slug("acme"), user, MemberRole::Member, "test").await.unwrap();
+    let token = shared.token(&json!({}));
+    assert_eq!(scene.ask(&token, Some("acme")).await, OK);
+    assert_eq!(scene.ask(&scene.replica.token, Some("acme")).await, OK);
+
+    let mut session = catalog.url().connect().await.unwrap();
+    let locked = session.transaction().await.unwrap();
+    locked.batch_execute("lock table tenants, members, domains, admin_tokens").await.unwrap();
+    // Whatever is remembered is asked anew by now.
+    tokio::time::sleep(Duration::from_millis(5500)).await;
+
+    for token in [&token, &scene.replica.token] {
+        let asked = scene.ask(token, Some("acme"));
+        let status = tokio::time::timeout(Duration::from_secs(8), asked).await;
+        assert_eq!(status.expect("an answer"), OK);
     }
 }

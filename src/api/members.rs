@@ -9,7 +9,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::Admin;
 use super::auth::Caller;
-use super::error::{ApiError, plain_text};
+use super::error::ApiError;
 use crate::catalog::members::{Member, MemberRole, User};
 use crate::catalog::tokens::Scope;
 use crate::problem::Problem;
@@ -96,8 +96,9 @@ pub(super) async fn remove(
 }
 
 fn bounded(text: String, field: &'static str, most: usize) -> Result<String, ApiError> {
-    match plain_text(Some(text), field)? {
-        Some(text) if !text.is_empty() && text.chars().count() <= most => Ok(text),
-        _ => Err(ApiError::invalid(format!("`{field}` has 1 to {most} characters"))),
+    if (1..=most).contains(&text.chars().count()) && !text.contains(char::is_control) {
+        Ok(text)
+    } else {
+        Err(ApiError::invalid(format!("`{field}` has 1 to {most} characters in a line")))
     }
 }

@@ -64,23 +64,24 @@ impl Catalog {
         from_row(&row)
     }
 
-    /// Lets a domain count; whoever calls this has seen the challenge in its DNS.
+    /// Lets a domain count; whoever calls this has seen its challenge in the DNS. Looking takes time: a
+    /// domain that was asked for anew meanwhile, perhaps by another tenant of this slug, has another.
     pub async fn domain_verified(
         &self,
         slug: &TenantSlug,
-        domain: &DomainName,
+        seen: &Domain,
         by: &str,
     ) -> Result<Domain, CatalogError> {
-        let tenant = self.tenant(slug).await?.id;
+        let (tenant, domain) = (self.tenant(slug).await?.id, &seen.domain);
         let mut client = self.client().await?;
         let transaction = client.transaction().await.map_err(CatalogError::Database)?;
         let row = maybe(
             &transaction,
             "-- domains::verified
              update domains set verified_at = coalesce(verified_at, now())
-             where tenant_id = $1 and domain = $2
+             where tenant_id = $1 and domain = $2 and challenge = $3
              returning domain, challenge, created_at, verified_at",
-            &[&tenant, &domain.as_str()],
+            &[&tenant, &domain.as_str(), &seen.challenge],
         )
         .await
         .map_err(|error| {

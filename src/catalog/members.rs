@@ -182,13 +182,19 @@ impl Catalog {
         Ok(own)
     }
 
-    /// The living tenant that people know by this name; none if several go by it.
+    /// The living tenant that people know by this name; none if several go by it. A name that a user chose
+    /// and no operator has looked at is the user's word: it neither counts nor makes another doubtful.
     pub async fn tenant_known_as(&self, name: &str) -> Result<Option<TenantSlug>, CatalogError> {
         let client = self.client().await?;
         let found = rows(
             &client,
             "-- members::tenant_known_as
-             select slug from tenants where name = $1 and state <> 'deleted' limit 2",
+             select t.slug from tenants t
+             where t.name = $1 and t.state <> 'deleted'
+               and not exists (select from registrations r
+                               where r.tenant_id = t.id and r.organization_name = t.name
+                                 and r.decided_by = 'settings')
+             limit 2",
             &[&name],
         )
         .await?;

@@ -141,17 +141,8 @@ impl Catalog {
         let mut client = self.client().await?;
         let transaction = client.transaction().await.map_err(CatalogError::Database)?;
         attempts::lock(&transaction, SLUGS).await?;
-        let earlier = maybe(
-            &transaction,
-            "-- registrations::earlier
-             select id from registrations
-             where issuer = $1 and subject = $2 and idempotency_key = $3",
-            &[&issuer, &subject, &new.idempotency_key],
-        )
-        .await?;
-        if let Some(row) = earlier {
-            let found = by_id(&transaction, row.get("id")).await?;
-            return Ok(Registered::Done(Box::new(found)));
+        if let Some(earlier) = earlier(&transaction, new.user, new.idempotency_key).await? {
+            return Ok(Registered::Done(Box::new(earlier)));
         }
         let row = one(
             &transaction,
@@ -176,6 +167,15 @@ impl Catalog {
         record(&transaction, &actor, "registration.made", &found.slug, detail).await?;
         transaction.commit().await.map_err(CatalogError::Database)?;
         Ok(Registered::Done(Box::new(found)))
+    }
+
+    /// The registration that the user has made with this key.
+    pub async fn earlier_registration(
+        &self,
+        user: User<'_>,
+        idempotency_key: &str,
+    ) -> Result<Option<Registration>, CatalogError> {
+        earlier(&self.client().await?, user, Some(idempotency_key)).await
     }
 
     /// The registration with this id.
@@ -283,6 +283,9 @@ impl Catalog {
         self.insert_tenant(&transaction, due.tenant_id, &new, &operation(due.tenant_id)).await?;
         let owner = User { issuer: &due.issuer, subject: &due.subject };
         members::insert(&transaction, due.tenant_id, owner, MemberRole::Owner).await?;
+        let detail = json!({ "registration": due.id, "issuer": due.issuer, "subject": due.subject,
+            "role": MemberRole::Owner });
+        record(&transaction, "registration", "member.added", &due.slug, detail).await?;
         execute(
             &transaction,
             "-- registrations::fulfilled
@@ -372,6 +375,20 @@ async fn record(
     detail: Value,
 ) -> Result<(), CatalogError> {
     audit_log::record(client, &Event { actor, action, tenant: Some(slug), detail }).await
+}
+
+async fn earlier(
+    client: &impl GenericClient,
+    user: User<'_>,
+    idempotency_key: Option<&str>,
+) -> Result<Option<Registration>, CatalogError> {
+    let sql = format!(
+        "-- registrations::earlier
+         select {COLUMNS} from registrations r left join tenants t on t.id = r.tenant_id
+         where r.issuer = $1 and r.subject = $2 and r.idempotency_key = $3"
+    );
+    let row = maybe(client, &sql, &[&user.issuer, &user.subject, &idempotency_key]).await?;
+    row.as_ref().map(from_row).transpose()
 }
 
 async fn by_id(client: &impl GenericClient, id: Uuid) -> Result<Registration, CatalogError> {

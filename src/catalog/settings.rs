@@ -59,7 +59,7 @@ pub(super) async fn change_within(
 }
 
 /// Writes down what a change of settings changed, section by section.
-async fn record(
+pub(super) async fn record(
     client: &impl GenericClient,
     slug: &TenantSlug,
     by: &str,

@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use super::audit_log::{self, Event};
 use super::operations::{NewOperation, OperationRecord, insert};
-use super::settings::change_within;
+use super::settings::{self, change_within};
 use super::{Catalog, CatalogError, TenantLock, execute, maybe, one, rows};
 use crate::sealing::Purpose;
 use crate::tenant::{Tenant, TenantSettings, TenantSlug, TenantState, Tier};
@@ -154,6 +154,10 @@ impl Catalog {
             let name = new.server.clone().unwrap_or_else(|| "any".to_owned());
             return Err(CatalogError::Missing { what: "server", name });
         }
+        let (by, nothing) = (operation.requested_by, TenantSettings::default());
+        if new.settings != nothing {
+            settings::record(transaction, &new.slug, by, &nothing, &new.settings).await?;
+        }
         insert(transaction, operation).await
     }
 
@@ -231,14 +235,15 @@ impl Catalog {
         Ok(found.iter().map(|row| (row.get(0), row.get(1))).collect())
     }
 
-    /// Where a living tenant is served, and with which password; `None` when there is no such tenant.
+    /// Where a living tenant is served, and with which password; `None` when there is no such tenant, or
+    /// only what a deletion has left of it.
     pub async fn place(&self, slug: &TenantSlug) -> Result<Option<Place>, CatalogError> {
         let client = self.client().await?;
         let sql = format!(
             "-- tenants::place
              select {COLUMNS}, t.password_sealed, s.url_sealed
              from tenants t join servers s on s.id = t.server_id
-             where t.slug = $1 and t.state <> 'deleted'"
+             where t.slug = $1 and t.state <> 'deleted' and t.password_sealed is not null"
         );
         let Some(row) = maybe(&client, &sql, &[&slug.as_str()]).await? else {
             return Ok(None);
@@ -304,13 +309,17 @@ impl Catalog {
             change_within(&transaction, slug, by, |_| Ok(settings.clone())).await?;
         }
         if let Some(name) = name {
-            execute(
+            let changed = execute(
                 &transaction,
                 "-- tenants::set_name
                  update tenants set name = $2 where slug = $1 and state <> 'deleted'",
                 &[&slug.as_str(), &name],
             )
             .await?;
+            if changed == 0 {
+                let name = slug.to_string();
+                return Err(CatalogError::Missing { what: "tenant", name });
+            }
             let detail = json!({ "name": name });
             let event = Event { actor: by, action: "name.changed", tenant: Some(slug), detail };
             audit_log::record(&transaction, &event).await?;

@@ -95,7 +95,7 @@ impl Table {
 
     /// Adds a row; a cell holds one line.
     pub fn row<const N: usize>(&mut self, cells: [String; N]) {
-        self.0.add_row(cells.map(|cell| cell.replace(['\n', '\r', '\t'], " ")));
+        self.0.add_row(cells.map(|cell| cell.replace(char::is_control, " ")));
     }
 
     /// The table, or this sentence when it has no row.
@@ -110,12 +110,14 @@ impl Table {
     }
 }
 
-/// Names and values below each other; values that are not there are left out.
+/// Names and values below each other; values that are not there are left out. A value may have lines,
+/// but nothing else that a terminal would act on.
 pub(super) fn fields(fields: &[(&str, Option<String>)]) -> String {
     let width = fields.iter().map(|(name, _)| name.len()).max().unwrap_or(0) + 2;
     let mut text = String::new();
     for (name, value) in fields {
         let Some(value) = value else { continue };
+        let value = value.replace(|c: char| c.is_control() && c != '\n', " ");
         let value = value.replace('\n', &format!("\n{:width$}", ""));
         _ = writeln!(text, "{:width$}{value}", format!("{name}:"));
     }
@@ -233,6 +235,17 @@ mod tests {
 
         assert_eq!(table.or("none"), "NAME  STATUS\nacme  active\na b");
         assert_eq!(Table::new(&["NAME"]).or("none"), "none");
+    }
+
+    /// Users write some of it, and a terminal does what control characters say.
+    #[test]
+    fn what_others_wrote_stays_text() {
+        let mut table = Table::new(&["NAME"]);
+        table.row(["a\u{1b}[2Jb\u{9b}c".to_owned()]);
+        let fields = fields(&[("Use case", Some("a\u{1b}]0;b\rc\u{9b}d\n\u{7f}e".to_owned()))]);
+
+        assert_eq!(table.or("none"), "NAME\na [2Jb c");
+        assert_eq!(fields, "Use case: a ]0;b c d\n           e");
     }
 
     #[test]

@@ -200,8 +200,8 @@ impl Shared {
             if document.issuer != *issuer {
                 return Err(FetchError::Malformed("the discovery document is of another issuer"));
             }
-            url = trusted(&document.jwks_uri).ok_or(FetchError::Malformed(
-                "the key set's address is neither https nor loopback",
+            url = named_by(&self.url, &document.jwks_uri).ok_or(FetchError::Malformed(
+                "the key set's address is not https, nor both it and the issuer on this machine",
             ))?;
         }
         let (document, life) = self.get(url).await?;
@@ -236,6 +236,12 @@ fn trusted(text: &str) -> Option<Url> {
     (url.scheme() == "https" || (url.scheme() == "http" && loopback)).then_some(url)
 }
 
+/// A key set's address that a discovery document names. Its author is a tenant's, and must not send us to
+/// services of this machine that nobody else reaches.
+fn named_by(discovery: &Url, text: &str) -> Option<Url> {
+    trusted(text).filter(|url| url.scheme() == "https" || discovery.scheme() == "http")
+}
+
 fn max_age(control: &str) -> Option<Duration> {
     let mut parts = control.split(',').map(str::trim);
     let seconds = parts.find_map(|part| part.strip_prefix("max-age="))?;
@@ -257,6 +263,18 @@ mod tests {
         {
             assert!(trusted(bad).is_none(), "{bad}");
         }
+    }
+
+    #[test]
+    fn only_an_issuer_on_this_machine_names_keys_on_this_machine() {
+        let url = |text: &str| Url::parse(text).unwrap();
+        let (far, near) = (url("https://id.example/d"), url("http://127.0.0.1:1/d"));
+
+        assert!(named_by(&far, "https://keys.example/keys").is_some());
+        assert!(named_by(&near, "http://127.0.0.1:1/keys").is_some());
+        assert!(named_by(&near, "https://keys.example/keys").is_some());
+        assert!(named_by(&far, "http://127.0.0.1:9200/_all").is_none());
+        assert!(named_by(&far, "http://localhost/keys").is_none());
     }
 
     #[test]

@@ -32,7 +32,7 @@ impl Tokens {
     /// Checks tokens against this catalog.
     #[must_use]
     pub fn new(catalog: Catalog) -> Self {
-        Self { catalog, known: Remembered::new() }
+        Self { known: Remembered::new(&catalog), catalog }
     }
 
     /// The token that a request carries; `None` when it carries none that is valid.

@@ -3,7 +3,8 @@
 //! What the settings say is joined with what the catalog says: a tenant may have a provider of its own
 //! (`sso.issuer` in its settings). Bindings hold in both directions: an issuer that is bound to tenants
 //! can name no other, and a tenant with an issuer of its own accepts no other. An issuer of the settings
-//! that is bound to nobody stays everybody's, whoever names it as their own.
+//! that is bound to nobody stays everybody's, whoever names it as their own; but tokens that are meant
+//! for an audience which only one tenant names are for that tenant alone.
 //!
 //! The list is read whole, every few seconds: so a token of no issuer at all costs the catalog nothing,
 //! and tenants stay bound while the catalog is away.
@@ -82,7 +83,10 @@ impl CurrentBindings {
             return Ok(Arc::clone(bindings));
         }
         let earlier = last.map(|(bindings, _)| bindings);
-        let bindings = match (self.catalog.own_issuers().await, earlier) {
+        let asked = self.catalog.own_issuers();
+        let answer =
+            if earlier.is_some() { self.catalog.in_time(asked).await } else { asked.await };
+        let bindings = match (answer, earlier) {
             (Ok(own), earlier) => Arc::new(Bindings::new(&self.settled, own, earlier.as_deref())),
             (Err(error), Some(earlier)) if error.is_transient() => earlier,
             (Err(error), _) => return Err(ResolveError::Catalog(error)),
@@ -126,22 +130,24 @@ impl Bindings {
         let binds = |trust: &Trust| trust.tenants.contains(slug);
         let usual = self.settled.verifier.knows(&token.issuer).then_some(&ANY);
         let trust = trusts.get(&token.issuer).or(usual);
+        // What was proven for one tenant's audience proves nothing to those who trust the settings.
+        let is_for_all = self.settled.verifier.expects(token);
         if let Some(own) = self.own.get(slug)
             && own.issuer == token.issuer
         {
             let meant_for = match (&own.audiences[..], trust) {
-                ([], Some(_)) => return true,
+                ([], Some(_)) => return is_for_all,
                 ([], None) => &self.settled.audiences,
                 _ => &own.audiences,
             };
             return token.is_meant_for(meant_for);
         }
-        match trust {
+        match trust.filter(|_| is_for_all) {
             // It is bound, and to whom is all that counts.
             Some(trust) if !trust.tenants.is_empty() => binds(trust),
             // It is everybody's, but for those who have another.
             Some(_) => !self.own.contains_key(slug) && !trusts.values().any(binds),
-            // It is the own one of other tenants.
+            // It is the own one of other tenants, or meant for one of them.
             None => false,
         }
     }
@@ -152,6 +158,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::oidc::{KeySource, ProviderSettings, Timing};
 
     const SHARED: &str = "https://id.example";
     const BOUND: &str = "https://id.initech.example";
@@ -166,8 +173,15 @@ mod tests {
             tenants: tenants.iter().map(|name| slug(name)).collect(),
             tenant_claim: None,
         };
+        let provider = |issuer: &str| ProviderSettings {
+            issuer: issuer.to_owned(),
+            audiences: vec!["application".to_owned()],
+            algorithms: Vec::new(),
+            keys: KeySource::Discovery,
+            timing: Timing::default(),
+        };
         let settled = Settled {
-            verifier: TokenVerifier::new(Vec::new()).unwrap(),
+            verifier: TokenVerifier::new(vec![provider(SHARED), provider(BOUND)]).unwrap(),
             trusts: HashMap::from([
                 (SHARED.to_owned(), trust(&[])),
                 (BOUND.to_owned(), trust(&["initech"])),
@@ -221,10 +235,20 @@ mod tests {
     fn a_tenant_that_insists_on_the_shared_issuer_takes_it_from_nobody() {
         let bindings = bindings(&[("acme", SHARED, &[]), ("initech", BOUND, &["special"])]);
 
-        assert!(may(&bindings, SHARED, "anything", "acme"));
-        assert!(may(&bindings, SHARED, "anything", "globex"));
-        assert!(!may(&bindings, BOUND, "anything", "acme"));
+        assert!(may(&bindings, SHARED, "application", "acme"));
+        assert!(may(&bindings, SHARED, "application", "globex"));
+        assert!(!may(&bindings, BOUND, "application", "acme"));
         assert!(may(&bindings, BOUND, "special", "initech"));
-        assert!(!may(&bindings, BOUND, "anything", "initech"));
+        assert!(!may(&bindings, BOUND, "application", "initech"));
+    }
+
+    #[test]
+    fn an_audience_of_one_tenant_opens_no_other() {
+        let bindings = bindings(&[("acme", SHARED, &["acme-app"]), ("hooli", SHARED, &[])]);
+
+        assert!(may(&bindings, SHARED, "acme-app", "acme"));
+        assert!(!may(&bindings, SHARED, "acme-app", "globex"));
+        assert!(!may(&bindings, SHARED, "acme-app", "hooli"));
+        assert!(may(&bindings, SHARED, "application", "hooli"));
     }
 }

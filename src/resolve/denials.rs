@@ -1,12 +1,13 @@
 //! [`Denials`]: what was refused, for the audit log.
 //!
 //! An attacker must not be able to fill the catalog, or to slow anything down: refusals are counted
-//! here and written down once a second, alike ones together, the rest of too many different ones as
-//! a number.
+//! here and written down once a second by one task, alike ones together, the rest of too many different
+//! ones as a number.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::mem;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use serde_json::json;
@@ -29,8 +30,17 @@ const MOST: usize = 100;
 #[derive(Clone)]
 pub(super) struct Denials {
     catalog: Catalog,
-    gathered: Arc<Mutex<HashMap<Option<Denial>, u64>>>,
+    gathered: Arc<Mutex<Gathered>>,
 }
+
+#[derive(Default)]
+struct Gathered {
+    counts: Counts,
+    /// Somebody is at it; a second one would write the same again.
+    is_being_written: bool,
+}
+
+type Counts = HashMap<Option<Denial>, u64>;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Denial {
@@ -66,31 +76,49 @@ impl Denials {
         tracing::warn!(tenant = %slug, user = name, violation, "a caller may not name this tenant");
         let (issuer, user) = (issuer.map(str::to_owned), name.to_owned());
         let denial = Denial { violation, issuer, user, slug: slug.clone() };
-        let mut gathered = self.gathered.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_first = gathered.is_empty();
-        let fits = gathered.len() < MOST || gathered.contains_key(&Some(denial.clone()));
-        *gathered.entry(fits.then_some(denial)).or_default() += 1;
+        let mut gathered = self.gathered();
+        let counts = &mut gathered.counts;
+        let fits = counts.len() < MOST || counts.contains_key(&Some(denial.clone()));
+        *counts.entry(fits.then_some(denial)).or_default() += 1;
+        let is_being_written = mem::replace(&mut gathered.is_being_written, true);
         drop(gathered);
-        if is_first {
+        if !is_being_written {
             tokio::spawn(self.clone().write());
         }
         ResolveError::Denied
     }
 
+    fn gathered(&self) -> MutexGuard<'_, Gathered> {
+        self.gathered.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Writes down what is gathered, however long that takes.
     async fn write(self) {
-        sleep(PAUSE).await;
+        let mut pause = PAUSE;
         loop {
-            let seen = self.gathered.lock().unwrap_or_else(PoisonError::into_inner).clone();
-            let Some((denial, count)) = seen.into_iter().next() else { return };
-            match self.write_one(denial.as_ref(), count).await {
-                Ok(()) => self.forget(denial, count),
-                Err(error) => {
-                    tracing::warn!(%error, "refusals cannot be written into the audit log yet");
-                    sleep(RETRY).await;
+            sleep(pause).await;
+            let Some(seen) = self.seen() else { return };
+            pause = PAUSE;
+            for (denial, count) in seen {
+                let Err(error) = self.write_one(denial.as_ref(), count).await else {
+                    self.forget(denial, count);
+                    continue;
+                };
+                tracing::warn!(%error, "refusals cannot be written into the audit log yet");
+                pause = RETRY;
+                // One that the catalog does not take must not keep the others waiting.
+                if error.is_transient() {
+                    break;
                 }
             }
         }
+    }
+
+    /// What there is to write; without any, the next refusal finds another writer.
+    fn seen(&self) -> Option<Counts> {
+        let mut gathered = self.gathered();
+        gathered.is_being_written = !gathered.counts.is_empty();
+        gathered.is_being_written.then(|| gathered.counts.clone())
     }
 
     async fn write_one(&self, denial: Option<&Denial>, count: u64) -> Result<(), CatalogError> {
@@ -114,8 +142,7 @@ impl Denials {
 
     /// What came in the meantime stays.
     fn forget(&self, denial: Option<Denial>, count: u64) {
-        let mut gathered = self.gathered.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Entry::Occupied(mut entry) = gathered.entry(denial) {
+        if let Entry::Occupied(mut entry) = self.gathered().counts.entry(denial) {
             *entry.get_mut() -= count;
             if *entry.get() == 0 {
                 entry.remove();

@@ -86,12 +86,12 @@ impl IdentityResolver {
             tokens: Tokens::new(catalog.clone()),
             bindings: CurrentBindings::new(catalog.clone(), settled),
             denials: Denials::new(catalog.clone()),
+            roles: Remembered::new(&catalog),
+            organisations: Remembered::new(&catalog),
+            holders: Remembered::new(&catalog),
             catalog,
             base_domain,
             only,
-            roles: Remembered::new(),
-            organisations: Remembered::new(),
-            holders: Remembered::new(),
         }
     }
 

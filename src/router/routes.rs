@@ -1,8 +1,8 @@
 //! [`Routes`]: where each tenant is, remembered.
 //!
 //! Invariants: however many ask for an unknown slug, the catalog is asked once at a time; an answer that
-//! a change overtook is never kept; while the catalog is away the last known place serves, and a tenant
-//! that has never been seen is an error other than "there is none".
+//! a change overtook is never kept; while the catalog is away, or gives no answer, the last known place
+//! serves, and a tenant that has never been seen is an error other than "there is none".
 
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -150,9 +150,12 @@ impl Routes {
     /// A task of its own, so that a caller that gives up leaves the others with a look-up under way.
     async fn look_up(&self, slug: &TenantSlug) -> Result<Arc<Route>, RouterError> {
         let (catalog, wanted) = (self.catalog.clone(), slug.clone());
-        let found = tokio::spawn(async move { catalog.place(&wanted).await })
-            .await
-            .expect("a look-up does not panic");
+        let is_known = self.last_known.contains_key(slug);
+        let look = async move {
+            let asked = catalog.place(&wanted);
+            if is_known { catalog.in_time(asked).await } else { asked.await }
+        };
+        let found = tokio::spawn(look).await.expect("a look-up does not panic");
         match found {
             Ok(Some(place)) => Ok(Route::new(Arc::new(place))),
             Ok(None) => Err(RouterError::UnknownTenant(slug.clone())),
