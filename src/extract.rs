@@ -88,6 +88,7 @@ impl From<RouterError> for Problem {
         }
         match error {
             RouterError::UnknownTenant(_)
+            | RouterError::AnotherTenant(_)
             | RouterError::NotServed {
                 state: TenantState::Deleting | TenantState::Deleted, ..
             } => denied(),

@@ -60,4 +60,4 @@ pub mod worker;
 pub use extract::Tenancy;
 pub use resolve::TenantResolver;
 pub use router::{RouterError, TenantConnection, TenantRouter};
-pub use tenant::{SlugError, Tenant, TenantSettings, TenantSlug};
+pub use tenant::{SlugError, Tenant, TenantScope, TenantSettings, TenantSlug};

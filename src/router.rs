@@ -43,6 +43,7 @@ use crate::tenant::{TenantSlug, TenantState};
 mod connection;
 mod pool;
 mod routes;
+mod scope;
 
 pub use connection::{TenantConnection, TenantTransaction};
 use routes::{Route, Routes};
@@ -128,6 +129,11 @@ pub enum RouterError {
     /// The database says that it belongs to another tenant or to another time.
     #[error("the database that was reached is not the live database of tenant `{0}`")]
     WrongDatabase(TenantSlug),
+    /// The slug is now another tenant's than when a scope was made.
+    #[error(
+        "tenant `{0}` is another one than the work was meant for, whose tenant is deleted; drop the work"
+    )]
+    AnotherTenant(TenantSlug),
     /// The tenant's server refused or could not be reached.
     #[error("the database of tenant `{slug}` cannot be reached")]
     Unreachable {

@@ -22,6 +22,7 @@ mod operations;
 mod provisioning;
 mod registration;
 mod routing;
+mod scopes;
 mod serving;
 mod settings;
 mod sso;
