@@ -57,7 +57,7 @@ pub mod telemetry;
 pub mod tenant;
 pub mod worker;
 
-pub use extract::Tenancy;
+pub use extract::{Tenancy, TenantLayer};
 pub use resolve::TenantResolver;
 pub use router::{RouterError, TenantConnection, TenantRouter};
 pub use tenant::{SlugError, Tenant, TenantScope, TenantSettings, TenantSlug};

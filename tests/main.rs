@@ -16,6 +16,7 @@ mod crash;
 mod domains;
 mod edges;
 mod identity;
+mod layer;
 mod migrations;
 mod openid;
 mod operations;

@@ -1,6 +1,7 @@
 //! Scopes: a tenant named for later, and found again only if it is still the same one.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::{RouterError, TenantConnection, TenantRouter};
 use crate::catalog::CatalogError;
@@ -16,9 +17,15 @@ impl TenantConnection {
 }
 
 impl TenantRouter {
-    /// The scope of a tenant that is known by its slug, active or not.
+    /// The scope of a tenant, without a connection to it.
+    ///
+    /// # Errors
+    ///
+    /// As [`TenantRouter::connection`]: no work is taken for a tenant that is not served.
     pub async fn scope(&self, slug: &TenantSlug) -> Result<TenantScope, RouterError> {
-        Ok(TenantScope::from(&self.route(slug).await?.tenant))
+        let deadline = Instant::now() + self.shared.settings.pool_wait_timeout;
+        let route = self.shared.routes.active(slug, deadline).await?;
+        Ok(TenantScope::from(&route.place.tenant))
     }
 
     /// A connection to the database of the tenant that the scope was made for.
