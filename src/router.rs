@@ -45,8 +45,9 @@ mod pool;
 mod routes;
 mod scope;
 
-pub use connection::{TenantConnection, TenantTransaction};
+pub use connection::{TenantConnection, TenantRows, TenantTransaction, TenantTransactionBuilder};
 use routes::{Route, Routes};
+pub use tokio_postgres::IsolationLevel;
 
 /// How often idle pools and connections are looked for.
 const TICK: Duration = Duration::from_secs(1);

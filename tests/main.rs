@@ -12,6 +12,7 @@ mod architecture;
 mod backups;
 mod burst;
 mod cli;
+mod connections;
 mod crash;
 mod domains;
 mod edges;

@@ -16,6 +16,12 @@ use tokio_postgres::{Error, Row};
 use super::routes::Route;
 use crate::tenant::Tenant;
 
+mod rows;
+mod transaction;
+
+pub use rows::TenantRows;
+pub use transaction::TenantTransactionBuilder;
+
 /// A connection to the database of one tenant. Goes back to that tenant's pool when dropped.
 ///
 /// Statements are prepared once for each physical connection, whatever their number of uses.

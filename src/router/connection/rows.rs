@@ -1,0 +1,87 @@
+//! [`TenantRows`]: a result too large to hold, row by row.
+//!
+//! While rows are on their way the connection is busy, and is borrowed: another query on it would wait
+//! behind rows that nobody takes. Rows that were not read to their end leave it busy, so it is closed with
+//! its use, and the server's work is cancelled.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll};
+
+use futures_util::Stream;
+use tokio_postgres::types::ToSql;
+use tokio_postgres::{Error, Row, RowStream};
+
+use super::{Params, Session, TenantConnection, TenantTransaction};
+
+/// The rows of a query as they come; a few of them are in memory at a time.
+pub struct TenantRows<'a> {
+    rows: Pin<Box<RowStream>>,
+    /// None once the last row, or an error, has come.
+    session: Option<&'a Session>,
+}
+
+impl TenantConnection {
+    /// Runs a query whose rows are read one by one.
+    pub async fn query_stream(
+        &mut self,
+        sql: &str,
+        params: Params<'_>,
+    ) -> Result<TenantRows<'_>, Error> {
+        let client = self.client();
+        let query =
+            async { client.query_raw(&client.prepare_cached(sql).await?, each(params)).await };
+        let rows = self.session.run(sql, query).await?;
+        Ok(TenantRows::new(rows, &self.session))
+    }
+}
+
+impl TenantTransaction<'_> {
+    /// Runs a query whose rows are read one by one.
+    pub async fn query_stream(
+        &mut self,
+        sql: &str,
+        params: Params<'_>,
+    ) -> Result<TenantRows<'_>, Error> {
+        let inner = &self.transaction;
+        let query =
+            async { inner.query_raw(&inner.prepare_cached(sql).await?, each(params)).await };
+        let rows = self.session.run(sql, query).await?;
+        Ok(TenantRows::new(rows, self.session))
+    }
+}
+
+impl<'a> TenantRows<'a> {
+    fn new(rows: RowStream, session: &'a Session) -> Self {
+        session.busy.fetch_add(1, Ordering::Relaxed);
+        Self { rows: Box::pin(rows), session: Some(session) }
+    }
+
+    /// The next row; none after the last one. Nothing is lost when the wait is given up.
+    pub async fn next(&mut self) -> Option<Result<Row, Error>> {
+        poll_fn(|cx| Pin::new(&mut *self).poll_next(cx)).await
+    }
+}
+
+impl Stream for TenantRows<'_> {
+    type Item = Result<Row, Error>;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = self.get_mut();
+        if this.session.is_none() {
+            return Poll::Ready(None);
+        }
+        let next = this.rows.as_mut().poll_next(cx);
+        if let Poll::Ready(None | Some(Err(_))) = next
+            && let Some(session) = this.session.take()
+        {
+            session.busy.fetch_sub(1, Ordering::Relaxed);
+        }
+        next
+    }
+}
+
+fn each<'a>(params: Params<'a>) -> impl ExactSizeIterator<Item = &'a (dyn ToSql + Sync)> + use<'a> {
+    params.iter().copied()
+}
