@@ -41,11 +41,13 @@ use crate::metrics;
 use crate::tenant::{TenantSlug, TenantState};
 
 mod connection;
+mod fleet;
 mod pool;
 mod routes;
 mod scope;
 
 pub use connection::{TenantConnection, TenantRows, TenantTransaction, TenantTransactionBuilder};
+pub use fleet::{Ended, FleetReport, Pace, TenantFailure, WorkError};
 use routes::{Route, Routes};
 pub use tokio_postgres::IsolationLevel;
 

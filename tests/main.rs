@@ -16,6 +16,7 @@ mod connections;
 mod crash;
 mod domains;
 mod edges;
+mod fleet;
 mod identity;
 mod layer;
 mod migrations;

@@ -100,6 +100,13 @@ impl TenantConnection {
         Ok(TenantTransaction { transaction, session: &self.session })
     }
 
+    /// Closes the physical connection with this use if it was made for it.
+    pub(super) fn close_unless_pooled(&self) {
+        if Object::metrics(self.client()).recycle_count == 0 {
+            self.session.marked.store(true, Ordering::Relaxed);
+        }
+    }
+
     fn client(&self) -> &Object {
         self.client.as_ref().expect(HAS_CLIENT)
     }
