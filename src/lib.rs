@@ -60,4 +60,7 @@ pub mod worker;
 pub use extract::{Tenancy, TenantLayer};
 pub use resolve::TenantResolver;
 pub use router::{RouterError, TenantConnection, TenantRouter};
+/// The driver, whose rows, errors and parameters this crate's connections have.
+pub use tokio_postgres;
+
 pub use tenant::{SlugError, Tenant, TenantScope, TenantSettings, TenantSlug};
