@@ -170,6 +170,7 @@ fn card(row: &Row) -> Card {
 }
 
 /// What PostgreSQL said is for the log, not for the caller.
+#[expect(clippy::needless_pass_by_value, reason = "`map_err` gives it away")]
 fn failed(error: Error) -> Problem {
     if error.code() == Some(&SqlState::READ_ONLY_SQL_TRANSACTION) {
         return read_only();

@@ -10,7 +10,6 @@ use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 
 use futures_util::Stream;
-use tokio_postgres::types::ToSql;
 use tokio_postgres::{Error, Row, RowStream};
 
 use super::{Params, Session, TenantConnection, TenantTransaction};
@@ -30,8 +29,9 @@ impl TenantConnection {
         params: Params<'_>,
     ) -> Result<TenantRows<'_>, Error> {
         let client = self.client();
-        let query =
-            async { client.query_raw(&client.prepare_cached(sql).await?, each(params)).await };
+        let query = async {
+            client.query_raw(&client.prepare_cached(sql).await?, params.iter().copied()).await
+        };
         let rows = self.session.run(sql, query).await?;
         Ok(TenantRows::new(rows, &self.session))
     }
@@ -45,8 +45,9 @@ impl TenantTransaction<'_> {
         params: Params<'_>,
     ) -> Result<TenantRows<'_>, Error> {
         let inner = &self.transaction;
-        let query =
-            async { inner.query_raw(&inner.prepare_cached(sql).await?, each(params)).await };
+        let query = async {
+            inner.query_raw(&inner.prepare_cached(sql).await?, params.iter().copied()).await
+        };
         let rows = self.session.run(sql, query).await?;
         Ok(TenantRows::new(rows, self.session))
     }
@@ -80,8 +81,4 @@ impl Stream for TenantRows<'_> {
         }
         next
     }
-}
-
-fn each<'a>(params: Params<'a>) -> impl ExactSizeIterator<Item = &'a (dyn ToSql + Sync)> + use<'a> {
-    params.iter().copied()
 }
