@@ -19,7 +19,9 @@
 //! }
 //! ```
 //!
-//! A refusal is answered as a [`Problem`].
+//! A refusal is answered as a [`Problem`]. A handler that only hands work on takes a [`TenantScope`], and
+//! costs no connection. [`TenantLayer`] does the same for a whole router, whatever its handlers take. A
+//! request is resolved once, however many of these it meets.
 
 use std::sync::Arc;
 
@@ -30,7 +32,11 @@ use axum::http::request::Parts;
 use crate::problem::Problem;
 use crate::resolve::{Access, ResolveError, Resolved, TenantResolver, denied};
 use crate::router::{RouterError, TenantConnection, TenantRouter};
-use crate::tenant::TenantState;
+use crate::tenant::{TenantScope, TenantState};
+
+mod layer;
+
+pub use layer::{TenantLayer, TenantService};
 
 /// How an application tells its tenants apart and reaches them. Cheap to clone.
 #[derive(Clone)]
@@ -50,6 +56,17 @@ impl Tenancy {
         span.record("tenant", resolved.slug.as_str()).record("user", &resolved.user);
         Ok(resolved)
     }
+
+    /// [`Tenancy::resolve`], unless the request has been resolved before; what is found goes to its
+    /// extensions.
+    pub async fn resolve_once(&self, parts: &mut Parts) -> Result<Resolved, ResolveError> {
+        if let Some(resolved) = parts.extensions.get::<Resolved>() {
+            return Ok(resolved.clone());
+        }
+        let resolved = self.resolve(parts).await?;
+        parts.extensions.insert(resolved.clone());
+        Ok(resolved)
+    }
 }
 
 impl<S> FromRequestParts<S> for TenantConnection
@@ -61,7 +78,7 @@ where
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
         let tenancy = Tenancy::from_ref(state);
-        let resolved = tenancy.resolve(parts).await?;
+        let resolved = tenancy.resolve_once(parts).await?;
         Ok(match resolved.access {
             Access::ReadWrite => tenancy.router.connection(&resolved.slug).await?,
             Access::ReadOnly => tenancy.router.read_only(&resolved.slug).await?,
@@ -77,7 +94,21 @@ where
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
-        Ok(Tenancy::from_ref(state).resolve(parts).await?)
+        Ok(Tenancy::from_ref(state).resolve_once(parts).await?)
+    }
+}
+
+impl<S> FromRequestParts<S> for TenantScope
+where
+    Tenancy: FromRef<S>,
+    S: Send + Sync,
+{
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let tenancy = Tenancy::from_ref(state);
+        let resolved = tenancy.resolve_once(parts).await?;
+        Ok(tenancy.router.scope(&resolved.slug).await?)
     }
 }
 
@@ -88,6 +119,7 @@ impl From<RouterError> for Problem {
         }
         match error {
             RouterError::UnknownTenant(_)
+            | RouterError::AnotherTenant(_)
             | RouterError::NotServed {
                 state: TenantState::Deleting | TenantState::Deleted, ..
             } => denied(),

@@ -18,6 +18,47 @@
 //! The two planes never name each other: they meet in the catalog, where a commit that changes a tenant
 //! notifies, and the router evicts.
 //!
+//! # In an application
+//!
+//! An application stands in the data plane, with the settings of `tenantry serve`. From the catalog and its
+//! news it makes a [`TenantRouter`], and with a [`TenantResolver`] that is a [`Tenancy`], from which handlers
+//! get their [`TenantConnection`]:
+//!
+//! ```no_run
+//! use axum::{Router, routing::get};
+//! use tenantry::config::Settings;
+//! use tenantry::tokio_postgres::Error;
+//! use tenantry::{Tenancy, TenantConnection, TenantLayer, TenantRouter};
+//!
+//! # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+//! let settings = Settings::load(None, &[])?; // TENANTRY_…, and the file that TENANTRY_CONFIG names
+//! let catalog = settings.catalog()?;
+//! catalog.verify().await?;
+//! let router = TenantRouter::new(catalog.clone(), catalog.changes(), settings.router());
+//! let tenancy = Tenancy { router, resolver: settings.resolver(&catalog) };
+//!
+//! async fn count(tenant: TenantConnection) -> String {
+//!     let row = tenant.query_one("select count(*) from boards", &[]).await; // only this tenant's
+//!     row.map_or_else(|_: Error| "?".to_owned(), |row| row.get::<_, i64>(0).to_string())
+//! }
+//! let routes: Router = Router::new()
+//!     .route("/boards/count", get(count))
+//!     .route_layer(TenantLayer::new(tenancy.clone()))
+//!     .with_state(tenancy);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! A process has one of rustls' providers, and its `main` chooses it:
+//! `rustls::crypto::aws_lc_rs::default_provider().install_default()`.
+//!
+//! - A job that runs later carries a [`TenantScope`], which is checked when the job begins:
+//!   [`TenantRouter::connection_in`].
+//! - A job for everybody goes through the fleet: [`TenantRouter::for_each_tenant`].
+//! - `examples/boards.rs` is a whole application.
+//!
+//! # The modules
+//!
 //! In reading order:
 //!
 //! - [`tenant`]: slugs, tenants, their states and settings. Pure.
@@ -57,7 +98,9 @@ pub mod telemetry;
 pub mod tenant;
 pub mod worker;
 
-pub use extract::Tenancy;
+pub use extract::{Tenancy, TenantLayer};
 pub use resolve::TenantResolver;
 pub use router::{RouterError, TenantConnection, TenantRouter};
-pub use tenant::{SlugError, Tenant, TenantSettings, TenantSlug};
+pub use tenant::{SlugError, Tenant, TenantScope, TenantSettings, TenantSlug};
+/// The driver: rows, errors and parameters of our connections are its own.
+pub use tokio_postgres;

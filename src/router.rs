@@ -41,18 +41,22 @@ use crate::metrics;
 use crate::tenant::{TenantSlug, TenantState};
 
 mod connection;
+mod fleet;
 mod pool;
 mod routes;
+mod scope;
 mod server;
 mod servers;
 mod session;
 
-pub use connection::{TenantConnection, TenantTransaction};
+pub use connection::{TenantConnection, TenantRows, TenantTransaction, TenantTransactionBuilder};
+pub use fleet::{Ended, FleetReport, Pace, TenantFailure, WorkError};
 use pool::{Admission, CheckoutError, TenantPool};
 use routes::{Route, Routes};
 use servers::Servers;
 pub use session::ConnectError;
 use session::Session;
+pub use tokio_postgres::IsolationLevel;
 
 /// How often idle pools and connections are looked for.
 const TICK: Duration = Duration::from_secs(1);
@@ -145,6 +149,11 @@ pub enum RouterError {
     /// The database says that it belongs to another tenant or to another time.
     #[error("the database that was reached is not the live database of tenant `{0}`")]
     WrongDatabase(TenantSlug),
+    /// The slug is now another tenant's than when a scope was made.
+    #[error(
+        "tenant `{0}` is another one than the work was meant for, whose tenant is deleted; drop the work"
+    )]
+    AnotherTenant(TenantSlug),
     /// The tenant's server refused or could not be reached.
     #[error("the database of tenant `{slug}` cannot be reached")]
     Unreachable {

@@ -15,11 +15,13 @@ use uuid::Uuid;
 
 mod domain;
 mod email;
+mod scope;
 pub mod settings;
 mod slug;
 
 pub use domain::{DomainError, DomainName, is_free_mail};
 pub use email::{EmailAddress, EmailError};
+pub use scope::{KeyError, TenantScope};
 pub use settings::TenantSettings;
 pub use slug::{MAX_LEN as MAX_SLUG_LEN, SlugError, TenantSlug};
 

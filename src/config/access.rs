@@ -1,6 +1,8 @@
 //! What the settings make of requests: who may reach a tenant's data, who may administer, who may ask
 //! for a tenant.
 
+use std::sync::Arc;
+
 use super::auth::Identity;
 use super::error::{ConfigError, Problem};
 use super::{AuthProvider, Deployment, Settings};
@@ -8,7 +10,7 @@ use crate::api::SelfService;
 use crate::catalog::Catalog;
 use crate::domains::Domains;
 use crate::registration::RegistrationRules;
-use crate::resolve::{Administrators, IdentityResolver};
+use crate::resolve::{Administrators, IdentityResolver, SingleTenant, TenantResolver};
 use crate::tenant::TenantSlug;
 
 impl Settings {
@@ -36,6 +38,16 @@ impl Settings {
         let Identity { verifier, mut settings, .. } = self.identity.clone();
         settings.only = self.only_tenant();
         IdentityResolver::new(catalog.clone(), verifier, settings)
+    }
+
+    /// How requests are resolved: by who sends them, or without a question when there is one tenant and
+    /// nobody to vouch for users.
+    #[must_use]
+    pub fn resolver(&self, catalog: &Catalog) -> Arc<dyn TenantResolver> {
+        match self.only_tenant() {
+            Some(slug) if !self.has_identity_provider() => Arc::new(SingleTenant::new(slug)),
+            _ => Arc::new(self.identity(catalog)),
+        }
     }
 
     /// The one tenant of a deployment that has no other.

@@ -18,6 +18,12 @@ use super::routes::Route;
 use super::session::{Session, Statements};
 use crate::tenant::Tenant;
 
+mod rows;
+mod transaction;
+
+pub use rows::TenantRows;
+pub use transaction::TenantTransactionBuilder;
+
 /// A connection to the database of one tenant. Goes back to that tenant's pool when dropped.
 ///
 /// Statements are prepared once for each physical connection, whatever their number of uses.
@@ -126,6 +132,13 @@ impl TenantConnection {
             }
         };
         self.traces.run(sql, twice).await
+    }
+
+    /// Closes the physical connection with this use if it was made for it.
+    pub(super) fn close_unless_pooled(&self) {
+        if !self.session().is_used {
+            self.traces.marked.store(true, Ordering::Relaxed);
+        }
     }
 
     fn session(&self) -> &Session {

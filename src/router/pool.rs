@@ -137,7 +137,8 @@ impl TenantPool {
     }
 
     /// Takes a connection back that is as good as new.
-    pub fn put_back(&self, session: Session) {
+    pub fn put_back(&self, mut session: Session) {
+        session.is_used = true;
         let mut idle = self.idle();
         if !idle.closed && self.server.has_room() {
             idle.sessions.push_back((Instant::now(), session));

@@ -62,6 +62,11 @@ impl Routes {
         }
     }
 
+    /// Whom to ask for what no route says.
+    pub(super) fn catalog(&self) -> &Catalog {
+        &self.catalog
+    }
+
     /// The route of an active tenant; waits out a cutover.
     pub(super) async fn active(
         &self,

@@ -25,6 +25,8 @@ pub(super) struct Session {
     pub statements: Statements,
     /// The tenant's schema version when the statements were prepared.
     pub schema_version: i64,
+    /// Whether somebody has used it before.
+    pub is_used: bool,
 }
 
 /// Why there is no connection.
@@ -72,7 +74,8 @@ impl Session {
         let opened = timeout(patience, opening).await;
         let client = opened.map_err(|_| ConnectError::TimedOut(patience))??;
         let statements = Statements::new();
-        Ok(Self { client, statements, schema_version: place.tenant.schema_version })
+        let schema_version = place.tenant.schema_version;
+        Ok(Self { client, statements, schema_version, is_used: false })
     }
 
     /// Whether it has ended, by whichever side.

@@ -3,7 +3,6 @@
 
 use std::future::Future;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
@@ -24,7 +23,6 @@ use crate::extract::Tenancy;
 use crate::metrics::Exporter;
 use crate::operations::Environment;
 use crate::operations::request::Requester;
-use crate::resolve::{SingleTenant, TenantResolver};
 use crate::router::TenantRouter;
 use crate::tenant::{TenantSettings, TenantSlug, Tier};
 use crate::worker::Worker;
@@ -123,11 +121,7 @@ impl Replica {
         changes: &Changes,
     ) {
         let router = TenantRouter::new(catalog.clone(), changes.clone(), settings.router());
-        let resolver: Arc<dyn TenantResolver> = match settings.only_tenant() {
-            Some(slug) if !settings.has_identity_provider() => Arc::new(SingleTenant::new(slug)),
-            _ => Arc::new(settings.identity(catalog)),
-        };
-        let tenancy = Tenancy { router: router.clone(), resolver };
+        let tenancy = Tenancy { router: router.clone(), resolver: settings.resolver(catalog) };
         let application = api::data_plane(
             tenancy,
             catalog.clone(),
