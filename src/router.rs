@@ -41,10 +41,13 @@ use crate::metrics;
 use crate::tenant::{TenantSlug, TenantState};
 
 mod connection;
+mod gate;
+mod harmless;
 mod pool;
 mod routes;
 
 pub use connection::{TenantConnection, TenantTransaction};
+pub(crate) use harmless::is_harmless;
 use routes::{Route, Routes};
 
 /// How often idle pools and connections are looked for.
@@ -92,7 +95,7 @@ struct Shared {
     settings: RouterSettings,
     waits: Histogram,
     /// The news end with its last handle.
-    _changes: Changes,
+    changes: Changes,
 }
 
 /// Tenant, generation, and what the connections may do.
@@ -161,7 +164,7 @@ impl TenantRouter {
                 .build(),
             settings,
             waits: metrics::pool_waits(),
-            _changes: changes,
+            changes,
         });
         let stop = CancellationToken::new();
         tokio::spawn(Arc::clone(&shared).tend(news, stop.clone()));
