@@ -24,4 +24,5 @@ mod registration;
 mod routing;
 mod serving;
 mod settings;
+mod sql;
 mod sso;
