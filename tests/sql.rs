@@ -73,9 +73,9 @@ impl Sql {
             IdentityResolver::new(fleet.catalog().clone(), verifier, IdentitySettings::default());
         let tenancy = Tenancy { router, resolver: Arc::new(Readers(identity)) };
         let origins = ["https://app.example.com".parse().unwrap()];
-        let routes = api::data_plane(tenancy, fleet.catalog().clone(), None, &origins, sql);
+        let served = api::data_plane(tenancy, fleet.catalog().clone(), None, &origins, sql);
         let stop = CancellationToken::new();
-        let url = format!("{}/sql", serve(routes, &stop).await);
+        let url = format!("{}/sql", serve(served, &stop).await);
         let token = token.expose_secret().to_owned();
         Self { fleet, url, client: Client::new(), token, _stop: stop.drop_guard() }
     }

@@ -288,12 +288,15 @@ impl Refused {
 fn options(access: Access, limits: Option<&Limits>, statement_timeout: Duration) -> String {
     let timeout = limits.and_then(Limits::statement_timeout).filter(|own| !own.is_zero());
     let timeout = timeout.map_or(statement_timeout, |own| own.min(statement_timeout));
-    let mut options = format!("-c statement_timeout={}", timeout.as_millis());
-    if let Some(timeout) = limits.and_then(Limits::idle_in_transaction_timeout) {
-        options += &format!(" -c idle_in_transaction_session_timeout={}", timeout.as_millis());
-    }
+    let mut options = vec![format!("-c statement_timeout={}", timeout.as_millis())];
+    let idle = limits.and_then(Limits::idle_in_transaction_timeout);
+    options.extend(
+        idle.map(|timeout| {
+            format!("-c idle_in_transaction_session_timeout={}", timeout.as_millis())
+        }),
+    );
     if access == Access::ReadOnly {
-        options += " -c default_transaction_read_only=on";
+        options.push("-c default_transaction_read_only=on".to_owned());
     }
-    options
+    options.join(" ")
 }

@@ -11,7 +11,7 @@ use super::pg_error::PgError;
 const MAX_DIMENSIONS: usize = 6;
 
 /// A parameter as PostgreSQL reads it; `None` is NULL.
-pub(crate) fn parameter(value: &RawValue) -> Result<Option<String>, PgError> {
+pub(crate) fn parameter(value: &RawValue) -> Result<Option<String>, Box<PgError>> {
     Ok(match value.get().as_bytes().first() {
         Some(b'n') => None,
         Some(b'"') => Some(string(value)?),
@@ -24,10 +24,11 @@ pub(crate) fn parameter(value: &RawValue) -> Result<Option<String>, PgError> {
     })
 }
 
-fn array(value: &RawValue, depth: usize, literal: &mut String) -> Result<(), PgError> {
+fn array(value: &RawValue, depth: usize, literal: &mut String) -> Result<(), Box<PgError>> {
     if depth > MAX_DIMENSIONS {
         let message = "the number of array dimensions exceeds the maximum allowed (6)";
-        return Err(PgError::ours("54000", message, "send what is nested deeper as JSON text"));
+        let hint = "send what is nested deeper as JSON text";
+        return Err(Box::new(PgError::ours("54000", message, hint)));
     }
     let elements: Vec<&RawValue> = serde_json::from_str(value.get()).map_err(|_| unreadable())?;
     literal.push('{');
@@ -47,13 +48,13 @@ fn array(value: &RawValue, depth: usize, literal: &mut String) -> Result<(), PgE
     Ok(())
 }
 
-fn string(value: &RawValue) -> Result<String, PgError> {
+fn string(value: &RawValue) -> Result<String, Box<PgError>> {
     serde_json::from_str(value.get()).map_err(|_| unreadable())
 }
 
-fn unreadable() -> PgError {
+fn unreadable() -> Box<PgError> {
     let hint = "send text that is valid Unicode: no half of a surrogate pair";
-    PgError::ours("22021", "a parameter is no text", hint)
+    Box::new(PgError::ours("22021", "a parameter is no text", hint))
 }
 
 fn quote(text: &str, literal: &mut String) {

@@ -16,7 +16,7 @@ use std::task::{Context, Poll, Waker};
 use bytes::BytesMut;
 use fallible_iterator::FallibleIterator as _;
 use postgres_protocol::IsNull;
-use postgres_protocol::message::backend::{DATA_ROW_TAG, DataRowBody, Header, Message};
+use postgres_protocol::message::backend::{self, DATA_ROW_TAG, DataRowBody, Header, Message};
 use postgres_protocol::message::frontend;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 
@@ -218,7 +218,9 @@ impl Wire {
             match self.message(result.room()).await? {
                 Message::ParseComplete => self.statements.prepared(text, choice),
                 Message::BindComplete | Message::CloseComplete | Message::NoData => {}
-                Message::RowDescription(body) => result.fields(body.fields().map(field).collect()?),
+                Message::RowDescription(body) => {
+                    result.fields(body.fields().map(|shown| Ok(field(&shown))).collect()?);
+                }
                 // The statement still runs: the caller drops the session, which stops it.
                 Message::DataRow(row) => result.row(&row)?,
                 Message::CommandComplete(body) => {
@@ -392,13 +394,13 @@ fn reads_only(text: &str) -> bool {
     ["select", "values", "show", "table"].iter().any(|plain| word.eq_ignore_ascii_case(plain))
 }
 
-fn field(field: postgres_protocol::message::backend::Field<'_>) -> std::io::Result<Field> {
-    Ok(Field {
+fn field(field: &backend::Field<'_>) -> Field {
+    Field {
         name: field.name().to_owned(),
         type_oid: field.type_oid(),
         table_oid: field.table_oid(),
         column: field.column_id(),
         type_size: field.type_size(),
         type_modifier: field.type_modifier(),
-    })
+    }
 }

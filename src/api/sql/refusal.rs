@@ -28,10 +28,6 @@ pub(super) enum Refusal {
 }
 
 impl Refusal {
-    pub fn pg(error: PgError) -> Self {
-        Self::Postgres(Box::new(error))
-    }
-
     pub fn into_response(self, is_client: bool) -> Response {
         match self {
             Self::Postgres(error) => (StatusCode::BAD_REQUEST, Json(error)).into_response(),

@@ -92,7 +92,7 @@ pub(super) fn database_named(headers: &HeaderMap) -> Result<Option<String>, Prob
 impl One<'_> {
     fn read(self, array_mode: bool) -> Result<Query, Refusal> {
         let params = self.params.unwrap_or_default().into_iter().map(text::parameter);
-        let params = params.collect::<Result<_, _>>().map_err(Refusal::pg)?;
+        let params = params.collect::<Result<_, _>>().map_err(Refusal::Postgres)?;
         let statement = Statement { text: self.query.into_owned(), params };
         Ok(Query { statement, array_mode: self.array_mode.unwrap_or(array_mode) })
     }

@@ -33,7 +33,7 @@ impl Cancel {
             stream.write_all(&message).await?;
             stream.flush().await?;
             // The server closes once it has passed the request on.
-            stream.read(&mut [0]).await?;
+            stream.read_to_end(&mut Vec::new()).await?;
             Ok::<_, super::WireError>(())
         };
         match timeout(time_for(&self.url.config()), sending).await {
