@@ -23,6 +23,7 @@ use crate::extract::Tenancy;
 use crate::metrics::Exporter;
 use crate::operations::Environment;
 use crate::resolve::Administrators;
+use crate::sql::{Gateway, SqlSettings};
 
 mod audit_log;
 mod auth;
@@ -40,6 +41,7 @@ mod registrations;
 mod servers;
 pub mod serving;
 mod settings;
+mod sql;
 mod tenant;
 mod tenants;
 
@@ -73,13 +75,14 @@ struct Public {
 )]
 struct Description;
 
-/// The public listener: the caller's tenant, registration where it is offered, and health. With one
-/// tenant there is nothing to register. Web pages of `cors_origins` may call it.
+/// The public listener: SQL for the caller's tenant, that tenant, registration where it is offered, and
+/// health. With one tenant there is nothing to register. Web pages of `cors_origins` may call it.
 pub fn data_plane(
     tenancy: Tenancy,
     catalog: Catalog,
     registration: Option<SelfService>,
     cors_origins: &[HeaderValue],
+    sql: SqlSettings,
 ) -> Router {
     let plane = Plane::Data(tenancy.router.clone());
     let health = Health::new(catalog, plane, registration.is_some());
@@ -89,13 +92,16 @@ pub fn data_plane(
             .route("/api/tenants/register/{id}", get(registrations::state))
             .with_state(service)
     });
+    let gateway = Gateway::new(tenancy.router.clone(), sql);
+    let endpoint = sql::Endpoint { tenancy: tenancy.clone(), gateway };
+    let sql = Router::new().route("/sql", post(sql::run)).with_state(endpoint);
     let routes = Router::new()
         .route("/api/tenant", get(tenant::get))
         .route("/livez", get(health::livez))
         .route("/readyz", get(health::readyz))
         .route("/health", get(health::health))
         .with_state(Public { tenancy, health });
-    layers::wrap(routes.merge(own), cors::allow(cors_origins))
+    layers::wrap(routes.merge(sql).merge(own), cors::allow(cors_origins))
 }
 
 /// The admin listener: everything that the command line can do to tenants.

@@ -20,6 +20,7 @@ use crate::catalog::Catalog;
 use crate::operations::Limits;
 use crate::router::RouterSettings;
 use crate::sealing::MasterKey;
+use crate::sql::SqlSettings;
 use crate::tenant::TenantSlug;
 use crate::tenant::settings::SettingsRules;
 
@@ -31,6 +32,7 @@ mod key;
 mod reader;
 mod registration;
 mod source;
+mod sql;
 mod value;
 
 pub use edge::{EdgeSettings, TlsPair};
@@ -89,6 +91,8 @@ pub struct Settings {
     pub pool_idle_timeout: Duration,
     /// How long a request waits for a connection.
     pub pool_wait_timeout: Duration,
+    /// Bounds of SQL over HTTP.
+    pub sql: SqlSettings,
     /// The bucket for backups.
     pub s3_bucket: Option<String>,
     /// What every key in the bucket begins with.
@@ -230,6 +234,7 @@ impl Settings {
                 .map_or(80, |Positive(number)| number),
             pool_idle_timeout: r.get("pool_idle_timeout").unwrap_or(Duration::from_mins(5)),
             pool_wait_timeout: r.get("pool_wait_timeout").unwrap_or(Duration::from_secs(10)),
+            sql: sql::read(r),
             s3_bucket: r.get("s3_bucket"),
             s3_prefix: r.get("s3_prefix").unwrap_or_else(|| "tenantry".to_owned()),
             s3_endpoint: r.get("s3_endpoint").map(|Endpoint(address)| address),

@@ -66,6 +66,7 @@
 //! - [`catalog`]: the control database.
 //! - [`oidc`]: who a bearer token is of, proven.
 //! - [`router`], [`resolve`], [`extract`]: a request in, a connection to one tenant's database out.
+//! - [`sql`]: SQL over HTTP, on sessions of its own.
 //! - [`registration`]: a tenant for whoever asks for one.
 //! - [`problem`]: an error over HTTP.
 //! - [`operations`]: every change to a tenant, as durable steps.
@@ -94,6 +95,7 @@ pub mod registration;
 pub mod resolve;
 pub mod router;
 pub mod sealing;
+pub mod sql;
 pub mod telemetry;
 pub mod tenant;
 pub mod worker;

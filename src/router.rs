@@ -42,6 +42,8 @@ use crate::tenant::{TenantSlug, TenantState};
 
 mod connection;
 mod fleet;
+mod gate;
+mod harmless;
 mod pool;
 mod routes;
 mod scope;
@@ -51,6 +53,7 @@ mod session;
 
 pub use connection::{TenantConnection, TenantRows, TenantTransaction, TenantTransactionBuilder};
 pub use fleet::{Ended, FleetReport, Pace, TenantFailure, WorkError};
+pub(crate) use harmless::is_harmless;
 use pool::{Admission, CheckoutError, TenantPool};
 use routes::{Route, Routes};
 use servers::Servers;

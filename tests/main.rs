@@ -29,4 +29,5 @@ mod routing;
 mod scopes;
 mod serving;
 mod settings;
+mod sql;
 mod sso;

@@ -10,6 +10,7 @@ use axum::http::{HeaderName, HeaderValue, Method};
 use tower_http::cors::{Any, CorsLayer};
 
 use super::layers::REQUEST_ID;
+use super::sql;
 use crate::resolve::TENANT_HEADER;
 
 /// How long a browser may remember what it was allowed.
@@ -23,15 +24,16 @@ pub(super) fn allow(origins: &[HeaderValue]) -> Option<CorsLayer> {
         [all] if all == "*" => CorsLayer::new().allow_origin(Any),
         some => CorsLayer::new().allow_origin(some.to_vec()),
     };
+    let own = [
+        AUTHORIZATION,
+        CONTENT_TYPE,
+        HeaderName::from_static(TENANT_HEADER),
+        REQUEST_ID,
+        HeaderName::from_static("idempotency-key"),
+    ];
     let layer = layer
         .allow_methods([Method::GET, Method::HEAD, Method::POST])
-        .allow_headers([
-            AUTHORIZATION,
-            CONTENT_TYPE,
-            HeaderName::from_static(TENANT_HEADER),
-            REQUEST_ID,
-            HeaderName::from_static("idempotency-key"),
-        ])
+        .allow_headers(own.into_iter().chain(sql::HEADERS).collect::<Vec<_>>())
         .expose_headers([REQUEST_ID, RETRY_AFTER, LOCATION])
         .max_age(REMEMBERED);
     Some(layer)

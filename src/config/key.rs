@@ -127,6 +127,13 @@ pub const KEYS: &[Key] = &[
     ),
     plain("pool_idle_timeout", "300s", "after this time without use a connection is closed"),
     plain("pool_wait_timeout", "10s", "how long a request waits for a connection"),
+    plain("sql_max_response_bytes", "16777216", "most bytes of one answer to SQL over HTTP"),
+    plain("sql_max_rows", "100000", "most rows of one answer to SQL over HTTP"),
+    plain(
+        "sql_statement_timeout",
+        "30s",
+        "how long the statements of one request of SQL over HTTP may run; at most 75s",
+    ),
     plain("s3_bucket", "", "the bucket for backups; none means no backups"),
     plain("s3_prefix", "tenantry", "what every object's key begins with"),
     plain("s3_endpoint", "AWS", "the address of an object store other than AWS"),

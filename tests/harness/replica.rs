@@ -16,6 +16,7 @@ use tenantry::extract::Tenancy;
 use tenantry::oidc::TokenVerifier;
 use tenantry::registration::{Rate, Registrar, RegistrationRules};
 use tenantry::resolve::{AdminClaim, Administrators, IdentityResolver, IdentitySettings};
+use tenantry::sql::SqlSettings;
 use tenantry::worker::Worker;
 use tenantry::{api, metrics};
 use tokio::net::TcpListener;
@@ -155,7 +156,7 @@ fn data_plane(
     };
     let resolver = Arc::new(IdentityResolver::new(catalog(), verifier(), identity()));
     let tenancy = Tenancy { router: fleet.router(), resolver };
-    api::data_plane(tenancy, catalog(), Some(registration), &[])
+    api::data_plane(tenancy, catalog(), Some(registration), &[], SqlSettings::default())
 }
 
 pub async fn serve(routes: Router, shutdown: &CancellationToken) -> String {

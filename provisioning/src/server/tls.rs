@@ -71,11 +71,11 @@ impl SslMode {
     }
 }
 
-/// The connector for a mode. Reads the root certificates, from the system when no file is named.
-pub(super) fn connector(
+/// What TLS is spoken with in a mode. Reads the root certificates, from the system when no file is named.
+pub(super) fn client_config(
     mode: SslMode,
     root_certificates: Option<&Path>,
-) -> Result<TlsConnector, Error> {
+) -> Result<Arc<ClientConfig>, Error> {
     let provider = Arc::new(crypto::aws_lc_rs::default_provider());
     let verifier: Arc<dyn ServerCertVerifier> = match mode {
         SslMode::Disable | SslMode::Prefer | SslMode::Require => {
@@ -90,7 +90,12 @@ pub(super) fn connector(
         .dangerous()
         .with_custom_certificate_verifier(verifier)
         .with_no_client_auth();
-    Ok(MakeRustlsConnect::new(config))
+    Ok(Arc::new(config))
+}
+
+/// The driver's connector over it; both share the resumable sessions.
+pub(super) fn connector(config: &ClientConfig) -> TlsConnector {
+    MakeRustlsConnect::new(config.clone())
 }
 
 fn web_pki(

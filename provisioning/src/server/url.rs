@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustls::ClientConfig;
 use secrecy::{ExposeSecret as _, SecretString};
 use tokio::time::timeout;
 use tokio_postgres::Config;
@@ -36,6 +37,7 @@ pub struct ServerUrl {
 struct Tls {
     mode: SslMode,
     root_certificates: Option<PathBuf>,
+    client_config: Arc<ClientConfig>,
     connector: TlsConnector,
 }
 
@@ -70,8 +72,10 @@ impl ServerUrl {
             mode = SslMode::Disable;
         }
         config.ssl_mode(mode.for_driver());
-        let connector = tls::connector(mode, root_certificates.as_deref())?;
-        Ok(Self { config, tls: Arc::new(Tls { mode, root_certificates, connector }) })
+        let client_config = tls::client_config(mode, root_certificates.as_deref())?;
+        let connector = tls::connector(&client_config);
+        let tls = Tls { mode, root_certificates, client_config, connector };
+        Ok(Self { config, tls: Arc::new(tls) })
     }
 
     /// Host and port of every host, without user and password: `db-1:5432,db-2:5432`.
@@ -136,6 +140,12 @@ impl ServerUrl {
     #[must_use]
     pub fn tls(&self) -> TlsConnector {
         self.tls.connector.clone()
+    }
+
+    /// What [`ServerUrl::tls`] speaks TLS with, for a client that is not the driver.
+    #[must_use]
+    pub fn tls_config(&self) -> Arc<ClientConfig> {
+        Arc::clone(&self.tls.client_config)
     }
 
     /// Opens a session of its own, within 10 seconds unless the string has a `connect_timeout`.

@@ -127,6 +127,7 @@ impl Replica {
             catalog.clone(),
             settings.registration(catalog),
             &settings.edge.cors_origins,
+            settings.sql.clone(),
         );
         self.serve("the data plane", listener, application);
         self.router = Some(router);

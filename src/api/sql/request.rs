@@ -1,0 +1,229 @@
+//! The client's headers and JSON, read. Nothing of it is repeated in an error: it may hold secrets.
+
+use std::borrow::Cow;
+
+use axum::http::{HeaderMap, HeaderName, StatusCode};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use url::Url;
+
+use super::refusal::Refusal;
+use crate::problem::Problem;
+use crate::sql::{Batch, Isolation, Query, Request, Statement, text};
+
+pub(super) const CONNECTION_STRING: HeaderName = HeaderName::from_static("neon-connection-string");
+const RAW_TEXT: HeaderName = HeaderName::from_static("neon-raw-text-output");
+const ARRAY_MODE: HeaderName = HeaderName::from_static("neon-array-mode");
+const ISOLATION: HeaderName = HeaderName::from_static("neon-batch-isolation-level");
+const READ_ONLY: HeaderName = HeaderName::from_static("neon-batch-read-only");
+const DEFERRABLE: HeaderName = HeaderName::from_static("neon-batch-deferrable");
+/// Asks for what every request gets.
+const POOL: HeaderName = HeaderName::from_static("neon-pool-opt-in");
+
+/// Every header of the client's own.
+pub(in crate::api) const HEADERS: [HeaderName; 7] =
+    [CONNECTION_STRING, RAW_TEXT, ARRAY_MODE, ISOLATION, READ_ONLY, DEFERRABLE, POOL];
+
+/// One query, or a batch of them.
+#[derive(Deserialize)]
+struct Body<'a> {
+    #[serde(borrow)]
+    query: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    params: Option<Vec<&'a RawValue>>,
+    #[serde(rename = "arrayMode")]
+    array_mode: Option<bool>,
+    #[serde(borrow)]
+    queries: Option<Vec<One<'a>>>,
+}
+
+#[derive(Deserialize)]
+struct One<'a> {
+    #[serde(borrow)]
+    query: Cow<'a, str>,
+    #[serde(borrow)]
+    params: Option<Vec<&'a RawValue>>,
+    #[serde(rename = "arrayMode")]
+    array_mode: Option<bool>,
+}
+
+/// What the caller wants to have run. The content type does not matter: the client sets none of its own.
+pub(super) fn read(headers: &HeaderMap, body: &[u8]) -> Result<Request, Refusal> {
+    let body: Body<'_> = serde_json::from_slice(body).map_err(|_| malformed())?;
+    let array_mode = flag(headers, &ARRAY_MODE)?.unwrap_or(false);
+    let raw_text = flag(headers, &RAW_TEXT)?.unwrap_or(false);
+    match body {
+        Body { query: Some(query), params, array_mode: own, queries: None } => {
+            let one = One { query, params, array_mode: own };
+            Ok(Request { queries: vec![one.read(array_mode)?], batch: None, raw_text })
+        }
+        Body { query: None, params: None, queries: Some(queries), .. } => {
+            let batch = Batch {
+                isolation: isolation(headers)?,
+                read_only: flag(headers, &READ_ONLY)?,
+                deferrable: flag(headers, &DEFERRABLE)?,
+            };
+            let queries = queries.into_iter().map(|one| one.read(array_mode));
+            let queries = queries.collect::<Result<_, _>>()?;
+            Ok(Request { queries, batch: Some(batch), raw_text })
+        }
+        _ => Err(malformed().into()),
+    }
+}
+
+/// The database that the connection string names; nothing else is taken from it.
+pub(super) fn database_named(headers: &HeaderMap) -> Result<Option<String>, Problem> {
+    let mut values = headers.get_all(CONNECTION_STRING).iter();
+    let Some(value) = values.next() else { return Ok(None) };
+    let url = value.to_str().ok().and_then(|text| Url::parse(text).ok());
+    let url = url.filter(|url| matches!(url.scheme(), "postgres" | "postgresql"));
+    let name = url.and_then(|url| percent_decoded(url.path().trim_start_matches('/')));
+    match name {
+        Some(name) if values.next().is_none() => Ok(Some(name).filter(|name| !name.is_empty())),
+        _ => Err(Problem::new(
+            StatusCode::BAD_REQUEST,
+            "connection_string_malformed",
+            "Invalid Neon-Connection-String header",
+            "send one such as postgresql://user:password@host/database",
+        )),
+    }
+}
+
+impl One<'_> {
+    fn read(self, array_mode: bool) -> Result<Query, Refusal> {
+        let params = self.params.unwrap_or_default().into_iter().map(text::parameter);
+        let params = params.collect::<Result<_, _>>().map_err(Refusal::Postgres)?;
+        let statement = Statement { text: self.query.into_owned(), params };
+        Ok(Query { statement, array_mode: self.array_mode.unwrap_or(array_mode) })
+    }
+}
+
+fn flag(headers: &HeaderMap, name: &HeaderName) -> Result<Option<bool>, Problem> {
+    match headers.get(name).map(|value| value.as_bytes().to_ascii_lowercase()).as_deref() {
+        None => Ok(None),
+        Some(b"true") => Ok(Some(true)),
+        Some(b"false") => Ok(Some(false)),
+        Some(_) => Err(bad_header(name, "`true` or `false`")),
+    }
+}
+
+fn isolation(headers: &HeaderMap) -> Result<Option<Isolation>, Problem> {
+    match headers.get(ISOLATION).map(axum::http::HeaderValue::as_bytes) {
+        None => Ok(None),
+        Some(b"ReadUncommitted") => Ok(Some(Isolation::ReadUncommitted)),
+        Some(b"ReadCommitted") => Ok(Some(Isolation::ReadCommitted)),
+        Some(b"RepeatableRead") => Ok(Some(Isolation::RepeatableRead)),
+        Some(b"Serializable") => Ok(Some(Isolation::Serializable)),
+        Some(_) => Err(bad_header(
+            &ISOLATION,
+            "`ReadUncommitted`, `ReadCommitted`, `RepeatableRead` or `Serializable`",
+        )),
+    }
+}
+
+fn bad_header(name: &HeaderName, expected: &str) -> Problem {
+    let detail = format!("the header {name} must be {expected}");
+    Problem::new(StatusCode::BAD_REQUEST, "header_malformed", "Invalid header", detail)
+}
+
+fn malformed() -> Problem {
+    Problem::new(
+        StatusCode::BAD_REQUEST,
+        "body_malformed",
+        "Invalid body",
+        "send {\"query\": \"select $1::int\", \"params\": [1]}, or {\"queries\": [{\"query\": …}, …]}",
+    )
+}
+
+fn percent_decoded(text: &str) -> Option<String> {
+    let (mut bytes, mut rest) = (Vec::new(), text.as_bytes());
+    while let Some((&byte, tail)) = rest.split_first() {
+        rest = tail;
+        if byte == b'%' {
+            bytes.extend(hex::decode(tail.get(..2)?).ok()?);
+            rest = &tail[2..];
+        } else {
+            bytes.push(byte);
+        }
+    }
+    String::from_utf8(bytes).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::HeaderValue;
+
+    use super::*;
+
+    fn named(text: &str) -> Result<Option<String>, Problem> {
+        let value = HeaderValue::from_str(text).unwrap();
+        database_named(&HeaderMap::from_iter([(CONNECTION_STRING, value)]))
+    }
+
+    #[test]
+    fn only_the_database_is_taken_from_a_connection_string() {
+        for (text, name) in [
+            ("postgresql://u:p@acme.db.example.com/tenant_acme", Some("tenant_acme")),
+            ("postgres://u:p%40ss@h:5432/a%20b?application_name=x%2520y", Some("a b")),
+            ("postgresql://u:p@h/", None),
+            ("postgresql://u:p@h", None),
+        ] {
+            assert_eq!(named(text).unwrap().as_deref(), name, "{text}");
+        }
+        for text in ["", "secret", "mysql://u:secret@h/db", "postgres://u:secret@h/%zz"] {
+            let problem = named(text).unwrap_err();
+            assert!(!format!("{problem:?}").contains("secret"), "{problem:?}");
+        }
+    }
+
+    #[test]
+    fn a_body_is_one_query_or_a_batch() {
+        let none = HeaderMap::new();
+        let one =
+            read(&none, br#"{"query": "select 1", "arrayMode": true, "more": {}}"#).ok().unwrap();
+        let batch =
+            read(&none, br#"{"queries": [{"query": "a\n"}, {"query": "b", "params": [null]}]}"#);
+        let batch = batch.ok().unwrap();
+
+        assert!(one.batch.is_none() && one.queries[0].array_mode && !one.raw_text);
+        assert_eq!(batch.queries[0].statement.text, "a\n");
+        assert_eq!(batch.queries[1].statement.params, [None]);
+    }
+
+    #[test]
+    fn rubbish_is_refused() {
+        let deep = format!("{}1{}", "[".repeat(200_000), "]".repeat(200_000));
+        for body in [
+            "",
+            "null",
+            "[]",
+            "{}",
+            r#"{"query": 1}"#,
+            r#"{"query": "a", "queries": []}"#,
+            r#"{"queries": {}}"#,
+            r#"{"query": "a", "params": {}}"#,
+            r#"{"query": "a"} {"query": "b"}"#,
+            deep.as_str(),
+        ] {
+            assert!(read(&HeaderMap::new(), body.as_bytes()).is_err(), "{body:.40}");
+        }
+        assert!(read(&HeaderMap::new(), b"{\"query\": \"\xff\"}").is_err());
+        let deep = format!(r#"{{"query": "a", "params": [{deep}], "x": {deep}}}"#);
+        assert!(read(&HeaderMap::new(), deep.as_bytes()).is_err());
+    }
+
+    #[test]
+    fn headers_mean_what_they_say() {
+        let body = br#"{"queries": []}"#;
+        let with = |name: &HeaderName, value: &'static str| {
+            let headers = HeaderMap::from_iter([(name.clone(), HeaderValue::from_static(value))]);
+            read(&headers, body)
+        };
+        let serializable = with(&ISOLATION, "Serializable").ok().unwrap().batch.unwrap();
+
+        assert_eq!(serializable.isolation, Some(Isolation::Serializable));
+        assert_eq!(with(&READ_ONLY, "true").ok().unwrap().batch.unwrap().read_only, Some(true));
+        assert!(with(&ISOLATION, "read committed; drop table x").is_err());
+        assert!(with(&DEFERRABLE, "maybe").is_err());
+    }
+}

@@ -1,0 +1,46 @@
+//! What the router tells those of this crate who open sessions of another kind than its own.
+//!
+//! The rules are the same for them: a place only of a tenant that is active, and the stamp checked before
+//! anything else.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::{RouterError, RouterSettings, TenantRouter};
+use crate::catalog::changes::Subscription;
+use crate::catalog::tenants::Place;
+use crate::metrics;
+use crate::tenant::TenantSlug;
+
+impl TenantRouter {
+    /// The place of an active tenant; waits out a cutover.
+    pub(crate) async fn active(
+        &self,
+        slug: &TenantSlug,
+        deadline: Instant,
+    ) -> Result<Arc<Place>, RouterError> {
+        Ok(Arc::clone(&self.shared.routes.active(slug, deadline).await?.place))
+    }
+
+    /// Forgets a place that turned out to be stale.
+    pub(crate) async fn forget(&self, slug: &TenantSlug) {
+        self.shared.evict(slug).await;
+    }
+
+    /// The bounds that everybody keeps to.
+    pub(crate) fn settings(&self) -> &RouterSettings {
+        &self.shared.settings
+    }
+
+    /// Everything that changes from now on.
+    pub(crate) fn news(&self) -> Subscription {
+        self.shared.changes.subscribe()
+    }
+
+    /// The refusal of a database without the tenant's stamp; the operator is told.
+    pub(crate) fn wrong_stamp(slug: &TenantSlug) -> RouterError {
+        metrics::isolation_violation("wrong_stamp");
+        tracing::error!(tenant = %slug, "a database without the tenant's stamp was refused");
+        RouterError::WrongDatabase(slug.clone())
+    }
+}

@@ -1,0 +1,244 @@
+//! SQL over HTTP: one request, one transaction, on a session that nobody else has.
+//!
+//! ```text
+//! request ─► session of the tenant ─► [begin] ─► statement … ─► [commit] ─► JSON, as text of PostgreSQL
+//! ```
+//!
+//! - A batch is one transaction: all of it happens or nothing does.
+//! - Who may only read has a transaction that PostgreSQL made read-only, and that has asked its first query,
+//!   after which PostgreSQL lets nobody make it anything else.
+//! - Time, rows and bytes are bounded. Who goes away, or asks for too much, stops the server's work as well.
+//! - A statement that was prepared before a migration is prepared again, and its request starts over once.
+//!
+//! Must never: paste a text of a request into another, or let a session that remembers one request serve
+//! another.
+
+use std::time::Duration;
+
+use tokio::time::timeout;
+
+use crate::resolve::Access;
+use crate::router::TenantRouter;
+use crate::tenant::TenantSlug;
+
+mod answer;
+mod error;
+pub(crate) mod pg_error;
+mod sessions;
+pub(crate) mod text;
+mod wire;
+mod words;
+
+use answer::{Answer, Style};
+pub(crate) use error::SqlError;
+use sessions::{Session, Sessions};
+pub(crate) use wire::Statement;
+use wire::WireError;
+
+/// PostgreSQL stops a statement first, and says so better.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// Bounds of a request.
+#[derive(Clone, Debug)]
+pub struct SqlSettings {
+    /// Most bytes of an answer.
+    pub max_response_bytes: usize,
+    /// Most rows of an answer, over all of its statements.
+    pub max_rows: usize,
+    /// How long the statements of one request may run; a tenant's own limit may be lower.
+    pub statement_timeout: Duration,
+}
+
+impl Default for SqlSettings {
+    fn default() -> Self {
+        Self {
+            max_response_bytes: 16 * 1024 * 1024,
+            max_rows: 100_000,
+            statement_timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+/// Answers requests. Cheap to clone; clones share their sessions.
+#[derive(Clone)]
+pub(crate) struct Gateway {
+    sessions: Sessions,
+    settings: SqlSettings,
+}
+
+/// What a caller wants to have run.
+#[derive(Debug)]
+pub(crate) struct Request {
+    pub queries: Vec<Query>,
+    /// Makes one transaction of them; without it there is just one.
+    pub batch: Option<Batch>,
+    /// Whether values stay as PostgreSQL printed them.
+    pub raw_text: bool,
+}
+
+/// A statement, and how its rows are written.
+#[derive(Debug)]
+pub(crate) struct Query {
+    pub statement: Statement,
+    pub array_mode: bool,
+}
+
+/// What a batch's transaction is like; what is not said is the server's default.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Batch {
+    pub isolation: Option<Isolation>,
+    pub read_only: Option<bool>,
+    pub deferrable: Option<bool>,
+}
+
+/// Isolation levels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Isolation {
+    ReadUncommitted,
+    ReadCommitted,
+    RepeatableRead,
+    Serializable,
+}
+
+impl Gateway {
+    /// Needs a running tokio runtime.
+    pub fn new(router: TenantRouter, settings: SqlSettings) -> Self {
+        Self { sessions: Sessions::new(router, settings.statement_timeout), settings }
+    }
+
+    /// Runs a request in a tenant's database, and gives the answer as JSON.
+    pub async fn run(
+        &self,
+        slug: &TenantSlug,
+        access: Access,
+        request: &Request,
+    ) -> Result<Vec<u8>, SqlError> {
+        for query in &request.queries {
+            if let Some(refusal) = words::refusal(&query.statement.text) {
+                return Err(SqlError::Refused(Box::new(refusal)));
+            }
+        }
+        let mut session = self.sessions.checkout(slug, access).await?;
+        let work = self.work(&mut session, access, request);
+        // Whoever stops waiting here drops the session, and with that stops its statement.
+        timeout(self.settings.statement_timeout + GRACE, work)
+            .await
+            .unwrap_or(Err(SqlError::TimedOut))
+    }
+
+    async fn work(
+        &self,
+        session: &mut Session,
+        access: Access,
+        request: &Request,
+    ) -> Result<Vec<u8>, SqlError> {
+        let begin = begin(access, request.batch);
+        let mut outcome = self.attempt(session, begin.as_deref(), request).await;
+        if let Err(WireError::Stale(_)) = outcome {
+            roll_back(session).await?;
+            outcome = self.attempt(session, begin.as_deref(), request).await;
+        }
+        if let Err(WireError::Postgres(error)) = &outcome
+            && !error.is_fatal()
+        {
+            roll_back(session).await?;
+        }
+        Ok(outcome?)
+    }
+
+    async fn attempt(
+        &self,
+        session: &mut Session,
+        begin: Option<&str>,
+        request: &Request,
+    ) -> Result<Vec<u8>, WireError> {
+        let mut answer = Answer::new(Style {
+            raw_text: request.raw_text,
+            batch: request.batch.is_some(),
+            max_bytes: self.settings.max_response_bytes,
+            max_rows: self.settings.max_rows,
+        });
+        if let Some(begin) = begin {
+            session.command(begin).await?;
+        }
+        for query in &request.queries {
+            answer.open(query.array_mode);
+            let tag = session.run(&query.statement, &mut answer).await?;
+            answer.close(tag.as_deref())?;
+            if begin.is_some() && !session.in_transaction() {
+                return Err(WireError::Protocol("a statement ended the transaction around it"));
+            }
+        }
+        if begin.is_some() {
+            session.command("-- sql::commit\ncommit").await?;
+        }
+        Ok(answer.finish())
+    }
+}
+
+/// How the transaction of a request begins, if it has one beyond its statement's own.
+fn begin(access: Access, batch: Option<Batch>) -> Option<String> {
+    let read_only = access == Access::ReadOnly;
+    if batch.is_none() && !read_only {
+        return None;
+    }
+    let Batch { isolation, read_only: wanted, deferrable } = batch.unwrap_or_default();
+    let mut text = "-- sql::begin\nbegin".to_owned();
+    text += match isolation {
+        None => "",
+        Some(Isolation::ReadUncommitted) => " isolation level read uncommitted",
+        Some(Isolation::ReadCommitted) => " isolation level read committed",
+        Some(Isolation::RepeatableRead) => " isolation level repeatable read",
+        Some(Isolation::Serializable) => " isolation level serializable",
+    };
+    text += match (read_only, wanted) {
+        (true, _) | (false, Some(true)) => " read only",
+        (false, Some(false)) => " read write",
+        (false, None) => "",
+    };
+    text += match deferrable {
+        None => "",
+        Some(true) => " deferrable",
+        Some(false) => " not deferrable",
+    };
+    if read_only {
+        // The first query: from here on PostgreSQL refuses `set transaction read write`.
+        text += "; select 1";
+    }
+    Some(text)
+}
+
+async fn roll_back(session: &mut Session) -> Result<(), WireError> {
+    if session.in_transaction() {
+        session.command("-- sql::roll_back\nrollback").await?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_may_only_read_never_gets_a_transaction_that_writes() {
+        for batch in [None, Some(Batch { read_only: Some(false), ..Batch::default() })] {
+            let text = begin(Access::ReadOnly, batch).unwrap();
+
+            assert!(text.contains(" read only") && text.ends_with("; select 1"), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_batch_says_what_it_wants() {
+        let batch = Batch {
+            isolation: Some(Isolation::Serializable),
+            read_only: Some(true),
+            deferrable: Some(true),
+        };
+
+        let text = begin(Access::ReadWrite, Some(batch)).unwrap();
+
+        assert!(text.ends_with("begin isolation level serializable read only deferrable"));
+        assert_eq!(begin(Access::ReadWrite, None), None);
+    }
+}

@@ -1,0 +1,68 @@
+//! [`SqlError`]: why a request got no answer.
+
+use thiserror::Error;
+
+use super::pg_error::PgError;
+use super::wire::WireError;
+use crate::router::RouterError;
+
+/// What went wrong with a request.
+#[derive(Debug, Error)]
+pub(crate) enum SqlError {
+    /// There is no way to the tenant's database.
+    #[error(transparent)]
+    Route(#[from] RouterError),
+    /// The tenant's server refused a session, or could not be reached.
+    #[error("the tenant's database cannot be reached")]
+    Unreachable(#[source] WireError),
+    /// PostgreSQL refused a statement, or we did in its place.
+    #[error("a statement was refused: {0}")]
+    Refused(Box<PgError>),
+    /// The answer would be too long.
+    #[error("the answer is too long")]
+    TooLong,
+    /// The answer would have too many rows.
+    #[error("the answer has too many rows")]
+    TooManyRows,
+    /// The statements took too long.
+    #[error("the statements took too long")]
+    TimedOut,
+    /// The session broke on the way.
+    #[error("the session was lost")]
+    Lost(#[source] WireError),
+}
+
+impl From<WireError> for SqlError {
+    fn from(error: WireError) -> Self {
+        let ours =
+            |code, message, hint| Self::Refused(Box::new(PgError::ours(code, message, hint)));
+        match error {
+            WireError::Postgres(error) | WireError::Stale(error) => Self::Refused(error),
+            WireError::TooLong => Self::TooLong,
+            WireError::TooManyRows => Self::TooManyRows,
+            WireError::Copy => ours(
+                "0A000",
+                "COPY is not possible over HTTP",
+                "read with SELECT, and write with INSERT",
+            ),
+            WireError::Encoding => ours(
+                "22021",
+                "a value cannot be shown in UTF-8",
+                "convert it in the query, or leave client_encoding as it is",
+            ),
+            WireError::Text => ours(
+                "22021",
+                "the statement cannot be sent",
+                "take out the character with the code zero",
+            ),
+            WireError::Parameters => ours(
+                "08P01",
+                "a statement takes at most 65535 parameters",
+                "send several values as one array",
+            ),
+            WireError::Closed | WireError::Io(_) | WireError::Protocol(_) | WireError::TimedOut => {
+                Self::Lost(error)
+            }
+        }
+    }
+}

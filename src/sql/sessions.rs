@@ -1,0 +1,302 @@
+//! [`Sessions`]: who gets a session with a tenant's database, and what becomes of it afterwards.
+//!
+//! - At most as many sessions of a tenant as its pool may have connections; whoever finds none free waits in
+//!   line, with a deadline.
+//! - A new session proves by the database's stamp that it reached the tenant, as the router's do.
+//! - A session belongs to one tenant, one generation and one kind of access for life.
+//! - It comes back only if nothing of its user is left in it: in step, outside a transaction, and after
+//!   statements that leave nothing behind. Any other is closed, and a statement that still runs is
+//!   cancelled first. Closing is dearer than a reset and leaves nothing to doubt: no command of PostgreSQL
+//!   makes a session forget the names of settings that it has seen.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{sleep, timeout_at};
+use tokio_util::sync::{CancellationToken, DropGuard};
+use uuid::Uuid;
+
+use super::SqlError;
+use super::wire::{self, Receive, Statement, Wire, WireError};
+use crate::catalog::changes::Change;
+use crate::catalog::tenants::Place;
+use crate::metrics;
+use crate::resolve::Access;
+use crate::router::{RouterError, TenantRouter, is_harmless};
+use crate::tenant::TenantSlug;
+use crate::tenant::settings::Limits;
+
+/// How often idle sessions are looked for.
+const TICK: Duration = Duration::from_secs(1);
+
+/// Sessions with tenants' databases. Cheap to clone; clones share them.
+#[derive(Clone)]
+pub(super) struct Sessions {
+    shared: Arc<Shared>,
+    /// Ends the background task with the last handle.
+    _task: Arc<DropGuard>,
+}
+
+struct Shared {
+    router: TenantRouter,
+    statement_timeout: Duration,
+    tenants: Mutex<HashMap<TenantSlug, Arc<Tenant>>>,
+}
+
+/// The sessions of one tenant in one generation.
+struct Tenant {
+    id: Uuid,
+    generation: i64,
+    most: usize,
+    places: Arc<Semaphore>,
+    /// None once the generation is over. The one used last is at the end.
+    idle: Mutex<Option<Vec<Idle>>>,
+}
+
+struct Idle {
+    wire: Wire,
+    access: Access,
+    since: Instant,
+}
+
+/// A session for one piece of work.
+pub(super) struct Session {
+    wire: Option<Wire>,
+    access: Access,
+    /// Whether the session may differ from a fresh one.
+    marked: bool,
+    tenant: Arc<Tenant>,
+    permit: Option<OwnedSemaphorePermit>,
+}
+
+impl Sessions {
+    /// No session yet. Needs a running tokio runtime for its background task.
+    pub fn new(router: TenantRouter, statement_timeout: Duration) -> Self {
+        let shared = Shared { router, statement_timeout, tenants: Mutex::default() };
+        let (shared, stop) = (Arc::new(shared), CancellationToken::new());
+        tokio::spawn(Arc::clone(&shared).tend(stop.clone()));
+        Self { shared, _task: Arc::new(stop.drop_guard()) }
+    }
+
+    /// A session with the tenant's database, as soon as there is one.
+    pub async fn checkout(&self, slug: &TenantSlug, access: Access) -> Result<Session, SqlError> {
+        let router = &self.shared.router;
+        let deadline = Instant::now() + router.settings().pool_wait_timeout;
+        let mut tries = 0;
+        loop {
+            let place = router.active(slug, deadline).await?;
+            tries += 1;
+            let opening = self.shared.open(&place, access);
+            match timeout_at(deadline.into(), opening).await {
+                Ok(Ok(session)) => return Ok(session),
+                Err(_) => return Err(RouterError::Busy(slug.clone()).into()),
+                // The route may be a moment behind; look once more before saying no.
+                Ok(Err(refused)) if tries < 3 && refused.may_be_stale() => {
+                    router.forget(slug).await;
+                }
+                Ok(Err(Refused::Stamp)) => return Err(TenantRouter::wrong_stamp(slug).into()),
+                Ok(Err(Refused::Wire(error))) => return Err(SqlError::Unreachable(error)),
+            }
+        }
+    }
+}
+
+/// Why a place gave no session.
+enum Refused {
+    /// The database is another one.
+    Stamp,
+    Wire(WireError),
+}
+
+impl Shared {
+    async fn open(&self, place: &Place, access: Access) -> Result<Session, Refused> {
+        let tenant = self.tenant(place);
+        let permit = if let Ok(permit) = Arc::clone(&tenant.places).try_acquire_owned() {
+            permit
+        } else {
+            let started = Instant::now();
+            let waiting = Arc::clone(&tenant.places).acquire_owned();
+            let permit = waiting.await.expect("nobody closes the semaphore");
+            metrics::pool_waits().record(started.elapsed());
+            permit
+        };
+        let wire = match tenant.take(access) {
+            Some(wire) => wire,
+            None => self.connect(place, access).await?,
+        };
+        Ok(Session { wire: Some(wire), access, marked: false, tenant, permit: Some(permit) })
+    }
+
+    async fn connect(&self, place: &Place, access: Access) -> Result<Wire, Refused> {
+        let tenant = &place.tenant;
+        let options = options(access, tenant.settings.limits(), self.statement_timeout);
+        let url = place
+            .server
+            .with_database(tenant.database.as_str())
+            .with_user(tenant.role.as_str(), &place.password)
+            .with_options(&options);
+        let mut wire = wire::connect(&url).await.map_err(Refused::Wire)?;
+        let question = "-- sessions::stamp\nselect current_setting('tenantry.tenant', true)";
+        let answered = wire.command(question).await.map_err(Refused::Wire)?;
+        if answered.value == Some(format!("{}:{}", tenant.id, tenant.epoch)) {
+            Ok(wire)
+        } else {
+            Err(Refused::Stamp)
+        }
+    }
+
+    /// The sessions of the tenant as it is now; those of an older generation are closed.
+    fn tenant(&self, place: &Place) -> Arc<Tenant> {
+        let mut tenants = self.tenants.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = &place.tenant;
+        if let Some(known) = tenants.get(&now.slug)
+            && (known.id, known.generation) == (now.id, now.generation)
+        {
+            return Arc::clone(known);
+        }
+        let limit = now.settings.limits().and_then(Limits::connections).unwrap_or(usize::MAX);
+        let most = self.router.settings().pool_max_size.min(limit);
+        let tenant = Arc::new(Tenant {
+            id: now.id,
+            generation: now.generation,
+            most,
+            places: Arc::new(Semaphore::new(most)),
+            idle: Mutex::new(Some(Vec::new())),
+        });
+        if let Some(old) = tenants.insert(now.slug.clone(), Arc::clone(&tenant)) {
+            old.close();
+        }
+        tenant
+    }
+
+    /// Follows the catalog and closes what is idle.
+    async fn tend(self: Arc<Self>, stop: CancellationToken) {
+        let mut news = self.router.news();
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                change = news.next() => if let Change::Tenant(slug) = change {
+                    let mut tenants = self.tenants.lock().unwrap_or_else(PoisonError::into_inner);
+                    if let Some(tenant) = tenants.remove(&slug) {
+                        tenant.close();
+                    }
+                },
+                () = sleep(TICK) => self.close_idle(),
+            }
+        }
+    }
+
+    fn close_idle(&self) {
+        let most = self.router.settings().pool_idle_timeout;
+        let mut tenants = self.tenants.lock().unwrap_or_else(PoisonError::into_inner);
+        tenants.retain(|_, tenant| {
+            let mut idle = tenant.idle.lock().unwrap_or_else(PoisonError::into_inner);
+            let Some(idle) = idle.as_mut() else { return false };
+            idle.retain(|session| session.since.elapsed() < most);
+            !idle.is_empty() || tenant.places.available_permits() < tenant.most
+        });
+    }
+}
+
+impl Tenant {
+    /// An idle session. Without one, makes sure that there is room for another.
+    fn take(&self, access: Access) -> Option<Wire> {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        let idle = idle.as_mut()?;
+        while let Some(at) = idle.iter().rposition(|session| session.access == access) {
+            let mut session = idle.remove(at);
+            if !session.wire.is_closed() {
+                return Some(session.wire);
+            }
+        }
+        // What is idle is of the other access. The session to come counts as in use already.
+        let used = self.most - self.places.available_permits();
+        idle.drain(..(idle.len() + used).saturating_sub(self.most).min(idle.len()));
+        None
+    }
+
+    /// Closes what is idle now, and whatever comes back later.
+    fn close(&self) {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+}
+
+impl Session {
+    /// Runs one statement; see [`Wire::run`].
+    pub async fn run(
+        &mut self,
+        statement: &Statement,
+        result: &mut impl Receive,
+    ) -> Result<Option<String>, WireError> {
+        let harmless = is_harmless(&statement.text);
+        self.marked |= !harmless;
+        self.wire().run(statement, harmless, result).await
+    }
+
+    /// Runs a command of this project's own; returns its tag.
+    pub async fn command(&mut self, text: &str) -> Result<String, WireError> {
+        Ok(self.wire().command(text).await?.tag)
+    }
+
+    /// Whether a transaction is open.
+    pub fn in_transaction(&self) -> bool {
+        self.wire.as_ref().is_some_and(Wire::in_transaction)
+    }
+
+    fn wire(&mut self) -> &mut Wire {
+        self.wire.as_mut().expect("a session has its wire until it is dropped")
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        let (Some(mut wire), permit) = (self.wire.take(), self.permit.take()) else { return };
+        if wire.is_busy() {
+            // Nobody waits for the answer: stop the server's work on it too. The place is free after that.
+            if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+                runtime.spawn(async move {
+                    wire.cancel().send().await;
+                    drop((wire, permit));
+                });
+            }
+            return;
+        }
+        if wire.is_idle() && !self.marked {
+            wire.shrink();
+            let mut idle = self.tenant.idle.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(idle) = idle.as_mut() {
+                idle.push(Idle { wire, access: self.access, since: Instant::now() });
+            }
+        }
+    }
+}
+
+impl Refused {
+    /// Whether it can come from a route that is a moment behind the catalog.
+    fn may_be_stale(&self) -> bool {
+        const CODES: [&str; 5] = ["3D000", "28000", "28P01", "55000", "57P01"];
+        match self {
+            Self::Stamp => true,
+            Self::Wire(error) => error.sql_state().is_some_and(|code| CODES.contains(&code)),
+        }
+    }
+}
+
+/// What a session begins with. A statement that could lift one of them marks its session.
+fn options(access: Access, limits: Option<&Limits>, statement_timeout: Duration) -> String {
+    let timeout = limits.and_then(Limits::statement_timeout).filter(|own| !own.is_zero());
+    let timeout = timeout.map_or(statement_timeout, |own| own.min(statement_timeout));
+    let mut options = vec![format!("-c statement_timeout={}", timeout.as_millis())];
+    let idle = limits.and_then(Limits::idle_in_transaction_timeout);
+    options.extend(
+        idle.map(|timeout| {
+            format!("-c idle_in_transaction_session_timeout={}", timeout.as_millis())
+        }),
+    );
+    if access == Access::ReadOnly {
+        options.push("-c default_transaction_read_only=on".to_owned());
+    }
+    options.join(" ")
+}

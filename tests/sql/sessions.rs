@@ -1,0 +1,306 @@
+//! Sessions: nothing of one request reaches the next, and no request outlives its caller or its bounds.
+
+use std::time::Duration;
+
+use reqwest::{RequestBuilder, StatusCode};
+use serde_json::{Value, json};
+use tenantry::router::RouterSettings;
+use tenantry::sql::SqlSettings;
+use tenantry::tenant::TenantSettings;
+
+use super::{FOREVER, Heard, READER, Sql, hasty, hear, woken};
+use crate::harness::{eventually, router_settings, slug};
+
+/// The backend that answers, as seen by a plain query.
+async fn backend(sql: &Sql) -> Value {
+    sql.query("select pg_backend_pid() as pid").await.ok()["rows"][0]["pid"].clone()
+}
+
+/// A request of somebody who may only read.
+fn reader(sql: &Sql) -> RequestBuilder {
+    sql.request("acme").header(READER, "yes")
+}
+
+async fn read(sql: &Sql, body: Value) -> Heard {
+    hear(reader(sql).json(&body)).await
+}
+
+#[tokio::test]
+async fn a_session_serves_again_and_prepares_a_text_once() {
+    let sql = Sql::start().await;
+    let first = backend(&sql).await;
+
+    for _ in 0..3 {
+        assert_eq!(backend(&sql).await, first);
+    }
+    let prepared = "select count(*)::int as n from pg_prepared_statements where statement like 'select pg_backend%'";
+    assert_eq!(sql.query(prepared).await.ok()["rows"][0]["n"], 1);
+}
+
+#[tokio::test]
+async fn no_state_of_one_request_reaches_the_next() {
+    let sql = Sql::start().await;
+    for text in [
+        "set application_name = 'left over'",
+        "select set_config('application_name', 'left over', false)",
+        "select set_config('my.secret', 'left over', false)",
+        "select pg_advisory_lock(7)",
+        "prepare left_over as select 1",
+        "declare left_over cursor with hold for select 1",
+        "set role tenantry_app",
+        "create temporary table left_over (id int)",
+        "listen left_over",
+        "begin",
+    ] {
+        for body in [json!({ "query": text }), json!({ "queries": [{ "query": text }] })] {
+            sql.ask("acme", body).await;
+            let state = sql
+                .query(
+                    "select current_setting('application_name') as name, current_user::text as role,
+                     current_setting('my.secret', true) as secret,
+                     (select count(*)::int from pg_locks where locktype = 'advisory' and granted) as locks,
+                     (select count(*)::int from pg_prepared_statements where name = 'left_over') as statements,
+                     (select count(*)::int from pg_cursors where name = 'left_over') as cursors,
+                     (select count(*)::int from pg_listening_channels()) as channels,
+                     to_regclass('pg_temp.left_over') as tables",
+                )
+                .await
+                .ok();
+
+            let clean = json!({ "name": "tenantry", "role": "tenant_acme", "secret": null, "statements": 0,
+                                "cursors": 0, "channels": 0, "tables": null });
+            let mut found = state["rows"][0].clone();
+            found.as_object_mut().unwrap().remove("locks");
+            assert_eq!(found, clean, "{text}");
+        }
+    }
+    eventually("the lock is gone", async || {
+        sql.query("select 1 as n from pg_locks where locktype = 'advisory' and granted").await.ok()
+            ["rowCount"]
+            == 0
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn who_may_only_read_cannot_write_by_any_way() {
+    let sql = Sql::start().await;
+    let admin = sql.fleet.admin("tenant_acme").await;
+    let writer = "create function sneak() returns int language sql as
+                  $$ insert into boards (title) values ('sneaked'); select 1 $$;
+                  grant execute on function sneak() to public";
+    admin.batch_execute(writer).await.unwrap();
+    let count = json!({ "query": "select count(*)::int as n from boards" });
+
+    assert_eq!(read(&sql, count).await.ok()["rows"][0]["n"], 0);
+    let insert = "insert into boards (title) values ('written')";
+    for query in [
+        insert,
+        "select sneak()",
+        "with x as (select set_config('transaction_read_only', 'off', false)) select sneak() from x",
+        "do $$ begin set default_transaction_read_only = off; commit; insert into boards (title) values ('x'); end $$",
+        "do $$ begin set transaction read write; insert into boards (title) values ('x'); end $$",
+        "explain analyze insert into boards (title) values ('x')",
+    ] {
+        let heard = read(&sql, json!({ "query": query })).await;
+        assert_eq!(heard.status, StatusCode::BAD_REQUEST, "{query}: {heard:?}");
+    }
+    for lift in [
+        "set transaction read write",
+        "set transaction_read_only = off",
+        "set session characteristics as transaction read write",
+        "set default_transaction_read_only = off",
+        "select set_config('transaction_read_only', 'off', false)",
+        "reset all",
+        "discard all",
+        "savepoint a",
+        "set role none",
+    ] {
+        let queries = json!({ "queries": [{ "query": lift }, { "query": insert }] });
+        for header in ["false", "true"] {
+            let request = reader(&sql).header("Neon-Batch-Read-Only", header);
+            let heard = hear(request.json(&queries)).await;
+            assert_eq!(heard.status, StatusCode::BAD_REQUEST, "{lift}: {heard:?}");
+        }
+    }
+    assert_eq!(sql.fleet.count("acme", "boards").await, 0);
+    sql.query(insert).await.ok();
+}
+
+#[tokio::test]
+async fn a_caller_who_leaves_takes_the_statement_along() {
+    let sql = Sql::start().await;
+    for body in [json!({ "query": FOREVER }), json!({ "queries": [{ "query": FOREVER }] })] {
+        let leaving = sql.request("acme").json(&body).timeout(Duration::from_millis(400)).send();
+
+        assert!(leaving.await.is_err());
+        woken(&sql).await;
+    }
+    sql.query("select 1").await.ok();
+}
+
+#[tokio::test]
+async fn a_statement_that_takes_too_long_is_stopped() {
+    let sql = Sql::start_with(hasty(), router_settings()).await;
+
+    let one = sql.query(FOREVER).await;
+    let batch =
+        json!({ "queries": [{ "query": "set statement_timeout = 0" }, { "query": FOREVER }] });
+    let plain = sql.ask("acme", batch.clone()).await;
+    let client = sql.ask_as_client("acme", batch).await;
+
+    assert_eq!(one.code(), "57014");
+    assert_eq!((plain.status, plain.code()), (StatusCode::GATEWAY_TIMEOUT, "statement_timeout"));
+    assert_eq!((client.status, client.code()), (StatusCode::BAD_REQUEST, "57014"));
+    woken(&sql).await;
+}
+
+#[tokio::test]
+async fn an_answer_has_its_bounds_and_what_was_refused_has_changed_nothing() {
+    let settings =
+        SqlSettings { max_response_bytes: 100_000, max_rows: 100, ..SqlSettings::default() };
+    let sql = Sql::start_with(settings, router_settings()).await;
+
+    sql.query("select * from generate_series(1, 100)").await.ok();
+    sql.query("select repeat('x', 90000)").await.ok();
+    for query in [
+        "select * from generate_series(1, 101)",
+        "select generate_series(1, 1000000000)",
+        "select repeat('x', 110000)",
+        "select repeat('x', 900000000)",
+        "insert into boards (title) select 'x' from generate_series(1, 101) returning id",
+        "with new as (insert into boards (title) values (repeat('x', 110000)) returning title) select * from new",
+    ] {
+        let plain = sql.query(query).await;
+        let client = sql.ask_as_client("acme", json!({ "query": query })).await;
+        let batch = sql.ask("acme", json!({ "queries": [{ "query": query }] })).await;
+
+        assert_eq!(
+            (plain.status, plain.code()),
+            (StatusCode::PAYLOAD_TOO_LARGE, "result_too_large"),
+            "{query}"
+        );
+        assert_eq!((client.status, client.code()), (StatusCode::BAD_REQUEST, "54000"), "{query}");
+        assert_eq!(batch.status, StatusCode::PAYLOAD_TOO_LARGE, "{query}");
+    }
+    eventually("no statement is left", async || {
+        sql.count("usename = 'tenant_acme' and state = 'active'").await == 0
+    })
+    .await;
+    assert_eq!(sql.fleet.count("acme", "boards").await, 0);
+}
+
+#[tokio::test]
+async fn a_backend_that_was_killed_is_not_used_again() {
+    let sql = Sql::start().await;
+    let first = backend(&sql).await;
+    let admin = sql.fleet.admin("postgres").await;
+    let kill =
+        "select pg_terminate_backend(pid) from pg_stat_activity where usename = 'tenant_acme'";
+
+    admin.query(kill, &[]).await.unwrap();
+    eventually("it is gone", async || sql.backends("acme").await == 0).await;
+    assert_ne!(backend(&sql).await, first);
+
+    let (heard, ()) = tokio::join!(sql.query(FOREVER), async {
+        eventually("it sleeps", async || {
+            sql.count("query like '%pg_sleep(600)%' and usename = 'tenant_acme'").await == 1
+        })
+        .await;
+        admin.query(kill, &[]).await.unwrap();
+    });
+    assert_eq!(heard.code(), "57P01");
+    backend(&sql).await;
+}
+
+#[tokio::test]
+async fn a_database_with_another_stamp_is_refused() {
+    let sql = Sql::start().await;
+    let admin = sql.fleet.admin("postgres").await;
+    for statement in [
+        "alter database tenant_acme rename to swap",
+        "alter database tenant_globex rename to tenant_acme",
+        "grant connect on database tenant_acme to tenant_acme",
+    ] {
+        admin.batch_execute(statement).await.unwrap();
+    }
+
+    let heard = sql.query("select 1").await;
+
+    assert_eq!(
+        (heard.status, heard.code()),
+        (StatusCode::INTERNAL_SERVER_ERROR, "isolation_refused")
+    );
+}
+
+#[tokio::test]
+async fn a_statement_that_a_migration_overtook_is_prepared_again() {
+    let sql = Sql::start().await;
+    let query = "select * from boards";
+    let batch = json!({ "queries": [{ "query": "insert into boards (title) values ('x')" }, { "query": query }] });
+    sql.query(query).await.ok();
+    sql.ask("acme", batch.clone()).await.ok();
+    let admin = sql.fleet.admin("tenant_acme").await;
+    let pid = backend(&sql).await;
+
+    admin.batch_execute("alter table boards add column one int").await.unwrap();
+    assert_eq!(sql.query(query).await.ok()["fields"].as_array().unwrap().len(), 4);
+    admin.batch_execute("alter table boards add column two int").await.unwrap();
+    let again = sql.ask("acme", batch).await.ok();
+
+    assert_eq!(again["results"][1]["fields"].as_array().unwrap().len(), 5);
+    assert_eq!(again["results"][1]["rowCount"], 2, "the batch happened once");
+    assert_eq!(backend(&sql).await, pid);
+}
+
+#[tokio::test]
+async fn sessions_are_bounded_wait_in_line_and_are_closed_when_idle() {
+    let router = RouterSettings {
+        pool_max_size: 2,
+        pool_wait_timeout: Duration::from_millis(700),
+        pool_idle_timeout: Duration::from_secs(3),
+        ..router_settings()
+    };
+    let sql = Sql::start_with(SqlSettings::default(), router).await;
+    let nap = json!({ "query": "select pg_sleep(0.1)" });
+    let naps = futures_util::future::join_all((0..8).map(|_| sql.ask("acme", nap.clone())));
+    for heard in naps.await {
+        heard.ok();
+    }
+    read(&sql, json!({ "query": "select 1" })).await.ok();
+    assert!(sql.backends("acme").await <= 2);
+
+    let slow = json!({ "query": "select pg_sleep(2)" });
+    let (one, two, third) =
+        tokio::join!(sql.ask("acme", slow.clone()), sql.ask("acme", slow), async {
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            let neighbour = sql.ask("globex", json!({ "query": "select 1" })).await;
+            (sql.ask_as_client("acme", json!({ "query": "select 1" })).await, neighbour)
+        });
+    one.ok();
+    two.ok();
+    assert_eq!(third.0.code(), "53300");
+    third.1.ok();
+    eventually("idle sessions are closed", async || sql.backends("acme").await == 0).await;
+}
+
+#[tokio::test]
+async fn sessions_of_an_older_generation_are_closed() {
+    let sql = Sql::start().await;
+    sql.query("select 1").await.ok();
+    let pid = backend(&sql).await;
+    let limits = TenantSettings::parse(json!({ "limits": { "statement_timeout": "100ms" } }));
+
+    let acme = slug("acme");
+    let change = sql.fleet.catalog().change_settings(&acme, "test", |_| limits);
+    change.await.unwrap();
+
+    eventually("the new limit is in force", async || {
+        sql.query("show statement_timeout").await.ok()["rows"][0]["statement_timeout"] == "100ms"
+    })
+    .await;
+    assert_ne!(backend(&sql).await, pid);
+    eventually("the old session is closed", async || sql.count(&format!("pid = {pid}")).await == 0)
+        .await;
+    assert_eq!(sql.query(FOREVER).await.code(), "57014");
+}
