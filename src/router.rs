@@ -47,7 +47,7 @@ mod harmless;
 mod pool;
 mod routes;
 mod scope;
-mod server;
+pub(crate) mod server;
 mod servers;
 mod session;
 
@@ -261,10 +261,9 @@ impl TenantRouter {
         let mut status = PoolStatus::default();
         for server in self.shared.servers.all() {
             for pool in server.pools() {
-                let (open, idle) = pool.count();
                 status.pools += 1;
-                status.connections += open;
-                status.idle += idle;
+                status.connections += pool.opened().number();
+                status.idle += pool.idle();
             }
         }
         status
@@ -367,9 +366,8 @@ impl Shared {
         for server in self.servers.all() {
             for pool in server.pools() {
                 pool.close_idle(self.settings.pool_idle_timeout);
-                let (open, idle) = pool.count();
-                connections += open;
-                unused += idle;
+                connections += pool.opened().number();
+                unused += pool.idle();
             }
         }
         metrics::pool_connections(connections, unused);

@@ -6,7 +6,6 @@
 //! opens one. A connection goes back before its permits do.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -14,7 +13,7 @@ use tenantry_provisioning::ServerUrl;
 use tokio::sync::Semaphore;
 use tokio::time::timeout_at;
 
-use super::server::{Server, TooLate};
+use super::server::{Entry, Opened, Pool, Server, TooLate};
 use super::session::{ConnectError, Session, login};
 use super::{Mode, RouterSettings};
 use crate::catalog::tenants::Place;
@@ -29,10 +28,7 @@ pub(super) struct TenantPool {
     /// Where to log in; made for the first connection.
     login: OnceLock<ServerUrl>,
     idle: Mutex<Idle>,
-    /// Physical connections, wherever they are.
-    open: AtomicUsize,
-    /// Whether the server knows this pool.
-    registered: AtomicBool,
+    opened: Opened,
 }
 
 #[derive(Default)]
@@ -45,6 +41,7 @@ struct Idle {
 /// The right to hold one connection of a pool.
 pub(super) struct Admission {
     pool: Arc<TenantPool>,
+    _entry: Entry,
 }
 
 /// Why a pool gave no connection.
@@ -74,8 +71,7 @@ impl TenantPool {
             permits: Semaphore::new(settings.pool_max_size.min(most)),
             login: OnceLock::new(),
             idle: Mutex::default(),
-            open: AtomicUsize::new(0),
-            registered: AtomicBool::new(false),
+            opened: Opened::default(),
         }
     }
 
@@ -108,11 +104,13 @@ impl TenantPool {
             let acquired = timeout_at(deadline.into(), self.permits.acquire()).await;
             acquired.map_err(|_| CheckoutError::Busy)?.expect("nobody closes it").forget();
         }
-        if let Err(TooLate) = self.server.acquire(deadline).await {
-            self.permits.add_permits(1);
-            return Err(CheckoutError::Busy);
+        match self.server.enter(deadline).await {
+            Ok(entry) => Ok(Admission { pool: Arc::clone(self), _entry: entry }),
+            Err(TooLate) => {
+                self.permits.add_permits(1);
+                Err(CheckoutError::Busy)
+            }
         }
-        Ok(Admission { pool: Arc::clone(self) })
     }
 
     async fn open(
@@ -120,7 +118,8 @@ impl TenantPool {
         deadline: Instant,
         patience: Duration,
     ) -> Result<Session, CheckoutError> {
-        let slot = self.server.slot(self, deadline).await.map_err(|_| CheckoutError::Busy)?;
+        let pool: Arc<dyn Pool> = Arc::<Self>::clone(self);
+        let slot = self.server.slot(&pool, deadline).await.map_err(|_| CheckoutError::Busy)?;
         let url = self.login.get_or_init(|| login(&self.place, self.mode));
         let open = Session::open(&self.place, url, slot, patience);
         self.server.ask(deadline, patience, open).await.map_err(CheckoutError::Connect)
@@ -128,7 +127,7 @@ impl TenantPool {
 
     /// The idle connection that was used last, if one of them lives.
     fn take_idle(&self) -> Result<Option<Session>, CheckoutError> {
-        let mut idle = self.idle();
+        let mut idle = self.lock_idle();
         if idle.closed {
             return Err(CheckoutError::Closed);
         }
@@ -139,7 +138,7 @@ impl TenantPool {
     /// Takes a connection back that is as good as new.
     pub fn put_back(&self, mut session: Session) {
         session.is_used = true;
-        let mut idle = self.idle();
+        let mut idle = self.lock_idle();
         if !idle.closed && self.server.has_room() {
             idle.sessions.push_back((Instant::now(), session));
         }
@@ -147,58 +146,38 @@ impl TenantPool {
 
     /// Gives out nothing any more. Connections in use end with their work.
     pub fn close(&self) {
-        let mut idle = self.idle();
+        let mut idle = self.lock_idle();
         idle.closed = true;
         idle.sessions.clear();
     }
 
-    /// Since when the connection lies idle that was used least recently.
-    pub fn idle_since(&self) -> Option<Instant> {
-        self.idle().sessions.front().map(|(since, _)| *since)
+    fn lock_idle(&self) -> MutexGuard<'_, Idle> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Pool for TenantPool {
+    fn opened(&self) -> &Opened {
+        &self.opened
     }
 
-    /// Closes that connection; says whether there was one.
-    pub fn close_oldest(&self) -> bool {
-        let oldest = self.idle().sessions.pop_front();
+    fn idle(&self) -> usize {
+        self.lock_idle().sessions.len()
+    }
+
+    fn idle_since(&self) -> Option<Instant> {
+        self.lock_idle().sessions.front().map(|(since, _)| *since)
+    }
+
+    fn close_oldest(&self) -> bool {
+        let oldest = self.lock_idle().sessions.pop_front();
         oldest.is_some()
     }
 
-    /// Closes what lies idle for longer than that, and what has ended.
-    pub fn close_idle(&self, timeout: Duration) {
-        self.idle()
+    fn close_idle(&self, timeout: Duration) {
+        self.lock_idle()
             .sessions
             .retain(|(since, session)| since.elapsed() < timeout && !session.is_closed());
-    }
-
-    pub fn server(&self) -> &Server {
-        &self.server
-    }
-
-    /// Physical connections, and those of them that are idle.
-    pub fn count(&self) -> (usize, usize) {
-        let idle = self.idle().sessions.len();
-        (self.open.load(Ordering::Relaxed), idle)
-    }
-
-    /// Notes a new connection; says whether the server hears of this pool for the first time.
-    pub fn count_opened(&self) -> bool {
-        self.open.fetch_add(1, Ordering::Relaxed);
-        !self.registered.swap(true, Ordering::Relaxed)
-    }
-
-    pub fn count_closed(&self) {
-        self.open.fetch_sub(1, Ordering::Relaxed);
-    }
-
-    /// Whether the server must go on knowing this pool.
-    pub fn keep_registered(&self) -> bool {
-        let keep = self.open.load(Ordering::Relaxed) > 0;
-        self.registered.store(keep, Ordering::Relaxed);
-        keep
-    }
-
-    fn idle(&self) -> MutexGuard<'_, Idle> {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -210,7 +189,6 @@ impl Admission {
 
 impl Drop for Admission {
     fn drop(&mut self) {
-        self.pool.server.release();
         self.pool.permits.add_permits(1);
     }
 }

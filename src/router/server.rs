@@ -9,7 +9,7 @@
 //! A server that is away is asked by one request at a time, after growing pauses; the others wait for
 //! its answer, and once it has been away for long they are told at once.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -17,7 +17,6 @@ use aws_lc_rs::rand;
 use tokio::sync::{Notify, Semaphore};
 use tokio::time::{sleep_until, timeout_at};
 
-use super::pool::TenantPool;
 use super::session::ConnectError;
 
 /// The pauses between two attempts to reach a server that is away: the first, and the longest.
@@ -26,13 +25,11 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_
 const OPENING: usize = 16;
 
 /// One PostgreSQL server, as this replica uses it.
-pub(super) struct Server {
+pub(crate) struct Server {
     in_use: Semaphore,
     opening: Semaphore,
     state: Mutex<State>,
     freed: Notify,
-    /// How many requests wait for a permit or for a slot.
-    waiting: AtomicUsize,
     /// Held by the one who asks a server that is away.
     asking: tokio::sync::Mutex<()>,
 }
@@ -43,7 +40,7 @@ struct State {
     owed: usize,
     open: usize,
     /// Pools that have, or had, a connection.
-    pools: Vec<Weak<TenantPool>>,
+    pools: Vec<Weak<dyn Pool>>,
     away: Option<Away>,
 }
 
@@ -54,14 +51,42 @@ struct Away {
     ask_at: Instant,
 }
 
+/// Connections to one tenant's database, of whichever kind, among which some may lie idle.
+pub(crate) trait Pool: Send + Sync {
+    /// How many there are.
+    fn opened(&self) -> &Opened;
+    /// How many lie idle.
+    fn idle(&self) -> usize;
+    /// Since when the one lies idle that was used least recently.
+    fn idle_since(&self) -> Option<Instant>;
+    /// Closes that one; says whether there was one.
+    fn close_oldest(&self) -> bool;
+    /// Closes what lies idle for longer than that, and what has ended.
+    fn close_idle(&self, timeout: Duration);
+}
+
+/// How many physical connections a pool has, wherever they are.
+#[derive(Default)]
+pub(crate) struct Opened {
+    number: AtomicUsize,
+    /// Whether the server knows the pool.
+    registered: AtomicBool,
+}
+
+/// The right to hold a connection.
+pub(crate) struct Entry {
+    server: Arc<Server>,
+}
+
 /// The right to one physical connection, until it has ended.
-pub(super) struct Slot {
-    pool: Arc<TenantPool>,
+pub(crate) struct Slot {
+    server: Arc<Server>,
+    pool: Arc<dyn Pool>,
 }
 
 /// The deadline of a request has passed.
 #[derive(Debug)]
-pub(super) struct TooLate;
+pub(crate) struct TooLate;
 
 impl Server {
     pub fn new(budget: usize) -> Self {
@@ -71,54 +96,47 @@ impl Server {
             opening: Semaphore::new(OPENING),
             state: Mutex::new(state),
             freed: Notify::new(),
-            waiting: AtomicUsize::new(0),
             asking: tokio::sync::Mutex::new(()),
         }
     }
 
-    /// Waits for the right to hold a connection; [`Server::release`] gives it back.
-    pub async fn acquire(&self, deadline: Instant) -> Result<(), TooLate> {
+    /// Waits for the right to hold a connection.
+    pub async fn enter(self: &Arc<Self>, deadline: Instant) -> Result<Entry, TooLate> {
+        let entry = || Entry { server: Arc::clone(self) };
         if let Ok(permit) = self.in_use.try_acquire() {
             permit.forget();
-            return Ok(());
+            return Ok(entry());
         }
         let acquired = timeout_at(deadline.into(), self.in_use.acquire()).await;
         acquired.map_err(|_| TooLate)?.expect("nobody closes it").forget();
-        Ok(())
-    }
-
-    pub fn release(&self) {
-        let mut state = self.state();
-        if state.owed > 0 {
-            state.owed -= 1;
-            return;
-        }
-        drop(state);
-        self.in_use.add_permits(1);
+        Ok(entry())
     }
 
     /// Waits for a slot, and makes room for it if need be.
-    pub async fn slot(&self, pool: &Arc<TenantPool>, deadline: Instant) -> Result<Slot, TooLate> {
+    pub async fn slot(
+        self: &Arc<Self>,
+        pool: &Arc<dyn Pool>,
+        deadline: Instant,
+    ) -> Result<Slot, TooLate> {
         loop {
             let freed = self.freed.notified();
             if self.take_slot(pool) {
-                return Ok(Slot { pool: Arc::clone(pool) });
+                return Ok(Slot { server: Arc::clone(self), pool: Arc::clone(pool) });
             }
             self.close_least_recent();
-            self.waiting.fetch_add(1, Ordering::Relaxed);
-            let waited = timeout_at(deadline.into(), freed).await;
-            self.waiting.fetch_sub(1, Ordering::Relaxed);
-            waited.map_err(|_| TooLate)?;
+            timeout_at(deadline.into(), freed).await.map_err(|_| TooLate)?;
         }
     }
 
-    fn take_slot(&self, pool: &Arc<TenantPool>) -> bool {
+    fn take_slot(&self, pool: &Arc<dyn Pool>) -> bool {
         let mut state = self.state();
         if state.open >= state.budget {
             return false;
         }
         state.open += 1;
-        if pool.count_opened() {
+        let opened = pool.opened();
+        opened.number.fetch_add(1, Ordering::Relaxed);
+        if !opened.registered.swap(true, Ordering::Relaxed) {
             state.pools.push(Arc::downgrade(pool));
         }
         true
@@ -163,9 +181,9 @@ impl Server {
     }
 
     /// Pools that hold nothing any more are forgotten; returns those that do.
-    pub fn pools(&self) -> Vec<Arc<TenantPool>> {
+    pub fn pools(&self) -> Vec<Arc<dyn Pool>> {
         let mut state = self.state();
-        state.pools.retain(|pool| pool.upgrade().is_some_and(|pool| pool.keep_registered()));
+        state.pools.retain(|pool| pool.upgrade().is_some_and(|pool| pool.opened().is_any()));
         state.pools.iter().filter_map(Weak::upgrade).collect()
     }
 
@@ -227,12 +245,36 @@ impl Server {
     }
 }
 
+impl Opened {
+    pub fn number(&self) -> usize {
+        self.number.load(Ordering::Relaxed)
+    }
+
+    /// Whether the server must go on knowing the pool.
+    fn is_any(&self) -> bool {
+        let any = self.number() > 0;
+        self.registered.store(any, Ordering::Relaxed);
+        any
+    }
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        let mut state = self.server.state();
+        if state.owed > 0 {
+            state.owed -= 1;
+            return;
+        }
+        drop(state);
+        self.server.in_use.add_permits(1);
+    }
+}
+
 impl Drop for Slot {
     fn drop(&mut self) {
-        self.pool.count_closed();
-        let server = self.pool.server();
-        server.state().open -= 1;
-        server.freed.notify_one();
+        self.pool.opened().number.fetch_sub(1, Ordering::Relaxed);
+        self.server.state().open -= 1;
+        self.server.freed.notify_one();
     }
 }
 
