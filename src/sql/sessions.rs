@@ -147,7 +147,7 @@ impl Shared {
         }
     }
 
-    /// The sessions of the tenant as it is now; those of an older generation are closed.
+    /// The sessions of the tenant as the place has it; those of an older generation are closed.
     fn tenant(&self, place: &Place) -> Arc<Tenant> {
         let mut tenants = self.tenants.lock().unwrap_or_else(PoisonError::into_inner);
         let now = &place.tenant;
@@ -158,13 +158,20 @@ impl Shared {
         }
         let limit = now.settings.limits().and_then(Limits::connections).unwrap_or(usize::MAX);
         let most = self.router.settings().pool_max_size.min(limit);
+        // A place that somebody overtook is good for the one who has it, and for nobody after.
+        let overtaken = tenants
+            .get(&now.slug)
+            .is_some_and(|known| known.id == now.id && known.generation > now.generation);
         let tenant = Arc::new(Tenant {
             id: now.id,
             generation: now.generation,
             most,
             places: Arc::new(Semaphore::new(most)),
-            idle: Mutex::new(Some(Vec::new())),
+            idle: Mutex::new((!overtaken).then(Vec::new)),
         });
+        if overtaken {
+            return tenant;
+        }
         if let Some(old) = tenants.insert(now.slug.clone(), Arc::clone(&tenant)) {
             old.close();
         }

@@ -3,13 +3,16 @@
 use std::time::Duration;
 
 use reqwest::{RequestBuilder, StatusCode};
+use secrecy::ExposeSecret as _;
 use serde_json::{Value, json};
+use tenantry::catalog::tokens::Scope;
 use tenantry::router::RouterSettings;
 use tenantry::sql::SqlSettings;
 use tenantry::tenant::TenantSettings;
 
 use super::{FOREVER, Heard, READER, Sql, hasty, hear, woken};
-use crate::harness::{eventually, router_settings, slug};
+use crate::harness::process::Serving;
+use crate::harness::{Fleet, eventually, router_settings, slug};
 
 /// The backend that answers, as seen by a plain query.
 async fn backend(sql: &Sql) -> Value {
@@ -188,6 +191,35 @@ async fn an_answer_has_its_bounds_and_what_was_refused_has_changed_nothing() {
     })
     .await;
     assert_eq!(sql.fleet.count("acme", "boards").await, 0);
+}
+
+#[tokio::test]
+async fn a_giant_result_takes_no_more_memory_than_an_answer_may_have() {
+    let fleet = Fleet::start().await;
+    fleet.create_tenant("acme").await;
+    let token = fleet.catalog().create_token("test", &Scope::ALL).await.unwrap();
+    let mut serving = Serving::start(&fleet);
+    let url = format!("{}/sql", serving.address("the data plane").await);
+    let client = reqwest::Client::new();
+    let ask = |query: &str| {
+        let request = client.post(&url).bearer_auth(token.expose_secret());
+        hear(request.header("X-Tenant", "acme").json(&json!({ "query": query })))
+    };
+    ask("select 1").await.ok();
+    let before = serving.peak_memory();
+
+    for query in [
+        "select repeat('x', 800000000)",
+        "select repeat('x', 1000) from generate_series(1, 200000)",
+        "do $$ begin raise '%', repeat('x', 100000000); end $$",
+        "do $$ begin raise notice '%', repeat('x', 100000000); end $$",
+    ] {
+        let heard = tokio::join!(ask(query), ask(query));
+        assert_eq!([heard.0.code(), heard.1.code()], ["result_too_large"; 2], "{query}");
+    }
+
+    let grown = serving.peak_memory() - before;
+    assert!(grown < 100 << 20, "{grown} bytes for two answers of 16 MiB");
 }
 
 #[tokio::test]
