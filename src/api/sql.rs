@@ -11,6 +11,7 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 
 use crate::extract::Tenancy;
+use crate::metrics;
 use crate::problem::Problem;
 use crate::resolve::{Resolved, denied};
 use crate::sql::Gateway;
@@ -56,6 +57,7 @@ impl Endpoint {
 fn check_database(headers: &HeaderMap, tenant: &Tenant) -> Result<(), Problem> {
     match database_named(headers)? {
         Some(name) if name != tenant.database.as_str() && name != tenant.slug.as_str() => {
+            metrics::isolation_violation("foreign_database");
             tracing::warn!("a connection string names another database than the tenant's");
             Err(denied())
         }

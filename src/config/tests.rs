@@ -393,3 +393,23 @@ fn who_may_ask_for_a_tenant_is_told() {
         assert!(read(&[wrong]).is_err(), "{wrong:?}");
     }
 }
+
+#[test]
+fn sql_over_http_has_bounds() {
+    let usual = read(&[]).unwrap().sql;
+    let own = read(&[
+        ("TENANTRY_SQL_MAX_RESPONSE_BYTES", "2048"),
+        ("TENANTRY_SQL_MAX_ROWS", "5"),
+        ("TENANTRY_SQL_STATEMENT_TIMEOUT", "500ms"),
+    ]);
+    let own = own.unwrap().sql;
+
+    assert_eq!((usual.max_response_bytes, usual.max_rows), (16 << 20, 100_000));
+    assert_eq!((own.max_response_bytes, own.max_rows), (2048, 5));
+    assert_eq!(own.statement_timeout, Duration::from_millis(500));
+    for wrong in ["0", "76s", "5m"] {
+        let error = refused(read(&[("TENANTRY_SQL_STATEMENT_TIMEOUT", wrong)]));
+        assert!(error.contains("at most 75s"), "{error}");
+    }
+    assert!(refused(read(&[("TENANTRY_SQL_MAX_ROWS", "0")])).contains("1 to 100000000"));
+}

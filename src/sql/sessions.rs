@@ -4,10 +4,12 @@
 //!   line, with a deadline.
 //! - A new session proves by the database's stamp that it reached the tenant, as the router's do.
 //! - A session belongs to one tenant, one generation and one kind of access for life.
-//! - It comes back only if nothing of its user is left in it: in step, outside a transaction, and after
-//!   statements that leave nothing behind. Any other is closed, and a statement that still runs is
-//!   cancelled first. Closing is dearer than a reset and leaves nothing to doubt: no command of PostgreSQL
-//!   makes a session forget the names of settings that it has seen.
+//! - It comes back only in step, outside a transaction, and after statements that leave nothing behind as
+//!   far as their text shows. Any other is closed, and a statement that still runs is cancelled first.
+//!   Closing leaves nothing to doubt: no command of PostgreSQL makes a session forget the names of
+//!   settings that it has seen.
+//! - What comes back is reset all the same, for a function may have done what no text shows. The server
+//!   does that while nobody waits for the session.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -122,7 +124,13 @@ impl Shared {
             metrics::pool_waits().record(started.elapsed());
             permit
         };
-        let wire = match tenant.take(access) {
+        let mut found = None;
+        while found.is_none()
+            && let Some(mut wire) = tenant.take(access)
+        {
+            found = wire.settle().await.then_some(wire);
+        }
+        let wire = match found {
             Some(wire) => wire,
             None => self.connect(place, access).await?,
         };
@@ -147,7 +155,7 @@ impl Shared {
         }
     }
 
-    /// The sessions of the tenant as it is now; those of an older generation are closed.
+    /// The sessions of the tenant as the place has it; those of an older generation are closed.
     fn tenant(&self, place: &Place) -> Arc<Tenant> {
         let mut tenants = self.tenants.lock().unwrap_or_else(PoisonError::into_inner);
         let now = &place.tenant;
@@ -158,13 +166,20 @@ impl Shared {
         }
         let limit = now.settings.limits().and_then(Limits::connections).unwrap_or(usize::MAX);
         let most = self.router.settings().pool_max_size.min(limit);
+        // A place that somebody overtook is good for the one who has it, and for nobody after.
+        let overtaken = tenants
+            .get(&now.slug)
+            .is_some_and(|known| known.id == now.id && known.generation > now.generation);
         let tenant = Arc::new(Tenant {
             id: now.id,
             generation: now.generation,
             most,
             places: Arc::new(Semaphore::new(most)),
-            idle: Mutex::new(Some(Vec::new())),
+            idle: Mutex::new((!overtaken).then(Vec::new)),
         });
+        if overtaken {
+            return tenant;
+        }
         if let Some(old) = tenants.insert(now.slug.clone(), Arc::clone(&tenant)) {
             old.close();
         }
@@ -205,11 +220,8 @@ impl Tenant {
     fn take(&self, access: Access) -> Option<Wire> {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         let idle = idle.as_mut()?;
-        while let Some(at) = idle.iter().rposition(|session| session.access == access) {
-            let mut session = idle.remove(at);
-            if !session.wire.is_closed() {
-                return Some(session.wire);
-            }
+        if let Some(at) = idle.iter().rposition(|session| session.access == access) {
+            return Some(idle.remove(at).wire);
         }
         // What is idle is of the other access. The session to come counts as in use already.
         let used = self.most - self.places.available_permits();
@@ -263,7 +275,7 @@ impl Drop for Session {
             }
             return;
         }
-        if wire.is_idle() && !self.marked {
+        if wire.is_idle() && !self.marked && wire.begin_reset() {
             wire.shrink();
             let mut idle = self.tenant.idle.lock().unwrap_or_else(PoisonError::into_inner);
             if let Some(idle) = idle.as_mut() {

@@ -34,6 +34,12 @@ pub(super) use connect::connect;
 pub(super) use error::WireError;
 use statements::{Choice, Statements};
 
+/// Makes a session what it was at its start, but for the statements that it has prepared. What no statement
+/// shows, because a function did it, ends here: settings, locks, cursors, channels, the last values of
+/// sequences.
+const RESET: &str = "-- wire::reset
+    close all; set session authorization default; reset all; unlisten *; select pg_advisory_unlock_all();
+    discard sequences; discard temp";
 /// How much is read from the socket at a time, at least.
 const READ_SIZE: usize = 16 * 1024;
 /// The longest message that is no row; PostgreSQL's errors may quote values.
@@ -63,6 +69,8 @@ enum Status {
     InTransaction,
     /// Ours, inside one that can only be rolled back.
     Failed,
+    /// The server's, which was asked to reset the session.
+    Resetting,
     /// The server's.
     Busy,
     /// Nobody's any more.
@@ -164,8 +172,29 @@ impl Wire {
         }
     }
 
+    /// Asks the server to reset the session, and does not wait: [`Wire::settle`] does, when it is needed
+    /// again. False if that cannot be asked for without waiting.
+    pub fn begin_reset(&mut self) -> bool {
+        self.outbox.clear();
+        let asked = frontend::query(RESET, &mut self.outbox).is_ok() && self.send_at_once();
+        self.status = if asked { Status::Resetting } else { Status::Closed };
+        asked
+    }
+
+    /// Waits for the end of a reset. False if the session cannot be used any more.
+    pub async fn settle(&mut self) -> bool {
+        while self.status == Status::Resetting {
+            match self.message(MAX_MESSAGE_LEN).await {
+                Ok(Message::ReadyForQuery(body)) => self.ready(body.status()),
+                Ok(Message::ErrorResponse(_)) | Err(_) => self.status = Status::Closed,
+                Ok(_) => {}
+            }
+        }
+        self.is_idle() && !self.is_closed()
+    }
+
     /// Whether the session has ended, or is about to. Asks the socket, not the server.
-    pub fn is_closed(&mut self) -> bool {
+    fn is_closed(&mut self) -> bool {
         if self.status == Status::Closed || !self.inbox.is_empty() {
             return true;
         }
@@ -258,6 +287,14 @@ impl Wire {
         Ok(())
     }
 
+    /// Sends what is short enough that the socket takes it now.
+    fn send_at_once(&mut self) -> bool {
+        let mut context = Context::from_waker(Waker::noop());
+        let sent = Pin::new(&mut self.stream).poll_write(&mut context, &self.outbox);
+        matches!(sent, Poll::Ready(Ok(len)) if len == self.outbox.len())
+            && matches!(Pin::new(&mut self.stream).poll_flush(&mut context), Poll::Ready(Ok(())))
+    }
+
     async fn send(&mut self) -> Result<(), WireError> {
         if self.status == Status::Closed {
             return Err(WireError::Closed);
@@ -338,15 +375,10 @@ impl fmt::Debug for Wire {
 impl Drop for Wire {
     /// Says goodbye if that costs no waiting; the server's log is quieter for it.
     fn drop(&mut self) {
-        if !matches!(self.status, Status::Idle | Status::InTransaction | Status::Failed) {
-            return;
-        }
-        self.outbox.clear();
-        frontend::terminate(&mut self.outbox);
-        let mut context = Context::from_waker(Waker::noop());
-        let stream = Pin::new(&mut self.stream);
-        if let Poll::Ready(Ok(_)) = stream.poll_write(&mut context, &self.outbox) {
-            _ = Pin::new(&mut self.stream).poll_flush(&mut context);
+        if !matches!(self.status, Status::Busy | Status::Closed) {
+            self.outbox.clear();
+            frontend::terminate(&mut self.outbox);
+            _ = self.send_at_once();
         }
     }
 }

@@ -73,6 +73,13 @@ impl Serving {
         Self { child, lines, log: Vec::new() }
     }
 
+    /// The most memory that it ever had, in bytes.
+    pub fn peak_memory(&self) -> usize {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<usize>().unwrap() * 1024
+    }
+
     /// Waits for a line that says `message`. Every line on the way must be JSON.
     pub async fn logged(&mut self, message: &str) -> Value {
         loop {

@@ -3,13 +3,16 @@
 use std::time::Duration;
 
 use reqwest::{RequestBuilder, StatusCode};
+use secrecy::ExposeSecret as _;
 use serde_json::{Value, json};
+use tenantry::catalog::tokens::Scope;
 use tenantry::router::RouterSettings;
 use tenantry::sql::SqlSettings;
 use tenantry::tenant::TenantSettings;
 
 use super::{FOREVER, Heard, READER, Sql, hasty, hear, woken};
-use crate::harness::{eventually, router_settings, slug};
+use crate::harness::process::Serving;
+use crate::harness::{Fleet, eventually, router_settings, slug};
 
 /// The backend that answers, as seen by a plain query.
 async fn backend(sql: &Sql) -> Value {
@@ -80,6 +83,39 @@ async fn no_state_of_one_request_reaches_the_next() {
             == 0
     })
     .await;
+}
+
+#[tokio::test]
+async fn state_that_a_function_hides_does_not_reach_the_next_request() {
+    let sql = Sql::start().await;
+    let admin = sql.fleet.admin("tenant_acme").await;
+    let hide = "create function hide() returns void language plpgsql as $$ begin
+                  perform set_config('my.user', 'left over', false), pg_advisory_lock(7);
+                  execute 'set statement_timeout = 0';
+                  execute 'declare left_over cursor with hold for select 1';
+                  execute 'listen left_over';
+                end $$;
+                grant execute on function hide() to public";
+    admin.batch_execute(hide).await.unwrap();
+    let pid = backend(&sql).await;
+
+    sql.query("select hide()").await.ok();
+    sql.query("insert into boards (title) values ('x')").await.ok();
+    let last = sql.query("select lastval()").await;
+    let state = sql
+        .query(
+            "select coalesce(current_setting('my.user', true), '') as user,
+             current_setting('statement_timeout') as timeout,
+             (select count(*)::int from pg_locks where locktype = 'advisory') as locks,
+             (select count(*)::int from pg_cursors where name = 'left_over') as cursors,
+             (select count(*)::int from pg_listening_channels()) as channels, pg_backend_pid() as pid",
+        )
+        .await
+        .ok();
+
+    let clean = json!({ "user": "", "timeout": "30s", "locks": 0, "cursors": 0, "channels": 0, "pid": pid });
+    assert_eq!(state["rows"][0], clean);
+    assert_eq!(last.code(), "55000", "{last:?}");
 }
 
 #[tokio::test]
@@ -165,9 +201,9 @@ async fn an_answer_has_its_bounds_and_what_was_refused_has_changed_nothing() {
     sql.query("select repeat('x', 90000)").await.ok();
     for query in [
         "select * from generate_series(1, 101)",
-        "select generate_series(1, 1000000000)",
+        "select generate_series(1, 1000000000) as n",
         "select repeat('x', 110000)",
-        "select repeat('x', 900000000)",
+        "select repeat('x', 100000000)",
         "insert into boards (title) select 'x' from generate_series(1, 101) returning id",
         "with new as (insert into boards (title) values (repeat('x', 110000)) returning title) select * from new",
     ] {
@@ -188,6 +224,35 @@ async fn an_answer_has_its_bounds_and_what_was_refused_has_changed_nothing() {
     })
     .await;
     assert_eq!(sql.fleet.count("acme", "boards").await, 0);
+}
+
+#[tokio::test]
+async fn a_giant_result_takes_no_more_memory_than_an_answer_may_have() {
+    let fleet = Fleet::start().await;
+    fleet.create_tenant("acme").await;
+    let token = fleet.catalog().create_token("test", &Scope::ALL).await.unwrap();
+    let mut serving = Serving::start(&fleet);
+    let url = format!("{}/sql", serving.address("the data plane").await);
+    let client = reqwest::Client::new();
+    let ask = |query: &str| {
+        let request = client.post(&url).bearer_auth(token.expose_secret());
+        hear(request.header("X-Tenant", "acme").json(&json!({ "query": query })))
+    };
+    ask("select 1").await.ok();
+    let before = serving.peak_memory();
+
+    for query in [
+        "select repeat('x', 200000000)",
+        "select repeat('x', 1000) from generate_series(1, 200000)",
+        "do $$ begin raise '%', repeat('x', 100000000); end $$",
+        "do $$ begin raise notice '%', repeat('x', 100000000); end $$",
+    ] {
+        let heard = tokio::join!(ask(query), ask(query));
+        assert_eq!([heard.0.code(), heard.1.code()], ["result_too_large"; 2], "{query}");
+    }
+
+    let grown = serving.peak_memory() - before;
+    assert!(grown < 100 << 20, "{grown} bytes for two answers of 16 MiB");
 }
 
 #[tokio::test]

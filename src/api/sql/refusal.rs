@@ -83,7 +83,10 @@ impl From<SqlError> for Refusal {
             SqlError::Unreachable(source) | SqlError::Lost(source) => {
                 let cause = source.source();
                 tracing::warn!(error = %source, cause, "a tenant's database cannot be reached");
-                Self::Problem(Problem::unavailable())
+                match source.sql_state() {
+                    Some("53300") => Self::Either(Problem::unavailable(), "53300"),
+                    _ => Self::Problem(Problem::unavailable()),
+                }
             }
             SqlError::TooLong => {
                 too_large("the answer has more bytes than TENANTRY_SQL_MAX_RESPONSE_BYTES allows")

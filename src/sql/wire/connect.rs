@@ -358,6 +358,6 @@ mod tests {
         });
 
         assert_eq!(stopped.unwrap_err().sql_state(), Some("57014"));
-        assert!(wire.is_idle() && !wire.is_closed());
+        assert!(wire.settle().await && wire.begin_reset() && wire.settle().await);
     }
 }
