@@ -1,11 +1,14 @@
 //! What the router tells those of this crate who open sessions of another kind than its own.
 //!
-//! The rules are the same for them: a place only of a tenant that is active, and the stamp checked before
-//! anything else.
+//! The rules are the same for them: a place only of a tenant that is active, the stamp checked before
+//! anything else, and nothing open beyond the server's budget.
 
 use std::sync::Arc;
 use std::time::Instant;
 
+use uuid::Uuid;
+
+use super::server::Server;
 use super::{RouterError, RouterSettings, TenantRouter};
 use crate::catalog::changes::Subscription;
 use crate::catalog::tenants::Place;
@@ -25,6 +28,11 @@ impl TenantRouter {
     /// Forgets a place that turned out to be stale.
     pub(crate) async fn forget(&self, slug: &TenantSlug) {
         self.shared.evict(slug).await;
+    }
+
+    /// The budget of a server, for whoever opens connections to it.
+    pub(crate) fn server(&self, id: Uuid) -> Arc<Server> {
+        self.shared.servers.get(id)
     }
 
     /// The bounds that everybody keeps to.

@@ -2,6 +2,8 @@
 //!
 //! - At most as many sessions of a tenant as its pool may have connections; whoever finds none free waits in
 //!   line, with a deadline.
+//! - What they hold open counts towards the server's budget, as the router's connections do: an idle one is
+//!   closed when another tenant needs the room.
 //! - A new session proves by the database's stamp that it reached the tenant, as the router's do.
 //! - A session belongs to one tenant, one generation and one kind of access for life.
 //! - It comes back only in step, outside a transaction, and after statements that leave nothing behind as
@@ -12,7 +14,7 @@
 //!   does that while nobody waits for the session.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -26,6 +28,7 @@ use crate::catalog::changes::Change;
 use crate::catalog::tenants::Place;
 use crate::metrics;
 use crate::resolve::Access;
+use crate::router::server::{Entry, Opened, Pool, Server, Slot};
 use crate::router::{RouterError, TenantRouter, is_harmless};
 use crate::tenant::TenantSlug;
 use crate::tenant::settings::Limits;
@@ -55,22 +58,30 @@ struct Tenant {
     places: Arc<Semaphore>,
     /// None once the generation is over. The one used last is at the end.
     idle: Mutex<Option<Vec<Idle>>>,
+    server: Arc<Server>,
+    opened: Opened,
 }
 
 struct Idle {
-    wire: Wire,
+    line: Line,
     access: Access,
     since: Instant,
 }
 
+/// A wire, and the right to have it open.
+struct Line {
+    wire: Wire,
+    _slot: Slot,
+}
+
 /// A session for one piece of work.
 pub(super) struct Session {
-    wire: Option<Wire>,
+    line: Option<Line>,
     access: Access,
     /// Whether the session may differ from a fresh one.
     marked: bool,
     tenant: Arc<Tenant>,
-    permit: Option<OwnedSemaphorePermit>,
+    permit: Option<(Entry, OwnedSemaphorePermit)>,
 }
 
 impl Sessions {
@@ -90,10 +101,12 @@ impl Sessions {
         loop {
             let place = router.active(slug, deadline).await?;
             tries += 1;
-            let opening = self.shared.open(&place, access);
+            let opening = self.shared.open(&place, access, deadline);
             match timeout_at(deadline.into(), opening).await {
                 Ok(Ok(session)) => return Ok(session),
-                Err(_) => return Err(RouterError::Busy(slug.clone()).into()),
+                Err(_) | Ok(Err(Refused::Busy)) => {
+                    return Err(RouterError::Busy(slug.clone()).into());
+                }
                 // The route may be a moment behind; look once more before saying no.
                 Ok(Err(refused)) if tries < 3 && refused.may_be_stale() => {
                     router.forget(slug).await;
@@ -107,13 +120,20 @@ impl Sessions {
 
 /// Why a place gave no session.
 enum Refused {
+    /// All that may be open is in use.
+    Busy,
     /// The database is another one.
     Stamp,
     Wire(WireError),
 }
 
 impl Shared {
-    async fn open(&self, place: &Place, access: Access) -> Result<Session, Refused> {
+    async fn open(
+        &self,
+        place: &Place,
+        access: Access,
+        deadline: Instant,
+    ) -> Result<Session, Refused> {
         let tenant = self.tenant(place);
         let permit = if let Ok(permit) = Arc::clone(&tenant.places).try_acquire_owned() {
             permit
@@ -124,17 +144,22 @@ impl Shared {
             metrics::pool_waits().record(started.elapsed());
             permit
         };
+        let entry = tenant.server.enter(deadline).await.map_err(|_| Refused::Busy)?;
         let mut found = None;
         while found.is_none()
-            && let Some(mut wire) = tenant.take(access)
+            && let Some(mut line) = tenant.take(access)
         {
-            found = wire.settle().await.then_some(wire);
+            found = line.wire.settle().await.then_some(line);
         }
-        let wire = match found {
-            Some(wire) => wire,
-            None => self.connect(place, access).await?,
+        let line = if let Some(line) = found {
+            line
+        } else {
+            let pool: Arc<dyn Pool> = Arc::<Tenant>::clone(&tenant);
+            let slot = tenant.server.slot(&pool, deadline).await.map_err(|_| Refused::Busy)?;
+            Line { wire: self.connect(place, access).await?, _slot: slot }
         };
-        Ok(Session { wire: Some(wire), access, marked: false, tenant, permit: Some(permit) })
+        let permit = Some((entry, permit));
+        Ok(Session { line: Some(line), access, marked: false, tenant, permit })
     }
 
     async fn connect(&self, place: &Place, access: Access) -> Result<Wire, Refused> {
@@ -176,6 +201,8 @@ impl Shared {
             most,
             places: Arc::new(Semaphore::new(most)),
             idle: Mutex::new((!overtaken).then(Vec::new)),
+            server: self.router.server(now.server_id),
+            opened: Opened::default(),
         });
         if overtaken {
             return tenant;
@@ -207,21 +234,45 @@ impl Shared {
         let most = self.router.settings().pool_idle_timeout;
         let mut tenants = self.tenants.lock().unwrap_or_else(PoisonError::into_inner);
         tenants.retain(|_, tenant| {
-            let mut idle = tenant.idle.lock().unwrap_or_else(PoisonError::into_inner);
-            let Some(idle) = idle.as_mut() else { return false };
-            idle.retain(|session| session.since.elapsed() < most);
-            !idle.is_empty() || tenant.places.available_permits() < tenant.most
+            tenant.close_idle(most);
+            tenant.idle() > 0 || tenant.places.available_permits() < tenant.most
         });
+    }
+}
+
+impl Pool for Tenant {
+    fn opened(&self) -> &Opened {
+        &self.opened
+    }
+
+    fn idle(&self) -> usize {
+        self.lock_idle().as_ref().map_or(0, Vec::len)
+    }
+
+    fn idle_since(&self) -> Option<Instant> {
+        self.lock_idle().as_ref()?.first().map(|session| session.since)
+    }
+
+    fn close_oldest(&self) -> bool {
+        let mut idle = self.lock_idle();
+        let oldest = idle.as_mut().filter(|idle| !idle.is_empty()).map(|idle| idle.remove(0));
+        oldest.is_some()
+    }
+
+    fn close_idle(&self, timeout: Duration) {
+        if let Some(idle) = self.lock_idle().as_mut() {
+            idle.retain(|session| session.since.elapsed() < timeout);
+        }
     }
 }
 
 impl Tenant {
     /// An idle session. Without one, makes sure that there is room for another.
-    fn take(&self, access: Access) -> Option<Wire> {
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+    fn take(&self, access: Access) -> Option<Line> {
+        let mut idle = self.lock_idle();
         let idle = idle.as_mut()?;
         if let Some(at) = idle.iter().rposition(|session| session.access == access) {
-            return Some(idle.remove(at).wire);
+            return Some(idle.remove(at).line);
         }
         // What is idle is of the other access. The session to come counts as in use already.
         let used = self.most - self.places.available_permits();
@@ -231,7 +282,11 @@ impl Tenant {
 
     /// Closes what is idle now, and whatever comes back later.
     fn close(&self) {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner).take();
+        self.lock_idle().take();
+    }
+
+    fn lock_idle(&self) -> MutexGuard<'_, Option<Vec<Idle>>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -254,32 +309,34 @@ impl Session {
 
     /// Whether a transaction is open.
     pub fn in_transaction(&self) -> bool {
-        self.wire.as_ref().is_some_and(Wire::in_transaction)
+        self.line.as_ref().is_some_and(|line| line.wire.in_transaction())
     }
 
     fn wire(&mut self) -> &mut Wire {
-        self.wire.as_mut().expect("a session has its wire until it is dropped")
+        let line = self.line.as_mut().expect("a session has its line until it is dropped");
+        &mut line.wire
     }
 }
 
 impl Drop for Session {
     fn drop(&mut self) {
-        let (Some(mut wire), permit) = (self.wire.take(), self.permit.take()) else { return };
+        let (Some(mut line), permit) = (self.line.take(), self.permit.take()) else { return };
+        let wire = &mut line.wire;
         if wire.is_busy() {
             // Nobody waits for the answer: stop the server's work on it too. The place is free after that.
             if let Ok(runtime) = tokio::runtime::Handle::try_current() {
                 runtime.spawn(async move {
-                    wire.cancel().send().await;
-                    drop((wire, permit));
+                    line.wire.cancel().send().await;
+                    drop((line, permit));
                 });
             }
             return;
         }
         if wire.is_idle() && !self.marked && wire.begin_reset() {
             wire.shrink();
-            let mut idle = self.tenant.idle.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut idle = self.tenant.lock_idle();
             if let Some(idle) = idle.as_mut() {
-                idle.push(Idle { wire, access: self.access, since: Instant::now() });
+                idle.push(Idle { line, access: self.access, since: Instant::now() });
             }
         }
     }
@@ -290,6 +347,7 @@ impl Refused {
     fn may_be_stale(&self) -> bool {
         const CODES: [&str; 5] = ["3D000", "28000", "28P01", "55000", "57P01"];
         match self {
+            Self::Busy => false,
             Self::Stamp => true,
             Self::Wire(error) => error.sql_state().is_some_and(|code| CODES.contains(&code)),
         }
