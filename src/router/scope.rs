@@ -60,9 +60,11 @@ impl TenantRouter {
         if self.route(slug).await?.tenant.id == scope.id() {
             return Ok(());
         }
-        self.shared.routes.evict(slug).await;
         match self.shared.routes.catalog().tenant(slug).await {
-            Ok(tenant) if tenant.id == scope.id() => Ok(()),
+            Ok(tenant) if tenant.id == scope.id() => {
+                self.shared.routes.evict(slug).await;
+                Ok(())
+            }
             Ok(_) => Err(refuse(scope)),
             Err(CatalogError::Missing { .. }) => Err(RouterError::UnknownTenant(slug.clone())),
             Err(error) => Err(RouterError::Catalog { slug: slug.clone(), source: Arc::new(error) }),
