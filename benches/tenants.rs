@@ -98,7 +98,7 @@ where
 {
     let (running, failed) = (Arc::new(AtomicBool::new(true)), Arc::new(AtomicU32::new(0)));
     let watcher = fleet.admin("postgres").await;
-    let watched = tokio::spawn({
+    let counting = tokio::spawn({
         let running = Arc::clone(&running);
         async move {
             let mut most = 0;
@@ -133,7 +133,7 @@ where
     let done: u32 = clients.join_all().await.into_iter().sum();
     let rate = f64::from(done) / started.elapsed().as_secs_f64();
     running.store(false, Ordering::Relaxed);
-    let most = watched.await.expect("it watches");
+    let most = counting.await.expect("it watches");
     Measured { rate, failed: failed.load(Ordering::Relaxed), most }
 }
 

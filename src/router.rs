@@ -188,7 +188,7 @@ impl TenantRouter {
                 .time_to_idle(settings.pool_idle_timeout)
                 .eviction_listener(|_: Arc<PoolKey>, pool: Arc<TenantPool>, _| pool.close())
                 .build(),
-            servers: Arc::new(Servers::new(catalog.clone(), settings.server_budget)),
+            servers: Arc::new(Servers::new(catalog, settings.server_budget)),
             settings,
             waits: metrics::pool_waits(),
             changes,

@@ -261,3 +261,17 @@ async fn replicas_share_a_budget_and_get_it_back_from_those_that_end() {
     fleet.catalog().set_connection_budget("default", None).await.unwrap();
     eventually("the settings count again", async || fill(&first).await == 12).await;
 }
+
+#[tokio::test]
+async fn readers_reach_a_server_that_is_asked_to_be_writable() {
+    let fleet = fleet_of(&names(1)).await;
+    let url = format!("{}?target_session_attrs=read-write", fleet.postgres.url());
+    fleet.catalog().set_server_url("default", &url.into()).await.unwrap();
+    let router = router(&fleet, router_settings());
+
+    let reading = router.read_only(&slug("t0")).await.unwrap();
+
+    let refused = reading.execute("insert into boards (title) values ('new')", &[]).await;
+    assert_eq!(refused.unwrap_err().code().unwrap().code(), "25006");
+    ask(&router, &slug("t0")).await.unwrap();
+}

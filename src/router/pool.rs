@@ -13,7 +13,7 @@ use tenantry_provisioning::ServerUrl;
 use tokio::sync::Semaphore;
 use tokio::time::timeout_at;
 
-use super::server::{Entry, Opened, Pool, Server, TooLate};
+use super::server::{Entry, Opened, Pool, Server};
 use super::session::{ConnectError, Session, login};
 use super::{Mode, RouterSettings};
 use crate::catalog::tenants::Place;
@@ -86,7 +86,8 @@ impl TenantPool {
             if let Some(session) = self.take_idle()? {
                 return Ok((admission, session));
             }
-            match self.open(deadline, patience).await {
+            // Boxed: it is large, and most requests never open one.
+            match Box::pin(self.open(deadline, patience)).await {
                 Ok(session) => return Ok((admission, session)),
                 Err(CheckoutError::Connect(error))
                     if error.is_away()
@@ -104,13 +105,11 @@ impl TenantPool {
             let acquired = timeout_at(deadline.into(), self.permits.acquire()).await;
             acquired.map_err(|_| CheckoutError::Busy)?.expect("nobody closes it").forget();
         }
-        match self.server.enter(deadline).await {
-            Ok(entry) => Ok(Admission { pool: Arc::clone(self), _entry: entry }),
-            Err(TooLate) => {
-                self.permits.add_permits(1);
-                Err(CheckoutError::Busy)
-            }
+        if let Ok(entry) = self.server.enter(deadline).await {
+            return Ok(Admission { pool: Arc::clone(self), _entry: entry });
         }
+        self.permits.add_permits(1);
+        Err(CheckoutError::Busy)
     }
 
     async fn open(
@@ -120,8 +119,8 @@ impl TenantPool {
     ) -> Result<Session, CheckoutError> {
         let pool: Arc<dyn Pool> = Arc::<Self>::clone(self);
         let slot = self.server.slot(&pool, deadline).await.map_err(|_| CheckoutError::Busy)?;
-        let url = self.login.get_or_init(|| login(&self.place, self.mode));
-        let open = Session::open(&self.place, url, slot, patience);
+        let url = self.login.get_or_init(|| login(&self.place));
+        let open = Session::open(&self.place, url, self.mode, slot, patience);
         self.server.ask(deadline, patience, open).await.map_err(CheckoutError::Connect)
     }
 

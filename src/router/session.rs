@@ -55,6 +55,7 @@ impl Session {
     pub async fn open(
         place: &Place,
         url: &ServerUrl,
+        mode: Mode,
         slot: Slot,
         patience: Duration,
     ) -> Result<Self, ConnectError> {
@@ -68,7 +69,7 @@ impl Session {
                 }
                 drop(slot);
             });
-            check_stamp(place, &client).await?;
+            begin(place, mode, &client).await?;
             Ok(client)
         };
         let opened = timeout(patience, opening).await;
@@ -165,24 +166,31 @@ impl ConnectError {
 }
 
 /// Where a tenant's role logs in, with what its session begins with.
-pub(super) fn login(place: &Place, mode: Mode) -> ServerUrl {
+pub(super) fn login(place: &Place) -> ServerUrl {
     let tenant = &place.tenant;
     let url = place
         .server
         .with_database(tenant.database.as_str())
         .with_user(tenant.role.as_str(), &place.password);
     // A statement that could lift one of them marks its session, which is then closed.
-    match options(mode, tenant.settings.limits()) {
+    match options(tenant.settings.limits()) {
         options if options.is_empty() => url,
         options => url.with_options(&options.join(" ")),
     }
 }
 
-async fn check_stamp(place: &Place, client: &Client) -> Result<(), ConnectError> {
-    let answer = client
-        .simple_query("-- router::stamp\nselect current_setting('tenantry.tenant', true)")
-        .await
-        .map_err(ConnectError::Driver)?;
+/// Checks the stamp. Reading only is asked for here and not as the session starts: a driver that looks for
+/// a server that can write would take this one for a standby.
+async fn begin(place: &Place, mode: Mode, client: &Client) -> Result<(), ConnectError> {
+    let question = match mode {
+        Mode::ReadWrite => "-- router::stamp\nselect current_setting('tenantry.tenant', true)",
+        Mode::ReadOnly => {
+            "-- router::stamp_read_only
+             set default_transaction_read_only = on;
+             select current_setting('tenantry.tenant', true)"
+        }
+    };
+    let answer = client.simple_query(question).await.map_err(ConnectError::Driver)?;
     let found = answer.iter().find_map(|message| match message {
         SimpleQueryMessage::Row(row) => row.get(0),
         _ => None,
@@ -191,11 +199,8 @@ async fn check_stamp(place: &Place, client: &Client) -> Result<(), ConnectError>
     if found == Some(expected.as_str()) { Ok(()) } else { Err(ConnectError::WrongStamp) }
 }
 
-fn options(mode: Mode, limits: Option<&Limits>) -> Vec<String> {
+fn options(limits: Option<&Limits>) -> Vec<String> {
     let mut options = Vec::new();
-    if mode == Mode::ReadOnly {
-        options.push("-c default_transaction_read_only=on".to_owned());
-    }
     let timeouts = [
         ("statement_timeout", limits.and_then(Limits::statement_timeout)),
         (
