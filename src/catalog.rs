@@ -39,6 +39,7 @@ pub mod operations;
 mod progress;
 pub mod registrations;
 pub mod routers;
+pub mod secrets;
 pub mod servers;
 mod settings;
 pub mod stock;

@@ -23,6 +23,7 @@ mod layer;
 mod migrations;
 mod openid;
 mod operations;
+mod passwords;
 mod provisioning;
 mod registration;
 mod routing;
