@@ -16,7 +16,7 @@
 //! - Every new physical connection is checked against the stamp of its database. A stale route or a
 //!   wrong restore ends in an error, never in another tenant's data.
 //! - What this replica holds open on one server, for all its tenants together, stays within a budget:
-//!   what lies idle longest is closed for who needs a connection ([`server`]).
+//!   what lies idle longest is closed for who needs a connection.
 //! - A tenant in a cutover is held: requests wait and then go to the new place.
 //!
 //! Must never: give out a connection without a slug, or to a tenant that is not active.
