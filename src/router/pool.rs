@@ -117,6 +117,11 @@ impl TenantPool {
         deadline: Instant,
         patience: Duration,
     ) -> Result<Session, CheckoutError> {
+        let _turn = self.server.turn(deadline).await.map_err(|_| CheckoutError::Busy)?;
+        // One may have come back in the meantime.
+        if let Some(session) = self.take_idle()? {
+            return Ok(session);
+        }
         let pool: Arc<dyn Pool> = Arc::<Self>::clone(self);
         let slot = self.server.slot(&pool, deadline).await.map_err(|_| CheckoutError::Busy)?;
         let url = self.login.get_or_init(|| login(&self.place));

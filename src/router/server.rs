@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use aws_lc_rs::rand;
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Notify, Semaphore, SemaphorePermit};
 use tokio::time::{sleep_until, timeout_at};
 
 use super::session::ConnectError;
@@ -22,7 +22,7 @@ use super::session::ConnectError;
 /// The pauses between two attempts to reach a server that is away: the first, and the longest.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 /// Connections that are being opened at a time: each costs the server a process and a handshake.
-const OPENING: usize = 16;
+const OPENING: usize = 8;
 
 /// One PostgreSQL server, as this replica uses it.
 pub(crate) struct Server {
@@ -110,6 +110,12 @@ impl Server {
         let acquired = timeout_at(deadline.into(), self.in_use.acquire()).await;
         acquired.map_err(|_| TooLate)?.expect("nobody closes it").forget();
         Ok(entry())
+    }
+
+    /// Waits for one's turn to open a connection. Who waits here has closed nobody's idle one yet.
+    pub async fn turn(&self, deadline: Instant) -> Result<SemaphorePermit<'_>, TooLate> {
+        let turn = timeout_at(deadline.into(), self.opening.acquire()).await;
+        Ok(turn.map_err(|_| TooLate)?.expect("nobody closes it"))
     }
 
     /// Waits for a slot, and makes room for it if need be.
@@ -216,8 +222,6 @@ impl Server {
                 }
             }
         };
-        let opening = timeout_at(deadline.into(), self.opening.acquire()).await;
-        let _opening = opening.map_err(|_| ConnectError::TimedOut(patience))?;
         let opened = open.await;
         match &opened {
             Err(error) if error.is_away() => self.note_away(),

@@ -154,6 +154,7 @@ impl Shared {
         let line = if let Some(line) = found {
             line
         } else {
+            let _turn = tenant.server.turn(deadline).await.map_err(|_| Refused::Busy)?;
             let pool: Arc<dyn Pool> = Arc::<Tenant>::clone(&tenant);
             let slot = tenant.server.slot(&pool, deadline).await.map_err(|_| Refused::Busy)?;
             Line { wire: self.connect(place, access).await?, _slot: slot }
