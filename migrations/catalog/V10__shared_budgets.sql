@@ -20,31 +20,3 @@ create trigger routers_changed after insert or delete on routers
     for each row execute function routers_changed();
 create trigger budgets_changed after update of connection_budget on servers
     for each row execute function routers_changed();
-
--- A migration is news to routers too: what they have prepared may return something else now.
-create or replace function tenant_changed() returns trigger language plpgsql as $$
-begin
-    if tg_op = 'UPDATE' then
-        new.updated_at := now();
-        if (new.slug, new.state, new.server_id, new.database_name, new.role_name, new.epoch,
-            new.password_sealed, new.settings -> 'limits')
-           is not distinct from
-           (old.slug, old.state, old.server_id, old.database_name, old.role_name, old.epoch,
-            old.password_sealed, old.settings -> 'limits')
-        then
-            if (new.name, new.settings, new.schema_version)
-               is distinct from (old.name, old.settings, old.schema_version)
-            then
-                perform pg_notify('tenantry_settings', new.slug);
-            end if;
-            return new;
-        end if;
-        new.generation := old.generation + 1;
-        if new.slug <> old.slug then
-            perform pg_notify('tenantry_tenants', old.slug);
-        end if;
-    end if;
-    perform pg_notify('tenantry_tenants', new.slug);
-    return new;
-end
-$$;

@@ -1,6 +1,7 @@
 -- What a change of a tenant means to the routers. Limits are in force in connections, so other limits are
--- another generation, with pools of its own. A change of the name, or of any other setting, is news too, but
--- under a name of its own: no connection is closed for it.
+-- another generation, with pools of its own. A change of the name, of the schema (what routers have prepared
+-- may return something else now) or of any other setting is news too, but under a name of its own: no
+-- connection is closed for it.
 create or replace function tenant_changed() returns trigger language plpgsql as $$
 begin
     if tg_op = 'UPDATE' then
@@ -11,7 +12,9 @@ begin
            (old.slug, old.state, old.server_id, old.database_name, old.role_name, old.epoch,
             old.password_sealed, old.settings -> 'limits')
         then
-            if (new.name, new.settings) is distinct from (old.name, old.settings) then
+            if (new.name, new.settings, new.schema_version)
+               is distinct from (old.name, old.settings, old.schema_version)
+            then
                 perform pg_notify('tenantry_settings', new.slug);
             end if;
             return new;
