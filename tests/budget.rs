@@ -24,6 +24,11 @@ async fn fleet_of(tenants: &[TenantSlug]) -> Fleet {
     fleet
 }
 
+/// With time to wait for, however busy the machine is.
+fn patient() -> RouterSettings {
+    RouterSettings { pool_wait_timeout: Duration::from_mins(1), ..router_settings() }
+}
+
 fn router(fleet: &Fleet, settings: RouterSettings) -> TenantRouter {
     TenantRouter::new(fleet.catalog().clone(), fleet.changes.clone(), settings)
 }
@@ -41,7 +46,7 @@ async fn many_tenants_share_few_connections_and_nobody_is_refused() {
     const BUDGET: usize = 6;
     let tenants = names(24);
     let fleet = fleet_of(&tenants).await;
-    let router = router(&fleet, RouterSettings { server_budget: BUDGET, ..router_settings() });
+    let router = router(&fleet, RouterSettings { server_budget: BUDGET, ..patient() });
     let watching = Arc::new(AtomicBool::new(true));
     let watcher = fleet.admin("postgres").await;
     let most = tokio::spawn({
@@ -81,12 +86,7 @@ async fn many_tenants_share_few_connections_and_nobody_is_refused() {
 async fn a_tenant_with_hundreds_waiting_does_not_starve_its_neighbour() {
     let tenants = names(2);
     let fleet = fleet_of(&tenants).await;
-    let settings = RouterSettings {
-        server_budget: 4,
-        pool_max_size: 4,
-        pool_wait_timeout: Duration::from_mins(1),
-        ..router_settings()
-    };
+    let settings = RouterSettings { server_budget: 4, pool_max_size: 4, ..patient() };
     let router = router(&fleet, settings);
     let waiting = Arc::new(AtomicUsize::new(300));
     let mut crowd = JoinSet::new();
@@ -138,7 +138,7 @@ async fn whoever_waits_too_long_hears_so_and_leaves_nothing_behind() {
 async fn after_a_restart_every_first_request_is_served() {
     let tenants = names(20);
     let mut fleet = fleet_of(&tenants).await;
-    let router = router(&fleet, router_settings());
+    let router = router(&fleet, patient());
     for tenant in &tenants {
         ask(&router, tenant).await.unwrap();
     }
@@ -154,9 +154,7 @@ async fn after_a_restart_every_first_request_is_served() {
 async fn requests_wait_for_a_server_that_is_coming_back() {
     let tenants = names(8);
     let mut fleet = fleet_of(&tenants).await;
-    let settings =
-        RouterSettings { pool_wait_timeout: Duration::from_secs(20), ..router_settings() };
-    let router = router(&fleet, settings);
+    let router = router(&fleet, patient());
     for tenant in &tenants {
         ask(&router, tenant).await.unwrap();
     }
