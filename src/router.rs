@@ -393,11 +393,7 @@ impl CheckoutError {
 
 fn refusal(slug: &TenantSlug, error: CheckoutError) -> RouterError {
     match error {
-        CheckoutError::Connect(ConnectError::WrongStamp) => {
-            metrics::isolation_violation("wrong_stamp");
-            tracing::error!(tenant = %slug, "a database without the tenant's stamp was refused");
-            RouterError::WrongDatabase(slug.clone())
-        }
+        CheckoutError::Connect(ConnectError::WrongStamp) => TenantRouter::wrong_stamp(slug),
         CheckoutError::Connect(source) => {
             RouterError::Unreachable { slug: slug.clone(), source: Arc::new(source) }
         }
