@@ -1,6 +1,6 @@
 # Everything runs on a fresh Debian or Ubuntu with Rust and git: each target installs what it misses.
 
-.PHONY: help demo test bench lint ci clean install-deps
+.PHONY: help demo test soak bench lint ci clean install-deps
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -12,6 +12,10 @@ demo: install-deps ## Tell the whole story on an embedded PostgreSQL and S3, in 
 test: ## Run the whole suite
 	@.ci/bootstrap tests
 	cargo test --workspace --no-fail-fast
+
+soak: ## A quarter of an hour of bad weather: the suite has a minute of it
+	@.ci/bootstrap tests
+	TENANTRY_SOAK_SECONDS=900 cargo test --test suite soak:: -- --nocapture
 
 bench: ## Measure against plain PostgreSQL tools and PgBouncer in the same run
 	@.ci/bootstrap bench

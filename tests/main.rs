@@ -30,5 +30,6 @@ mod routing;
 mod scopes;
 mod serving;
 mod settings;
+mod soak;
 mod sql;
 mod sso;
