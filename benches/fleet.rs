@@ -1,6 +1,6 @@
 //! `make bench`: what Tenantry costs beside the commands that people use today, in one run on one
 //! cluster of its own. Prints a table of ratios; a ratio below 1 means that Tenantry is faster, but for
-//! the rows that say "rate". `cargo bench --bench fleet -- routing backups` measures only those parts.
+//! the rows that say "rate". `cargo bench --bench fleet -- migration backups` measures only those parts.
 
 #[path = "../tests/harness/mod.rs"]
 #[expect(dead_code, reason = "the tests use the rest")]
@@ -44,12 +44,6 @@ async fn main() {
     }
     if wanted("burst") {
         bench.burst().await;
-    }
-    if wanted("routing") {
-        bench.routing().await;
-    }
-    if wanted("hot-route") {
-        bench.hot_route().await;
     }
     if wanted("migration") || wanted("backups") {
         bench.fleet_migration().await;
@@ -141,99 +135,6 @@ impl Bench {
             median(idle),
             "<= 5",
         );
-    }
-
-    /// Prepared point queries at eight tasks, through the router and through raw clients.
-    async fn routing(&self) {
-        const TASKS: usize = 8;
-        const SQL: &str = "select title from boards where id = $1";
-        self.fleet.create_tenant_with("routed", true).await;
-        let router = self.fleet.router();
-        let place = router.route(&slug("routed")).await.expect("it is served");
-        let url = ServerUrl::parse(&self.fleet.postgres.url())
-            .expect("our own URL")
-            .with_database("tenant_routed")
-            .with_user("tenant_routed", &place.password);
-        let (mut ours, mut raw) = (Vec::new(), Vec::new());
-        for _ in 0..9 {
-            // Both begin with new connections: where those happen to run weighs more than anything else.
-            let router = self.fleet.router();
-            let through = async || {
-                let own = Arc::new((router.clone(), slug("routed")));
-                move || {
-                    let own = Arc::clone(&own);
-                    async move {
-                        let connection = own.0.connection(&own.1).await.expect("it is served");
-                        connection.query_one(SQL, &[&1_i64]).await.expect("a row");
-                    }
-                }
-            };
-            ours.push(rate(TASKS, through).await);
-            let bare = async || {
-                let client = Arc::new(url.connect().await.expect("a connection"));
-                let statement = client.prepare(SQL).await.expect("a statement");
-                move || {
-                    let (client, statement) = (Arc::clone(&client), statement.clone());
-                    async move {
-                        client.query_one(&statement, &[&1_i64]).await.expect("a row");
-                    }
-                }
-            };
-            raw.push(rate(TASKS, bare).await);
-        }
-        ours.sort_by(f64::total_cmp);
-        raw.sort_by(f64::total_cmp);
-        println!(
-            "{:<70} {:>10.0}/s {:>10.0}/s {:>8.2}  >= 0.93 (rate)",
-            "point query, router.connection() / raw clients, 8 tasks",
-            ours[4],
-            raw[4],
-            ours[4] / raw[4]
-        );
-    }
-
-    /// One look-up of a known route among ten thousand.
-    async fn hot_route(&self) {
-        const TENANTS: usize = 10_000;
-        const LOOKUPS: u32 = 1_000_000;
-        let work = tenantry::operations::Work::Provision { sample_data: false };
-        let mut creating = tokio::task::JoinSet::new();
-        for part in 0..8 {
-            let (catalog, work) = (self.fleet.catalog().clone(), work.clone());
-            creating.spawn(async move {
-                for number in (part..TENANTS).step_by(8) {
-                    let id = uuid::Uuid::now_v7();
-                    let new = new_tenant(&format!("known{number}"));
-                    let operation = work.new_operation(id, "bench");
-                    catalog.create_tenant(id, &new, &operation).await.expect("a new slug");
-                }
-            });
-        }
-        creating.join_all().await;
-        let router = self.fleet.router();
-        let slugs: Vec<_> = (0..TENANTS).map(|number| slug(&format!("known{number}"))).collect();
-        for slug in &slugs {
-            router.route(slug).await.expect("it exists");
-        }
-        let started = Instant::now();
-        for lookup in 0..LOOKUPS {
-            let slug = &slugs[lookup as usize * 7919 % TENANTS];
-            std::hint::black_box(router.route(slug).await.expect("it exists"));
-        }
-        let each = started.elapsed() / LOOKUPS;
-        println!(
-            "{:<70} {:>12} {:>12} {:>8}  < 1 µs",
-            "hot route among 10,000 tenants",
-            format!("{each:?}"),
-            "",
-            ""
-        );
-        self.fleet
-            .admin("tenantry")
-            .await
-            .batch_execute("update operations set state = 'cancelled' where state = 'queued'")
-            .await
-            .expect("the catalog answers");
     }
 
     /// One added column on 200 databases.
@@ -410,32 +311,6 @@ impl Bench {
         assert!(status.success(), "{line}");
         started.elapsed()
     }
-}
-
-/// Calls a second from `tasks` tasks over one second; each task makes its own call from `prepare`.
-async fn rate<C, F>(tasks: usize, prepare: impl AsyncFn() -> C) -> f64
-where
-    C: Fn() -> F + Send + 'static,
-    F: Future<Output = ()> + Send,
-{
-    let mut calls = Vec::new();
-    for _ in 0..tasks {
-        calls.push(prepare().await);
-    }
-    let started = Instant::now();
-    let mut running = tokio::task::JoinSet::new();
-    for call in calls {
-        running.spawn(async move {
-            let mut count = 0_u32;
-            while started.elapsed() < Duration::from_secs(1) {
-                call().await;
-                count += 1;
-            }
-            count
-        });
-    }
-    let total: u32 = running.join_all().await.into_iter().sum();
-    f64::from(total) / started.elapsed().as_secs_f64()
 }
 
 fn median(mut times: Vec<Duration>) -> Duration {

@@ -1,33 +1,34 @@
 //! `make bench`: a thousand tenants on one server that allows a hundred connections, beside PgBouncer in
 //! front of the same server. Prints rows of the same table as the other parts.
 
+mod bouncer;
 #[path = "../tests/harness/mod.rs"]
 #[expect(dead_code, reason = "the tests use the rest")]
 mod harness;
 
 use std::collections::HashMap;
-use std::fmt::Write as _;
-use std::os::unix::process::CommandExt as _;
-use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use bouncer::{Bouncer, BouncerAddress};
 use harness::{Fleet, Options, slug};
-use secrecy::ExposeSecret as _;
-use tempfile::TempDir;
 use tenantry::embedded::PostgresSettings;
 use tenantry::router::{RouterSettings, TenantRouter};
 use tenantry::tenant::TenantSlug;
 use tokio::task::JoinSet;
+use tokio_postgres::Client;
 use tokio_postgres::types::Type;
-use tokio_postgres::{Client, NoTls};
 
 const TENANTS: usize = 1000;
 const CLIENTS: usize = 64;
 /// What the server's hundred connections leave beside the catalog's.
 const BUDGET: usize = 70;
 const TIME: Duration = Duration::from_secs(10);
+/// With what was found to be best for a server that allows a hundred connections: there is no bound over
+/// all databases, so each gets one connection that is closed soon.
+const MANY_DATABASES: &str =
+    "pool_mode = transaction\ndefault_pool_size = 1\nserver_idle_timeout = 1\n";
 const SQL: &str = "select title from boards where id = $1";
 
 #[tokio::main]
@@ -39,7 +40,8 @@ async fn main() {
     for tenant in &tenants {
         fleet.create_tenant_with(tenant.as_str(), true).await;
     }
-    let bouncer = Bouncer::start(&fleet, &tenants).await;
+    let bouncer = Bouncer::start(&fleet, &tenants, MANY_DATABASES).await;
+    let clients = BouncerClients { address: bouncer.address, idle: Arc::default() };
     let settings = RouterSettings {
         server_budget: BUDGET,
         pool_wait_timeout: Duration::from_secs(30),
@@ -52,7 +54,7 @@ async fn main() {
         ("1,000 tenants, Zipf 1.1, 64 clients / PgBouncer", 1.1, ">= 1.2 (rate)"),
         ("1,000 tenants, equally likely, 64 clients / PgBouncer", 0.0, "(rate)"),
     ] {
-        let (own, other) = (router.clone(), bouncer.clients.clone());
+        let (own, other) = (router.clone(), clients.clone());
         let ours = measure(&fleet, &tenants, exponent, move |tenant| {
             let router = own.clone();
             async move {
@@ -77,7 +79,7 @@ async fn main() {
         println!("  of these failed{:<53} {:>12} {:>12}", "", ours.failed, peer.failed);
         println!("  most connections on the server{:<38} {:>12} {:>12}", "", ours.most, peer.most);
     }
-    restart(fleet, &router, &bouncer, &tenants[..100]).await;
+    restart(fleet, &router, &clients, &tenants[..100]).await;
 }
 
 struct Measured {
@@ -141,12 +143,12 @@ where
 async fn restart(
     mut fleet: Fleet,
     router: &TenantRouter,
-    bouncer: &Bouncer,
+    bouncer: &BouncerClients,
     tenants: &[TenantSlug],
 ) {
     for tenant in tenants {
         _ = router.connection(tenant).await;
-        _ = bouncer.clients.ask(tenant).await;
+        _ = bouncer.ask(tenant).await;
     }
     fleet.postgres.restart().await.expect("it starts again");
     let (mut ours, mut peers) = (0, 0);
@@ -156,7 +158,7 @@ async fn restart(
             connection.query_one(SQL, &[&1_i64]).await.map_err(|_| ()).map(drop)
         };
         ours += u32::from(asked.await.is_err());
-        peers += u32::from(bouncer.clients.ask(tenant).await.is_err());
+        peers += u32::from(bouncer.ask(tenant).await.is_err());
     }
     println!(
         "{:<70} {ours:>12} {peers:>12} {:>8}  0",
@@ -186,97 +188,24 @@ fn pick(weights: &[f64], random: &mut u64) -> usize {
     weights.partition_point(|sum| *sum < point).min(weights.len() - 1)
 }
 
-/// PgBouncer, and an application's connections to it.
-struct Bouncer {
-    process: Child,
-    clients: BouncerClients,
-    _directory: TempDir,
-}
-
+/// As an application with a pool of client connections for each tenant has them.
 #[derive(Clone)]
 struct BouncerClients {
-    port: u16,
+    address: BouncerAddress,
     idle: Arc<Mutex<HashMap<TenantSlug, Vec<Client>>>>,
 }
 
-impl Bouncer {
-    /// In transaction mode, with what was found to be best for this server: it has no bound over all
-    /// databases, so each gets one connection that is closed soon.
-    async fn start(fleet: &Fleet, tenants: &[TenantSlug]) -> Self {
-        let directory = TempDir::new().expect("a directory");
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-        let port = listener.local_addr().expect("an address").port();
-        drop(listener);
-        let mut users = String::new();
-        for tenant in tenants {
-            let place = fleet.catalog().place(tenant).await.expect("the catalog answers");
-            let password = place.expect("it exists").password;
-            writeln!(users, "\"tenant_{tenant}\" \"{}\"", password.expose_secret()).expect("text");
-        }
-        let path = directory.path();
-        std::fs::write(path.join("users.txt"), users).expect("a file");
-        let server = fleet.postgres.port().expect("it listens on TCP");
-        let settings = format!(
-            "[databases]\n* = host=127.0.0.1 port={server}\n[pgbouncer]\nlisten_addr = 127.0.0.1\n\
-             listen_port = {port}\nunix_socket_dir =\nauth_type = trust\nauth_file = {}\n\
-             pool_mode = transaction\ndefault_pool_size = 1\nserver_idle_timeout = 1\n\
-             server_login_retry = 0.1\nquery_wait_timeout = 30\nmax_client_conn = 20000\n\
-             ignore_startup_parameters = extra_float_digits,options\nlog_connections = 0\n\
-             log_disconnections = 0\n",
-            path.join("users.txt").display()
-        );
-        std::fs::write(path.join("pgbouncer.ini"), settings).expect("a file");
-        for entry in [path.to_owned(), path.join("users.txt"), path.join("pgbouncer.ini")] {
-            let all = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-            std::fs::set_permissions(entry, all).expect("they are ours");
-        }
-        let mut command = Command::new("pgbouncer");
-        command.arg("-q").arg(path.join("pgbouncer.ini"));
-        command.stdout(Stdio::null()).stderr(Stdio::null());
-        if rustix::process::geteuid().is_root() {
-            // It refuses to run as root.
-            command.uid(65534).gid(65534);
-        }
-        let process = command.spawn().expect("pgbouncer runs; `make bench` installs it");
-        let clients = BouncerClients { port, idle: Arc::default() };
-        while clients.ask(&tenants[0]).await.is_err() {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-        Self { process, clients, _directory: directory }
-    }
-}
-
-impl Drop for Bouncer {
-    fn drop(&mut self) {
-        _ = self.process.kill();
-        _ = self.process.wait();
-    }
-}
-
 impl BouncerClients {
-    /// As an application with a pool of client connections for each tenant does it; prepared statements
-    /// do not live in transaction mode.
+    /// Prepared statements do not live in transaction mode.
     async fn ask(&self, tenant: &TenantSlug) -> Result<(), ()> {
         let idle = || self.idle.lock().expect("nobody panics");
         let pooled = idle().get_mut(tenant).and_then(Vec::pop).filter(|client| !client.is_closed());
         let client = match pooled {
             Some(client) => client,
-            None => self.connect(tenant).await.map_err(|_| ())?,
+            None => self.address.connect(tenant).await.map_err(|_| ())?,
         };
         client.query_typed(SQL, &[(&1_i64, Type::INT8)]).await.map_err(|_| ())?;
         idle().entry(tenant.clone()).or_default().push(client);
         Ok(())
-    }
-
-    async fn connect(&self, tenant: &TenantSlug) -> Result<Client, tokio_postgres::Error> {
-        let (client, driver) = tokio_postgres::Config::new()
-            .host("127.0.0.1")
-            .port(self.port)
-            .user(format!("tenant_{tenant}"))
-            .dbname(format!("tenant_{tenant}"))
-            .connect(NoTls)
-            .await?;
-        tokio::spawn(driver);
-        Ok(client)
     }
 }

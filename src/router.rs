@@ -299,7 +299,7 @@ impl Shared {
         route: &Route,
         mode: Mode,
         deadline: Instant,
-    ) -> Result<(Admission, Session), CheckoutError> {
+    ) -> Result<(Admission, Box<Session>), CheckoutError> {
         let slot = route.pool(mode);
         let pool = if let Some(pool) = slot.get() {
             pool

@@ -273,3 +273,22 @@ async fn readers_reach_a_server_that_is_asked_to_be_writable() {
     assert_eq!(refused.unwrap_err().code().unwrap().code(), "25006");
     ask(&router, &slug("t0")).await.unwrap();
 }
+
+/// Who gives up while waiting for the server takes nothing of the tenant's along.
+#[tokio::test]
+async fn requests_that_were_given_up_in_the_line_leave_the_tenant_whole() {
+    let fleet = fleet_of(&names(2)).await;
+    let settings = RouterSettings { server_budget: 1, pool_max_size: 2, ..router_settings() };
+    let router = router(&fleet, settings);
+    let held = router.connection(&slug("t0")).await.unwrap();
+
+    for _ in 0..3 {
+        let waiting = slug("t1");
+        let acquiring = router.connection(&waiting);
+        let given_up = tokio::time::timeout(Duration::from_millis(100), acquiring).await;
+        assert!(given_up.is_err(), "the only connection is in use");
+    }
+
+    drop(held);
+    ask(&router, &slug("t1")).await.unwrap();
+}

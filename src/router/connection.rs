@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::ToSql;
-use tokio_postgres::{Error, Row};
+use tokio_postgres::{Error, GenericClient, Row, Statement};
 
 use super::harmless::is_harmless;
 use super::pool::Admission;
@@ -29,7 +29,7 @@ pub use transaction::TenantTransactionBuilder;
 /// Statements are prepared once for each physical connection, whatever their number of uses.
 pub struct TenantConnection {
     route: Arc<Route>,
-    session: Option<Session>,
+    session: Option<Box<Session>>,
     traces: Traces,
     /// Last: the connection goes back before the right to hold it.
     admission: Admission,
@@ -54,7 +54,7 @@ struct Traces {
 type Params<'a> = &'a [&'a (dyn ToSql + Sync)];
 
 impl TenantConnection {
-    pub(super) fn new(route: Arc<Route>, admission: Admission, mut session: Session) -> Self {
+    pub(super) fn new(route: Arc<Route>, admission: Admission, mut session: Box<Session>) -> Self {
         let schema_version = route.place.tenant.schema_version;
         if session.schema_version != schema_version {
             session.statements.clear();
@@ -73,52 +73,51 @@ impl TenantConnection {
     pub async fn query(&self, sql: &str, params: Params<'_>) -> Result<Vec<Row>, Error> {
         let session = self.session();
         let attempt =
-            move || async move { session.client.query(&session.prepare(sql).await?, params).await };
-        self.run(sql, attempt).await
+            move || async move { session.client.query(&self.prepare(sql).await?, params).await };
+        self.run(attempt).await
     }
 
     /// Runs a query that returns exactly one row.
     pub async fn query_one(&self, sql: &str, params: Params<'_>) -> Result<Row, Error> {
         let session = self.session();
         let attempt = move || async move {
-            session.client.query_one(&session.prepare(sql).await?, params).await
+            session.client.query_one(&self.prepare(sql).await?, params).await
         };
-        self.run(sql, attempt).await
+        self.run(attempt).await
     }
 
     /// Runs a query that returns at most one row.
     pub async fn query_opt(&self, sql: &str, params: Params<'_>) -> Result<Option<Row>, Error> {
         let session = self.session();
         let attempt = move || async move {
-            session.client.query_opt(&session.prepare(sql).await?, params).await
+            session.client.query_opt(&self.prepare(sql).await?, params).await
         };
-        self.run(sql, attempt).await
+        self.run(attempt).await
     }
 
     /// Runs a statement and returns the number of rows that it changed.
     pub async fn execute(&self, sql: &str, params: Params<'_>) -> Result<u64, Error> {
         let session = self.session();
-        let attempt = move || async move {
-            session.client.execute(&session.prepare(sql).await?, params).await
-        };
-        self.run(sql, attempt).await
+        let attempt =
+            move || async move { session.client.execute(&self.prepare(sql).await?, params).await };
+        self.run(attempt).await
     }
 
     /// Runs several statements of one text. The physical connection is closed afterwards.
     pub async fn batch_execute(&self, sql: &str) -> Result<(), Error> {
         self.traces.marked.store(true, Ordering::Relaxed);
-        self.traces.run(sql, self.session().client.batch_execute(sql)).await
+        self.traces.run(self.session().client.batch_execute(sql)).await
     }
 
     /// Begins a transaction.
     pub async fn transaction(&mut self) -> Result<TenantTransaction<'_>, Error> {
         let session = self.session.as_mut().expect(HAS_SESSION);
-        let transaction = self.traces.run("select", session.client.transaction()).await?;
+        let transaction = self.traces.run(session.client.transaction()).await?;
         Ok(TenantTransaction { transaction, statements: &session.statements, traces: &self.traces })
     }
 
     /// Runs a prepared statement; once more when a migration has changed what it returns.
-    async fn run<T, F>(&self, sql: &str, attempt: impl Fn() -> F) -> Result<T, Error>
+    async fn run<T, F>(&self, attempt: impl Fn() -> F) -> Result<T, Error>
     where
         F: Future<Output = Result<T, Error>>,
     {
@@ -131,7 +130,12 @@ impl TenantConnection {
                 other => other,
             }
         };
-        self.traces.run(sql, twice).await
+        self.traces.run(twice).await
+    }
+
+    async fn prepare(&self, sql: &str) -> Result<Statement, Error> {
+        let Session { client, statements, .. } = self.session();
+        self.traces.prepare(client, statements, sql).await
     }
 
     /// Closes the physical connection with this use if it was made for it.
@@ -176,52 +180,65 @@ impl Drop for TenantConnection {
 impl TenantTransaction<'_> {
     /// Makes the transaction's changes last.
     pub async fn commit(self) -> Result<(), Error> {
-        self.traces.run("select", self.transaction.commit()).await
+        self.traces.run(self.transaction.commit()).await
     }
 
     /// Undoes the transaction's changes.
     pub async fn rollback(self) -> Result<(), Error> {
-        self.traces.run("select", self.transaction.rollback()).await
+        self.traces.run(self.transaction.rollback()).await
     }
 
     /// Runs a query and returns its rows.
     pub async fn query(&self, sql: &str, params: Params<'_>) -> Result<Vec<Row>, Error> {
         let inner = &self.transaction;
-        let query =
-            async { inner.query(&self.statements.prepare(inner, sql).await?, params).await };
-        self.traces.run(sql, query).await
+        let query = async { inner.query(&self.prepare(sql).await?, params).await };
+        self.traces.run(query).await
     }
 
     /// Runs a query that returns exactly one row.
     pub async fn query_one(&self, sql: &str, params: Params<'_>) -> Result<Row, Error> {
         let inner = &self.transaction;
-        let query =
-            async { inner.query_one(&self.statements.prepare(inner, sql).await?, params).await };
-        self.traces.run(sql, query).await
+        let query = async { inner.query_one(&self.prepare(sql).await?, params).await };
+        self.traces.run(query).await
     }
 
     /// Runs a statement and returns the number of rows that it changed.
     pub async fn execute(&self, sql: &str, params: Params<'_>) -> Result<u64, Error> {
         let inner = &self.transaction;
-        let query =
-            async { inner.execute(&self.statements.prepare(inner, sql).await?, params).await };
-        self.traces.run(sql, query).await
+        let query = async { inner.execute(&self.prepare(sql).await?, params).await };
+        self.traces.run(query).await
+    }
+
+    async fn prepare(&self, sql: &str) -> Result<Statement, Error> {
+        self.traces.prepare(&self.transaction, self.statements, sql).await
     }
 }
 
 impl Traces {
     /// Runs a query; a caller that drops it half way leaves `busy` raised.
-    async fn run<T>(
-        &self,
-        sql: &str,
-        query: impl Future<Output = Result<T, Error>>,
-    ) -> Result<T, Error> {
-        if !is_harmless(sql) {
-            self.marked.store(true, Ordering::Relaxed);
-        }
+    async fn run<T>(&self, query: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
         self.busy.fetch_add(1, Ordering::Relaxed);
         let result = query.await;
         self.busy.fetch_sub(1, Ordering::Relaxed);
         result
+    }
+
+    /// The statement of this text, prepared now or before. What was prepared before needs no second look:
+    /// it is harmless, or has marked this session already.
+    async fn prepare(
+        &self,
+        client: &impl GenericClient,
+        statements: &Statements,
+        sql: &str,
+    ) -> Result<Statement, Error> {
+        if let Some(statement) = statements.get(sql) {
+            return Ok(statement);
+        }
+        if !is_harmless(sql) {
+            self.marked.store(true, Ordering::Relaxed);
+        }
+        let statement = client.prepare(sql).await?;
+        statements.put(sql, &statement);
+        Ok(statement)
     }
 }

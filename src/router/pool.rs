@@ -13,7 +13,7 @@ use tenantry_provisioning::ServerUrl;
 use tokio::sync::Semaphore;
 use tokio::time::timeout_at;
 
-use super::server::{Entry, Opened, Pool, Server};
+use super::server::{Opened, Pool, Server};
 use super::session::{ConnectError, Session, login};
 use super::{Mode, RouterSettings};
 use crate::catalog::tenants::Place;
@@ -35,13 +35,12 @@ pub(super) struct TenantPool {
 struct Idle {
     closed: bool,
     /// The one used last stands last; it is warm, and is taken first.
-    sessions: VecDeque<(Instant, Session)>,
+    sessions: VecDeque<(Instant, Box<Session>)>,
 }
 
 /// The right to hold one connection of a pool.
 pub(super) struct Admission {
     pool: Arc<TenantPool>,
-    _entry: Entry,
 }
 
 /// Why a pool gave no connection.
@@ -80,7 +79,7 @@ impl TenantPool {
         self: &Arc<Self>,
         deadline: Instant,
         patience: Duration,
-    ) -> Result<(Admission, Session), CheckoutError> {
+    ) -> Result<(Admission, Box<Session>), CheckoutError> {
         let admission = self.admit(deadline).await?;
         loop {
             if let Some(session) = self.take_idle()? {
@@ -99,24 +98,22 @@ impl TenantPool {
     }
 
     async fn admit(self: &Arc<Self>, deadline: Instant) -> Result<Admission, CheckoutError> {
-        if let Ok(permit) = self.permits.try_acquire() {
-            permit.forget();
+        let permit = if let Ok(permit) = self.permits.try_acquire() {
+            permit
         } else {
             let acquired = timeout_at(deadline.into(), self.permits.acquire()).await;
-            acquired.map_err(|_| CheckoutError::Busy)?.expect("nobody closes it").forget();
-        }
-        if let Ok(entry) = self.server.enter(deadline).await {
-            return Ok(Admission { pool: Arc::clone(self), _entry: entry });
-        }
-        self.permits.add_permits(1);
-        Err(CheckoutError::Busy)
+            acquired.map_err(|_| CheckoutError::Busy)?.expect("nobody closes it")
+        };
+        self.server.enter(deadline).await.map_err(|_| CheckoutError::Busy)?;
+        permit.forget();
+        Ok(Admission { pool: Arc::clone(self) })
     }
 
     async fn open(
         self: &Arc<Self>,
         deadline: Instant,
         patience: Duration,
-    ) -> Result<Session, CheckoutError> {
+    ) -> Result<Box<Session>, CheckoutError> {
         let _turn = self.server.turn(deadline).await.map_err(|_| CheckoutError::Busy)?;
         // One may have come back in the meantime.
         if let Some(session) = self.take_idle()? {
@@ -126,24 +123,26 @@ impl TenantPool {
         let slot = self.server.slot(&pool, deadline).await.map_err(|_| CheckoutError::Busy)?;
         let url = self.login.get_or_init(|| login(&self.place));
         let open = Session::open(&self.place, url, self.mode, slot, patience);
-        self.server.ask(deadline, patience, open).await.map_err(CheckoutError::Connect)
+        let session = self.server.ask(deadline, patience, open).await;
+        session.map(Box::new).map_err(CheckoutError::Connect)
     }
 
     /// The idle connection that was used last, if one of them lives.
-    fn take_idle(&self) -> Result<Option<Session>, CheckoutError> {
+    fn take_idle(&self) -> Result<Option<Box<Session>>, CheckoutError> {
         let mut idle = self.lock_idle();
         if idle.closed {
             return Err(CheckoutError::Closed);
         }
-        let living = |(_, session): (Instant, Session)| (!session.is_closed()).then_some(session);
+        let living =
+            |(_, session): (Instant, Box<Session>)| (!session.is_closed()).then_some(session);
         Ok(std::iter::from_fn(|| idle.sessions.pop_back()).find_map(living))
     }
 
     /// Takes a connection back that is as good as new.
-    pub fn put_back(&self, mut session: Session) {
+    pub fn put_back(&self, mut session: Box<Session>) {
         session.is_used = true;
         let mut idle = self.lock_idle();
-        if !idle.closed && self.server.has_room() {
+        if !idle.closed && !self.server.is_over() {
             idle.sessions.push_back((Instant::now(), session));
         }
     }
@@ -193,6 +192,7 @@ impl Admission {
 
 impl Drop for Admission {
     fn drop(&mut self) {
+        self.pool.server.leave();
         self.pool.permits.add_permits(1);
     }
 }

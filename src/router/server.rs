@@ -29,6 +29,9 @@ pub(crate) struct Server {
     in_use: Semaphore,
     opening: Semaphore,
     state: Mutex<State>,
+    /// Whether the budget has shrunk below what is open or in use: what comes back is closed then. Kept
+    /// beside the state, so that who gives a connection back need not look there.
+    over: AtomicBool,
     freed: Notify,
     /// Held by the one who asks a server that is away.
     asking: tokio::sync::Mutex<()>,
@@ -95,21 +98,40 @@ impl Server {
             in_use: Semaphore::new(budget),
             opening: Semaphore::new(OPENING),
             state: Mutex::new(state),
+            over: AtomicBool::new(false),
             freed: Notify::new(),
             asking: tokio::sync::Mutex::new(()),
         }
     }
 
-    /// Waits for the right to hold a connection.
-    pub async fn enter(self: &Arc<Self>, deadline: Instant) -> Result<Entry, TooLate> {
-        let entry = || Entry { server: Arc::clone(self) };
+    /// Waits for the right to hold a connection, which ends with [`Server::leave`].
+    pub async fn enter(&self, deadline: Instant) -> Result<(), TooLate> {
         if let Ok(permit) = self.in_use.try_acquire() {
             permit.forget();
-            return Ok(entry());
+            return Ok(());
         }
         let acquired = timeout_at(deadline.into(), self.in_use.acquire()).await;
         acquired.map_err(|_| TooLate)?.expect("nobody closes it").forget();
-        Ok(entry())
+        Ok(())
+    }
+
+    /// Gives the right to hold a connection back.
+    pub fn leave(&self) {
+        if self.is_over() {
+            let mut state = self.state();
+            if state.owed > 0 {
+                state.owed -= 1;
+                self.note_over(&state);
+                return;
+            }
+        }
+        self.in_use.add_permits(1);
+    }
+
+    /// [`Server::enter`], for whoever keeps the right on its own.
+    pub async fn entry(self: &Arc<Self>, deadline: Instant) -> Result<Entry, TooLate> {
+        self.enter(deadline).await?;
+        Ok(Entry { server: Arc::clone(self) })
     }
 
     /// Waits for one's turn to open a connection. Who waits here has closed nobody's idle one yet.
@@ -172,6 +194,7 @@ impl Server {
             state.owed -= forgiven;
             let taken = self.in_use.forget_permits(shrunk);
             state.owed += shrunk - taken;
+            self.note_over(&state);
             (grown - forgiven, state.open.saturating_sub(budget))
         };
         if grown > 0 {
@@ -193,10 +216,13 @@ impl Server {
         state.pools.iter().filter_map(Weak::upgrade).collect()
     }
 
-    /// Whether more connections may be open than are.
-    pub fn has_room(&self) -> bool {
-        let state = self.state();
-        state.open <= state.budget
+    /// Whether what comes back must be closed, as the budget has shrunk.
+    pub fn is_over(&self) -> bool {
+        self.over.load(Ordering::Relaxed)
+    }
+
+    fn note_over(&self, state: &State) {
+        self.over.store(state.owed > 0 || state.open > state.budget, Ordering::Relaxed);
     }
 
     /// Lets `open` ask the server, when it is time for that; see the module.
@@ -264,20 +290,17 @@ impl Opened {
 
 impl Drop for Entry {
     fn drop(&mut self) {
-        let mut state = self.server.state();
-        if state.owed > 0 {
-            state.owed -= 1;
-            return;
-        }
-        drop(state);
-        self.server.in_use.add_permits(1);
+        self.server.leave();
     }
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
         self.pool.opened().number.fetch_sub(1, Ordering::Relaxed);
-        self.server.state().open -= 1;
+        let mut state = self.server.state();
+        state.open -= 1;
+        self.server.note_over(&state);
+        drop(state);
         self.server.freed.notify_one();
     }
 }

@@ -9,7 +9,7 @@ use tenantry_provisioning::ServerUrl;
 use thiserror::Error;
 use tokio::time::timeout;
 use tokio_postgres::error::SqlState;
-use tokio_postgres::{Client, SimpleQueryMessage, Statement, Transaction};
+use tokio_postgres::{Client, SimpleQueryMessage, Statement};
 
 use super::Mode;
 use super::server::Slot;
@@ -83,16 +83,6 @@ impl Session {
     pub fn is_closed(&self) -> bool {
         self.client.is_closed()
     }
-
-    /// A statement of this text, prepared now or before.
-    pub async fn prepare(&self, sql: &str) -> Result<Statement, tokio_postgres::Error> {
-        if let Some(statement) = self.statements.get(sql) {
-            return Ok(statement);
-        }
-        let statement = self.client.prepare(sql).await?;
-        self.statements.put(sql, &statement);
-        Ok(statement)
-    }
 }
 
 impl Statements {
@@ -100,31 +90,19 @@ impl Statements {
         Self(Mutex::new(LruCache::new(MAX_STATEMENTS)))
     }
 
-    pub async fn prepare(
-        &self,
-        transaction: &Transaction<'_>,
-        sql: &str,
-    ) -> Result<Statement, tokio_postgres::Error> {
-        if let Some(statement) = self.get(sql) {
-            return Ok(statement);
-        }
-        let statement = transaction.prepare(sql).await?;
-        self.put(sql, &statement);
-        Ok(statement)
+    /// The statement of this text, if it is prepared.
+    pub fn get(&self, sql: &str) -> Option<Statement> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(sql).cloned()
+    }
+
+    pub fn put(&self, sql: &str, statement: &Statement) {
+        let mut cache = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        cache.put(sql.into(), statement.clone());
     }
 
     /// Forgets all: the schema is another one now.
     pub fn clear(&self) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
-    }
-
-    fn get(&self, sql: &str) -> Option<Statement> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(sql).cloned()
-    }
-
-    fn put(&self, sql: &str, statement: &Statement) {
-        let mut cache = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        cache.put(sql.into(), statement.clone());
     }
 }
 

@@ -144,7 +144,7 @@ impl Shared {
             metrics::pool_waits().record(started.elapsed());
             permit
         };
-        let entry = tenant.server.enter(deadline).await.map_err(|_| Refused::Busy)?;
+        let entry = tenant.server.entry(deadline).await.map_err(|_| Refused::Busy)?;
         let mut found = None;
         while found.is_none()
             && let Some(mut line) = tenant.take(access)

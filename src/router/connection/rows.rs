@@ -28,11 +28,11 @@ impl TenantConnection {
         sql: &str,
         params: Params<'_>,
     ) -> Result<TenantRows<'_>, Error> {
-        let session = self.session();
+        let (this, session) = (&*self, self.session());
         let attempt = move || async move {
-            session.client.query_raw(&session.prepare(sql).await?, params.iter().copied()).await
+            session.client.query_raw(&this.prepare(sql).await?, params.iter().copied()).await
         };
-        let rows = self.run(sql, attempt).await?;
+        let rows = self.run(attempt).await?;
         Ok(TenantRows::new(rows, &self.traces))
     }
 }
@@ -46,10 +46,10 @@ impl TenantTransaction<'_> {
     ) -> Result<TenantRows<'_>, Error> {
         let inner = &self.transaction;
         let query = async {
-            let statement = self.statements.prepare(inner, sql).await?;
+            let statement = self.prepare(sql).await?;
             inner.query_raw(&statement, params.iter().copied()).await
         };
-        let rows = self.traces.run(sql, query).await?;
+        let rows = self.traces.run(query).await?;
         Ok(TenantRows::new(rows, self.traces))
     }
 }

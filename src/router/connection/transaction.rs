@@ -47,7 +47,7 @@ impl<'a> TenantTransactionBuilder<'a> {
     /// Begins the transaction.
     pub async fn start(self) -> Result<TenantTransaction<'a>, Error> {
         let Self { inner, statements, traces } = self;
-        let transaction = traces.run("select", inner.start()).await?;
+        let transaction = traces.run(inner.start()).await?;
         Ok(TenantTransaction { transaction, statements, traces })
     }
 }
@@ -57,15 +57,14 @@ impl TenantTransaction<'_> {
     /// transaction goes on.
     pub async fn savepoint(&mut self) -> Result<TenantTransaction<'_>, Error> {
         let (statements, traces) = (self.statements, self.traces);
-        let transaction = traces.run("select", self.transaction.transaction()).await?;
+        let transaction = traces.run(self.transaction.transaction()).await?;
         Ok(TenantTransaction { transaction, statements, traces })
     }
 
     /// Runs a query that returns at most one row.
     pub async fn query_opt(&self, sql: &str, params: Params<'_>) -> Result<Option<Row>, Error> {
         let inner = &self.transaction;
-        let query =
-            async { inner.query_opt(&self.statements.prepare(inner, sql).await?, params).await };
-        self.traces.run(sql, query).await
+        let query = async { inner.query_opt(&self.prepare(sql).await?, params).await };
+        self.traces.run(query).await
     }
 }
