@@ -13,12 +13,14 @@ use std::time::{Duration, Instant};
 
 use bouncer::{Bouncer, BouncerAddress};
 use harness::{Fleet, Options, slug};
+use tenantry::catalog::tenants::Place;
 use tenantry::embedded::PostgresSettings;
 use tenantry::router::{RouterSettings, TenantRouter};
 use tenantry::tenant::TenantSlug;
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
-use tokio_postgres::Client;
 use tokio_postgres::types::Type;
+use tokio_postgres::{Client, NoTls};
 
 const TENANTS: usize = 1000;
 const CLIENTS: usize = 64;
@@ -40,6 +42,8 @@ async fn main() {
     for tenant in &tenants {
         fleet.create_tenant_with(tenant.as_str(), true).await;
     }
+    println!("{:<70} {:>12} {:>12} {:>8}  bar", "what", "tenantry", "peer", "ratio");
+    print_memory(&fleet, &tenants).await;
     let bouncer = Bouncer::start(&fleet, &tenants, MANY_DATABASES).await;
     let clients = BouncerClients { address: bouncer.address, idle: Arc::default() };
     let settings = RouterSettings {
@@ -48,7 +52,6 @@ async fn main() {
         ..RouterSettings::default()
     };
     let router = TenantRouter::new(fleet.catalog().clone(), fleet.changes.clone(), settings);
-    println!("{:<70} {:>12} {:>12} {:>8}  bar", "what", "tenantry", "peer", "ratio");
 
     for (what, exponent, bar) in [
         ("1,000 tenants, Zipf 1.1, 64 clients / PgBouncer", 1.1, ">= 1.2 (rate)"),
@@ -76,10 +79,69 @@ async fn main() {
             peer.rate,
             ours.rate / peer.rate
         );
+        if exponent == 0.0 {
+            let (known, turns) = (router.clone(), Arc::new(Semaphore::new(20)));
+            let bare = measure(&fleet, &tenants, exponent, move |tenant| {
+                let (known, turns) = (known.clone(), Arc::clone(&turns));
+                async move {
+                    let _turn = turns.acquire().await.map_err(|_| ())?;
+                    connect_and_ask(&known.route(&tenant).await.map_err(|_| ())?).await
+                }
+            })
+            .await;
+            println!(
+                "{:<70} {:>10.0}/s {:>10.0}/s {:>8.2}  (rate)",
+                "  / connect, query and close, nothing else",
+                ours.rate,
+                bare.rate,
+                ours.rate / bare.rate
+            );
+        }
         println!("  of these failed{:<53} {:>12} {:>12}", "", ours.failed, peer.failed);
         println!("  most connections on the server{:<38} {:>12} {:>12}", "", ours.most, peer.most);
     }
     restart(fleet, &router, &clients, &tenants[..100]).await;
+}
+
+/// What a request costs that opens a connection of its own and closes it.
+async fn connect_and_ask(place: &Place) -> Result<(), ()> {
+    let tenant = &place.tenant;
+    let url = place
+        .server
+        .with_database(tenant.database.as_str())
+        .with_user(tenant.role.as_str(), &place.password);
+    let (client, driver) = url.config().connect(NoTls).await.map_err(|_| ())?;
+    let closed = tokio::spawn(driver);
+    let asked = client.query_typed(SQL, &[(&1_i64, Type::INT8)]).await;
+    drop(client);
+    _ = closed.await;
+    asked.map_err(|_| ()).map(drop)
+}
+
+/// What the router keeps of tenants that were asked for, and whose connections others took.
+async fn print_memory(fleet: &Fleet, tenants: &[TenantSlug]) {
+    let settings = RouterSettings { server_budget: 4, ..RouterSettings::default() };
+    let router = TenantRouter::new(fleet.catalog().clone(), fleet.changes.clone(), settings);
+    drop(router.connection(&tenants[0]).await.expect("it is served"));
+    let before = memory();
+    for tenant in tenants {
+        drop(router.connection(tenant).await.expect("it is served"));
+    }
+    println!(
+        "{:<70} {:>10} B {:>12} {:>8}  <= 3000 B",
+        "memory of a tenant whose connections are closed, among 1,000",
+        memory().saturating_sub(before) / tenants.len(),
+        "",
+        ""
+    );
+    router.close().await;
+}
+
+/// What this process holds, in bytes.
+fn memory() -> usize {
+    let status = std::fs::read_to_string("/proc/self/status").expect("Linux");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("Linux");
+    line.trim().trim_end_matches(" kB").parse::<usize>().expect("a number") * 1024
 }
 
 struct Measured {

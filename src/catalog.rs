@@ -24,6 +24,7 @@ use tokio_postgres::types::ToSql;
 use tokio_postgres::{Row, error::SqlState};
 use uuid::Uuid;
 
+use self::servers::Addresses;
 use crate::metrics;
 use crate::sealing::{MasterKey, Purpose, SealError};
 use crate::tenant::settings::SettingsError;
@@ -86,6 +87,8 @@ struct Shared {
     /// Sessions that hold a tenant's lock for as long as an operation runs.
     locks: Server,
     key: MasterKey,
+    /// As their URLs say; see [`servers`].
+    addresses: Addresses,
 }
 
 /// Why the catalog could not answer.
@@ -170,7 +173,7 @@ impl Catalog {
     pub fn new(url: &ServerUrl, key: MasterKey, sessions: usize) -> Self {
         let reads = Server::new(url.clone(), sessions);
         let locks = Server::new(url.with_options(LAZY_COMMIT), sessions);
-        Self { shared: Arc::new(Shared { reads, locks, key }) }
+        Self { shared: Arc::new(Shared { reads, locks, key, addresses: Addresses::default() }) }
     }
 
     /// Where the catalog is.

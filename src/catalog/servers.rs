@@ -1,5 +1,9 @@
 //! Rows of `servers`: the PostgreSQL servers that host tenants, and administrator access to them.
 
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
 use jiff::Timestamp;
 use secrecy::SecretString;
 use tenantry_provisioning::ServerUrl;
@@ -8,6 +12,9 @@ use uuid::Uuid;
 
 use super::{Catalog, CatalogError, execute, maybe, one, rows};
 use crate::sealing::Purpose;
+
+/// A certificate that a URL names by its file may have been renewed since.
+const READ_AGAIN: Duration = Duration::from_mins(5);
 
 /// One server, without its secret.
 #[derive(Clone, Debug)]
@@ -24,6 +31,17 @@ pub struct ServerRecord {
     pub connection_budget: Option<i32>,
     /// When it was added.
     pub created_at: Timestamp,
+}
+
+/// Servers as they were last read: thousands of tenants share one reading of their server's URL, and of
+/// the certificates that it names.
+#[derive(Default)]
+pub(super) struct Addresses(Mutex<HashMap<Uuid, Address>>);
+
+struct Address {
+    sealed: Vec<u8>,
+    url: Arc<ServerUrl>,
+    read_at: Instant,
 }
 
 impl Catalog {
@@ -120,15 +138,27 @@ impl Catalog {
         let row =
             one(&client, "-- servers::url\nselect url_sealed from servers where id = $1", &[&id])
                 .await?;
-        self.open_server_url(id, row.get(0))
+        Ok(ServerUrl::clone(&*self.open_server_url(id, row.get(0))?))
     }
 
+    /// Reads a server's URL, unless it has just been read.
     pub(super) fn open_server_url(
         &self,
         id: Uuid,
         sealed: &[u8],
-    ) -> Result<ServerUrl, CatalogError> {
-        parse_url(&self.open(Purpose::ServerUrl, id, sealed)?)
+    ) -> Result<Arc<ServerUrl>, CatalogError> {
+        let known = || self.shared.addresses.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(address) = known().get(&id)
+            && address.sealed == sealed
+            && address.read_at.elapsed() < READ_AGAIN
+        {
+            return Ok(Arc::clone(&address.url));
+        }
+        let url = Arc::new(parse_url(&self.open(Purpose::ServerUrl, id, sealed)?)?);
+        let address =
+            Address { sealed: sealed.to_vec(), url: Arc::clone(&url), read_at: Instant::now() };
+        known().insert(id, address);
+        Ok(url)
     }
 }
 

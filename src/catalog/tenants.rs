@@ -1,6 +1,8 @@
 //! Rows of `tenants`: making one together with the operation that provisions it, finding it, and
 //! what a worker that holds its lock may change.
 
+use std::sync::Arc;
+
 use deadpool_postgres::GenericClient;
 use secrecy::SecretString;
 use serde_json::json;
@@ -51,7 +53,7 @@ pub struct Place {
     /// The tenant.
     pub tenant: Tenant,
     /// Its server, as the administrator reaches it.
-    pub server: ServerUrl,
+    pub server: Arc<ServerUrl>,
     /// The password of its login role.
     pub password: SecretString,
 }
