@@ -193,6 +193,11 @@ impl Server {
         state.pools.iter().filter_map(Weak::upgrade).collect()
     }
 
+    /// How many more connections may be in use than are.
+    pub fn free(&self) -> usize {
+        self.in_use.available_permits()
+    }
+
     /// Whether more connections may be open than are.
     pub fn has_room(&self) -> bool {
         let state = self.state();
