@@ -111,7 +111,8 @@ impl EmbeddedPostgres {
     /// it accepts connections.
     pub async fn start(settings: PostgresSettings) -> Result<Self, EmbeddedError> {
         blocking(move || {
-            let directory = DataDirectory::open(&settings.data_dir, settings.durable, &Origin::Nothing)?;
+            let directory =
+                DataDirectory::open(&settings.data_dir, settings.durable, &Origin::Nothing)?;
             Self::launch(settings, directory, Scratch::new()?)
         })
         .await
