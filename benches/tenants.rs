@@ -85,7 +85,8 @@ async fn main() {
                 let (known, turns) = (known.clone(), Arc::clone(&turns));
                 async move {
                     let _turn = turns.acquire().await.map_err(|_| ())?;
-                    connect_and_ask(&known.route(&tenant).await.map_err(|_| ())?).await
+                    let place = known.route(&tenant).await.map_err(|_| ())?;
+                    connect_and_ask(&place).await
                 }
             })
             .await;

@@ -164,6 +164,7 @@ fn admin_routes() -> OpenApiRouter<Admin> {
         .routes(routes!(migrations::status, migrations::start))
         .routes(routes!(migrations::show))
         .routes(routes!(servers::list))
+        .routes(routes!(servers::replicas))
 }
 
 /// `GET /metrics`: what this process has measured, for Prometheus.
@@ -245,6 +246,7 @@ mod tests {
             "/api/migrations",
             "/api/migrations/{batch}",
             "/api/servers",
+            "/api/servers/{name}/replicas",
         ] {
             assert!(description.paths.paths.contains_key(path), "{path}");
         }

@@ -38,6 +38,7 @@ pub mod lock;
 pub mod members;
 pub mod operations;
 mod progress;
+pub mod read_replicas;
 pub mod registrations;
 pub mod routers;
 pub mod secrets;
@@ -49,7 +50,7 @@ pub mod tokens;
 
 pub use lock::TenantLock;
 
-/// Our own schema, in order. `V12__…` goes here and nowhere else.
+/// Our own schema, in order. `V13__…` goes here and nowhere else.
 const MIGRATIONS: &[(&str, &str)] = &[
     ("V1__servers_and_tenants", include_str!("../migrations/catalog/V1__servers_and_tenants.sql")),
     ("V2__operations", include_str!("../migrations/catalog/V2__operations.sql")),
@@ -62,6 +63,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("V9__settings", include_str!("../migrations/catalog/V9__settings.sql")),
     ("V10__shared_budgets", include_str!("../migrations/catalog/V10__shared_budgets.sql")),
     ("V11__names", include_str!("../migrations/catalog/V11__names.sql")),
+    ("V12__read_replicas", include_str!("../migrations/catalog/V12__read_replicas.sql")),
 ];
 
 /// A worker's notes need not reach the disk one by one: a step that is repeated because the catalog's

@@ -91,6 +91,8 @@ pub struct Settings {
     pub pool_idle_timeout: Duration,
     /// How long a request waits for a connection.
     pub pool_wait_timeout: Duration,
+    /// How far a read replica may be behind and still be read from.
+    pub replica_max_lag: Duration,
     /// Bounds of SQL over HTTP.
     pub sql: SqlSettings,
     /// The bucket for backups.
@@ -234,6 +236,7 @@ impl Settings {
                 .map_or(80, |Positive(number)| number),
             pool_idle_timeout: r.get("pool_idle_timeout").unwrap_or(Duration::from_mins(5)),
             pool_wait_timeout: r.get("pool_wait_timeout").unwrap_or(Duration::from_secs(10)),
+            replica_max_lag: r.get("replica_max_lag").unwrap_or(Duration::from_secs(10)),
             sql: sql::read(r),
             s3_bucket: r.get("s3_bucket"),
             s3_prefix: r.get("s3_prefix").unwrap_or_else(|| "tenantry".to_owned()),
@@ -356,6 +359,7 @@ impl Settings {
             server_budget: self.server_connection_budget,
             pool_idle_timeout: self.pool_idle_timeout,
             pool_wait_timeout: self.pool_wait_timeout,
+            replica_max_lag: self.replica_max_lag,
             ..RouterSettings::default()
         }
     }

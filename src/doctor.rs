@@ -16,6 +16,10 @@ use crate::catalog::tenants::TenantFilter;
 use crate::operations::{Environment, StepError};
 use crate::tenant::{Tenant, TenantState};
 
+mod read_replicas;
+
+pub use read_replicas::examine_read_replicas;
+
 /// What was looked at, and what is wrong.
 #[derive(Debug, Default, Serialize)]
 pub struct Report {
@@ -172,7 +176,9 @@ async fn examine_server(
             );
         }
     }
-    for problem in survey.server.check().await? {
+    let mut problems = survey.server.check().await?;
+    problems.extend(examine_read_replicas(catalog, record.id, &survey.server).await?);
+    for problem in problems {
         report.findings.push(Finding {
             severity: Severity::Warning,
             place: place.to_owned(),

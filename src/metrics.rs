@@ -67,6 +67,11 @@ fn describe() {
     describe_gauge!("tenantry_tenants", "Tenants by state.");
     describe_gauge!("tenantry_schema_version_tenants", "Tenants by schema version.");
     describe_gauge!("tenantry_server_up", "Whether a tenant server answers.");
+    describe_gauge!("tenantry_replica_up", "Whether a read replica answers and is a standby.");
+    describe_gauge!(
+        "tenantry_replica_lag_seconds",
+        "How old what a read replica shows may be, as of the last look at it."
+    );
 }
 
 /// A request was answered.
@@ -145,4 +150,16 @@ pub fn schema_version(version: i64, number: i64) {
 /// Whether a server answers.
 pub fn server_up(server: &str, up: bool) {
     gauge!("tenantry_server_up", "server" => server.to_owned()).set(f64::from(u8::from(up)));
+}
+
+/// Whether a read replica answers and is a standby of its server.
+pub fn replica_up(server: &str, replica: &str, up: bool) {
+    gauge!("tenantry_replica_up", "server" => server.to_owned(), "replica" => replica.to_owned())
+        .set(f64::from(u8::from(up)));
+}
+
+/// How old what a read replica shows may be.
+pub fn replica_lag(server: &str, replica: &str, lag: Duration) {
+    gauge!("tenantry_replica_lag_seconds", "server" => server.to_owned(), "replica" => replica.to_owned())
+        .set(lag.as_secs_f64());
 }

@@ -17,6 +17,7 @@
 //!   wrong restore ends in an error, never in another tenant's data.
 //! - What this replica holds open on one server, for all its tenants together, stays within a budget:
 //!   what lies idle longest is closed for who needs a connection.
+//! - Who only reads may be led to a read replica that lags little; the primary stands in for it.
 //! - A tenant in a cutover is held: requests wait and then go to the new place.
 //!
 //! Must never: give out a connection without a slug, or to a tenant that is not active.
@@ -45,6 +46,7 @@ mod fleet;
 mod gate;
 mod harmless;
 mod pool;
+pub(crate) mod read_replicas;
 mod routes;
 mod scope;
 pub(crate) mod server;
@@ -55,6 +57,7 @@ pub use connection::{TenantConnection, TenantRows, TenantTransaction, TenantTran
 pub use fleet::{Ended, FleetReport, Pace, TenantFailure, WorkError};
 pub(crate) use harmless::is_harmless;
 use pool::{Admission, CheckoutError, TenantPool};
+use read_replicas::ReadReplicas;
 use routes::{Route, Routes};
 use servers::Servers;
 pub use session::ConnectError;
@@ -83,6 +86,8 @@ pub struct RouterSettings {
     pub route_ttl: Duration,
     /// How long the absence of a tenant is remembered.
     pub unknown_ttl: Duration,
+    /// A read replica may be this far behind its primary and still be read from.
+    pub replica_max_lag: Duration,
 }
 
 impl Default for RouterSettings {
@@ -94,6 +99,7 @@ impl Default for RouterSettings {
             pool_wait_timeout: Duration::from_secs(10),
             route_ttl: Duration::from_secs(30),
             unknown_ttl: Duration::from_secs(5),
+            replica_max_lag: Duration::from_secs(10),
         }
     }
 }
@@ -111,6 +117,7 @@ struct Shared {
     /// Every open pool; a route holds the one that it uses, and looks here once in its life.
     pools: Cache<PoolKey, Arc<TenantPool>>,
     servers: Arc<Servers>,
+    replicas: ReadReplicas,
     settings: RouterSettings,
     waits: Histogram,
     /// The news end with its last handle.
@@ -127,6 +134,8 @@ type PoolKey = (Uuid, i64, Mode);
 enum Mode {
     ReadWrite,
     ReadOnly,
+    /// Reading only, from the read replica with this id.
+    Elsewhere(Uuid),
 }
 
 /// Why there is no connection.
@@ -188,7 +197,8 @@ impl TenantRouter {
                 .time_to_idle(settings.pool_idle_timeout)
                 .eviction_listener(|_: Arc<PoolKey>, pool: Arc<TenantPool>, _| pool.close())
                 .build(),
-            servers: Arc::new(Servers::new(catalog, settings.server_budget)),
+            servers: Arc::new(Servers::new(catalog.clone(), settings.server_budget)),
+            replicas: ReadReplicas::new(catalog, settings.replica_max_lag),
             settings,
             waits: metrics::pool_waits(),
             changes,
@@ -197,6 +207,8 @@ impl TenantRouter {
         let stop = shared.stop.clone();
         let servers = Arc::clone(&shared.servers);
         tokio::spawn(servers.share(shared.changes.subscribe(), stop.clone()));
+        let replica_news = shared.changes.subscribe();
+        tokio::spawn(Arc::clone(&shared).follow_replicas(replica_news, stop.clone()));
         tokio::spawn(Arc::clone(&shared).tend(news, stop.clone()));
         Self { shared, _tasks: Arc::new(stop.drop_guard()) }
     }
@@ -212,6 +224,11 @@ impl TenantRouter {
 
     /// A connection to the tenant's database that can only read: PostgreSQL refuses to write, unless the
     /// application itself lifts that with `set`, which ends the connection with its use.
+    ///
+    /// When the tenant's server has a read replica that is less than [`RouterSettings::replica_max_lag`]
+    /// behind, it leads there, and to the server otherwise. So it may not see yet what has just been
+    /// written: who must see that reads on a [`TenantRouter::connection`]. A read replica knows no
+    /// serializable transactions, and ends a long query that is in the way of its replication.
     ///
     /// # Errors
     ///
@@ -231,6 +248,12 @@ impl TenantRouter {
         loop {
             let route = shared.routes.active(slug, deadline).await?;
             tries += 1;
+            if mode == Mode::ReadOnly
+                && let Some((admission, session)) =
+                    shared.checkout_elsewhere(&route, deadline).await
+            {
+                return Ok(TenantConnection::new(route, admission, session));
+            }
             match shared.checkout(&route, mode, deadline).await {
                 Ok((admission, session)) => {
                     return Ok(TenantConnection::new(route, admission, session));
@@ -328,7 +351,9 @@ impl Shared {
     }
 
     async fn close(&self, place: &Place) {
-        for mode in [Mode::ReadWrite, Mode::ReadOnly] {
+        let replicas = self.replicas.of(place.tenant.server_id);
+        let elsewhere = replicas.iter().map(|replica| Mode::Elsewhere(replica.id()));
+        for mode in [Mode::ReadWrite, Mode::ReadOnly].into_iter().chain(elsewhere) {
             self.pools.invalidate(&key(place, mode)).await;
         }
     }
@@ -357,7 +382,10 @@ impl Shared {
             Change::Settings(slug) => self.routes.settings_changed(&slug).await,
             // Pools stay: the next request compares its tenant's generation.
             Change::Unknown => self.routes.all_may_have_changed(),
-            Change::Operation(..) | Change::Registration | Change::Routers => {}
+            Change::Operation(..)
+            | Change::Registration
+            | Change::Routers
+            | Change::ReadReplicas => {}
         }
     }
 

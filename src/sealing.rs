@@ -35,6 +35,8 @@ pub enum Purpose {
     BackupKey,
     /// The connection string of a server.
     ServerUrl,
+    /// The connection string of a server's read replica.
+    ReadReplicaUrl,
     /// The value by which a catalog recognises its master key.
     KeyCheck,
 }
@@ -160,6 +162,7 @@ fn associated_data(purpose: Purpose, owner: Uuid) -> Aad<Vec<u8>> {
         Purpose::TenantPassword => b"tenant password",
         Purpose::BackupKey => b"backup key",
         Purpose::ServerUrl => b"server url",
+        Purpose::ReadReplicaUrl => b"read replica url",
         Purpose::KeyCheck => b"key check",
     };
     Aad::from([b"tenantry:", purpose, b":", owner.as_bytes()].concat())

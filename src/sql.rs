@@ -118,7 +118,11 @@ impl Gateway {
                 return Err(SqlError::Refused(Box::new(refusal)));
             }
         }
-        let mut session = self.sessions.checkout(slug, access).await?;
+        let mut session = if may_be_elsewhere(access, request.batch) {
+            self.sessions.checkout_elsewhere(slug, access).await?
+        } else {
+            self.sessions.checkout(slug, access).await?
+        };
         let work = self.work(&mut session, access, request);
         // Whoever stops waiting here drops the session, and with that stops its statement.
         timeout(self.settings.statement_timeout + GRACE, work)
@@ -174,6 +178,13 @@ impl Gateway {
         }
         Ok(answer.finish())
     }
+}
+
+/// Whether a request only reads, and in a way that a read replica knows: none has serializable transactions.
+fn may_be_elsewhere(access: Access, batch: Option<Batch>) -> bool {
+    let Batch { isolation, read_only, .. } = batch.unwrap_or_default();
+    let reads = access == Access::ReadOnly || read_only == Some(true);
+    reads && isolation != Some(Isolation::Serializable)
 }
 
 /// How the transaction of a request begins, if it has one beyond its statement's own.

@@ -22,6 +22,7 @@ mod check;
 mod connection;
 mod dsn;
 mod prepare;
+mod standby;
 mod tls;
 mod url;
 

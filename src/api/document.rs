@@ -9,6 +9,7 @@ use uuid::Uuid;
 use crate::catalog::backups::BackupRecord;
 use crate::catalog::domains::Domain;
 use crate::catalog::operations::{Failure, OperationRecord, OperationState};
+use crate::catalog::read_replicas::ReadReplicaRecord;
 use crate::catalog::registrations::Registration;
 use crate::catalog::servers::ServerRecord;
 use crate::catalog::tokens::{Scope, TokenRecord};
@@ -248,6 +249,33 @@ impl From<ServerRecord> for ServerDocument {
             address: record.address,
             tenants: record.tenants,
             connection_budget: record.connection_budget,
+            created_at: record.created_at,
+        }
+    }
+}
+
+/// A read replica of a server.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ReadReplicaDocument {
+    /// Its id.
+    pub id: Uuid,
+    /// The server that it is a copy of.
+    pub server: String,
+    /// Its name; of all read replicas of the server, only it has it.
+    pub name: String,
+    /// Host and port.
+    pub address: String,
+    /// When it was added.
+    pub created_at: Timestamp,
+}
+
+impl From<ReadReplicaRecord> for ReadReplicaDocument {
+    fn from(record: ReadReplicaRecord) -> Self {
+        Self {
+            id: record.id,
+            server: record.server,
+            name: record.name,
+            address: record.address,
             created_at: record.created_at,
         }
     }

@@ -40,7 +40,10 @@ impl Catalog {
         let budgets = rows(
             &client,
             "-- routers::budgets
-             select id, connection_budget from servers where connection_budget is not null",
+             select id, connection_budget from servers where connection_budget is not null
+             union all
+             select r.id, s.connection_budget from read_replicas r join servers s on s.id = r.server_id
+             where s.connection_budget is not null",
             &[],
         )
         .await?;

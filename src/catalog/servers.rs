@@ -162,7 +162,7 @@ impl Catalog {
     }
 }
 
-fn parse_url(url: &SecretString) -> Result<ServerUrl, CatalogError> {
+pub(super) fn parse_url(url: &SecretString) -> Result<ServerUrl, CatalogError> {
     use secrecy::ExposeSecret as _;
     ServerUrl::parse(url.expose_secret()).map_err(|error| CatalogError::Conflict(error.to_string()))
 }

@@ -8,8 +8,10 @@ use super::report::{Table, age, count, fields, moment};
 use super::{Context, Outcome, Result};
 use crate::api::document::ServerDocument;
 use crate::catalog::Catalog;
+use crate::doctor::examine_read_replicas;
 
 mod add;
+mod replica;
 
 pub(super) use add::warn;
 
@@ -22,10 +24,13 @@ pub(super) enum Command {
     List(ListOptions),
     /// Show one server
     Show(NameOptions),
-    /// Check that a server can keep tenants apart
+    /// Check that a server can keep tenants apart, and that its read replicas follow it
     Check(CheckOptions),
     /// Create the group roles on a server and shut its shared databases, once more
     Prepare(PrepareOptions),
+    /// The standbys of servers, for reading
+    #[command(subcommand)]
+    Replica(replica::Command),
 }
 
 #[derive(Debug, Args)]
@@ -88,6 +93,7 @@ pub(super) async fn run(command: Command, context: &Context) -> Result<Outcome> 
         Command::Show(options) => show(options, context).await,
         Command::Check(options) => check(options, context).await,
         Command::Prepare(options) => prepare(options, context).await,
+        Command::Replica(command) => replica::run(command, context).await,
     }
 }
 
@@ -113,7 +119,7 @@ async fn show(options: NameOptions, context: &Context) -> Result<Outcome> {
     let catalog = context.catalog().await?;
     let document = ServerDocument::from(catalog.server_by_name(&options.name).await?);
     let server = connect(&catalog, &document, context).await?;
-    let examined = examine(document, &server).await;
+    let examined = examine(&catalog, document, &server).await?;
     context.print(&examined, || {
         let problems: Vec<String> =
             examined.problems.iter().map(|problem| problem.what.clone()).collect();
@@ -142,7 +148,7 @@ async fn check(options: CheckOptions, context: &Context) -> Result<Outcome> {
     for record in records {
         let document = ServerDocument::from(record);
         let server = connect(&catalog, &document, context).await?;
-        examined.push(examine(document, &server).await);
+        examined.push(examine(&catalog, document, &server).await?);
     }
     context.print(&examined, || {
         let texts: Vec<String> = examined.iter().map(describe).collect();
@@ -172,24 +178,28 @@ async fn connect(
 }
 
 /// Asks a server; that it does not answer is a problem like others.
-async fn examine(document: ServerDocument, server: &Server) -> Examined {
+async fn examine(catalog: &Catalog, document: ServerDocument, server: &Server) -> Result<Examined> {
     let asked = async { Ok((server.facts().await?, server.check().await?)) };
     let asked: std::result::Result<(ServerFacts, Vec<Problem>), tenantry_provisioning::Error> =
         asked.await;
-    match asked {
-        Ok((facts, problems)) => Examined {
-            server: document,
-            postgres: Some(facts.version),
-            max_connections: Some(facts.max_connections),
-            problems: problems.into_iter().map(ProblemDocument::from).collect(),
-        },
+    let examined = match asked {
+        Ok((facts, mut problems)) => {
+            problems.extend(examine_read_replicas(catalog, document.id, server).await?);
+            Examined {
+                server: document,
+                postgres: Some(facts.version),
+                max_connections: Some(facts.max_connections),
+                problems: problems.into_iter().map(ProblemDocument::from).collect(),
+            }
+        }
         Err(error) => {
             let remedy = error.remedy().map(|remedy| remedy.to_string()).unwrap_or_default();
             let what = crate::operations::chain(&error);
             let problems = vec![ProblemDocument { what, remedy }];
             Examined { server: document, postgres: None, max_connections: None, problems }
         }
-    }
+    };
+    Ok(examined)
 }
 
 fn describe(examined: &Examined) -> String {

@@ -25,7 +25,7 @@ use rustix::process::{Signal, kill_process};
 use secrecy::ExposeSecret as _;
 
 use self::{
-    data_directory::DataDirectory,
+    data_directory::{DataDirectory, Origin},
     installation::last_lines,
     postmaster::{DEATH_SIGNAL, Postmaster},
 };
@@ -111,7 +111,8 @@ impl EmbeddedPostgres {
     /// it accepts connections.
     pub async fn start(settings: PostgresSettings) -> Result<Self, EmbeddedError> {
         blocking(move || {
-            let directory = DataDirectory::open(&settings.data_dir, settings.durable, None)?;
+            let directory =
+                DataDirectory::open(&settings.data_dir, settings.durable, &Origin::Nothing)?;
             Self::launch(settings, directory, Scratch::new()?)
         })
         .await
@@ -124,7 +125,22 @@ impl EmbeddedPostgres {
             let template = template()?;
             let scratch = Scratch::new()?;
             let data_dir = scratch.path().join("data");
-            let directory = DataDirectory::open(&data_dir, false, Some(&template.directory))?;
+            let origin = Origin::CopyOf(&template.directory);
+            let directory = DataDirectory::open(&data_dir, false, &origin)?;
+            Self::launch(settings, directory, scratch)
+        })
+        .await
+    }
+
+    /// Starts a standby of this cluster in a temporary directory, which goes away with it: with the same
+    /// password and settings, on a port of its own, replicating by streaming. This one must listen on TCP.
+    pub async fn start_standby(&self) -> Result<Self, EmbeddedError> {
+        let (primary, port) = (Arc::clone(&self.place), self.port);
+        blocking(move || {
+            let settings = PostgresSettings { port: Port::Free, ..primary.settings.clone() };
+            let scratch = Scratch::new()?;
+            let origin = Origin::StandbyOf(&primary.directory, port);
+            let directory = DataDirectory::open(&scratch.path().join("data"), false, &origin)?;
             Self::launch(settings, directory, scratch)
         })
         .await
@@ -349,6 +365,6 @@ fn template() -> Result<Arc<Template>, EmbeddedError> {
         return Ok(Arc::clone(template));
     }
     let scratch = Scratch::new()?;
-    let directory = DataDirectory::open(&scratch.path().join("data"), false, None)?;
+    let directory = DataDirectory::open(&scratch.path().join("data"), false, &Origin::Nothing)?;
     Ok(Arc::clone(template.insert(Arc::new(Template { directory, _scratch: scratch }))))
 }

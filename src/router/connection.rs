@@ -8,7 +8,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
-use tokio_postgres::error::SqlState;
+use tokio_postgres::error::{DbError, Severity, SqlState};
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Error, GenericClient, Row, Statement};
 
@@ -159,6 +159,12 @@ fn is_outdated(error: &Error) -> bool {
     })
 }
 
+/// Whether PostgreSQL ended the session with it. The driver may not know that yet.
+fn is_last(error: &Error) -> bool {
+    let severity = error.as_db_error().and_then(DbError::parsed_severity);
+    matches!(severity, Some(Severity::Fatal | Severity::Panic))
+}
+
 const HAS_SESSION: &str = "a connection has its session until it is dropped";
 
 impl Drop for TenantConnection {
@@ -166,7 +172,7 @@ impl Drop for TenantConnection {
         let Some(session) = self.session.take() else { return };
         if *self.traces.busy.get_mut() > 0 {
             // Nobody waits for the answer: stop the server's work on it too.
-            let (cancel, tls) = (session.client.cancel_token(), self.route.place.server.tls());
+            let (cancel, tls) = (session.client.cancel_token(), self.admission.pool().tls());
             drop(session);
             if let Ok(runtime) = tokio::runtime::Handle::try_current() {
                 runtime.spawn(async move { cancel.cancel_query(tls).await });
@@ -220,6 +226,9 @@ impl Traces {
         self.busy.fetch_add(1, Ordering::Relaxed);
         let result = query.await;
         self.busy.fetch_sub(1, Ordering::Relaxed);
+        if result.as_ref().is_err_and(is_last) {
+            self.marked.store(true, Ordering::Relaxed);
+        }
         result
     }
 

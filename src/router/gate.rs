@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use uuid::Uuid;
 
+use super::read_replicas::ReadReplica;
 use super::server::Server;
 use super::{RouterError, RouterSettings, TenantRouter};
 use crate::catalog::changes::Subscription;
@@ -23,6 +24,16 @@ impl TenantRouter {
         deadline: Instant,
     ) -> Result<Arc<Place>, RouterError> {
         Ok(Arc::clone(&self.shared.routes.active(slug, deadline).await?.place))
+    }
+
+    /// The same, and where else the tenant can be read from now, the least busy first.
+    pub(crate) async fn readable(
+        &self,
+        slug: &TenantSlug,
+        deadline: Instant,
+    ) -> Result<(Arc<Place>, Vec<Arc<ReadReplica>>), RouterError> {
+        let route = self.shared.routes.active(slug, deadline).await?;
+        Ok((Arc::clone(&route.place), self.shared.elsewhere(&route)))
     }
 
     /// Forgets a place that turned out to be stale.

@@ -9,10 +9,11 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use tenantry_provisioning::ServerUrl;
+use tenantry_provisioning::{ServerUrl, TlsConnector};
 use tokio::sync::Semaphore;
 use tokio::time::timeout_at;
 
+use super::read_replicas::ReadReplica;
 use super::server::{Opened, Pool, Server};
 use super::session::{ConnectError, Session, login};
 use super::{Mode, RouterSettings};
@@ -24,6 +25,8 @@ pub(super) struct TenantPool {
     place: Arc<Place>,
     mode: Mode,
     server: Arc<Server>,
+    /// Where the tenant's server is, or that read replica of it.
+    home: Arc<ServerUrl>,
     permits: Semaphore,
     /// Where to log in; made for the first connection.
     login: OnceLock<ServerUrl>,
@@ -61,12 +64,30 @@ impl TenantPool {
         server: Arc<Server>,
         settings: &RouterSettings,
     ) -> Self {
+        let home = place.server.clone();
+        Self::at(home, place, mode, server, settings)
+    }
+
+    /// The same on a read replica of the tenant's server.
+    pub fn on_replica(place: Arc<Place>, replica: &ReadReplica, settings: &RouterSettings) -> Self {
+        let (home, mode) = (replica.url().clone(), Mode::Elsewhere(replica.id()));
+        Self::at(home, place, mode, replica.server(), settings)
+    }
+
+    fn at(
+        home: Arc<ServerUrl>,
+        place: Arc<Place>,
+        mode: Mode,
+        server: Arc<Server>,
+        settings: &RouterSettings,
+    ) -> Self {
         let limits = place.tenant.settings.limits();
         let most = limits.and_then(Limits::connections).unwrap_or(usize::MAX);
         Self {
             place,
             mode,
             server,
+            home,
             permits: Semaphore::new(settings.pool_max_size.min(most)),
             login: OnceLock::new(),
             idle: Mutex::default(),
@@ -97,6 +118,20 @@ impl TenantPool {
         }
     }
 
+    /// A connection without a second attempt at a server that is away.
+    pub async fn try_checkout(
+        self: &Arc<Self>,
+        deadline: Instant,
+        patience: Duration,
+    ) -> Result<(Admission, Box<Session>), CheckoutError> {
+        let admission = self.admit(deadline).await?;
+        if let Some(session) = self.take_idle()? {
+            return Ok((admission, session));
+        }
+        let session = Box::pin(self.open(deadline, patience)).await?;
+        Ok((admission, session))
+    }
+
     async fn admit(self: &Arc<Self>, deadline: Instant) -> Result<Admission, CheckoutError> {
         let permit = if let Ok(permit) = self.permits.try_acquire() {
             permit
@@ -121,7 +156,7 @@ impl TenantPool {
         }
         let pool: Arc<dyn Pool> = Arc::<Self>::clone(self);
         let slot = self.server.slot(&pool, deadline).await.map_err(|_| CheckoutError::Busy)?;
-        let url = self.login.get_or_init(|| login(&self.place));
+        let url = self.login.get_or_init(|| login(&self.place, &self.home));
         let open = Session::open(&self.place, url, self.mode, slot, patience);
         let session = self.server.ask(deadline, patience, open).await;
         session.map(Box::new).map_err(CheckoutError::Connect)
@@ -136,6 +171,11 @@ impl TenantPool {
         let living =
             |(_, session): (Instant, Box<Session>)| (!session.is_closed()).then_some(session);
         Ok(std::iter::from_fn(|| idle.sessions.pop_back()).find_map(living))
+    }
+
+    /// With what a connection is encrypted.
+    pub fn tls(&self) -> TlsConnector {
+        self.home.tls()
     }
 
     /// Takes a connection back that is as good as new.

@@ -28,6 +28,8 @@ const CHANGE_MEMORY: Duration = Duration::from_mins(1);
 /// A tenant's place, and the pools of connections to it once somebody has asked for one.
 pub(super) struct Route {
     pub(super) place: Arc<Place>,
+    /// Whether the catalog could not say if it still holds.
+    pub(super) is_stale: bool,
     read_write: OnceLock<Arc<TenantPool>>,
     read_only: OnceLock<Arc<TenantPool>>,
 }
@@ -162,7 +164,7 @@ impl Routes {
         };
         let found = tokio::spawn(look).await.expect("a look-up does not panic");
         match found {
-            Ok(Some(place)) => Ok(Route::new(Arc::new(place))),
+            Ok(Some(place)) => Ok(Route::new(Arc::new(place), false)),
             Ok(None) => Err(RouterError::UnknownTenant(slug.clone())),
             Err(error) => Err(RouterError::Catalog { slug: slug.clone(), source: Arc::new(error) }),
         }
@@ -182,7 +184,7 @@ impl Routes {
             RouterError::Catalog { source, .. } if source.is_transient() => {
                 if let Some(place) = self.last_known.get(slug).await {
                     self.lookups.stale.increment(1);
-                    let route = Route::new(place);
+                    let route = Route::new(place, true);
                     self.known.insert(slug.clone(), Arc::clone(&route)).await;
                     return Ok(route);
                 }
@@ -200,14 +202,15 @@ impl Routes {
 }
 
 impl Route {
-    fn new(place: Arc<Place>) -> Arc<Self> {
-        Arc::new(Self { place, read_write: OnceLock::new(), read_only: OnceLock::new() })
+    fn new(place: Arc<Place>, is_stale: bool) -> Arc<Self> {
+        Arc::new(Self { place, is_stale, read_write: OnceLock::new(), read_only: OnceLock::new() })
     }
 
+    /// The pool on the tenant's server.
     pub(super) fn pool(&self, mode: Mode) -> &OnceLock<Arc<TenantPool>> {
         match mode {
             Mode::ReadWrite => &self.read_write,
-            Mode::ReadOnly => &self.read_only,
+            Mode::ReadOnly | Mode::Elsewhere(_) => &self.read_only,
         }
     }
 }

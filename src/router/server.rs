@@ -225,6 +225,11 @@ impl Server {
         self.over.store(state.owed > 0 || state.open > state.budget, Ordering::Relaxed);
     }
 
+    /// How many more connections may be in use than are.
+    pub fn free(&self) -> usize {
+        self.in_use.available_permits()
+    }
+
     /// Lets `open` ask the server, when it is time for that; see the module.
     pub async fn ask<T>(
         &self,

@@ -144,10 +144,9 @@ impl ConnectError {
 }
 
 /// Where a tenant's role logs in, with what its session begins with.
-pub(super) fn login(place: &Place) -> ServerUrl {
+pub(super) fn login(place: &Place, home: &ServerUrl) -> ServerUrl {
     let tenant = &place.tenant;
-    let url = place
-        .server
+    let url = home
         .with_database(tenant.database.as_str())
         .with_user(tenant.role.as_str(), &place.password);
     // A statement that could lift one of them marks its session, which is then closed.
@@ -162,7 +161,7 @@ pub(super) fn login(place: &Place) -> ServerUrl {
 async fn begin(place: &Place, mode: Mode, client: &Client) -> Result<(), ConnectError> {
     let question = match mode {
         Mode::ReadWrite => "-- router::stamp\nselect current_setting('tenantry.tenant', true)",
-        Mode::ReadOnly => {
+        Mode::ReadOnly | Mode::Elsewhere(_) => {
             "-- router::stamp_read_only
              set default_transaction_read_only = on;
              select current_setting('tenantry.tenant', true)"

@@ -17,6 +17,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use tenantry_provisioning::ServerUrl;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{sleep, timeout_at};
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -28,6 +29,7 @@ use crate::catalog::changes::Change;
 use crate::catalog::tenants::Place;
 use crate::metrics;
 use crate::resolve::Access;
+use crate::router::read_replicas::{PATIENCE, ReadReplica};
 use crate::router::server::{Entry, Opened, Pool, Server, Slot};
 use crate::router::{RouterError, TenantRouter, is_harmless};
 use crate::tenant::TenantSlug;
@@ -47,10 +49,13 @@ pub(super) struct Sessions {
 struct Shared {
     router: TenantRouter,
     statement_timeout: Duration,
-    tenants: Mutex<HashMap<TenantSlug, Arc<Tenant>>>,
+    tenants: Mutex<HashMap<Whereabouts, Arc<Tenant>>>,
 }
 
-/// The sessions of one tenant in one generation.
+/// A tenant, and a read replica unless it is the tenant's server.
+type Whereabouts = (TenantSlug, Option<Uuid>);
+
+/// The sessions of one tenant in one generation, in one place.
 struct Tenant {
     id: Uuid,
     generation: i64,
@@ -93,6 +98,28 @@ impl Sessions {
         Self { shared, _task: Arc::new(stop.drop_guard()) }
     }
 
+    /// A session for reading what may be a moment old: on a read replica, if one can give it now.
+    pub async fn checkout_elsewhere(
+        &self,
+        slug: &TenantSlug,
+        access: Access,
+    ) -> Result<Session, SqlError> {
+        let router = &self.shared.router;
+        let deadline = Instant::now() + router.settings().pool_wait_timeout;
+        let (place, replicas) = router.readable(slug, deadline).await?;
+        for replica in replicas {
+            let until = deadline.min(Instant::now() + PATIENCE);
+            let opening = self.shared.open(&place, Some(&replica), access, until);
+            match timeout_at(until.into(), opening).await {
+                Ok(Ok(session)) => return Ok(session),
+                Err(_) | Ok(Err(Refused::Busy)) => {}
+                Ok(Err(Refused::Wire(error))) if error.sql_state().is_none() => replica.note_away(),
+                Ok(Err(_)) => replica.note_refusal(&place),
+            }
+        }
+        self.checkout(slug, access).await
+    }
+
     /// A session with the tenant's database, as soon as there is one.
     pub async fn checkout(&self, slug: &TenantSlug, access: Access) -> Result<Session, SqlError> {
         let router = &self.shared.router;
@@ -101,7 +128,7 @@ impl Sessions {
         loop {
             let place = router.active(slug, deadline).await?;
             tries += 1;
-            let opening = self.shared.open(&place, access, deadline);
+            let opening = self.shared.open(&place, None, access, deadline);
             match timeout_at(deadline.into(), opening).await {
                 Ok(Ok(session)) => return Ok(session),
                 Err(_) | Ok(Err(Refused::Busy)) => {
@@ -131,10 +158,11 @@ impl Shared {
     async fn open(
         &self,
         place: &Place,
+        replica: Option<&ReadReplica>,
         access: Access,
         deadline: Instant,
     ) -> Result<Session, Refused> {
-        let tenant = self.tenant(place);
+        let tenant = self.tenant(place, replica);
         let permit = if let Ok(permit) = Arc::clone(&tenant.places).try_acquire_owned() {
             permit
         } else {
@@ -154,20 +182,25 @@ impl Shared {
         let line = if let Some(line) = found {
             line
         } else {
+            let home = replica.map_or(&place.server, ReadReplica::url);
             let _turn = tenant.server.turn(deadline).await.map_err(|_| Refused::Busy)?;
             let pool: Arc<dyn Pool> = Arc::<Tenant>::clone(&tenant);
             let slot = tenant.server.slot(&pool, deadline).await.map_err(|_| Refused::Busy)?;
-            Line { wire: self.connect(place, access).await?, _slot: slot }
+            Line { wire: self.connect(place, home, access).await?, _slot: slot }
         };
         let permit = Some((entry, permit));
         Ok(Session { line: Some(line), access, marked: false, tenant, permit })
     }
 
-    async fn connect(&self, place: &Place, access: Access) -> Result<Wire, Refused> {
+    async fn connect(
+        &self,
+        place: &Place,
+        home: &ServerUrl,
+        access: Access,
+    ) -> Result<Wire, Refused> {
         let tenant = &place.tenant;
         let options = options(access, tenant.settings.limits(), self.statement_timeout);
-        let url = place
-            .server
+        let url = home
             .with_database(tenant.database.as_str())
             .with_user(tenant.role.as_str(), &place.password)
             .with_options(&options);
@@ -182,10 +215,11 @@ impl Shared {
     }
 
     /// The sessions of the tenant as the place has it; those of an older generation are closed.
-    fn tenant(&self, place: &Place) -> Arc<Tenant> {
+    fn tenant(&self, place: &Place, replica: Option<&ReadReplica>) -> Arc<Tenant> {
         let mut tenants = self.tenants.lock().unwrap_or_else(PoisonError::into_inner);
         let now = &place.tenant;
-        if let Some(known) = tenants.get(&now.slug)
+        let key = (now.slug.clone(), replica.map(ReadReplica::id));
+        if let Some(known) = tenants.get(&key)
             && (known.id, known.generation) == (now.id, now.generation)
         {
             return Arc::clone(known);
@@ -194,7 +228,7 @@ impl Shared {
         let most = self.router.settings().pool_max_size.min(limit);
         // A place that somebody overtook is good for the one who has it, and for nobody after.
         let overtaken = tenants
-            .get(&now.slug)
+            .get(&key)
             .is_some_and(|known| known.id == now.id && known.generation > now.generation);
         let tenant = Arc::new(Tenant {
             id: now.id,
@@ -202,13 +236,13 @@ impl Shared {
             most,
             places: Arc::new(Semaphore::new(most)),
             idle: Mutex::new((!overtaken).then(Vec::new)),
-            server: self.router.server(now.server_id),
+            server: replica.map_or_else(|| self.router.server(now.server_id), ReadReplica::server),
             opened: Opened::default(),
         });
         if overtaken {
             return tenant;
         }
-        if let Some(old) = tenants.insert(now.slug.clone(), Arc::clone(&tenant)) {
+        if let Some(old) = tenants.insert(key, Arc::clone(&tenant)) {
             old.close();
         }
         tenant
@@ -222,9 +256,13 @@ impl Shared {
                 () = stop.cancelled() => return,
                 change = news.next() => if let Change::Tenant(slug) = change {
                     let mut tenants = self.tenants.lock().unwrap_or_else(PoisonError::into_inner);
-                    if let Some(tenant) = tenants.remove(&slug) {
-                        tenant.close();
-                    }
+                    tenants.retain(|(known, _), tenant| {
+                        let stays = *known != slug;
+                        if !stays {
+                            tenant.close();
+                        }
+                        stays
+                    });
                 },
                 () = sleep(TICK) => self.close_idle(),
             }

@@ -170,7 +170,7 @@ impl Server {
 }
 
 impl Problem {
-    fn new(what: impl Into<String>, remedy: impl Into<String>) -> Self {
+    pub(super) fn new(what: impl Into<String>, remedy: impl Into<String>) -> Self {
         Self { what: what.into(), remedy: remedy.into() }
     }
 }

@@ -45,15 +45,7 @@ pub(in crate::cli) struct Options {
 }
 
 pub(super) async fn run(options: Options, context: &Context) -> Result<Outcome> {
-    let url = match (options.url, options.url_file) {
-        (Some(url), _) => url,
-        (None, Some(path)) => read(&path)?,
-        (None, None) => unreachable!("one of the two is required"),
-    };
-    let parsed = ServerUrl::parse(url.expose_secret()).map_err(|error| {
-        let help = error.remedy().map(|remedy| remedy.to_string()).unwrap_or_default();
-        Error::usage(crate::operations::chain(&error), help)
-    })?;
+    let (url, parsed) = url(options.url, options.url_file)?;
     let catalog = context.catalog().await?;
     let known = catalog.servers().await?;
     let present = known.iter().find(|server| server.name == options.name);
@@ -100,6 +92,23 @@ pub(super) async fn run(options: Options, context: &Context) -> Result<Outcome> 
     Ok(Outcome::Done)
 }
 
+/// What one of two options says of a server's address.
+pub(super) fn url(
+    given: Option<SecretString>,
+    file: Option<PathBuf>,
+) -> Result<(SecretString, ServerUrl)> {
+    let url = match (given, file) {
+        (Some(url), _) => url,
+        (None, Some(path)) => read(&path)?,
+        (None, None) => unreachable!("one of the two is required"),
+    };
+    let parsed = ServerUrl::parse(url.expose_secret()).map_err(|error| {
+        let help = error.remedy().map(|remedy| remedy.to_string()).unwrap_or_default();
+        Error::usage(crate::operations::chain(&error), help)
+    })?;
+    Ok((url, parsed))
+}
+
 async fn put(
     catalog: &Catalog,
     name: &str,
@@ -132,11 +141,11 @@ pub(in crate::cli) fn warn(problems: &[Problem]) {
     }
 }
 
-fn describe(problem: &Problem) -> String {
+pub(super) fn describe(problem: &Problem) -> String {
     format!("  - {}\n    help: {}", problem.what, problem.remedy)
 }
 
-fn parse_name(text: &str) -> std::result::Result<String, String> {
+pub(super) fn parse_name(text: &str) -> std::result::Result<String, String> {
     let inner = |byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || *byte == b'-';
     let bytes = text.as_bytes();
     let good = !bytes.is_empty()

@@ -32,13 +32,22 @@ pub(super) struct DataDirectory {
     pub(super) password: SecretString,
 }
 
+/// Where the content of a new cluster comes from.
+pub(super) enum Origin<'a> {
+    /// From `initdb`.
+    Nothing,
+    /// From a cluster that does not run.
+    CopyOf(&'a DataDirectory),
+    /// From one that runs at this port of 127.0.0.1, and whose standby the new one is to be.
+    StandbyOf(&'a DataDirectory, u16),
+}
+
 impl DataDirectory {
-    /// Takes the directory, and makes a cluster in it when there is none: by copying `template`, or
-    /// by `initdb`.
+    /// Takes the directory, and makes a cluster in it when there is none.
     pub(super) fn open(
         path: &Path,
         durable: bool,
-        template: Option<&DataDirectory>,
+        origin: &Origin<'_>,
     ) -> Result<Self, EmbeddedError> {
         let account = Account::choose(&path.join("cluster"))?;
         let lock = DirectoryLock::acquire(path, account.passage_mode())?;
@@ -49,10 +58,11 @@ impl DataDirectory {
         let installation = Installation::find(major)?;
 
         let mut directory = Self { lock, installation, account, password: SecretString::default() };
-        match template {
+        match origin {
             _ if major.is_some() => directory.password = directory.read_password()?,
-            Some(template) => directory.copy(template)?,
-            None => directory.initialise(durable)?,
+            Origin::Nothing => directory.initialise(durable)?,
+            Origin::CopyOf(template) => directory.copy(template)?,
+            Origin::StandbyOf(primary, port) => directory.follow(primary, *port)?,
         }
         directory.wait_until_vacant()?;
         Ok(directory)
@@ -172,6 +182,18 @@ impl DataDirectory {
         let building = self.new_cluster_directory()?;
         let content = template.cluster().join(".");
         run(Command::new("cp").arg("-a").arg(content).arg(&building), "cp")?;
+        self.adopt(&building)
+    }
+
+    fn follow(&mut self, primary: &Self, port: u16) -> Result<(), EmbeddedError> {
+        self.keep_password(primary.password.clone())?;
+        let building = self.new_cluster_directory()?;
+        let mut backup = self.account.command(&self.installation.program("pg_basebackup"), "KILL");
+        backup.env("PGPASSWORD", self.password.expose_secret());
+        backup.args(["--host", "127.0.0.1", "--port", &port.to_string(), "--username", "postgres"]);
+        // It writes down where to replicate from, too.
+        backup.args(["--write-recovery-conf", "--checkpoint=fast", "--no-sync", "--pgdata"]);
+        run(backup.arg(&building), "pg_basebackup")?;
         self.adopt(&building)
     }
 

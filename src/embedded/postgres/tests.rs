@@ -210,3 +210,20 @@ async fn a_start_right_after_a_kill_waits_for_the_old_cluster() {
 
     connect(&cluster.url()).await.batch_execute("select from kept").await.unwrap();
 }
+
+#[tokio::test]
+async fn a_standby_follows_its_primary_and_can_take_its_place() {
+    let primary = EmbeddedPostgres::start_scratch(PostgresSettings::scratch()).await.unwrap();
+    let standby = primary.start_standby().await.unwrap();
+    let (writer, reader) = (connect(&primary.url()).await, connect(&standby.url()).await);
+
+    writer.batch_execute("create table kept ()").await.unwrap();
+    while reader.batch_execute("select from kept").await.is_err() {
+        tokio::time::sleep(READY_POLL).await;
+    }
+    assert!(reader.batch_execute("insert into kept default values").await.is_err());
+
+    primary.kill();
+    reader.batch_execute("select pg_promote()").await.unwrap();
+    reader.batch_execute("insert into kept default values").await.unwrap();
+}
