@@ -44,6 +44,7 @@ pub mod servers;
 mod settings;
 pub mod stock;
 pub mod tenants;
+pub mod tiers;
 pub mod tokens;
 
 pub use lock::TenantLock;
@@ -61,6 +62,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("V9__settings", include_str!("../migrations/catalog/V9__settings.sql")),
     ("V10__shared_budgets", include_str!("../migrations/catalog/V10__shared_budgets.sql")),
     ("V11__names", include_str!("../migrations/catalog/V11__names.sql")),
+    ("V12__tiers", include_str!("../migrations/catalog/V12__tiers.sql")),
 ];
 
 /// A worker's notes need not reach the disk one by one: a step that is repeated because the catalog's

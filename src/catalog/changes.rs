@@ -27,7 +27,7 @@ const RECONNECT: Duration = Duration::from_millis(250);
 const BACKLOG: usize = 4096;
 
 const LISTEN: &str = "listen tenantry_tenants; listen tenantry_settings; listen tenantry_operations; \
-     listen tenantry_registrations; listen tenantry_routers";
+     listen tenantry_registrations; listen tenantry_routers; listen tenantry_tiers";
 
 /// Something happened in the catalog.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,6 +42,8 @@ pub enum Change {
     Registration,
     /// A replica came or went, or a server's budget changed.
     Routers,
+    /// A tier has other limits, and with it every tenant that has none of its own.
+    Tiers,
     /// Changes may have been missed.
     Unknown,
 }
@@ -162,6 +164,7 @@ fn parse(channel: &str, payload: &str) -> Option<Change> {
         }
         "tenantry_registrations" => Some(Change::Registration),
         "tenantry_routers" => Some(Change::Routers),
+        "tenantry_tiers" => Some(Change::Tiers),
         _ => None,
     }
 }

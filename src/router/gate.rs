@@ -1,7 +1,7 @@
 //! What the router tells those of this crate who open sessions of another kind than its own.
 //!
 //! The rules are the same for them: a place only of a tenant that is active, the stamp checked before
-//! anything else, and nothing open beyond the server's budget.
+//! anything else, nothing open beyond the server's budget, and no statement beyond the tenant's rate.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -9,7 +9,7 @@ use std::time::Instant;
 use uuid::Uuid;
 
 use super::server::Server;
-use super::{RouterError, RouterSettings, TenantRouter};
+use super::{RouterError, RouterSettings, TenantRouter, Toll};
 use crate::catalog::changes::Subscription;
 use crate::catalog::tenants::Place;
 use crate::metrics;
@@ -23,6 +23,16 @@ impl TenantRouter {
         deadline: Instant,
     ) -> Result<Arc<Place>, RouterError> {
         Ok(Arc::clone(&self.shared.routes.active(slug, deadline).await?.place))
+    }
+
+    /// [`TenantRouter::active`] as soon as a statement of the tenant may run, with the toll for what follows.
+    pub(crate) async fn enter(
+        &self,
+        slug: &TenantSlug,
+        deadline: Instant,
+    ) -> Result<(Arc<Place>, Option<Toll>), RouterError> {
+        let (route, toll) = self.shared.routes.enter(slug, deadline).await?;
+        Ok((Arc::clone(&route.place), toll))
     }
 
     /// Forgets a place that turned out to be stale.

@@ -29,9 +29,8 @@ use crate::catalog::tenants::Place;
 use crate::metrics;
 use crate::resolve::Access;
 use crate::router::server::{Entry, Opened, Pool, Server, Slot};
-use crate::router::{RouterError, TenantRouter, is_harmless};
-use crate::tenant::TenantSlug;
-use crate::tenant::settings::Limits;
+use crate::router::{RouterError, TenantRouter, Toll, is_harmless};
+use crate::tenant::{EffectiveLimits, TenantSlug};
 
 /// How often idle sessions are looked for.
 const TICK: Duration = Duration::from_secs(1);
@@ -50,10 +49,11 @@ struct Shared {
     tenants: Mutex<HashMap<TenantSlug, Arc<Tenant>>>,
 }
 
-/// The sessions of one tenant in one generation.
+/// The sessions of one tenant in one generation, under the same limits.
 struct Tenant {
     id: Uuid,
     generation: i64,
+    limits: EffectiveLimits,
     most: usize,
     places: Arc<Semaphore>,
     /// None once the generation is over. The one used last is at the end.
@@ -81,6 +81,8 @@ pub(super) struct Session {
     /// Whether the session may differ from a fresh one.
     marked: bool,
     tenant: Arc<Tenant>,
+    /// If the tenant's rate is limited.
+    toll: Option<Toll>,
     permit: Option<(Entry, OwnedSemaphorePermit)>,
 }
 
@@ -97,13 +99,16 @@ impl Sessions {
     pub async fn checkout(&self, slug: &TenantSlug, access: Access) -> Result<Session, SqlError> {
         let router = &self.shared.router;
         let deadline = Instant::now() + router.settings().pool_wait_timeout;
+        let (mut place, toll) = router.enter(slug, deadline).await?;
         let mut tries = 0;
         loop {
-            let place = router.active(slug, deadline).await?;
             tries += 1;
             let opening = self.shared.open(&place, access, deadline);
             match timeout_at(deadline.into(), opening).await {
-                Ok(Ok(session)) => return Ok(session),
+                Ok(Ok(mut session)) => {
+                    session.toll = toll;
+                    return Ok(session);
+                }
                 Err(_) | Ok(Err(Refused::Busy)) => {
                     return Err(RouterError::Busy(slug.clone()).into());
                 }
@@ -114,6 +119,7 @@ impl Sessions {
                 Ok(Err(Refused::Stamp)) => return Err(TenantRouter::wrong_stamp(slug).into()),
                 Ok(Err(Refused::Wire(error))) => return Err(SqlError::Unreachable(error)),
             }
+            place = router.active(slug, deadline).await?;
         }
     }
 }
@@ -160,12 +166,12 @@ impl Shared {
             Line { wire: self.connect(place, access).await?, _slot: slot }
         };
         let permit = Some((entry, permit));
-        Ok(Session { line: Some(line), access, marked: false, tenant, permit })
+        Ok(Session { line: Some(line), access, marked: false, tenant, toll: None, permit })
     }
 
     async fn connect(&self, place: &Place, access: Access) -> Result<Wire, Refused> {
         let tenant = &place.tenant;
-        let options = options(access, tenant.settings.limits(), self.statement_timeout);
+        let options = options(access, &tenant.limits, self.statement_timeout);
         let url = place
             .server
             .with_database(tenant.database.as_str())
@@ -187,10 +193,11 @@ impl Shared {
         let now = &place.tenant;
         if let Some(known) = tenants.get(&now.slug)
             && (known.id, known.generation) == (now.id, now.generation)
+            && known.limits.same_connections(&now.limits)
         {
             return Arc::clone(known);
         }
-        let limit = now.settings.limits().and_then(Limits::connections).unwrap_or(usize::MAX);
+        let limit = now.limits.connections().unwrap_or(usize::MAX);
         let most = self.router.settings().pool_max_size.min(limit);
         // A place that somebody overtook is good for the one who has it, and for nobody after.
         let overtaken = tenants
@@ -199,6 +206,7 @@ impl Shared {
         let tenant = Arc::new(Tenant {
             id: now.id,
             generation: now.generation,
+            limits: now.limits.clone(),
             most,
             places: Arc::new(Semaphore::new(most)),
             idle: Mutex::new((!overtaken).then(Vec::new)),
@@ -292,12 +300,15 @@ impl Tenant {
 }
 
 impl Session {
-    /// Runs one statement; see [`Wire::run`].
+    /// Runs one statement when it is its turn; see [`Wire::run`].
     pub async fn run(
         &mut self,
         statement: &Statement,
         result: &mut impl Receive,
     ) -> Result<Option<String>, WireError> {
+        if let Some(toll) = &self.toll {
+            toll.pay().await;
+        }
         let harmless = is_harmless(&statement.text);
         self.marked |= !harmless;
         self.wire().run(statement, harmless, result).await
@@ -356,11 +367,11 @@ impl Refused {
 }
 
 /// What a session begins with. A statement that could lift one of them marks its session.
-fn options(access: Access, limits: Option<&Limits>, statement_timeout: Duration) -> String {
-    let timeout = limits.and_then(Limits::statement_timeout).filter(|own| !own.is_zero());
+fn options(access: Access, limits: &EffectiveLimits, statement_timeout: Duration) -> String {
+    let timeout = limits.statement_timeout().filter(|own| !own.is_zero());
     let timeout = timeout.map_or(statement_timeout, |own| own.min(statement_timeout));
     let mut options = vec![format!("-c statement_timeout={}", timeout.as_millis())];
-    let idle = limits.and_then(Limits::idle_in_transaction_timeout);
+    let idle = limits.idle_in_transaction_timeout();
     options.extend(
         idle.map(|timeout| {
             format!("-c idle_in_transaction_session_timeout={}", timeout.as_millis())
