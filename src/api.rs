@@ -44,6 +44,7 @@ mod settings;
 mod sql;
 mod tenant;
 mod tenants;
+mod tiers;
 
 pub use health::{Health, Plane};
 pub use registrations::SelfService;
@@ -164,6 +165,8 @@ fn admin_routes() -> OpenApiRouter<Admin> {
         .routes(routes!(migrations::status, migrations::start))
         .routes(routes!(migrations::show))
         .routes(routes!(servers::list))
+        .routes(routes!(tiers::list))
+        .routes(routes!(tiers::get, tiers::change))
 }
 
 /// `GET /metrics`: what this process has measured, for Prometheus.
@@ -245,6 +248,8 @@ mod tests {
             "/api/migrations",
             "/api/migrations/{batch}",
             "/api/servers",
+            "/api/tiers",
+            "/api/tiers/{tier}",
         ] {
             assert!(description.paths.paths.contains_key(path), "{path}");
         }
