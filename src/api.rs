@@ -44,6 +44,7 @@ mod settings;
 mod sql;
 mod tenant;
 mod tenants;
+mod tiers;
 
 pub use health::{Health, Plane};
 pub use registrations::SelfService;
@@ -165,6 +166,8 @@ fn admin_routes() -> OpenApiRouter<Admin> {
         .routes(routes!(migrations::show))
         .routes(routes!(servers::list))
         .routes(routes!(servers::replicas))
+        .routes(routes!(tiers::list))
+        .routes(routes!(tiers::get, tiers::change))
 }
 
 /// `GET /metrics`: what this process has measured, for Prometheus.
@@ -247,6 +250,8 @@ mod tests {
             "/api/migrations/{batch}",
             "/api/servers",
             "/api/servers/{name}/replicas",
+            "/api/tiers",
+            "/api/tiers/{tier}",
         ] {
             assert!(description.paths.paths.contains_key(path), "{path}");
         }

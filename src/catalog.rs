@@ -46,6 +46,7 @@ pub mod servers;
 mod settings;
 pub mod stock;
 pub mod tenants;
+pub mod tiers;
 pub mod tokens;
 
 pub use lock::TenantLock;
@@ -64,6 +65,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("V10__shared_budgets", include_str!("../migrations/catalog/V10__shared_budgets.sql")),
     ("V11__names", include_str!("../migrations/catalog/V11__names.sql")),
     ("V12__read_replicas", include_str!("../migrations/catalog/V12__read_replicas.sql")),
+    ("V13__tiers", include_str!("../migrations/catalog/V13__tiers.sql")),
 ];
 
 /// A worker's notes need not reach the disk one by one: a step that is repeated because the catalog's

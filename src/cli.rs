@@ -37,6 +37,7 @@ mod restore;
 mod serve;
 mod server;
 mod tenant;
+mod tier;
 mod token;
 
 pub use context::Context;
@@ -128,6 +129,9 @@ enum Command {
     /// Add and check the PostgreSQL servers that host tenants
     #[command(subcommand)]
     Server(server::Command),
+    /// See and change what the tenants of a tier may use
+    #[command(subcommand)]
+    Tier(tier::Command),
     /// Decide on the tenants that users have asked for
     #[command(subcommand)]
     Registration(registration::Command),
@@ -208,6 +212,7 @@ impl Command {
             Self::Restore(options) => restore::run(options, context).await,
             Self::Operation(command) => operation::run(command, context).await,
             Self::Server(command) => server::run(command, context).await,
+            Self::Tier(command) => tier::run(command, context).await,
             Self::Registration(command) => registration::run(command, context).await,
             Self::Token(command) => token::run(command, context).await,
             Self::AuditLog(options) => audit_log::run(options, context).await,
@@ -287,6 +292,10 @@ mod tests {
             "tenantry tenant domain add acme https://acme.com",
             "tenantry audit-log --since yesterday",
             "tenantry registration reject 0197f0c0-7a5e-7c3e-9f5e-0a1b2c3d4e5f",
+            "tenantry tier set shared",
+            "tenantry tier set gold connections=5",
+            "tenantry tier set shared colour=red",
+            "tenantry tier unset shared colour",
         ] {
             assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");
         }
@@ -309,6 +318,8 @@ mod tests {
             "tenantry tenant domain add acme app.acme.com",
             "tenantry audit-log --tenant acme --since 7d",
             "tenantry registration list --state pending",
+            "tenantry tier set shared connections=5 statement_timeout=30s",
+            "tenantry tier unset dedicated connections queries_per_second",
         ] {
             let parsed = Cli::try_parse_from(line.split(' '));
             assert!(parsed.is_ok(), "{line}: {}", parsed.unwrap_err());

@@ -141,6 +141,13 @@ impl From<RouterError> for Problem {
                 "Tenant busy",
                 "all connections of the tenant are in use; try again in a moment",
             ),
+            RouterError::RateLimited { retry_after, .. } => Self::new(
+                StatusCode::TOO_MANY_REQUESTS,
+                "rate_limited",
+                "Too many queries",
+                "the tenant runs as many queries a second as it may; send fewer, or try again after the time in Retry-After",
+            )
+            .retry_after(retry_after),
             RouterError::WrongDatabase(_) => Self::new(
                 StatusCode::INTERNAL_SERVER_ERROR,
                 "isolation_refused",

@@ -59,6 +59,10 @@ fn describe() {
         "tenantry_pool_wait_seconds",
         "Time that requests waited for a connection; those that found one ready are not counted."
     );
+    describe_counter!(
+        "tenantry_rate_limited_total",
+        "Statements that a tenant's rate let wait or refused, by outcome."
+    );
     describe_counter!("tenantry_operations_total", "Turns with operations by kind and outcome.");
     describe_histogram!(
         "tenantry_operation_seconds",
@@ -120,6 +124,11 @@ impl Default for RouteLookups {
 /// How long requests waited that found no connection ready; a handle, as in [`RouteLookups`].
 pub fn pool_waits() -> Histogram {
     histogram!("tenantry_pool_wait_seconds")
+}
+
+/// A tenant's rate let a statement wait, or refused it.
+pub fn rate_limited(outcome: &'static str) {
+    counter!("tenantry_rate_limited_total", "outcome" => outcome).increment(1);
 }
 
 /// What the pools hold now.

@@ -19,6 +19,7 @@
 //!   what lies idle longest is closed for who needs a connection.
 //! - Who only reads may be led to a read replica that lags little; the primary stands in for it.
 //! - A tenant in a cutover is held: requests wait and then go to the new place.
+//! - A tenant with a rate waits for its turn before it holds anything that others could use.
 //!
 //! Must never: give out a connection without a slug, or to a tenant that is not active.
 
@@ -46,6 +47,7 @@ mod fleet;
 mod gate;
 mod harmless;
 mod pool;
+mod rate;
 pub(crate) mod read_replicas;
 mod routes;
 mod scope;
@@ -57,6 +59,8 @@ pub use connection::{TenantConnection, TenantRows, TenantTransaction, TenantTran
 pub use fleet::{Ended, FleetReport, Pace, TenantFailure, WorkError};
 pub(crate) use harmless::is_harmless;
 use pool::{Admission, CheckoutError, TenantPool};
+use rate::Rates;
+pub(crate) use rate::Toll;
 use read_replicas::ReadReplicas;
 use routes::{Route, Routes};
 use servers::Servers;
@@ -158,6 +162,14 @@ pub enum RouterError {
     /// Every connection of the tenant, or of its server, stayed in use for the whole wait.
     #[error("all connections that tenant `{0}` may use are in use")]
     Busy(TenantSlug),
+    /// The tenant's rate is used up, and the request's turn would come after its deadline.
+    #[error("tenant `{slug}` runs as many queries a second as it may; try again in {} s", .retry_after.as_secs() + 1)]
+    RateLimited {
+        /// The tenant.
+        slug: TenantSlug,
+        /// How long its turn would have taken to come.
+        retry_after: Duration,
+    },
     /// The database says that it belongs to another tenant or to another time.
     #[error("the database that was reached is not the live database of tenant `{0}`")]
     WrongDatabase(TenantSlug),
@@ -191,14 +203,16 @@ impl TenantRouter {
     #[must_use]
     pub fn new(catalog: Catalog, changes: Changes, settings: RouterSettings) -> Self {
         let news = changes.subscribe();
+        let servers = Arc::new(Servers::new(catalog.clone(), settings.server_budget));
+        let rates = Rates::new(servers.routers());
         let shared = Arc::new(Shared {
-            routes: Routes::new(catalog.clone(), &settings),
+            routes: Routes::new(catalog.clone(), rates, &settings),
             pools: Cache::builder()
                 .time_to_idle(settings.pool_idle_timeout)
                 .eviction_listener(|_: Arc<PoolKey>, pool: Arc<TenantPool>, _| pool.close())
                 .build(),
-            servers: Arc::new(Servers::new(catalog.clone(), settings.server_budget)),
             replicas: ReadReplicas::new(catalog, settings.replica_max_lag),
+            servers,
             settings,
             waits: metrics::pool_waits(),
             changes,
@@ -244,21 +258,25 @@ impl TenantRouter {
     ) -> Result<TenantConnection, RouterError> {
         let shared = &self.shared;
         let deadline = Instant::now() + shared.settings.pool_wait_timeout;
+        let (mut route, toll) = shared.routes.enter(slug, deadline).await?;
         let mut tries = 0;
         loop {
-            let route = shared.routes.active(slug, deadline).await?;
             tries += 1;
             if mode == Mode::ReadOnly
                 && let Some((admission, session)) =
                     shared.checkout_elsewhere(&route, deadline).await
             {
-                return Ok(TenantConnection::new(route, admission, session));
+                return Ok(TenantConnection::new(route, admission, session, toll));
             }
             match shared.checkout(&route, mode, deadline).await {
                 Ok((admission, session)) => {
-                    return Ok(TenantConnection::new(route, admission, session));
+                    return Ok(TenantConnection::new(route, admission, session, toll));
                 }
                 Err(CheckoutError::Busy) => return Err(RouterError::Busy(slug.clone())),
+                // It was closed for a newer one, which stays.
+                Err(CheckoutError::Closed) if tries < TRIES => {
+                    shared.routes.forget_closed(slug, &route).await;
+                }
                 // The route may be a moment behind; look once more before saying no.
                 Err(error) if tries < TRIES && error.may_be_stale() => {
                     // Twice at once: the catalog may know better. Then the catalog may be the one that
@@ -270,6 +288,7 @@ impl TenantRouter {
                 }
                 Err(error) => return Err(refusal(slug, error)),
             }
+            route = shared.routes.active(slug, deadline).await?;
         }
     }
 
@@ -329,8 +348,8 @@ impl Shared {
         } else {
             let place = Arc::clone(&route.place);
             let server = self.servers.get(place.tenant.server_id);
-            let build = async { Arc::new(TenantPool::new(place, mode, server, &self.settings)) };
-            let pool = self.pools.get_with(key(&route.place, mode), build).await;
+            let build = || TenantPool::new(place, mode, server, &self.settings);
+            let pool = self.pool(&route.place, mode, build).await;
             slot.get_or_init(|| pool)
         };
         let mut getting = pin!(pool.checkout(deadline, self.settings.pool_wait_timeout));
@@ -341,6 +360,18 @@ impl Shared {
         let got = getting.await;
         self.waits.record(started.elapsed());
         got
+    }
+
+    /// The pool of a tenant under its present limits; a tier's change without another generation.
+    async fn pool(
+        &self,
+        place: &Place,
+        mode: Mode,
+        build: impl FnOnce() -> TenantPool,
+    ) -> Arc<TenantPool> {
+        let outdated = |pool: &Arc<TenantPool>| !pool.suits(&place.tenant.limits);
+        let entry = self.pools.entry(key(place, mode));
+        entry.or_insert_with_if(async { Arc::new(build()) }, outdated).await.into_value()
     }
 
     /// Forgets a route that may be stale, and closes its pool.
@@ -382,6 +413,8 @@ impl Shared {
             Change::Settings(slug) => self.routes.settings_changed(&slug).await,
             // Pools stay: the next request compares its tenant's generation.
             Change::Unknown => self.routes.all_may_have_changed(),
+            // Pools stay: the next request compares its tenant's limits.
+            Change::Tiers => self.routes.limits_changed(),
             Change::Operation(..)
             | Change::Registration
             | Change::Routers
@@ -412,8 +445,7 @@ impl CheckoutError {
     /// Whether it can come from a route that is a moment behind the catalog.
     fn may_be_stale(&self) -> bool {
         match self {
-            Self::Busy => false,
-            Self::Closed => true,
+            Self::Busy | Self::Closed => false,
             Self::Connect(error) => error.may_be_stale(),
         }
     }

@@ -22,7 +22,7 @@ mod slug;
 pub use domain::{DomainError, DomainName, is_free_mail};
 pub use email::{EmailAddress, EmailError};
 pub use scope::{KeyError, TenantScope};
-pub use settings::TenantSettings;
+pub use settings::{EffectiveLimits, TenantSettings};
 pub use slug::{MAX_LEN as MAX_SLUG_LEN, SlugError, TenantSlug};
 
 /// One customer with one database, as the catalog knows it.
@@ -42,6 +42,8 @@ pub struct Tenant {
     pub suspended_reason: Option<String>,
     /// What is kept about it.
     pub settings: TenantSettings,
+    /// What it may use: its own limits, and those of its tier where it has none.
+    pub limits: EffectiveLimits,
     /// The server that hosts its database.
     pub server_id: Uuid,
     /// That server's name.
@@ -156,6 +158,9 @@ impl fmt::Display for TenantState {
 }
 
 impl Tier {
+    /// Every tier.
+    pub const ALL: [Self; 2] = [Self::Shared, Self::Dedicated];
+
     /// The tier's name in the catalog, in JSON and in tables.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -168,7 +173,7 @@ impl Tier {
     /// Reads a tier's name.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
-        [Self::Shared, Self::Dedicated].into_iter().find(|tier| tier.as_str() == text)
+        Self::ALL.into_iter().find(|tier| tier.as_str() == text)
     }
 }
 

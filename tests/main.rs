@@ -20,6 +20,7 @@ mod edges;
 mod fleet;
 mod identity;
 mod layer;
+mod limits;
 mod migrations;
 mod openid;
 mod operations;

@@ -12,10 +12,14 @@ use crate::catalog::operations::{Failure, OperationRecord, OperationState};
 use crate::catalog::read_replicas::ReadReplicaRecord;
 use crate::catalog::registrations::Registration;
 use crate::catalog::servers::ServerRecord;
+use crate::catalog::tiers::TierRecord;
 use crate::catalog::tokens::{Scope, TokenRecord};
 use crate::domains::{record_name, record_text};
 use crate::operations::Work;
-use crate::tenant::{DomainName, Tenant, TenantSettings, TenantSlug, TenantState, Tier};
+use crate::tenant::settings::Limits;
+use crate::tenant::{
+    DomainName, EffectiveLimits, Tenant, TenantSettings, TenantSlug, TenantState, Tier,
+};
 
 /// A tenant.
 #[derive(Debug, Serialize, ToSchema)]
@@ -48,6 +52,9 @@ pub struct TenantDocument {
     pub generation: i64,
     /// What is kept about it.
     pub settings: TenantSettings,
+    /// What it may use, and whether its own settings or its tier say so; without, what the operator decided
+    /// for all counts.
+    pub limits: EffectiveLimits,
     /// When it was made.
     pub created_at: Timestamp,
     /// When it last changed.
@@ -70,6 +77,7 @@ impl From<Tenant> for TenantDocument {
             epoch: tenant.epoch,
             generation: tenant.generation,
             settings: tenant.settings,
+            limits: tenant.limits,
             created_at: tenant.created_at,
             updated_at: tenant.updated_at,
         }
@@ -277,6 +285,30 @@ impl From<ReadReplicaRecord> for ReadReplicaDocument {
             name: record.name,
             address: record.address,
             created_at: record.created_at,
+        }
+    }
+}
+
+/// A tier.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct TierDocument {
+    /// Which.
+    pub tier: Tier,
+    /// How many living tenants are of it.
+    pub tenants: i64,
+    /// What each of them may use, where its own settings do not say it.
+    pub limits: Limits,
+    /// When the limits last changed.
+    pub updated_at: Timestamp,
+}
+
+impl From<TierRecord> for TierDocument {
+    fn from(record: TierRecord) -> Self {
+        Self {
+            tier: record.tier,
+            tenants: record.tenants,
+            limits: record.limits,
+            updated_at: record.updated_at,
         }
     }
 }

@@ -55,7 +55,7 @@ pub(super) async fn change(
 }
 
 /// Applies a merge patch, as RFC 7386 has it.
-fn merge(target: &mut Value, patch: Value) {
+pub(super) fn merge(target: &mut Value, patch: Value) {
     let Value::Object(patch) = patch else {
         *target = patch;
         return;

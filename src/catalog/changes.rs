@@ -27,7 +27,8 @@ const RECONNECT: Duration = Duration::from_millis(250);
 const BACKLOG: usize = 4096;
 
 const LISTEN: &str = "listen tenantry_tenants; listen tenantry_settings; listen tenantry_operations; \
-     listen tenantry_registrations; listen tenantry_routers; listen tenantry_read_replicas";
+     listen tenantry_registrations; listen tenantry_routers; listen tenantry_read_replicas; \
+     listen tenantry_tiers";
 
 /// Something happened in the catalog.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,6 +45,8 @@ pub enum Change {
     Routers,
     /// A server got or lost a read replica, or one of them another address.
     ReadReplicas,
+    /// A tier has other limits, and with it every tenant that has none of its own.
+    Tiers,
     /// Changes may have been missed.
     Unknown,
 }
@@ -165,6 +168,7 @@ fn parse(channel: &str, payload: &str) -> Option<Change> {
         "tenantry_registrations" => Some(Change::Registration),
         "tenantry_routers" => Some(Change::Routers),
         "tenantry_read_replicas" => Some(Change::ReadReplicas),
+        "tenantry_tiers" => Some(Change::Tiers),
         _ => None,
     }
 }

@@ -17,7 +17,8 @@ use super::operations::{NewOperation, OperationRecord, insert};
 use super::settings::{self, change_within};
 use super::{Catalog, CatalogError, TenantLock, execute, maybe, one, rows};
 use crate::sealing::Purpose;
-use crate::tenant::{Tenant, TenantSettings, TenantSlug, TenantState, Tier};
+use crate::tenant::settings::Limits;
+use crate::tenant::{EffectiveLimits, Tenant, TenantSettings, TenantSlug, TenantState, Tier};
 
 /// What a tenant is asked with.
 #[derive(Clone, Debug)]
@@ -60,7 +61,7 @@ pub struct Place {
 
 const COLUMNS: &str = "t.id, t.slug, t.name, t.tier, t.state, t.suspended_reason, t.settings, \
      t.server_id, s.name as server_name, t.database_name, t.role_name, t.epoch, t.generation, \
-     t.schema_version, t.created_at, t.updated_at";
+     (select limits from tiers where tiers.name = t.tier) as tier_limits, t.schema_version, t.created_at, t.updated_at";
 
 pub(super) fn slug_of(row: &Row) -> Result<TenantSlug, CatalogError> {
     TenantSlug::parse(row.get("slug")).map_err(|error| CatalogError::Corrupt(error.to_string()))
@@ -68,6 +69,8 @@ pub(super) fn slug_of(row: &Row) -> Result<TenantSlug, CatalogError> {
 
 fn tenant_of(row: &Row) -> Result<Tenant, CatalogError> {
     let corrupt = |error: &dyn std::fmt::Display| CatalogError::Corrupt(error.to_string());
+    let settings = TenantSettings::stored(row.get("settings"));
+    let limits = EffectiveLimits::new(settings.limits(), &Limits::stored(row.get("tier_limits")));
     Ok(Tenant {
         id: row.get("id"),
         slug: slug_of(row)?,
@@ -75,7 +78,8 @@ fn tenant_of(row: &Row) -> Result<Tenant, CatalogError> {
         tier: Tier::parse(row.get("tier")).expect("checked by the table"),
         state: TenantState::parse(row.get("state")).expect("checked by the table"),
         suspended_reason: row.get("suspended_reason"),
-        settings: TenantSettings::stored(row.get("settings")),
+        settings,
+        limits,
         server_id: row.get("server_id"),
         server_name: row.get("server_name"),
         database: DatabaseName::parse(row.get("database_name")).map_err(|e| corrupt(&e))?,

@@ -295,7 +295,8 @@ fn help_for_catalog(error: &CatalogError) -> Option<String> {
             format!("`tenantry tenant settings set SLUG {name}=VALUE` gives it one")
         }
         CatalogError::Settings(_) => {
-            "`tenantry tenant settings set --help` shows what there is; nothing was changed"
+            "`tenantry tenant settings set --help` and `tenantry tier set --help` show what there is; \
+             nothing was changed"
                 .to_owned()
         }
         CatalogError::LostLock => "try again".to_owned(),

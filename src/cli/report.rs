@@ -7,6 +7,7 @@ use std::time::Duration;
 use comfy_table::presets::NOTHING;
 use jiff::Timestamp;
 use serde::Serialize;
+use serde_json::Value;
 
 use super::{Context, Error, OutputFormat, Result};
 
@@ -128,6 +129,11 @@ pub(super) fn fields(fields: &[(&str, Option<String>)]) -> String {
 /// `1 tenant`, `3 tenants`.
 pub(super) fn count(number: usize, thing: &str) -> String {
     if number == 1 { format!("1 {thing}") } else { format!("{number} {thing}s") }
+}
+
+/// A text as it is, anything else as JSON.
+pub(super) fn plain(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
 
 /// A size in bytes for people: `17.4 MiB`.

@@ -4,6 +4,8 @@
 //! carry state of one user never reaches the next. Text that may leave state behind (`set`, `begin`,
 //! `listen`, …) and a query that was dropped half way mark the connection, and a marked connection is
 //! closed instead of going back to its pool.
+//!
+//! Each statement counts towards the tenant's rate, if it has one; what begins and ends transactions does not.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -14,6 +16,7 @@ use tokio_postgres::{Error, GenericClient, Row, Statement};
 
 use super::harmless::is_harmless;
 use super::pool::Admission;
+use super::rate::Toll;
 use super::routes::Route;
 use super::session::{Session, Statements};
 use crate::tenant::Tenant;
@@ -42,25 +45,33 @@ pub struct TenantTransaction<'a> {
     traces: &'a Traces,
 }
 
-/// What the next user of the physical connection must not meet.
+/// What the next user of the physical connection must not meet, and what this one owes.
 #[derive(Default)]
 struct Traces {
     /// Whether the session may differ from a fresh one.
     marked: AtomicBool,
     /// Queries that have begun and not ended.
     busy: AtomicU32,
+    /// For statements of a tenant whose rate is limited.
+    toll: Option<Toll>,
 }
 
 type Params<'a> = &'a [&'a (dyn ToSql + Sync)];
 
 impl TenantConnection {
-    pub(super) fn new(route: Arc<Route>, admission: Admission, mut session: Box<Session>) -> Self {
+    pub(super) fn new(
+        route: Arc<Route>,
+        admission: Admission,
+        mut session: Box<Session>,
+        toll: Option<Toll>,
+    ) -> Self {
         let schema_version = route.place.tenant.schema_version;
         if session.schema_version != schema_version {
             session.statements.clear();
             session.schema_version = schema_version;
         }
-        Self { route, session: Some(session), traces: Traces::default(), admission }
+        let traces = Traces { toll, ..Traces::default() };
+        Self { route, session: Some(session), traces, admission }
     }
 
     /// Whose database this is.
@@ -112,7 +123,7 @@ impl TenantConnection {
     /// Begins a transaction.
     pub async fn transaction(&mut self) -> Result<TenantTransaction<'_>, Error> {
         let session = self.session.as_mut().expect(HAS_SESSION);
-        let transaction = self.traces.run(session.client.transaction()).await?;
+        let transaction = self.traces.watch(session.client.transaction()).await?;
         Ok(TenantTransaction { transaction, statements: &session.statements, traces: &self.traces })
     }
 
@@ -186,12 +197,12 @@ impl Drop for TenantConnection {
 impl TenantTransaction<'_> {
     /// Makes the transaction's changes last.
     pub async fn commit(self) -> Result<(), Error> {
-        self.traces.run(self.transaction.commit()).await
+        self.traces.watch(self.transaction.commit()).await
     }
 
     /// Undoes the transaction's changes.
     pub async fn rollback(self) -> Result<(), Error> {
-        self.traces.run(self.transaction.rollback()).await
+        self.traces.watch(self.transaction.rollback()).await
     }
 
     /// Runs a query and returns its rows.
@@ -221,8 +232,16 @@ impl TenantTransaction<'_> {
 }
 
 impl Traces {
-    /// Runs a query; a caller that drops it half way leaves `busy` raised.
+    /// Runs a statement of the application's, when it is its turn.
     async fn run<T>(&self, query: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+        if let Some(toll) = &self.toll {
+            Box::pin(toll.pay()).await;
+        }
+        self.watch(query).await
+    }
+
+    /// Runs what costs no turn; a caller that drops it half way leaves `busy` raised.
+    async fn watch<T>(&self, query: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
         self.busy.fetch_add(1, Ordering::Relaxed);
         let result = query.await;
         self.busy.fetch_sub(1, Ordering::Relaxed);

@@ -1,7 +1,7 @@
 //! What the router tells those of this crate who open sessions of another kind than its own.
 //!
 //! The rules are the same for them: a place only of a tenant that is active, the stamp checked before
-//! anything else, and nothing open beyond the server's budget.
+//! anything else, nothing open beyond the server's budget, and no statement beyond the tenant's rate.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::read_replicas::ReadReplica;
 use super::server::Server;
-use super::{RouterError, RouterSettings, TenantRouter};
+use super::{RouterError, RouterSettings, TenantRouter, Toll};
 use crate::catalog::changes::Subscription;
 use crate::catalog::tenants::Place;
 use crate::metrics;
@@ -26,14 +26,24 @@ impl TenantRouter {
         Ok(Arc::clone(&self.shared.routes.active(slug, deadline).await?.place))
     }
 
-    /// The same, and where else the tenant can be read from now, the least busy first.
-    pub(crate) async fn readable(
+    /// [`TenantRouter::active`] as soon as a statement of the tenant may run, with the toll for what follows.
+    pub(crate) async fn enter(
         &self,
         slug: &TenantSlug,
         deadline: Instant,
-    ) -> Result<(Arc<Place>, Vec<Arc<ReadReplica>>), RouterError> {
-        let route = self.shared.routes.active(slug, deadline).await?;
-        Ok((Arc::clone(&route.place), self.shared.elsewhere(&route)))
+    ) -> Result<(Arc<Place>, Option<Toll>), RouterError> {
+        let (route, toll) = self.shared.routes.enter(slug, deadline).await?;
+        Ok((Arc::clone(&route.place), toll))
+    }
+
+    /// The same, and where else the tenant can be read from now, the least busy first.
+    pub(crate) async fn enter_to_read(
+        &self,
+        slug: &TenantSlug,
+        deadline: Instant,
+    ) -> Result<(Arc<Place>, Vec<Arc<ReadReplica>>, Option<Toll>), RouterError> {
+        let (route, toll) = self.shared.routes.enter(slug, deadline).await?;
+        Ok((Arc::clone(&route.place), self.shared.elsewhere(&route), toll))
     }
 
     /// Forgets a place that turned out to be stale.

@@ -18,7 +18,7 @@ use super::server::{Opened, Pool, Server};
 use super::session::{ConnectError, Session, login};
 use super::{Mode, RouterSettings};
 use crate::catalog::tenants::Place;
-use crate::tenant::settings::Limits;
+use crate::tenant::EffectiveLimits;
 
 /// Connections to one tenant's database. Once closed, it never gives one out again.
 pub(super) struct TenantPool {
@@ -81,8 +81,7 @@ impl TenantPool {
         server: Arc<Server>,
         settings: &RouterSettings,
     ) -> Self {
-        let limits = place.tenant.settings.limits();
-        let most = limits.and_then(Limits::connections).unwrap_or(usize::MAX);
+        let most = place.tenant.limits.connections().unwrap_or(usize::MAX);
         Self {
             place,
             mode,
@@ -93,6 +92,11 @@ impl TenantPool {
             idle: Mutex::default(),
             opened: Opened::default(),
         }
+    }
+
+    /// Whether its connections are as good as new ones under these limits.
+    pub fn suits(&self, limits: &EffectiveLimits) -> bool {
+        self.place.tenant.limits.same_connections(limits)
     }
 
     /// A connection, and the right to hold it.

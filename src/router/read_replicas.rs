@@ -26,7 +26,7 @@ use super::pool::{Admission, CheckoutError, TenantPool};
 use super::routes::Route;
 use super::server::Server;
 use super::session::Session;
-use super::{Mode, Shared, key};
+use super::{Mode, Shared};
 use crate::catalog::changes::{Change, Subscription};
 use crate::catalog::read_replicas::ReadReplicaPlace;
 use crate::catalog::tenants::Place;
@@ -113,8 +113,7 @@ impl Shared {
         let place = &route.place;
         for replica in self.elsewhere(route) {
             let home = || TenantPool::on_replica(Arc::clone(place), &replica, &self.settings);
-            let key = key(place, Mode::Elsewhere(replica.id()));
-            let pool = self.pools.get_with(key, async { Arc::new(home()) }).await;
+            let pool = self.pool(place, Mode::Elsewhere(replica.id()), home).await;
             let deadline = deadline.min(Instant::now() + PATIENCE);
             match pool.try_checkout(deadline, PATIENCE).await {
                 Ok(got) => return Some(got),

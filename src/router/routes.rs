@@ -4,6 +4,7 @@
 //! a change overtook is never kept; while the catalog is away, or gives no answer, the last known place
 //! serves, and a tenant that has never been seen is an error other than "there is none".
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -12,6 +13,7 @@ use tokio::sync::Notify;
 use tokio::time::timeout_at;
 
 use super::pool::TenantPool;
+use super::rate::{Rates, Toll, Turns};
 use super::{Mode, RouterError, RouterSettings};
 use crate::catalog::Catalog;
 use crate::catalog::tenants::Place;
@@ -30,6 +32,10 @@ pub(super) struct Route {
     pub(super) place: Arc<Place>,
     /// Whether the catalog could not say if it still holds.
     pub(super) is_stale: bool,
+    /// How often all tenants may have changed before the catalog was asked.
+    changes: u64,
+    /// Of those who run statements, if their rate is limited.
+    turns: Option<Arc<Turns>>,
     read_write: OnceLock<Arc<TenantPool>>,
     read_only: OnceLock<Arc<TenantPool>>,
 }
@@ -42,12 +48,15 @@ pub(super) struct Routes {
     unknown: Cache<TenantSlug, ()>,
     /// When a tenant last changed, so that a look-up that a change overtook is repeated.
     changed_at: Cache<TenantSlug, Instant>,
+    /// How often all of them may have.
+    all_changed: AtomicU64,
     changed: Notify,
+    rates: Rates,
     lookups: RouteLookups,
 }
 
 impl Routes {
-    pub(super) fn new(catalog: Catalog, settings: &RouterSettings) -> Self {
+    pub(super) fn new(catalog: Catalog, rates: Rates, settings: &RouterSettings) -> Self {
         // A route in use touches its pool once in its life: often enough that the pool is not idle.
         let route_ttl = settings.route_ttl.min(settings.pool_idle_timeout / 2);
         Self {
@@ -59,7 +68,9 @@ impl Routes {
                 .time_to_live(settings.unknown_ttl)
                 .build(),
             changed_at: Cache::builder().time_to_live(CHANGE_MEMORY).build(),
+            all_changed: AtomicU64::new(0),
             changed: Notify::new(),
+            rates,
             lookups: RouteLookups::default(),
         }
     }
@@ -88,6 +99,23 @@ impl Routes {
                 state => return Err(RouterError::NotServed { slug: slug.clone(), state }),
             }
         }
+    }
+
+    /// [`Routes::active`] as soon as a statement of the tenant may run, with the toll for what follows; none
+    /// where no rate is set.
+    pub(super) async fn enter(
+        &self,
+        slug: &TenantSlug,
+        deadline: Instant,
+    ) -> Result<(Arc<Route>, Option<Toll>), RouterError> {
+        let route = self.active(slug, deadline).await?;
+        let Some(turns) = &route.turns else { return Ok((route, None)) };
+        // Boxed: most tenants have no rate, and their requests wait for nothing here.
+        let entered = Box::pin(turns.enter(deadline)).await;
+        let toll = entered
+            .map_err(|retry_after| RouterError::RateLimited { slug: slug.clone(), retry_after })?;
+        // The tenant may have changed while the request waited.
+        Ok((self.active(slug, deadline).await?, Some(toll)))
     }
 
     pub(super) async fn get(&self, slug: &TenantSlug) -> Result<Arc<Route>, RouterError> {
@@ -126,12 +154,28 @@ impl Routes {
     /// News may have been missed: every route is read again.
     pub(super) fn all_may_have_changed(&self) {
         self.unknown.invalidate_all();
-        self.known.invalidate_all();
+        self.limits_changed();
         self.changed.notify_waiters();
+    }
+
+    /// A tier has other limits: the routes of its tenants are read again when they are next used. Where they
+    /// lead is still right.
+    pub(super) fn limits_changed(&self) {
+        self.all_changed.fetch_add(1, Ordering::AcqRel);
+        self.known.invalidate_all();
+    }
+
+    /// Forgets a route whose pool is closed, unless there is a newer one.
+    pub(super) async fn forget_closed(&self, slug: &TenantSlug, route: &Arc<Route>) {
+        let newest = self.known.get(slug).await;
+        if newest.is_some_and(|newest| Arc::ptr_eq(&newest, route)) {
+            self.known.invalidate(slug).await;
+        }
     }
 
     pub(super) async fn run_pending_tasks(&self) {
         self.known.run_pending_tasks().await;
+        self.rates.forget_unused();
     }
 
     /// Asks the catalog, once for all who wait; again when a change was announced meanwhile.
@@ -147,24 +191,37 @@ impl Routes {
                 }
                 Err(error) => self.without_place(slug, &error).await,
             };
-            if self.changed_at.get(slug).await.is_none_or(|changed| changed < started) {
+            if self.changed_at.get(slug).await.is_some_and(|changed| changed >= started) {
+                self.forget(slug).await;
+            } else if answer.as_ref().is_ok_and(|route| route.changes != self.changes_of_all()) {
+                self.evict(slug).await;
+            } else {
                 return answer;
             }
-            self.forget(slug).await;
+        }
+    }
+
+    /// Asks once more, for all who wait, when all tenants may have changed meanwhile.
+    async fn look_up(&self, slug: &TenantSlug) -> Result<Arc<Route>, RouterError> {
+        loop {
+            let changes = self.changes_of_all();
+            let place = self.ask(slug).await?;
+            if changes == self.changes_of_all() {
+                return Ok(self.route(Arc::new(place), changes, false));
+            }
         }
     }
 
     /// A task of its own, so that a caller that gives up leaves the others with a look-up under way.
-    async fn look_up(&self, slug: &TenantSlug) -> Result<Arc<Route>, RouterError> {
+    async fn ask(&self, slug: &TenantSlug) -> Result<Place, RouterError> {
         let (catalog, wanted) = (self.catalog.clone(), slug.clone());
         let is_known = self.last_known.contains_key(slug);
         let look = async move {
             let asked = catalog.place(&wanted);
             if is_known { catalog.in_time(asked).await } else { asked.await }
         };
-        let found = tokio::spawn(look).await.expect("a look-up does not panic");
-        match found {
-            Ok(Some(place)) => Ok(Route::new(Arc::new(place), false)),
+        match tokio::spawn(look).await.expect("a look-up does not panic") {
+            Ok(Some(place)) => Ok(place),
             Ok(None) => Err(RouterError::UnknownTenant(slug.clone())),
             Err(error) => Err(RouterError::Catalog { slug: slug.clone(), source: Arc::new(error) }),
         }
@@ -184,7 +241,7 @@ impl Routes {
             RouterError::Catalog { source, .. } if source.is_transient() => {
                 if let Some(place) = self.last_known.get(slug).await {
                     self.lookups.stale.increment(1);
-                    let route = Route::new(place, true);
+                    let route = self.route(place, self.changes_of_all(), true);
                     self.known.insert(slug.clone(), Arc::clone(&route)).await;
                     return Ok(route);
                 }
@@ -192,6 +249,16 @@ impl Routes {
             _ => {}
         }
         Err(error.as_ref().clone())
+    }
+
+    fn route(&self, place: Arc<Place>, changes: u64, is_stale: bool) -> Arc<Route> {
+        let turns = self.rates.of(&place.tenant);
+        let (read_write, read_only) = (OnceLock::new(), OnceLock::new());
+        Arc::new(Route { place, is_stale, changes, turns, read_write, read_only })
+    }
+
+    fn changes_of_all(&self) -> u64 {
+        self.all_changed.load(Ordering::Acquire)
     }
 
     async fn forget(&self, slug: &TenantSlug) -> Option<Arc<Place>> {
@@ -202,10 +269,6 @@ impl Routes {
 }
 
 impl Route {
-    fn new(place: Arc<Place>, is_stale: bool) -> Arc<Self> {
-        Arc::new(Self { place, is_stale, read_write: OnceLock::new(), read_only: OnceLock::new() })
-    }
-
     /// The pool on the tenant's server.
     pub(super) fn pool(&self, mode: Mode) -> &OnceLock<Arc<TenantPool>> {
         match mode {

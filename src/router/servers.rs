@@ -5,6 +5,7 @@
 //! While the catalog is away, the last parts count.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -26,6 +27,8 @@ pub(super) struct Servers {
     catalog: Catalog,
     /// For servers whose budget is not shared.
     budget: usize,
+    /// How many replicas share; at least this one.
+    routers: Arc<AtomicUsize>,
     state: Mutex<State>,
 }
 
@@ -38,7 +41,13 @@ struct State {
 
 impl Servers {
     pub fn new(catalog: Catalog, budget: usize) -> Self {
-        Self { id: Uuid::now_v7(), catalog, budget, state: Mutex::default() }
+        let routers = Arc::new(AtomicUsize::new(1));
+        Self { id: Uuid::now_v7(), catalog, budget, routers, state: Mutex::default() }
+    }
+
+    /// How many replicas share, now and from now on.
+    pub fn routers(&self) -> Arc<AtomicUsize> {
+        Arc::clone(&self.routers)
     }
 
     pub fn get(&self, id: Uuid) -> Arc<Server> {
@@ -73,6 +82,7 @@ impl Servers {
     }
 
     fn keep_to(&self, shares: &Shares) {
+        self.routers.store(shares.routers.max(1), Ordering::Relaxed);
         let part = |budget: usize| (budget / shares.routers.max(1)).max(1);
         let State { known, parts } = &mut *self.state();
         *parts = shares.budgets.iter().map(|(id, budget)| (*id, part(*budget))).collect();

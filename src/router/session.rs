@@ -14,7 +14,7 @@ use tokio_postgres::{Client, SimpleQueryMessage, Statement};
 use super::Mode;
 use super::server::Slot;
 use crate::catalog::tenants::Place;
-use crate::tenant::settings::Limits;
+use crate::tenant::EffectiveLimits;
 
 /// Most statements that stay prepared on one connection; PostgreSQL keeps a plan for each.
 const MAX_STATEMENTS: NonZeroUsize = NonZeroUsize::new(256).expect("it is more than 0");
@@ -150,7 +150,7 @@ pub(super) fn login(place: &Place, home: &ServerUrl) -> ServerUrl {
         .with_database(tenant.database.as_str())
         .with_user(tenant.role.as_str(), &place.password);
     // A statement that could lift one of them marks its session, which is then closed.
-    match options(tenant.settings.limits()) {
+    match options(&tenant.limits) {
         options if options.is_empty() => url,
         options => url.with_options(&options.join(" ")),
     }
@@ -176,14 +176,11 @@ async fn begin(place: &Place, mode: Mode, client: &Client) -> Result<(), Connect
     if found == Some(expected.as_str()) { Ok(()) } else { Err(ConnectError::WrongStamp) }
 }
 
-fn options(limits: Option<&Limits>) -> Vec<String> {
+fn options(limits: &EffectiveLimits) -> Vec<String> {
     let mut options = Vec::new();
     let timeouts = [
-        ("statement_timeout", limits.and_then(Limits::statement_timeout)),
-        (
-            "idle_in_transaction_session_timeout",
-            limits.and_then(Limits::idle_in_transaction_timeout),
-        ),
+        ("statement_timeout", limits.statement_timeout()),
+        ("idle_in_transaction_session_timeout", limits.idle_in_transaction_timeout()),
     ];
     for (name, timeout) in timeouts {
         options.extend(timeout.map(|timeout| format!("-c {name}={}", timeout.as_millis())));

@@ -31,9 +31,8 @@ use crate::metrics;
 use crate::resolve::Access;
 use crate::router::read_replicas::{PATIENCE, ReadReplica};
 use crate::router::server::{Entry, Opened, Pool, Server, Slot};
-use crate::router::{RouterError, TenantRouter, is_harmless};
-use crate::tenant::TenantSlug;
-use crate::tenant::settings::Limits;
+use crate::router::{RouterError, TenantRouter, Toll, is_harmless};
+use crate::tenant::{EffectiveLimits, TenantSlug};
 
 /// How often idle sessions are looked for.
 const TICK: Duration = Duration::from_secs(1);
@@ -55,10 +54,11 @@ struct Shared {
 /// A tenant, and a read replica unless it is the tenant's server.
 type Whereabouts = (TenantSlug, Option<Uuid>);
 
-/// The sessions of one tenant in one generation, in one place.
+/// The sessions of one tenant in one generation and one place, under the same limits.
 struct Tenant {
     id: Uuid,
     generation: i64,
+    limits: EffectiveLimits,
     most: usize,
     places: Arc<Semaphore>,
     /// None once the generation is over. The one used last is at the end.
@@ -86,6 +86,8 @@ pub(super) struct Session {
     /// Whether the session may differ from a fresh one.
     marked: bool,
     tenant: Arc<Tenant>,
+    /// If the tenant's rate is limited.
+    toll: Option<Toll>,
     permit: Option<(Entry, OwnedSemaphorePermit)>,
 }
 
@@ -106,31 +108,48 @@ impl Sessions {
     ) -> Result<Session, SqlError> {
         let router = &self.shared.router;
         let deadline = Instant::now() + router.settings().pool_wait_timeout;
-        let (place, replicas) = router.readable(slug, deadline).await?;
+        let (place, replicas, toll) = router.enter_to_read(slug, deadline).await?;
         for replica in replicas {
             let until = deadline.min(Instant::now() + PATIENCE);
             let opening = self.shared.open(&place, Some(&replica), access, until);
             match timeout_at(until.into(), opening).await {
-                Ok(Ok(session)) => return Ok(session),
+                Ok(Ok(mut session)) => {
+                    session.toll = toll;
+                    return Ok(session);
+                }
                 Err(_) | Ok(Err(Refused::Busy)) => {}
                 Ok(Err(Refused::Wire(error))) if error.sql_state().is_none() => replica.note_away(),
                 Ok(Err(_)) => replica.note_refusal(&place),
             }
         }
-        self.checkout(slug, access).await
+        self.checkout_on_server(place, toll, access, deadline).await
     }
 
     /// A session with the tenant's database, as soon as there is one.
     pub async fn checkout(&self, slug: &TenantSlug, access: Access) -> Result<Session, SqlError> {
         let router = &self.shared.router;
         let deadline = Instant::now() + router.settings().pool_wait_timeout;
+        let (place, toll) = router.enter(slug, deadline).await?;
+        self.checkout_on_server(place, toll, access, deadline).await
+    }
+
+    async fn checkout_on_server(
+        &self,
+        mut place: Arc<Place>,
+        toll: Option<Toll>,
+        access: Access,
+        deadline: Instant,
+    ) -> Result<Session, SqlError> {
+        let (router, slug) = (&self.shared.router, &place.tenant.slug.clone());
         let mut tries = 0;
         loop {
-            let place = router.active(slug, deadline).await?;
             tries += 1;
             let opening = self.shared.open(&place, None, access, deadline);
             match timeout_at(deadline.into(), opening).await {
-                Ok(Ok(session)) => return Ok(session),
+                Ok(Ok(mut session)) => {
+                    session.toll = toll;
+                    return Ok(session);
+                }
                 Err(_) | Ok(Err(Refused::Busy)) => {
                     return Err(RouterError::Busy(slug.clone()).into());
                 }
@@ -141,6 +160,7 @@ impl Sessions {
                 Ok(Err(Refused::Stamp)) => return Err(TenantRouter::wrong_stamp(slug).into()),
                 Ok(Err(Refused::Wire(error))) => return Err(SqlError::Unreachable(error)),
             }
+            place = router.active(slug, deadline).await?;
         }
     }
 }
@@ -189,7 +209,7 @@ impl Shared {
             Line { wire: self.connect(place, home, access).await?, _slot: slot }
         };
         let permit = Some((entry, permit));
-        Ok(Session { line: Some(line), access, marked: false, tenant, permit })
+        Ok(Session { line: Some(line), access, marked: false, tenant, toll: None, permit })
     }
 
     async fn connect(
@@ -199,7 +219,7 @@ impl Shared {
         access: Access,
     ) -> Result<Wire, Refused> {
         let tenant = &place.tenant;
-        let options = options(access, tenant.settings.limits(), self.statement_timeout);
+        let options = options(access, &tenant.limits, self.statement_timeout);
         let url = home
             .with_database(tenant.database.as_str())
             .with_user(tenant.role.as_str(), &place.password)
@@ -221,10 +241,11 @@ impl Shared {
         let key = (now.slug.clone(), replica.map(ReadReplica::id));
         if let Some(known) = tenants.get(&key)
             && (known.id, known.generation) == (now.id, now.generation)
+            && known.limits.same_connections(&now.limits)
         {
             return Arc::clone(known);
         }
-        let limit = now.settings.limits().and_then(Limits::connections).unwrap_or(usize::MAX);
+        let limit = now.limits.connections().unwrap_or(usize::MAX);
         let most = self.router.settings().pool_max_size.min(limit);
         // A place that somebody overtook is good for the one who has it, and for nobody after.
         let overtaken = tenants
@@ -233,6 +254,7 @@ impl Shared {
         let tenant = Arc::new(Tenant {
             id: now.id,
             generation: now.generation,
+            limits: now.limits.clone(),
             most,
             places: Arc::new(Semaphore::new(most)),
             idle: Mutex::new((!overtaken).then(Vec::new)),
@@ -330,12 +352,15 @@ impl Tenant {
 }
 
 impl Session {
-    /// Runs one statement; see [`Wire::run`].
+    /// Runs one statement when it is its turn; see [`Wire::run`].
     pub async fn run(
         &mut self,
         statement: &Statement,
         result: &mut impl Receive,
     ) -> Result<Option<String>, WireError> {
+        if let Some(toll) = &self.toll {
+            toll.pay().await;
+        }
         let harmless = is_harmless(&statement.text);
         self.marked |= !harmless;
         self.wire().run(statement, harmless, result).await
@@ -394,11 +419,11 @@ impl Refused {
 }
 
 /// What a session begins with. A statement that could lift one of them marks its session.
-fn options(access: Access, limits: Option<&Limits>, statement_timeout: Duration) -> String {
-    let timeout = limits.and_then(Limits::statement_timeout).filter(|own| !own.is_zero());
+fn options(access: Access, limits: &EffectiveLimits, statement_timeout: Duration) -> String {
+    let timeout = limits.statement_timeout().filter(|own| !own.is_zero());
     let timeout = timeout.map_or(statement_timeout, |own| own.min(statement_timeout));
     let mut options = vec![format!("-c statement_timeout={}", timeout.as_millis())];
-    let idle = limits.and_then(Limits::idle_in_transaction_timeout);
+    let idle = limits.idle_in_transaction_timeout();
     options.extend(
         idle.map(|timeout| {
             format!("-c idle_in_transaction_session_timeout={}", timeout.as_millis())

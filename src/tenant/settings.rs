@@ -8,17 +8,18 @@
 //!
 //! Must never: hold a secret. Whoever may see the tenant may see its settings.
 
-use std::time::Duration;
-
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use thiserror::Error;
 use utoipa::ToSchema;
 
 mod field;
+mod limits;
 mod path;
 mod rules;
 
+use limits::Timeout;
+pub use limits::{EffectiveLimits, InForce, LimitSource, Limits};
 pub use path::SettingsPath;
 pub use rules::{SchemaError, SettingsRules};
 
@@ -97,38 +98,6 @@ pub struct Sso {
     /// Whom its tokens must be meant for: a list, or one text.
     #[serde(default, deserialize_with = "field::audience", skip_serializing_if = "Vec::is_empty")]
     audience: Vec<String>,
-}
-
-/// What a tenant may use. Without a limit, what the operator decided for all counts.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Limits {
-    /// Most pooled connections to its database, for each replica; never more than the operator's bound.
-    /// Members who may only read have a pool of their own, of the same size.
-    #[serde(
-        default,
-        deserialize_with = "field::connections",
-        skip_serializing_if = "Option::is_none"
-    )]
-    #[schema(minimum = 1, maximum = 1000)]
-    connections: Option<u16>,
-    /// How long one statement may run, such as `30s`; at most `24h`.
-    #[serde(default, deserialize_with = "field::timeout", skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<String>, example = "30s")]
-    statement_timeout: Option<Timeout>,
-    /// How long a transaction may stay open between two statements, such as `5m`; at most `24h`.
-    #[serde(default, deserialize_with = "field::timeout", skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<String>, example = "5m")]
-    idle_in_transaction_timeout: Option<Timeout>,
-}
-
-/// A length of time, written again as it was written.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(transparent)]
-struct Timeout {
-    text: String,
-    #[serde(skip)]
-    length: Duration,
 }
 
 /// Why settings cannot be kept.
@@ -242,26 +211,6 @@ impl Sso {
     #[must_use]
     pub fn audience(&self) -> &[String] {
         &self.audience
-    }
-}
-
-impl Limits {
-    /// Most pooled connections, for each replica.
-    #[must_use]
-    pub fn connections(&self) -> Option<usize> {
-        self.connections.map(usize::from)
-    }
-
-    /// How long one statement may run.
-    #[must_use]
-    pub fn statement_timeout(&self) -> Option<Duration> {
-        self.statement_timeout.as_ref().map(|timeout| timeout.length)
-    }
-
-    /// How long a transaction may stay open between two statements.
-    #[must_use]
-    pub fn idle_in_transaction_timeout(&self) -> Option<Duration> {
-        self.idle_in_transaction_timeout.as_ref().map(|timeout| timeout.length)
     }
 }
 

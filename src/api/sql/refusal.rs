@@ -64,6 +64,7 @@ impl From<RouterError> for Refusal {
             RouterError::NotServed { state: TenantState::Suspended, .. } => Some("55000"),
             RouterError::NotServed { .. } | RouterError::Held(_) => Some("57P03"),
             RouterError::Busy(_) => Some("53300"),
+            RouterError::RateLimited { .. } => Some("53400"),
             RouterError::WrongDatabase(_)
             | RouterError::Unreachable { .. }
             | RouterError::Catalog { .. } => None,

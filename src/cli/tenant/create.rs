@@ -5,6 +5,7 @@ use clap::Args;
 use super::Wait;
 use crate::catalog::tenants::NewTenant;
 use crate::cli::drive::Driver;
+use crate::cli::tier::parse_tier;
 use crate::cli::{Context, Error, Outcome, Result};
 use crate::operations::request::Requester;
 use crate::tenant::{TenantSettings, TenantSlug, Tier};
@@ -66,8 +67,4 @@ pub(super) async fn run(options: Options, context: &Context) -> Result<Outcome> 
             )
         })
         .await
-}
-
-fn parse_tier(text: &str) -> std::result::Result<Tier, String> {
-    Tier::parse(text).ok_or_else(|| "a tier is `shared` or `dedicated`".to_owned())
 }

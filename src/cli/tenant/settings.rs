@@ -4,7 +4,7 @@ use clap::{Args, Subcommand};
 use serde_json::Value;
 
 use crate::catalog::CatalogError;
-use crate::cli::report::{Table, print_json, print_text};
+use crate::cli::report::{Table, plain, print_json, print_text};
 use crate::cli::{Context, Outcome, OutputFormat, Result};
 use crate::config::nearest_of;
 use crate::tenant::TenantSlug;
@@ -43,7 +43,7 @@ Examples:
   tenantry tenant settings set acme-corp 'branding.display_name=\"2024\"'    (text, not a number)
 
 Sections: branding (logo_url, primary_color, secondary_color, display_name), sso (issuer, audience),
-limits (connections, statement_timeout, idle_in_transaction_timeout), compliance and application (any).")]
+limits (connections, statement_timeout, idle_in_transaction_timeout, queries_per_second), compliance and application (any).")]
 pub(in crate::cli) struct SetOptions {
     /// The tenant
     #[arg(value_parser = TenantSlug::parse)]
@@ -126,11 +126,6 @@ fn add_rows(table: &mut Table, path: &str, value: &Value) {
         }
         value => table.row([path.to_owned(), plain(value)]),
     }
-}
-
-/// A text as it is, anything else as JSON.
-fn plain(value: &Value) -> String {
-    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
 
 fn parse_path(text: &str) -> std::result::Result<SettingsPath, String> {

@@ -5,9 +5,9 @@ use serde::Serialize;
 
 use crate::api::document::{OperationDocument, TenantDocument};
 use crate::catalog::operations::OperationFilter;
-use crate::cli::report::{age, fields, moment};
+use crate::cli::report::{age, fields, moment, plain};
 use crate::cli::{Context, Outcome, Result};
-use crate::tenant::{TenantSettings, TenantSlug};
+use crate::tenant::{EffectiveLimits, TenantSettings, TenantSlug, Tier};
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -63,6 +63,7 @@ fn describe(document: &Document) -> String {
         )
     });
     let operations: Vec<String> = operations.collect();
+    let limits = told(&tenant.limits, tenant.tier).join("\n");
     let settings = &tenant.settings;
     let settings =
         (*settings != TenantSettings::default()).then(|| settings.to_value().to_string());
@@ -77,10 +78,24 @@ fn describe(document: &Document) -> String {
         ("Role", Some(tenant.role.clone())),
         ("Schema", Some(format!("version {}", tenant.schema_version))),
         ("Epoch", Some(format!("{} (generation {})", tenant.epoch, tenant.generation))),
+        ("Limits", (!limits.is_empty()).then_some(limits)),
         ("Settings", settings),
         ("Created", Some(moment(tenant.created_at))),
         ("Changed", Some(moment(tenant.updated_at))),
         ("Last backup", Some(document.last_backup_at.map_or_else(|| "none".to_owned(), moment))),
         ("Operations", (!operations.is_empty()).then(|| operations.join("\n"))),
     ])
+}
+
+/// Each limit in force with its value and where it is from.
+fn told(limits: &EffectiveLimits, tier: Tier) -> Vec<String> {
+    let limits = serde_json::to_value(limits).expect("limits are plain data");
+    let told = limits.as_object().into_iter().flatten().map(|(name, limit)| {
+        let from = match limit["from"].as_str() {
+            Some("tier") => format!("tier {}", tier.as_str()),
+            _ => "its own".to_owned(),
+        };
+        format!("{name} {} ({from})", plain(&limit["value"]))
+    });
+    told.collect()
 }

@@ -47,7 +47,7 @@ impl<'a> TenantTransactionBuilder<'a> {
     /// Begins the transaction.
     pub async fn start(self) -> Result<TenantTransaction<'a>, Error> {
         let Self { inner, statements, traces } = self;
-        let transaction = traces.run(inner.start()).await?;
+        let transaction = traces.watch(inner.start()).await?;
         Ok(TenantTransaction { transaction, statements, traces })
     }
 }
@@ -57,7 +57,7 @@ impl TenantTransaction<'_> {
     /// transaction goes on.
     pub async fn savepoint(&mut self) -> Result<TenantTransaction<'_>, Error> {
         let (statements, traces) = (self.statements, self.traces);
-        let transaction = traces.run(self.transaction.transaction()).await?;
+        let transaction = traces.watch(self.transaction.transaction()).await?;
         Ok(TenantTransaction { transaction, statements, traces })
     }
 

@@ -1,5 +1,6 @@
 //! How each field of a section is read: one function a kind of value, with the words for what it must be.
 
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use serde::{Deserialize, Deserializer};
@@ -15,6 +16,7 @@ const MAX_NAME_CHARS: usize = 200;
 const MAX_AUDIENCES: usize = 20;
 const MAX_AUDIENCE_BYTES: usize = 1000;
 const MAX_CONNECTIONS: u64 = 1000;
+const MAX_RATE: u64 = 100_000;
 const MAX_TIMEOUT: Duration = Duration::from_hours(24);
 
 pub(super) fn logo_url<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error> {
@@ -74,6 +76,13 @@ pub(super) fn connections<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u
     optional(from, "a whole number from 1 to 1000", |value| {
         let number = value.as_u64().filter(|number| (1..=MAX_CONNECTIONS).contains(number))?;
         u16::try_from(number).ok()
+    })
+}
+
+pub(super) fn rate<'de, D: Deserializer<'de>>(from: D) -> Result<Option<NonZeroU32>, D::Error> {
+    optional(from, "a whole number from 1 to 100000", |value| {
+        let number = value.as_u64().filter(|number| *number <= MAX_RATE)?;
+        NonZeroU32::new(u32::try_from(number).ok()?)
     })
 }
 

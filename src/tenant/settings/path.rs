@@ -9,7 +9,7 @@ use thiserror::Error;
 use super::SettingsError;
 
 /// Every place that a section knows. Under `compliance` and `application` there may be any other.
-const PLACES: [&str; 14] = [
+const PLACES: [&str; 15] = [
     "branding",
     "branding.logo_url",
     "branding.primary_color",
@@ -23,6 +23,7 @@ const PLACES: [&str; 14] = [
     "limits.connections",
     "limits.statement_timeout",
     "limits.idle_in_transaction_timeout",
+    "limits.queries_per_second",
     "application",
 ];
 

@@ -1,5 +1,7 @@
 //! Settings as people send them, right and wrong, and as older versions stored them.
 
+use std::time::Duration;
+
 use proptest::prelude::*;
 use serde_json::json;
 
@@ -33,6 +35,7 @@ fn every_section_reads_back() {
             "connections": 5,
             "statement_timeout": "90s",
             "idle_in_transaction_timeout": "5m",
+            "queries_per_second": 100,
         },
         "application": { "plan": "gold", "nothing": null },
     });
@@ -44,6 +47,7 @@ fn every_section_reads_back() {
     assert_eq!(limits.connections(), Some(5));
     assert_eq!(limits.statement_timeout(), Some(Duration::from_secs(90)));
     assert_eq!(limits.idle_in_transaction_timeout(), Some(Duration::from_mins(5)));
+    assert_eq!(limits.queries_per_second().map(u32::from), Some(100));
     assert_eq!(settings.sso().unwrap().audience(), ["board-app"]);
     assert_eq!(settings.branding().unwrap().display_name(), Some("Acme & Söhne"));
 }

@@ -1,0 +1,169 @@
+//! `tenantry tier …`
+
+use clap::builder::PossibleValuesParser;
+use clap::{Args, Subcommand};
+use serde_json::{Map, Value};
+
+use super::report::{Table, fields, moment, plain};
+use super::{Context, Outcome, Result};
+use crate::api::document::TierDocument;
+use crate::config::nearest_of;
+use crate::tenant::Tier;
+use crate::tenant::settings::Limits;
+
+/// The commands about tiers.
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// List the tiers with their limits
+    List(ListOptions),
+    /// Show one tier
+    Show(ShowOptions),
+    /// Change some limits of a tier; the others stay
+    Set(SetOptions),
+    /// Take limits of a tier away
+    Unset(UnsetOptions),
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  tenantry tier list")]
+pub(super) struct ListOptions {}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  tenantry tier show shared
+  tenantry tier show shared --output-format json")]
+pub(super) struct ShowOptions {
+    /// The tier
+    #[arg(value_parser = parse_tier)]
+    tier: Tier,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  tenantry tier set shared connections=5 statement_timeout=30s
+  tenantry tier set shared queries_per_second=200 idle_in_transaction_timeout=1m
+  tenantry tenant settings set acme-corp limits.connections=20      (a tenant's own limit counts first)
+
+Limits: connections (1 to 1000, for each replica), statement_timeout and idle_in_transaction_timeout
+(such as 30s or 5m), queries_per_second (1 to 100000, over all replicas). They are in force at once.")]
+pub(super) struct SetOptions {
+    /// The tier
+    #[arg(value_parser = parse_tier)]
+    tier: Tier,
+    /// What to set
+    #[arg(value_name = "LIMIT=VALUE", value_parser = parse_assignment, required = true)]
+    assignments: Vec<(&'static str, Value)>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  tenantry tier unset shared connections
+  tenantry tier unset dedicated statement_timeout queries_per_second")]
+pub(super) struct UnsetOptions {
+    /// The tier
+    #[arg(value_parser = parse_tier)]
+    tier: Tier,
+    /// What to take away
+    #[arg(value_name = "LIMIT", required = true, value_parser = PossibleValuesParser::new(Limits::NAMES))]
+    limits: Vec<String>,
+}
+
+pub(super) async fn run(command: Command, context: &Context) -> Result<Outcome> {
+    match command {
+        Command::List(options) => list(options, context).await,
+        Command::Show(options) => show(options, context).await,
+        Command::Set(SetOptions { tier, assignments }) => {
+            let set = |limits: &mut Map<String, Value>| {
+                limits
+                    .extend(assignments.into_iter().map(|(name, value)| (name.to_owned(), value)));
+            };
+            change(tier, set, context).await
+        }
+        Command::Unset(UnsetOptions { tier, limits: names }) => {
+            let unset = |limits: &mut Map<String, Value>| {
+                limits.retain(|name, _| !names.contains(name));
+            };
+            change(tier, unset, context).await
+        }
+    }
+}
+
+async fn list(_: ListOptions, context: &Context) -> Result<Outcome> {
+    let tiers = context.catalog().await?.tiers().await?;
+    let documents: Vec<TierDocument> = tiers.into_iter().map(TierDocument::from).collect();
+    context.print(&documents, || {
+        let mut table = Table::new(&["TIER", "TENANTS", "LIMITS"]);
+        for document in &documents {
+            let limits = told(&document.limits).join(", ");
+            let limits = if limits.is_empty() { "none".to_owned() } else { limits };
+            table.row([document.tier.as_str().to_owned(), document.tenants.to_string(), limits]);
+        }
+        table.or("No tiers. `tenantry init` makes them.")
+    })?;
+    Ok(Outcome::Done)
+}
+
+async fn show(options: ShowOptions, context: &Context) -> Result<Outcome> {
+    let tier = context.catalog().await?.tier(options.tier).await?;
+    let document = TierDocument::from(tier);
+    context.print(&document, || {
+        let limits = told(&document.limits).join("\n");
+        let limits = if limits.is_empty() { "none".to_owned() } else { limits };
+        fields(&[
+            ("Tier", Some(document.tier.as_str().to_owned())),
+            ("Tenants", Some(document.tenants.to_string())),
+            ("Limits", Some(limits)),
+            ("Changed", Some(moment(document.updated_at))),
+        ])
+    })?;
+    Ok(Outcome::Done)
+}
+
+async fn change(
+    tier: Tier,
+    change: impl FnOnce(&mut Map<String, Value>),
+    context: &Context,
+) -> Result<Outcome> {
+    let catalog = context.catalog().await?;
+    let by = context.requester();
+    let changed = catalog.change_tier(tier, &by, |limits| {
+        // The table holds nothing else; what is something else is refused after this.
+        if let Value::Object(limits) = limits {
+            change(limits);
+        }
+    });
+    let document = TierDocument::from(changed.await?);
+    let name = tier.as_str();
+    let what = format!("The limits of tier `{name}` are changed; replicas follow in a second.");
+    let next = format!("See them with `tenantry tier show {name}`.");
+    context.print_change(&document, &what, &next)?;
+    Ok(Outcome::Done)
+}
+
+/// Each limit with its value.
+fn told(limits: &Limits) -> Vec<String> {
+    let limits = serde_json::to_value(limits).expect("limits are plain data");
+    let told = limits.as_object().into_iter().flatten();
+    told.map(|(name, value)| format!("{name} {}", plain(value))).collect()
+}
+
+pub(super) fn parse_tier(text: &str) -> std::result::Result<Tier, String> {
+    Tier::parse(text).ok_or_else(|| "a tier is `shared` or `dedicated`".to_owned())
+}
+
+fn parse_assignment(text: &str) -> std::result::Result<(&'static str, Value), String> {
+    let (name, value) =
+        text.split_once('=').ok_or("a limit is written LIMIT=VALUE, such as connections=5")?;
+    let names = Limits::NAMES;
+    let known = names.into_iter().find(|known| *known == name);
+    let known = known.ok_or_else(|| match nearest_of(name, names.into_iter()) {
+        Some(nearest) => format!("there is no limit `{name}`; did you mean `{nearest}`?"),
+        None => format!("there is no limit `{name}`; there are {}", names.join(", ")),
+    })?;
+    Ok((known, serde_json::from_str(value).unwrap_or_else(|_| Value::from(value))))
+}
