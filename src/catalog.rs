@@ -42,6 +42,7 @@ pub mod routers;
 pub mod secrets;
 pub mod servers;
 mod settings;
+pub mod slugs;
 pub mod stock;
 pub mod tenants;
 pub mod tokens;
@@ -61,6 +62,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("V9__settings", include_str!("../migrations/catalog/V9__settings.sql")),
     ("V10__shared_budgets", include_str!("../migrations/catalog/V10__shared_budgets.sql")),
     ("V11__names", include_str!("../migrations/catalog/V11__names.sql")),
+    ("V12__slugs", include_str!("../migrations/catalog/V12__slugs.sql")),
 ];
 
 /// A worker's notes need not reach the disk one by one: a step that is repeated because the catalog's

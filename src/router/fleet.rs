@@ -181,7 +181,7 @@ impl TenantRouter {
         F: Fn(TenantConnection) -> W,
         W: Future<Output = Result<(), E>>,
     {
-        if !matches!(tenant.state, TenantState::Active | TenantState::Restoring) {
+        if tenant.state != TenantState::Active && !tenant.state.is_cutover() {
             return Visit::Skipped;
         }
         let visit = async {
