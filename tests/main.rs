@@ -26,6 +26,7 @@ mod operations;
 mod passwords;
 mod provisioning;
 mod registration;
+mod rename;
 mod routing;
 mod scopes;
 mod serving;

@@ -94,7 +94,7 @@ async fn database_to_rename(
 ) -> Result<Option<DatabaseFacts>, Error> {
     match (database_facts(client, from).await?, database_facts(client, to).await?) {
         (Some(facts), None) if facts.belongs_to(tenant) => Ok(Some(facts)),
-        (None, Some(facts)) if facts.belongs_to(tenant) => Ok(None),
+        (_, Some(facts)) if facts.belongs_to(tenant) => Ok(None),
         (_, Some(_)) => Err(not_ours(to)),
         (Some(_), None) => Err(not_ours(from)),
         (None, None) => Err(missing(from)),
@@ -110,7 +110,7 @@ async fn role_to_rename(
 ) -> Result<Option<RoleFacts>, Error> {
     match (role_facts(client, from).await?, role_facts(client, to).await?) {
         (Some(facts), None) if facts.belongs_to(tenant) => Ok(Some(facts)),
-        (None, Some(facts)) if facts.belongs_to(tenant) => Ok(None),
+        (_, Some(facts)) if facts.belongs_to(tenant) => Ok(None),
         (_, Some(_)) => Err(role::not_ours(to)),
         (Some(_), None) => Err(role::not_ours(from)),
         (None, None) => Err(Error::Missing { kind: "role", name: from.to_string() }),
