@@ -202,6 +202,17 @@ impl Catalog {
         found.iter().map(tenant_of).collect()
     }
 
+    /// Living tenants by id, one page: an order that no rename changes.
+    pub async fn tenants_after(&self, id: Uuid, limit: i64) -> Result<Vec<Tenant>, CatalogError> {
+        let client = self.client().await?;
+        let sql = format!(
+            "-- tenants::list_by_id
+             select {COLUMNS} from tenants t join servers s on s.id = t.server_id
+             where t.id > $1 and t.state <> 'deleted' order by t.id limit $2"
+        );
+        rows(&client, &sql, &[&id, &limit]).await?.iter().map(tenant_of).collect()
+    }
+
     /// How many tenants are in each state.
     pub async fn count_tenants(&self) -> Result<Vec<(TenantState, i64)>, CatalogError> {
         let client = self.client().await?;
