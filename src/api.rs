@@ -25,6 +25,7 @@ use crate::operations::Environment;
 use crate::resolve::Administrators;
 use crate::sql::{Gateway, SqlSettings};
 
+mod aliases;
 mod audit_log;
 mod auth;
 mod backups;
@@ -144,6 +145,9 @@ fn admin_routes() -> OpenApiRouter<Admin> {
         .routes(routes!(tenants::suspend))
         .routes(routes!(tenants::resume))
         .routes(routes!(tenants::rotate_password))
+        .routes(routes!(tenants::rename))
+        .routes(routes!(aliases::list))
+        .routes(routes!(aliases::remove))
         .routes(routes!(members::list, members::add, members::remove))
         .routes(routes!(domains::list, domains::add))
         .routes(routes!(domains::verify))
@@ -230,6 +234,8 @@ mod tests {
             "/api/setup/tenants/{slug}/suspend",
             "/api/setup/tenants/{slug}/resume",
             "/api/setup/tenants/{slug}/rotate-password",
+            "/api/setup/tenants/{slug}/rename",
+            "/api/setup/tenants/{slug}/aliases",
             "/api/setup/tenants/{slug}/backup",
             "/api/setup/tenants/{slug}/restore",
             "/api/setup/tenants/{slug}/backups",

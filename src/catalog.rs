@@ -44,6 +44,7 @@ pub mod routers;
 pub mod secrets;
 pub mod servers;
 mod settings;
+pub mod slugs;
 pub mod stock;
 pub mod tenants;
 pub mod tiers;
@@ -51,7 +52,7 @@ pub mod tokens;
 
 pub use lock::TenantLock;
 
-/// Our own schema, in order. `V13__…` goes here and nowhere else.
+/// Our own schema, in order. `V15__…` goes here and nowhere else.
 const MIGRATIONS: &[(&str, &str)] = &[
     ("V1__servers_and_tenants", include_str!("../migrations/catalog/V1__servers_and_tenants.sql")),
     ("V2__operations", include_str!("../migrations/catalog/V2__operations.sql")),
@@ -64,8 +65,9 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("V9__settings", include_str!("../migrations/catalog/V9__settings.sql")),
     ("V10__shared_budgets", include_str!("../migrations/catalog/V10__shared_budgets.sql")),
     ("V11__names", include_str!("../migrations/catalog/V11__names.sql")),
-    ("V12__read_replicas", include_str!("../migrations/catalog/V12__read_replicas.sql")),
-    ("V13__tiers", include_str!("../migrations/catalog/V13__tiers.sql")),
+    ("V12__slugs", include_str!("../migrations/catalog/V12__slugs.sql")),
+    ("V13__read_replicas", include_str!("../migrations/catalog/V13__read_replicas.sql")),
+    ("V14__tiers", include_str!("../migrations/catalog/V14__tiers.sql")),
 ];
 
 /// A worker's notes need not reach the disk one by one: a step that is repeated because the catalog's

@@ -112,7 +112,7 @@ enum Command {
     Init(init::Options),
     /// Run a replica: data plane, admin API and workers
     Serve(serve::Options),
-    /// Create, show, suspend and delete tenants
+    /// Create, show, rename, suspend and delete tenants
     #[command(subcommand)]
     Tenant(tenant::Command),
     /// Bring tenants to the newest migration

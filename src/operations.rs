@@ -27,7 +27,7 @@ use uuid::Uuid;
 
 use crate::catalog::operations::{Failure, NewOperation, OperationRecord};
 use crate::catalog::{CatalogError, TenantLock};
-use crate::tenant::Tenant;
+use crate::tenant::{Tenant, TenantSlug};
 
 mod backup;
 mod delete;
@@ -35,6 +35,7 @@ pub mod environment;
 mod migrate;
 mod provision;
 pub mod registrations;
+mod rename;
 pub mod request;
 mod restore;
 mod rotate_password;
@@ -72,6 +73,11 @@ pub enum Work {
     Resume {},
     /// Give the tenant's login role another password.
     RotatePassword {},
+    /// Give the tenant, its database and its role another name; the slug that it had stays an alias.
+    Rename {
+        /// The new slug.
+        to: TenantSlug,
+    },
     /// Remove the tenant, its role, its databases and its backups.
     Delete {
         /// Leave the backups, and the key to read them, where they are.
@@ -140,6 +146,7 @@ impl Work {
             Self::Suspend { .. } => &suspend::SUSPEND,
             Self::Resume {} => &suspend::RESUME,
             Self::RotatePassword {} => &rotate_password::PLAN,
+            Self::Rename { .. } => &rename::PLAN,
             Self::Delete { .. } => &delete::PLAN,
         }
     }
@@ -155,6 +162,7 @@ impl Work {
             Self::Suspend { .. } => "suspend",
             Self::Resume {} => "resume",
             Self::RotatePassword {} => "rotate_password",
+            Self::Rename { .. } => "rename",
             Self::Delete { .. } => "delete",
         }
     }

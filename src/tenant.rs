@@ -30,7 +30,7 @@ pub use slug::{MAX_LEN as MAX_SLUG_LEN, SlugError, TenantSlug};
 pub struct Tenant {
     /// Never changes and is never used again.
     pub id: Uuid,
-    /// Its name in URLs, headers and database names.
+    /// Its name in URLs, headers and database names; a rename changes it.
     pub slug: TenantSlug,
     /// Its name for people.
     pub name: String,
@@ -87,6 +87,8 @@ pub enum TenantState {
     Suspended,
     /// In the short cutover of a restore: requests wait.
     Restoring,
+    /// In the short cutover of a rename: requests wait.
+    Renaming,
     /// Being removed; there is no way back.
     Deleting,
     /// Gone. The row stays for the record; the slug is free.
@@ -105,11 +107,12 @@ pub struct TransitionError {
 
 impl TenantState {
     /// Every state, in the order of a tenant's life.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Provisioning,
         Self::Active,
         Self::Suspended,
         Self::Restoring,
+        Self::Renaming,
         Self::Deleting,
         Self::Deleted,
     ];
@@ -122,6 +125,7 @@ impl TenantState {
             Self::Active => "active",
             Self::Suspended => "suspended",
             Self::Restoring => "restoring",
+            Self::Renaming => "renaming",
             Self::Deleting => "deleting",
             Self::Deleted => "deleted",
         }
@@ -133,17 +137,25 @@ impl TenantState {
         Self::ALL.into_iter().find(|state| state.as_str() == text)
     }
 
+    /// Whether requests wait for the end of this state, which is near.
+    #[must_use]
+    pub fn is_cutover(self) -> bool {
+        matches!(self, Self::Restoring | Self::Renaming)
+    }
+
     /// `to`, if a tenant in this state may go there. Staying is always allowed, so that a repeated
     /// step changes nothing.
     pub fn transition(self, to: Self) -> Result<Self, TransitionError> {
-        use TenantState::{Active, Deleted, Deleting, Provisioning, Restoring, Suspended};
+        use TenantState::{
+            Active, Deleted, Deleting, Provisioning, Renaming, Restoring, Suspended,
+        };
 
         let allowed = match (self, to) {
             (from, to) if from == to => true,
-            (Provisioning | Suspended | Restoring, Active)
-            | (Active | Restoring, Suspended)
-            | (Active | Suspended, Restoring)
-            | (Provisioning | Active | Suspended | Restoring, Deleting)
+            (Provisioning | Suspended | Restoring | Renaming, Active)
+            | (Active | Restoring | Renaming, Suspended)
+            | (Active | Suspended, Restoring | Renaming)
+            | (Provisioning | Active | Suspended | Restoring | Renaming, Deleting)
             | (Deleting, Deleted) => true,
             _ => false,
         };
@@ -204,9 +216,19 @@ mod tests {
     }
 
     #[test]
-    fn a_half_made_tenant_cannot_be_suspended_or_restored() {
-        for to in [TenantState::Suspended, TenantState::Restoring] {
+    fn a_half_made_tenant_cannot_be_suspended_restored_or_renamed() {
+        for to in [TenantState::Suspended, TenantState::Restoring, TenantState::Renaming] {
             assert!(TenantState::Provisioning.transition(to).is_err());
+        }
+    }
+
+    #[test]
+    fn a_cutover_leads_back_to_where_the_tenant_was() {
+        for state in TenantState::ALL.into_iter().filter(|state| state.is_cutover()) {
+            for other in [TenantState::Active, TenantState::Suspended] {
+                assert!(other.transition(state).is_ok());
+                assert!(state.transition(other).is_ok());
+            }
         }
     }
 }

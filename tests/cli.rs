@@ -88,12 +88,20 @@ async fn the_commands_run_the_main_job() {
 
     cli.json("tenant suspend acme --reason unpaid").await;
     cli.json("tenant resume acme").await;
+    let renamed = cli.json("tenant rename acme --to initech --yes").await;
+    assert_eq!((&renamed["kind"], &renamed["status"]), (&"rename".into(), &"succeeded".into()));
+    assert_eq!(cli.json("tenant show acme").await["aliases"][0], "acme");
+    assert_eq!(cli.json("tenant alias list initech").await[0]["slug"], "acme");
+    cli.refused("tenant create --slug acme", 4, "choose another").await;
+    cli.refused("tenant rename acme --to hooli", 4, "add --yes").await;
+    cli.json("tenant alias remove initech acme").await;
+    cli.refused("tenant show acme", 1, "there is no tenant").await;
     cli.json("doctor").await;
     cli.json("server list").await;
     cli.json("server check").await;
     cli.json("operation list").await;
     cli.json("config show").await;
-    cli.json("tenant delete acme --yes").await;
+    cli.json("tenant delete initech --yes").await;
     fleet.assert_healthy().await;
 }
 

@@ -210,3 +210,31 @@ async fn without_the_catalog_there_is_no_list() {
     assert_eq!(report.done, 0);
     assert!(matches!(report.ended, Ended::Catalog(_)));
 }
+
+#[tokio::test]
+async fn a_tenant_that_is_renamed_meanwhile_is_met_once() {
+    let fleet = fleet().await;
+    let met: Mutex<Vec<String>> = Mutex::default();
+
+    let report = fleet
+        .router()
+        .for_each_tenant(1, async |tenant| {
+            let name = tenant.tenant().slug.to_string();
+            let next = match name.as_str() {
+                "acme" => Some(("umbrella", "aaa")),
+                "globex" => Some(("acme", "zzz")),
+                _ => None,
+            };
+            drop(tenant);
+            if let Some((from, to)) = next {
+                let asked = fleet.environment.rename(&slug(from), &slug(to), BY).await.unwrap();
+                fleet.complete(&asked).await;
+            }
+            met.lock().unwrap().push(name);
+            Ok::<_, String>(())
+        })
+        .await;
+
+    assert_eq!((report.done, report.failed, report.skipped), (5, 0, 0), "{report:?}");
+    assert_eq!(met.into_inner().unwrap(), ["acme", "globex", "hooli", "initech", "aaa"]);
+}

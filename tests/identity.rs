@@ -18,6 +18,7 @@ use crate::harness::replica::{Replica, Setup};
 use crate::harness::slug;
 
 mod keys;
+mod renamed;
 
 /// Two providers, one of which is bound to `initech`; three tenants.
 struct Scene {

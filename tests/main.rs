@@ -27,6 +27,7 @@ mod operations;
 mod passwords;
 mod provisioning;
 mod registration;
+mod rename;
 mod replicas;
 mod routing;
 mod scopes;

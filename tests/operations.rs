@@ -17,7 +17,7 @@ use crate::harness::{BY, Fleet, Options, new_tenant, slug};
 type Inventory = BTreeMap<&'static str, Vec<String>>;
 
 /// The kinds, each with the story that leads up to it.
-const KINDS: [&str; 9] = [
+const KINDS: [&str; 10] = [
     "provision",
     "provision_clone",
     "migrate",
@@ -26,6 +26,7 @@ const KINDS: [&str; 9] = [
     "suspend",
     "resume",
     "rotate_password",
+    "rename",
     "delete",
 ];
 
@@ -67,6 +68,7 @@ async fn ask(fleet: &Fleet, kind: &str) -> OperationRecord {
             environment.resume(&acme, BY).await.unwrap()
         }
         "rotate_password" => environment.rotate_password(&acme, BY).await.unwrap(),
+        "rename" => environment.rename(&acme, &slug("initech"), BY).await.unwrap(),
         "delete" => {
             fleet.back_up("acme").await;
             environment.delete(&acme, false, BY).await.unwrap()
@@ -173,6 +175,7 @@ for_every_kind! {
     suspend: "suspend",
     resume: "resume",
     rotate_password: "rotate_password",
+    rename: "rename",
     delete: "delete",
 }
 
@@ -201,6 +204,11 @@ async fn an_operation_given_up_at_any_step_leaves_no_trace() {
             assert_eq!(ended.state, OperationState::Cancelled, "{kind}: {step}: {:?}", ended.error);
             let mut after = fleet.inventory().await;
             let mut before = before.clone();
+            // What was kept for a rename is free again, and so is the slug of a tenant that never was.
+            before.remove("slugs");
+            let own: &[&str] =
+                if kind.starts_with("provision") { &[] } else { &["acme leads=true kept=false"] };
+            assert_eq!(after.remove("slugs").unwrap(), own, "{kind}: {step}");
             if kind.starts_with("provision") {
                 // The tenant's row stays for the record, and a spare may have been used up.
                 assert_eq!(after.remove("tenants").unwrap(), ["acme deleted epoch=1 v0"]);

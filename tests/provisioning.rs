@@ -3,6 +3,7 @@
 mod ground;
 mod isolation;
 mod possession;
+mod renaming;
 mod schema;
 mod server;
 mod subject;

@@ -341,7 +341,7 @@ async fn an_unknown_and_a_foreign_tenant_cost_the_catalog_the_same() {
     {
         let (foreign, unknown) = (cost(header, foreign).await, cost(header, unknown).await);
 
-        assert_eq!(foreign, HashMap::from([("members::role".to_owned(), 5)]), "{header}");
+        assert_eq!(foreign, HashMap::from([("members::standing".to_owned(), 5)]), "{header}");
         assert_eq!(foreign, unknown, "{header}");
     }
 }

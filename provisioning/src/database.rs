@@ -19,9 +19,11 @@ use crate::server::Server;
 
 mod build;
 mod possession;
+mod rename;
 
 pub use build::{Proof, Source};
 pub use possession::{Possession, Swap};
+pub use rename::Rename;
 
 /// How long ended sessions may take to go: a backend looks for the order between two pieces of work.
 const SESSIONS_END: Duration = Duration::from_secs(15);

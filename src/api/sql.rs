@@ -10,12 +10,12 @@ use axum::extract::{FromRequest as _, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 
+use crate::catalog::tenants::Place;
 use crate::extract::Tenancy;
 use crate::metrics;
 use crate::problem::Problem;
 use crate::resolve::{Resolved, denied};
 use crate::sql::Gateway;
-use crate::tenant::Tenant;
 
 mod refusal;
 mod request;
@@ -45,7 +45,7 @@ impl Endpoint {
         let (parts, body) = request.into_parts();
         let Resolved { slug, access, .. } = self.tenancy.resolve(&parts).await?;
         let place = self.tenancy.router.route(&slug).await?;
-        check_database(&parts.headers, &place.tenant)?;
+        check_database(&parts.headers, &place)?;
         let headers = parts.headers.clone();
         let body = Bytes::from_request(Request::from_parts(parts, body), &()).await;
         let request = request::read(&headers, &body.map_err(|error| unreadable(&error))?)?;
@@ -53,16 +53,19 @@ impl Endpoint {
     }
 }
 
-/// Refuses a connection string that names the database of somebody else.
-fn check_database(headers: &HeaderMap, tenant: &Tenant) -> Result<(), Problem> {
-    match database_named(headers)? {
-        Some(name) if name != tenant.database.as_str() && name != tenant.slug.as_str() => {
-            metrics::isolation_violation("foreign_database");
-            tracing::warn!("a connection string names another database than the tenant's");
-            Err(denied())
-        }
-        _ => Ok(()),
+/// Refuses a connection string that names the database of somebody else. It may be older than the name
+/// that the tenant has now.
+fn check_database(headers: &HeaderMap, place: &Place) -> Result<(), Problem> {
+    let Some(name) = database_named(headers)? else { return Ok(()) };
+    let named = name.strip_prefix("tenant_").unwrap_or(&name);
+    let is_own = name == place.tenant.database.as_str()
+        || place.slugs.iter().any(|slug| [name.as_str(), named].contains(&slug.as_str()));
+    if is_own {
+        return Ok(());
     }
+    metrics::isolation_violation("foreign_database");
+    tracing::warn!("a connection string names another database than the tenant's");
+    Err(denied())
 }
 
 fn unreadable(error: &BytesRejection) -> Problem {

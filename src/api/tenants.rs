@@ -54,6 +54,13 @@ pub(super) struct Update {
     settings: Option<Value>,
 }
 
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Rename {
+    /// The new slug.
+    to: String,
+}
+
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Suspend {
@@ -234,6 +241,26 @@ pub(super) async fn resume(
 ) -> Result<Response, ApiError> {
     caller.require(Scope::TenantsWrite)?;
     let asked = admin.environment.resume(&TenantSlug::parse(&slug)?, caller.requester()).await?;
+    accepted(&admin, &asked).await
+}
+
+/// Gives a tenant another slug; the one that it had goes on leading to it.
+///
+/// Database and role get the names that go with it. Requests that come meanwhile wait a moment.
+#[utoipa::path(post, path = "/api/setup/tenants/{slug}/rename", tag = "tenants",
+    params(("slug" = String, Path)), request_body = Rename,
+    responses((status = ACCEPTED, body = OperationDocument), (status = CONFLICT, body = Problem),
+        (status = UNPROCESSABLE_ENTITY, body = Problem)))]
+pub(super) async fn rename(
+    State(admin): State<Admin>,
+    caller: Caller,
+    Path(slug): Path<String>,
+    body: Result<Json<Rename>, JsonRejection>,
+) -> Result<Response, ApiError> {
+    caller.require(Scope::TenantsWrite)?;
+    let (slug, Json(body)) = (TenantSlug::parse(&slug)?, body?);
+    let to = TenantSlug::parse(&body.to)?;
+    let asked = admin.environment.rename(&slug, &to, caller.requester()).await?;
     accepted(&admin, &asked).await
 }
 

@@ -8,6 +8,7 @@ use serde_json::Value;
 use tokio_postgres::Row;
 use uuid::Uuid;
 
+use super::slugs::LEADS_TO;
 use super::{Catalog, CatalogError, execute, rows};
 use crate::tenant::TenantSlug;
 
@@ -66,14 +67,17 @@ impl Catalog {
     /// Events, newest first, one page.
     pub async fn audit_log(&self, filter: &AuditFilter) -> Result<Vec<Recorded>, CatalogError> {
         let client = self.client().await?;
-        let found = rows(
-            &client,
+        let sql = format!(
             "-- audit_log::list
              select id, at, actor, action, tenant_slug, tenant_id, detail from audit_log
-             where ($1::text is null or tenant_slug = $1)
+             where ($1::text is null or tenant_slug = $1 or tenant_id = {LEADS_TO})
                and ($2::timestamptz is null or at >= $2)
                and ($3::bigint is null or id < $3)
-             order by id desc limit $4",
+             order by id desc limit $4"
+        );
+        let found = rows(
+            &client,
+            &sql,
             &[
                 &filter.tenant.as_ref().map(TenantSlug::as_str),
                 &filter.since,
@@ -95,7 +99,7 @@ pub(super) async fn record(
         client,
         "-- audit_log::record
          insert into audit_log (actor, action, tenant_slug, tenant_id, detail)
-         values ($1, $2, $3, (select id from tenants where slug = $3 and state <> 'deleted'), $4)",
+         values ($1, $2, $3, (select tenant_id from tenant_slugs where slug = $3 and leads), $4)",
         &[&event.actor, &event.action, &event.tenant.map(TenantSlug::as_str), &event.detail],
     )
     .await

@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use tokio_postgres::Row;
 use uuid::Uuid;
 
+use super::slugs::LEADS_TO;
 use super::{Catalog, CatalogError, TenantLock, execute, maybe, rows};
 use crate::tenant::TenantSlug;
 
@@ -58,7 +59,7 @@ impl Catalog {
         let sql = format!(
             "-- backups::list
              select {COLUMNS} from backups b join tenants t on t.id = b.tenant_id
-             where $1::text is null or (t.slug = $1 and t.state <> 'deleted')
+             where $1::text is null or (t.id = {LEADS_TO} and t.state <> 'deleted')
              order by b.started_at desc, b.id desc
              limit $2"
         );

@@ -8,6 +8,7 @@ use tokio_postgres::Row;
 use uuid::Uuid;
 
 use super::audit_log::{self, Event};
+use super::slugs::{self, LEADS_TO, SLUGS};
 use super::tenants::slug_of;
 use super::{Catalog, CatalogError, execute, maybe, rows};
 use crate::tenant::{TenantSettings, TenantSlug};
@@ -49,11 +50,22 @@ pub struct Member {
     pub created_at: Timestamp,
 }
 
+/// Where a user stands with the tenant that a slug leads to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// The slug that the tenant has now.
+    pub slug: TenantSlug,
+    /// Every slug that leads to the tenant.
+    pub slugs: Vec<TenantSlug>,
+    /// What the user may do there, if they are a member.
+    pub role: Option<MemberRole>,
+}
+
 /// An identity provider that a tenant has for itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OwnIssuer {
-    /// The tenant.
-    pub slug: TenantSlug,
+    /// The tenant, by every slug that leads to it or is about to.
+    pub slugs: Vec<TenantSlug>,
     /// The provider's issuer.
     pub issuer: String,
     /// Whom its tokens must be meant for; empty when the tenant does not say.
@@ -142,33 +154,37 @@ impl Catalog {
         Ok(found.iter().map(from_row).collect())
     }
 
-    /// What somebody may do in a living tenant; none if they are no member, or if there is no such
-    /// tenant: one question and one answer for both.
-    pub async fn member_role(
+    /// Where somebody stands with the living tenant that a slug leads to, if it leads to one.
+    pub async fn standing(
         &self,
         slug: &TenantSlug,
         user: User<'_>,
-    ) -> Result<Option<MemberRole>, CatalogError> {
+    ) -> Result<Option<Standing>, CatalogError> {
         let client = self.client().await?;
-        let row = maybe(
-            &client,
-            "-- members::role
-             select m.role from members m join tenants t on t.id = m.tenant_id
-             where t.slug = $1 and t.state <> 'deleted' and m.issuer = $2 and m.subject = $3",
-            &[&slug.as_str(), &user.issuer, &user.subject],
-        )
-        .await?;
-        Ok(row.map(|row| role_of(&row)))
+        let sql = format!(
+            "-- members::standing
+             select t.slug, m.role, {SLUGS} as slugs
+             from tenants t
+             left join members m on m.tenant_id = t.id and m.issuer = $2 and m.subject = $3
+             where t.id = {LEADS_TO} and t.state <> 'deleted'"
+        );
+        let params: super::Params<'_> = &[&slug.as_str(), &user.issuer, &user.subject];
+        let Some(row) = maybe(&client, &sql, params).await? else { return Ok(None) };
+        let role = row.get::<_, Option<&str>>("role").is_some().then(|| role_of(&row));
+        Ok(Some(Standing { slug: slug_of(&row)?, slugs: slugs::all_of(&row)?, role }))
     }
 
     /// The living tenants that have an identity provider for themselves.
     pub async fn own_issuers(&self) -> Result<Vec<OwnIssuer>, CatalogError> {
         let client = self.client().await?;
+        // With the slugs that a rename is about to give: they are bound from their first moment on.
         let found = rows(
             &client,
             "-- members::own_issuers
-             select slug, jsonb_build_object('sso', settings -> 'sso') as settings from tenants
-             where settings -> 'sso' is not null and state <> 'deleted'",
+             select array(select s.slug from tenant_slugs s where s.tenant_id = t.id) as slugs,
+                    jsonb_build_object('sso', t.settings -> 'sso') as settings
+             from tenants t
+             where t.settings -> 'sso' is not null and t.state <> 'deleted'",
             &[],
         )
         .await?;
@@ -176,7 +192,7 @@ impl Catalog {
         for row in &found {
             if let Some(sso) = TenantSettings::stored(row.get("settings")).sso() {
                 let (issuer, audiences) = (sso.issuer().to_owned(), sso.audience().to_vec());
-                own.push(OwnIssuer { slug: slug_of(row)?, issuer, audiences });
+                own.push(OwnIssuer { slugs: slugs::all_of(row)?, issuer, audiences });
             }
         }
         Ok(own)

@@ -9,6 +9,7 @@ use serde_json::Value;
 use tokio_postgres::Row;
 use uuid::Uuid;
 
+use super::slugs::LEADS_TO;
 use super::{Catalog, CatalogError, execute, maybe, one, rows};
 use crate::tenant::TenantSlug;
 
@@ -271,17 +272,20 @@ impl Catalog {
         filter: &OperationFilter,
     ) -> Result<Vec<(OperationRecord, TenantSlug)>, CatalogError> {
         let client = self.client().await?;
-        let found = rows(
-            &client,
+        let sql = format!(
             "-- operations::list
              select o.*, t.slug
              from operations o join tenants t on t.id = o.tenant_id
-             where ($1::text is null or t.slug = $1)
+             where ($1::text is null or t.slug = $1 or t.id = {LEADS_TO})
                and ($2::text is null or o.state = $2)
                and ($3::uuid is null or o.batch_id = $3)
                and ($4::uuid is null or o.id < $4)
              order by o.id desc
-             limit $5",
+             limit $5"
+        );
+        let found = rows(
+            &client,
+            &sql,
             &[
                 &filter.tenant.as_ref().map(TenantSlug::as_str),
                 &filter.state.map(OperationState::as_str),

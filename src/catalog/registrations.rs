@@ -319,7 +319,7 @@ async fn insert(
                   idempotency_key)
              select $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11,
                     case when $11::text is not null then now() end, $12
-             where not exists (select from tenants where slug = $3 and state <> 'deleted')
+             where not exists (select from tenant_slugs where slug = $3)
              on conflict do nothing",
             &[
                 &id,
@@ -356,7 +356,7 @@ async fn free_slug(
         client,
         "-- registrations::free_slug
          select w.slug from unnest($1::text[]) with ordinality w (slug, place)
-         where not exists (select from tenants where slug = w.slug and state <> 'deleted')
+         where not exists (select from tenant_slugs where slug = w.slug)
            and not exists (select from registrations r where r.slug = w.slug and r.id <> $2
                            and r.state <> 'rejected' and r.fulfilled_at is null)
          order by w.place limit 1",

@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 use tokio_postgres::types::Json;
 
 use super::audit_log::{self, Event};
+use super::slugs::LEADS_TO;
 use super::{Catalog, CatalogError, execute, maybe};
 use crate::tenant::settings::SettingsError;
 use crate::tenant::{TenantSettings, TenantSlug};
@@ -36,14 +37,13 @@ pub(super) async fn change_within(
     by: &str,
     change: impl FnOnce(&TenantSettings) -> Result<TenantSettings, SettingsError>,
 ) -> Result<TenantSettings, CatalogError> {
-    let row = maybe(
-        transaction,
+    let sql = format!(
         "-- settings::lock
-         select id, settings from tenants where slug = $1 and state <> 'deleted' for update",
-        &[&slug.as_str()],
-    )
-    .await?
-    .ok_or_else(|| CatalogError::Missing { what: "tenant", name: slug.to_string() })?;
+         select id, settings from tenants where id = {LEADS_TO} and state <> 'deleted' for update"
+    );
+    let row = maybe(transaction, &sql, &[&slug.as_str()])
+        .await?
+        .ok_or_else(|| CatalogError::Missing { what: "tenant", name: slug.to_string() })?;
     let before = TenantSettings::stored(row.get("settings"));
     let after = change(&before)?;
     if after != before {

@@ -15,6 +15,7 @@ use uuid::Uuid;
 use super::audit_log::{self, Event};
 use super::operations::{NewOperation, OperationRecord, insert};
 use super::settings::{self, change_within};
+use super::slugs::{self, LEADS_TO, SLUGS};
 use super::{Catalog, CatalogError, TenantLock, execute, maybe, one, rows};
 use crate::sealing::Purpose;
 use crate::tenant::settings::Limits;
@@ -53,6 +54,8 @@ pub struct TenantFilter {
 pub struct Place {
     /// The tenant.
     pub tenant: Tenant,
+    /// Every slug that leads to it.
+    pub slugs: Vec<TenantSlug>,
     /// Its server, as the administrator reaches it.
     pub server: Arc<ServerUrl>,
     /// The password of its login role.
@@ -147,7 +150,8 @@ impl Catalog {
             ],
         )
         .await
-        .map_err(|error| error.on_constraint("tenants_slug_key", "tenant", new.slug.as_str()))?;
+        .map_err(|error| error.on_constraint("tenants_slug_key", "tenant", new.slug.as_str()))
+        .map_err(|error| slugs::explain(error, &new.slug))?;
         if created == 0 {
             let name = new.server.clone().unwrap_or_else(|| "any".to_owned());
             return Err(CatalogError::Missing { what: "server", name });
@@ -159,13 +163,13 @@ impl Catalog {
         insert(transaction, operation).await
     }
 
-    /// The living tenant with this slug.
+    /// The living tenant that this slug leads to: its own, or one that it had before.
     pub async fn tenant(&self, slug: &TenantSlug) -> Result<Tenant, CatalogError> {
         let client = self.client().await?;
         let sql = format!(
             "-- tenants::by_slug
              select {COLUMNS} from tenants t join servers s on s.id = t.server_id
-             where t.slug = $1 and t.state <> 'deleted'"
+             where t.id = {LEADS_TO} and t.state <> 'deleted'"
         );
         match maybe(&client, &sql, &[&slug.as_str()]).await? {
             Some(row) => tenant_of(&row),
@@ -204,6 +208,17 @@ impl Catalog {
         found.iter().map(tenant_of).collect()
     }
 
+    /// Living tenants by id, one page: an order that no rename changes.
+    pub async fn tenants_after(&self, id: Uuid, limit: i64) -> Result<Vec<Tenant>, CatalogError> {
+        let client = self.client().await?;
+        let sql = format!(
+            "-- tenants::list_by_id
+             select {COLUMNS} from tenants t join servers s on s.id = t.server_id
+             where t.id > $1 and t.state <> 'deleted' order by t.id limit $2"
+        );
+        rows(&client, &sql, &[&id, &limit]).await?.iter().map(tenant_of).collect()
+    }
+
     /// How many tenants are in each state.
     pub async fn count_tenants(&self) -> Result<Vec<(TenantState, i64)>, CatalogError> {
         let client = self.client().await?;
@@ -226,7 +241,7 @@ impl Catalog {
             &client,
             "-- tenants::count_schema_versions
              select schema_version, count(*) from tenants
-             where state in ('active', 'suspended', 'restoring') group by 1 order by 1",
+             where state in ('active', 'suspended', 'restoring', 'renaming') group by 1 order by 1",
             &[],
         )
         .await?;
@@ -239,9 +254,9 @@ impl Catalog {
         let client = self.client().await?;
         let sql = format!(
             "-- tenants::place
-             select {COLUMNS}, t.password_sealed, s.url_sealed
+             select {COLUMNS}, t.password_sealed, s.url_sealed, {SLUGS} as slugs
              from tenants t join servers s on s.id = t.server_id
-             where t.slug = $1 and t.state <> 'deleted' and t.password_sealed is not null"
+             where t.id = {LEADS_TO} and t.state <> 'deleted' and t.password_sealed is not null"
         );
         let Some(row) = maybe(&client, &sql, &[&slug.as_str()]).await? else {
             return Ok(None);
@@ -250,7 +265,8 @@ impl Catalog {
         let password =
             self.open(Purpose::TenantPassword, tenant.id, row.get::<_, &[u8]>("password_sealed"))?;
         let server = self.open_server_url(tenant.server_id, row.get("url_sealed"))?;
-        Ok(Some(Place { tenant, server, password }))
+        let slugs = slugs::all_of(&row)?;
+        Ok(Some(Place { tenant, slugs, server, password }))
     }
 
     /// Changes what needs no lock, as no operation reads or writes it: name and settings.
@@ -267,13 +283,11 @@ impl Catalog {
             change_within(&transaction, slug, by, |_| Ok(settings.clone())).await?;
         }
         if let Some(name) = name {
-            let changed = execute(
-                &transaction,
+            let sql = format!(
                 "-- tenants::set_name
-                 update tenants set name = $2 where slug = $1 and state <> 'deleted'",
-                &[&slug.as_str(), &name],
-            )
-            .await?;
+                 update tenants set name = $2 where id = {LEADS_TO} and state <> 'deleted'"
+            );
+            let changed = execute(&transaction, &sql, &[&slug.as_str(), &name]).await?;
             if changed == 0 {
                 let name = slug.to_string();
                 return Err(CatalogError::Missing { what: "tenant", name });

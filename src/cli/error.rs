@@ -285,6 +285,10 @@ fn help_for_catalog(error: &CatalogError) -> Option<String> {
         CatalogError::Exists { what: "token", .. } => {
             "choose another name; `tenantry token list` shows those in use".to_owned()
         }
+        CatalogError::Missing { what: "alias", .. } => {
+            "`tenantry tenant alias list SLUG` shows what there is; one that the tenant is being renamed to stays"
+                .to_owned()
+        }
         CatalogError::Missing { what: "domain", .. } => {
             "ask for it first: `tenantry tenant domain add`".to_owned()
         }

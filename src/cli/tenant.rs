@@ -4,11 +4,13 @@ use clap::{ArgAction, Args, Subcommand};
 
 use super::{Context, Outcome, Result};
 
+mod alias;
 mod create;
 mod delete;
 mod domain;
 mod list;
 mod member;
+mod rename;
 mod rotate_password;
 mod settings;
 mod show;
@@ -30,6 +32,11 @@ pub(super) enum Command {
     Suspend(suspend::SuspendOptions),
     /// Serve a suspended tenant again
     Resume(suspend::ResumeOptions),
+    /// Give a tenant another slug; the one that it had goes on leading to it
+    Rename(rename::Options),
+    /// The slugs that a tenant had before
+    #[command(subcommand)]
+    Alias(alias::Command),
     /// Give a tenant's login role another password
     RotatePassword(rotate_password::Options),
     /// Who belongs to a tenant
@@ -53,6 +60,8 @@ pub(super) async fn run(command: Command, context: &Context) -> Result<Outcome> 
         Command::Url(options) => url::run(options, context).await,
         Command::Suspend(options) => suspend::suspend(options, context).await,
         Command::Resume(options) => suspend::resume(options, context).await,
+        Command::Rename(options) => rename::run(options, context).await,
+        Command::Alias(command) => alias::run(command, context).await,
         Command::RotatePassword(options) => rotate_password::run(options, context).await,
         Command::Member(command) => member::run(command, context).await,
         Command::Domain(command) => domain::run(command, context).await,

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use futures_util::FutureExt as _;
 use tenantry_backup::KeyScope;
-use tenantry_provisioning::{DatabaseName, Proof};
+use tenantry_provisioning::{DatabaseName, NameError, Proof, RoleName};
 
 use super::{Plan, Step, StepContext, StepError, Work, provision};
 use crate::tenant::TenantState;
@@ -46,19 +46,38 @@ async fn drop_databases(cx: &StepContext<'_>) -> Result<(), StepError> {
         host.drop_owned_database(&retained.database, Proof::Owner(cx.tenant.id)).await?;
         cx.environment.catalog.forget_database(&retained).await?;
     }
-    match server.drop_owned_database(&cx.tenant.database, Proof::Owner(cx.tenant.id)).await {
-        // Another database has the name: this tenant never got that far.
-        Err(tenantry_provisioning::Error::NotOurs { .. }) => Ok(()),
-        other => Ok(other?),
+    for database in names(cx, &cx.tenant.database, DatabaseName::tenant).await? {
+        match server.drop_owned_database(&database, Proof::Owner(cx.tenant.id)).await {
+            // Another database has the name: this tenant never got that far.
+            Err(tenantry_provisioning::Error::NotOurs { .. }) => {}
+            other => other?,
+        }
     }
+    Ok(())
 }
 
 async fn drop_role(cx: &StepContext<'_>) -> Result<(), StepError> {
     let server = cx.environment.server(cx.tenant.server_id).await?;
-    match server.drop_role(&cx.tenant.role, cx.tenant.id).await {
-        Err(tenantry_provisioning::Error::NotOurs { .. }) => Ok(()),
-        other => Ok(other?),
+    for role in names(cx, &cx.tenant.role, RoleName::tenant).await? {
+        match server.drop_role(&role, cx.tenant.id).await {
+            Err(tenantry_provisioning::Error::NotOurs { .. }) => {}
+            other => other?,
+        }
     }
+    Ok(())
+}
+
+/// The tenant's own name for something, and those that a rename that never ended may have given it.
+async fn names<N: Clone + Ord>(
+    cx: &StepContext<'_>,
+    own: &N,
+    of_slug: fn(&str) -> Result<N, NameError>,
+) -> Result<BTreeSet<N>, StepError> {
+    let mut names = BTreeSet::from([own.clone()]);
+    for slug in cx.lock.slugs().await? {
+        names.extend(of_slug(slug.as_str()));
+    }
+    Ok(names)
 }
 
 async fn delete_backups(cx: &StepContext<'_>) -> Result<(), StepError> {

@@ -82,6 +82,31 @@ impl Environment {
         self.ask(slug, wanted, &Work::RotatePassword {}, by).await
     }
 
+    /// Gives a tenant another slug, and its database and role the names that go with it. Nobody else can
+    /// have the slug from now on; the one that the tenant has goes on leading to it.
+    pub async fn rename(
+        &self,
+        slug: &TenantSlug,
+        to: &TenantSlug,
+        by: Requester<'_>,
+    ) -> Result<OperationRecord, CatalogError> {
+        if let Some(earlier) = self.earlier(by).await? {
+            return Ok(earlier);
+        }
+        let wanted = &[TenantState::Active, TenantState::Suspended];
+        let tenant = self.tenant_in(slug, wanted).await?;
+        if tenant.slug == *to {
+            return Err(CatalogError::Conflict(format!(
+                "the tenant is called `{to}` already; choose another slug"
+            )));
+        }
+        let work = Work::Rename { to: to.clone() };
+        let mut operation = work.new_operation(tenant.id, by.name);
+        operation.idempotency_key = by.idempotency_key;
+        let asked = self.catalog.enqueue_rename(to, &operation).await;
+        self.or_earlier(asked, by).await
+    }
+
     /// Deletes a tenant, whatever its state.
     pub async fn delete(
         &self,
@@ -221,6 +246,19 @@ impl Environment {
         if let Some(earlier) = self.earlier(by).await? {
             return Ok(earlier);
         }
+        let tenant = self.tenant_in(slug, wanted).await?;
+        let mut operation = work.new_operation(tenant.id, by.name);
+        operation.idempotency_key = by.idempotency_key;
+        let asked = self.catalog.enqueue(&operation).await;
+        self.or_earlier(asked, by).await
+    }
+
+    /// The tenant, if it is in one of these states.
+    async fn tenant_in(
+        &self,
+        slug: &TenantSlug,
+        wanted: &[TenantState],
+    ) -> Result<Tenant, CatalogError> {
         let tenant = self.catalog.tenant(slug).await?;
         if !wanted.contains(&tenant.state) {
             return Err(CatalogError::Conflict(format!(
@@ -228,10 +266,7 @@ impl Environment {
                 tenant.state
             )));
         }
-        let mut operation = work.new_operation(tenant.id, by.name);
-        operation.idempotency_key = by.idempotency_key;
-        let asked = self.catalog.enqueue(&operation).await;
-        self.or_earlier(asked, by).await
+        Ok(tenant)
     }
 
     /// The same request may have come a moment before, by another way.

@@ -48,7 +48,7 @@ pub(super) struct Bindings {
     /// Proves tokens of all issuers.
     pub verifier: TokenVerifier,
     settled: Arc<Settled>,
-    own: HashMap<TenantSlug, OwnIssuer>,
+    own: HashMap<TenantSlug, Arc<OwnIssuer>>,
 }
 
 /// The bindings as they are now.
@@ -115,8 +115,11 @@ impl Bindings {
         }
         let verifier =
             settled.verifier.with(&issuers, earlier.map_or(&settled.verifier, |e| &e.verifier));
-        let own = own.into_iter().map(|one| (one.slug.clone(), one)).collect();
-        Self { verifier, settled: Arc::clone(settled), own }
+        let own = own.into_iter().flat_map(|one| {
+            let one = Arc::new(one);
+            one.slugs.clone().into_iter().map(move |slug| (slug, Arc::clone(&one)))
+        });
+        Self { verifier, settled: Arc::clone(settled), own: own.collect() }
     }
 
     /// Where an issuer's tokens name the tenant, before the usual claims.
@@ -124,15 +127,17 @@ impl Bindings {
         self.settled.trusts.get(issuer)?.tenant_claim.as_ref()
     }
 
-    /// Whether a token may name a tenant.
-    pub(super) fn may_name(&self, token: &Verified, slug: &TenantSlug) -> bool {
+    /// Whether a token may name the tenant that all these slugs lead to. Who is bound to one of them is
+    /// bound to the tenant: the settings may still have the slug that it had before.
+    pub(super) fn may_name(&self, token: &Verified, slugs: &[TenantSlug]) -> bool {
         let trusts = &self.settled.trusts;
-        let binds = |trust: &Trust| trust.tenants.contains(slug);
+        let binds = |trust: &Trust| slugs.iter().any(|slug| trust.tenants.contains(slug));
+        let own = slugs.iter().find_map(|slug| self.own.get(slug));
         let usual = self.settled.verifier.knows(&token.issuer).then_some(&ANY);
         let trust = trusts.get(&token.issuer).or(usual);
         // What was proven for one tenant's audience proves nothing to those who trust the settings.
         let is_for_all = self.settled.verifier.expects(token);
-        if let Some(own) = self.own.get(slug)
+        if let Some(own) = own
             && own.issuer == token.issuer
         {
             let meant_for = match (&own.audiences[..], trust) {
@@ -146,7 +151,7 @@ impl Bindings {
             // It is bound, and to whom is all that counts.
             Some(trust) if !trust.tenants.is_empty() => binds(trust),
             // It is everybody's, but for those who have another.
-            Some(_) => !self.own.contains_key(slug) && !trusts.values().any(binds),
+            Some(_) => own.is_none() && !trusts.values().any(binds),
             // It is the own one of other tenants, or meant for one of them.
             None => false,
         }
@@ -189,7 +194,7 @@ mod tests {
             audiences: vec!["application".to_owned()],
         };
         let own = own.iter().map(|(name, issuer, audiences)| OwnIssuer {
-            slug: slug(name),
+            slugs: vec![slug(name)],
             issuer: (*issuer).to_owned(),
             audiences: audiences.iter().map(|text| (*text).to_owned()).collect(),
         });
@@ -197,9 +202,27 @@ mod tests {
     }
 
     fn may(bindings: &Bindings, issuer: &str, audience: &str, name: &str) -> bool {
+        may_all(bindings, issuer, audience, &[name])
+    }
+
+    fn may_all(bindings: &Bindings, issuer: &str, audience: &str, names: &[&str]) -> bool {
         let claims = json!({ "aud": [audience, "x"] });
         let (issuer, subject) = (issuer.to_owned(), "user-1".to_owned());
-        bindings.may_name(&Verified { issuer, subject, claims }, &slug(name))
+        let slugs: Vec<_> = names.iter().map(|name| slug(name)).collect();
+        bindings.may_name(&Verified { issuer, subject, claims }, &slugs)
+    }
+
+    #[test]
+    fn a_renamed_tenant_is_bound_by_each_of_its_slugs() {
+        let bindings = bindings(&[("acme", OWN, &[])]);
+        for names in [["initech", "initech-2"], ["initech-2", "initech"]] {
+            assert!(may_all(&bindings, BOUND, "application", &names));
+            assert!(!may_all(&bindings, SHARED, "application", &names));
+        }
+        for names in [["acme", "acme-2"], ["acme-2", "acme"]] {
+            assert!(may_all(&bindings, OWN, "application", &names));
+            assert!(!may_all(&bindings, SHARED, "application", &names));
+        }
     }
 
     #[test]

@@ -26,7 +26,7 @@ use super::host::{HostName, named_by_host};
 use super::remembered::Remembered;
 use super::{Access, ResolveError, Resolved, Source, TenantResolver, Tokens, named_in_header};
 use crate::catalog::Catalog;
-use crate::catalog::members::{MemberRole, User};
+use crate::catalog::members::{MemberRole, Standing, User};
 use crate::catalog::tokens::Scope;
 use crate::metrics;
 use crate::oidc::{TokenVerifier, Verified};
@@ -54,8 +54,13 @@ pub struct IdentityResolver {
     base_domain: Option<DomainName>,
     only: Option<TenantSlug>,
     denials: Denials,
-    /// Of no member, none: that is remembered too, since a claim needs no membership.
-    roles: Remembered<(TenantSlug, String, String), Option<MemberRole>>,
+    /// Of members, and of whom a claim makes one. Of others it is asked each time, as of tenants that there
+    /// are not: how fast the answer comes tells nothing.
+    standings: Remembered<(TenantSlug, String, String), Standing>,
+    /// The slug that a tenant has now, by any that leads to it.
+    present: Remembered<TenantSlug, TenantSlug>,
+    /// Which two slugs lead to one tenant.
+    same: Remembered<(TenantSlug, TenantSlug), bool>,
     organisations: Remembered<String, TenantSlug>,
     /// Of most domains, none: that is remembered too.
     holders: Remembered<Vec<DomainName>, Option<TenantSlug>>,
@@ -86,7 +91,9 @@ impl IdentityResolver {
             tokens: Tokens::new(catalog.clone()),
             bindings: CurrentBindings::new(catalog.clone(), settled),
             denials: Denials::new(catalog.clone()),
-            roles: Remembered::new(&catalog),
+            standings: Remembered::new(&catalog),
+            present: Remembered::new(&catalog),
+            same: Remembered::new(&catalog),
             organisations: Remembered::new(&catalog),
             holders: Remembered::new(&catalog),
             catalog,
@@ -125,6 +132,7 @@ impl IdentityResolver {
         if !token.scopes.contains(&Scope::Data) {
             return Err(self.denials.note("not_a_member", &slug, caller));
         }
+        let slug = self.present(slug).await?;
         Ok(Resolved { slug, source, user, access: Access::ReadWrite })
     }
 
@@ -141,13 +149,17 @@ impl IdentityResolver {
             None => self.claimed(bindings, token).await?,
         };
         let (source, slug) = self.agreed(claimed, wanted, caller).await?;
-        if !bindings.may_name(token, &slug) {
+        let is_proof = matches!(source, Source::Claims | Source::Email | Source::SingleTenant);
+        let standing = self.standing(slug, is_proof, User { issuer, subject: user }).await?;
+        // From here on the tenant has the name that it has now.
+        let slug = standing.slug;
+        if !bindings.may_name(token, &standing.slugs) {
             return Err(self.denials.note("foreign_issuer", &slug, caller));
         }
-        let role = match (self.role(&slug, issuer, user).await?, source) {
-            (Some(role), _) => role,
-            (None, Source::Claims | Source::Email | Source::SingleTenant) => MemberRole::Member,
-            (None, _) => return Err(self.denials.note("not_a_member", &slug, caller)),
+        let role = match standing.role {
+            Some(role) => role,
+            None if is_proof => MemberRole::Member,
+            None => return Err(self.denials.note("not_a_member", &slug, caller)),
         };
         let access = match role {
             MemberRole::ReadOnly => Access::ReadOnly,
@@ -195,23 +207,43 @@ impl IdentityResolver {
         ];
         let mut named = sources.into_iter().flatten();
         let (source, slug) = named.next().ok_or(ResolveError::Missing)?;
-        if named.any(|(_, other)| other != slug) {
-            return Err(self.denials.note("sources_disagree", &slug, caller));
+        for (_, other) in named {
+            if other != slug && !self.is_same(&slug, &other).await? {
+                return Err(self.denials.note("sources_disagree", &slug, caller));
+            }
         }
         Ok((source, slug))
     }
 
-    async fn role(
+    async fn present(&self, slug: TenantSlug) -> Result<TenantSlug, ResolveError> {
+        let asked = async { self.catalog.present_slug(&slug).await.map(Some) };
+        let present = self.present.get(slug.clone(), asked).await.map_err(ResolveError::Catalog)?;
+        Ok(present.unwrap_or(slug))
+    }
+
+    /// Whether both lead to one tenant, which was renamed.
+    async fn is_same(&self, slug: &TenantSlug, other: &TenantSlug) -> Result<bool, ResolveError> {
+        let key = (slug.clone(), other.clone());
+        let asked = async { self.catalog.is_same_tenant(slug, other).await.map(Some) };
+        let same = self.same.get(key, asked).await.map_err(ResolveError::Catalog)?;
+        Ok(same.unwrap_or(false))
+    }
+
+    /// Where a user stands with a tenant that may not exist. What a slug leads to is never remembered as
+    /// nothing: who is bound to a tenant is bound to it under a new slug from the first request on.
+    async fn standing(
         &self,
-        slug: &TenantSlug,
-        issuer: &str,
-        subject: &str,
-    ) -> Result<Option<MemberRole>, ResolveError> {
-        let key = (slug.clone(), issuer.to_owned(), subject.to_owned());
-        let user = User { issuer, subject };
-        let asked = async { self.catalog.member_role(slug, user).await.map(Some) };
-        let role = self.roles.get(key, asked).await.map_err(ResolveError::Catalog)?;
-        Ok(role.flatten())
+        slug: TenantSlug,
+        is_proof: bool,
+        user: User<'_>,
+    ) -> Result<Standing, ResolveError> {
+        let key = (slug.clone(), user.issuer.to_owned(), user.subject.to_owned());
+        let asked = async {
+            let standing = self.catalog.standing(&slug, user).await?;
+            Ok(standing.filter(|standing| is_proof || standing.role.is_some()))
+        };
+        let standing = self.standings.get(key, asked).await.map_err(ResolveError::Catalog)?;
+        Ok(standing.unwrap_or_else(|| Standing { slugs: vec![slug.clone()], slug, role: None }))
     }
 
     async fn known_as(&self, name: String) -> Result<TenantSlug, ResolveError> {

@@ -1,8 +1,9 @@
 //! Jobs that go through the whole fleet, tenant by tenant.
 //!
-//! The list comes from the catalog in pages, by slug, so a job holds a page of tenants and not the fleet. Each
+//! The list comes from the catalog in pages, by id, so a job holds a page of tenants and not the fleet. Each
 //! tenant is on its own: one that fails stops no other, one that is suspended, deleted or not yet made is
-//! passed over, and one that is created while the job runs is met if its slug is still ahead.
+//! passed over, one that is renamed is met once, and one that is created while the job runs is met if its id
+//! is still ahead.
 //!
 //! A connection that is made for such a job is closed with it: whoever passes a thousand tenants once leaves
 //! no thousand idle connections behind.
@@ -14,10 +15,10 @@ use futures_util::{Stream, StreamExt as _, TryStreamExt as _, stream};
 use thiserror::Error;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
+use uuid::Uuid;
 
 use super::{RouterError, TenantConnection, TenantRouter};
 use crate::catalog::CatalogError;
-use crate::catalog::tenants::TenantFilter;
 use crate::tenant::{Tenant, TenantScope, TenantSlug, TenantState};
 
 /// Tenants that are read from the catalog at a time.
@@ -158,22 +159,20 @@ impl TenantRouter {
 
     /// Every tenant that is not deleted, page by page.
     fn fleet(&self) -> impl Stream<Item = Result<Tenant, CatalogError>> + Send {
-        let first = TenantFilter { limit: PAGE, ..TenantFilter::default() };
-        stream::try_unfold(Some(first), |filter| self.page(filter))
+        stream::try_unfold(Some(Uuid::nil()), |after| self.page(after))
             .map_ok(|page| stream::iter(page).map(Ok))
             .try_flatten()
     }
 
-    /// One page, and how to ask for the next; none after the last.
+    /// The page after a tenant, and its last tenant; none after the last page.
     async fn page(
         &self,
-        filter: Option<TenantFilter>,
-    ) -> Result<Option<(Vec<Tenant>, Option<TenantFilter>)>, CatalogError> {
-        let Some(filter) = filter else { return Ok(None) };
-        let page = self.shared.routes.catalog().tenants(&filter).await?;
-        let last = page.last().map(|tenant| tenant.slug.clone());
-        let next = last.map(|last| TenantFilter { after: Some(last), ..filter });
-        Ok(Some((page, next)))
+        after: Option<Uuid>,
+    ) -> Result<Option<(Vec<Tenant>, Option<Uuid>)>, CatalogError> {
+        let Some(after) = after else { return Ok(None) };
+        let page = self.shared.routes.catalog().tenants_after(after, PAGE).await?;
+        let last = page.last().map(|tenant| tenant.id);
+        Ok(Some((page, last)))
     }
 
     async fn visit<F, W, E>(&self, tenant: &Tenant, work: &F) -> Visit<E>
@@ -181,7 +180,7 @@ impl TenantRouter {
         F: Fn(TenantConnection) -> W,
         W: Future<Output = Result<(), E>>,
     {
-        if !matches!(tenant.state, TenantState::Active | TenantState::Restoring) {
+        if tenant.state != TenantState::Active && !tenant.state.is_cutover() {
             return Visit::Skipped;
         }
         let visit = async {

@@ -91,7 +91,7 @@ impl Routes {
             let route = self.get(slug).await?;
             match route.place.tenant.state {
                 TenantState::Active => return Ok(route),
-                TenantState::Restoring => {
+                state if state.is_cutover() => {
                     if timeout_at(deadline.into(), changed).await.is_err() {
                         return Err(RouterError::Held(slug.clone()));
                     }

@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::{RouterError, TenantConnection, TenantRouter};
-use crate::catalog::CatalogError;
 use crate::metrics;
 use crate::tenant::{TenantScope, TenantSlug};
 
@@ -38,8 +37,8 @@ impl TenantRouter {
         &self,
         scope: &TenantScope,
     ) -> Result<TenantConnection, RouterError> {
-        self.expect_same(scope).await?;
-        same(scope, self.connection(scope.slug()).await?)
+        let slug = self.present_slug(scope).await?;
+        same(scope, self.connection(&slug).await?)
     }
 
     /// A connection that can only read, as [`TenantRouter::read_only`] gives it, to the database of the
@@ -49,24 +48,29 @@ impl TenantRouter {
     ///
     /// As [`TenantRouter::connection_in`].
     pub async fn read_only_in(&self, scope: &TenantScope) -> Result<TenantConnection, RouterError> {
-        self.expect_same(scope).await?;
-        same(scope, self.read_only(scope.slug()).await?)
+        let slug = self.present_slug(scope).await?;
+        same(scope, self.read_only(&slug).await?)
     }
 
     /// Looks who has the slug now, before a connection is made for the wrong one. A cached route may be
-    /// behind the scope, and work is not dropped for that: a no comes from the catalog itself.
-    async fn expect_same(&self, scope: &TenantScope) -> Result<(), RouterError> {
+    /// behind the scope, and the tenant may have another slug since: work is not dropped for either, and a
+    /// no comes from the catalog itself.
+    async fn present_slug(&self, scope: &TenantScope) -> Result<TenantSlug, RouterError> {
         let slug = scope.slug();
-        if self.route(slug).await?.tenant.id == scope.id() {
-            return Ok(());
-        }
-        match self.shared.routes.catalog().tenant(slug).await {
-            Ok(tenant) if tenant.id == scope.id() => {
-                self.shared.routes.evict(slug).await;
-                Ok(())
+        let route = self.route(slug).await;
+        let is_taken = match &route {
+            Ok(place) if place.tenant.id == scope.id() => return Ok(slug.clone()),
+            Ok(_) => true,
+            Err(RouterError::UnknownTenant(_)) => false,
+            Err(error) => return Err(error.clone()),
+        };
+        match self.shared.routes.catalog().slug_of_tenant(scope.id()).await {
+            Ok(Some(present)) => {
+                self.shared.routes.evict(&present).await;
+                Ok(present)
             }
-            Ok(_) => Err(refuse(scope)),
-            Err(CatalogError::Missing { .. }) => Err(RouterError::UnknownTenant(slug.clone())),
+            Ok(None) if is_taken => Err(refuse(scope)),
+            Ok(None) => Err(RouterError::UnknownTenant(slug.clone())),
             Err(error) => Err(RouterError::Catalog { slug: slug.clone(), source: Arc::new(error) }),
         }
     }

@@ -182,6 +182,11 @@ impl Fleet {
             .await
             .unwrap();
         inventory.insert("tenants", rows.iter().map(|row| row.get(0)).collect());
+        let rows = catalog
+            .query("select slug || ' leads=' || leads || ' kept=' || (reserved_for is not null) from tenant_slugs order by slug", &[])
+            .await
+            .unwrap();
+        inventory.insert("slugs", rows.iter().map(|row| row.get(0)).collect());
         let rows =
             catalog.query("select count(*)::text || ' backups' from backups", &[]).await.unwrap();
         inventory.insert("backups", rows.iter().map(|row| row.get(0)).collect());

@@ -1,8 +1,10 @@
 //! Preparing and checking a server, with and without a superuser, and what it refuses.
 
+use std::time::Duration;
+
 use tenantry_provisioning::{
-    DatabaseName, Error, Marker, MigrationTimeouts, Owner, Proof, Server, ServerUrl, Source, Swap,
-    build_from_zero, random_password, scram_verifier,
+    DatabaseName, Error, Marker, MigrationTimeouts, Owner, Proof, Rename, RoleName, Server,
+    ServerUrl, Source, Swap, build_from_zero, random_password, scram_verifier,
 };
 use tokio_postgres::error::SqlState;
 use uuid::Uuid;
@@ -102,6 +104,14 @@ async fn an_administrator_needs_not_be_a_superuser() {
         })
         .await
         .unwrap();
+    assert_eq!(acme.findings(&server, 2).await, []);
+    let names = (&acme.database, &acme.role);
+    let (database, role) =
+        (DatabaseName::tenant("initech").unwrap(), RoleName::tenant("initech").unwrap());
+    let (tenant, grace) = (acme.owner.tenant, Duration::ZERO);
+    for (from, to) in [(names, (&database, &role)), ((&database, &role), names)] {
+        server.rename(Rename { from, to, tenant, grace }).await.unwrap();
+    }
     assert_eq!(acme.findings(&server, 2).await, []);
     let open = acme.connect(&server).await.unwrap();
     assert_eq!(server.fence(&acme.database, acme.owner.tenant).await.unwrap(), 1);

@@ -184,6 +184,10 @@ async fn make_only_tenant(
     slug: TenantSlug,
     name: Option<String>,
 ) -> Result<()> {
+    // It may have been renamed since; the slug in the settings still leads to it.
+    if environment.catalog.tenant(&slug).await.is_ok() {
+        return Ok(());
+    }
     let new = NewTenant {
         name: name.unwrap_or_else(|| slug.to_string()),
         slug,

@@ -24,6 +24,8 @@ pub(in crate::cli) struct Options {
 struct Document {
     #[serde(flatten)]
     tenant: TenantDocument,
+    /// The slugs that it had before, and that still lead to it.
+    aliases: Vec<TenantSlug>,
     last_backup_at: Option<jiff::Timestamp>,
     /// The newest few, newest first.
     operations: Vec<OperationDocument>,
@@ -42,8 +44,10 @@ pub(super) async fn run(options: Options, context: &Context) -> Result<Outcome> 
     // An earlier tenant may have had this slug.
     operations.retain(|(operation, _)| operation.tenant_id == tenant.id);
     operations.truncate(5);
+    let aliases = catalog.aliases(&tenant.slug).await?;
     let document = Document {
         tenant: tenant.into(),
+        aliases: aliases.into_iter().map(|alias| alias.slug).collect(),
         last_backup_at: backup.map(|backup| backup.started_at),
         operations: OperationDocument::list(&operations),
     };
@@ -67,8 +71,10 @@ fn describe(document: &Document) -> String {
     let settings = &tenant.settings;
     let settings =
         (*settings != TenantSettings::default()).then(|| settings.to_value().to_string());
+    let aliases: Vec<&str> = document.aliases.iter().map(TenantSlug::as_str).collect();
     fields(&[
         ("Slug", Some(tenant.slug.to_string())),
+        ("Aliases", (!aliases.is_empty()).then(|| aliases.join(", "))),
         ("Name", Some(tenant.name.clone())),
         ("Id", Some(tenant.id.to_string())),
         ("Status", Some(tenant.status.to_string())),

@@ -33,10 +33,8 @@ pub(super) async fn run(options: Options, context: &Context) -> Result<Outcome> 
     let place =
         place.ok_or_else(|| CatalogError::Missing { what: "tenant", name: slug.to_string() })?;
     let tenant = &place.tenant;
-    if !matches!(
-        tenant.state,
-        TenantState::Active | TenantState::Suspended | TenantState::Restoring
-    ) {
+    let is_settled = matches!(tenant.state, TenantState::Active | TenantState::Suspended);
+    if !is_settled && !tenant.state.is_cutover() {
         let message = format!("tenant {slug} is {}, so nobody can connect to it", tenant.state);
         return Err(CatalogError::Conflict(message).into());
     }

@@ -30,8 +30,8 @@ create trigger read_replicas_changed after update of url_sealed on servers
 create function server_moved() returns trigger language plpgsql as $$
 begin
     update tenants set generation = generation + 1 where server_id = new.id and state <> 'deleted';
-    perform pg_notify('tenantry_tenants', slug)
-    from tenants where server_id = new.id and state <> 'deleted';
+    perform pg_notify('tenantry_tenants', s.slug)
+    from tenant_slugs s join tenants t on t.id = s.tenant_id where t.server_id = new.id;
     return null;
 end
 $$;
