@@ -31,18 +31,18 @@ use std::time::{Duration, Instant};
 use ::metrics::Histogram;
 use futures_util::poll;
 use moka::future::Cache;
-use thiserror::Error;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use uuid::Uuid;
 
 use crate::catalog::changes::{Change, Changes, Subscription};
 use crate::catalog::tenants::Place;
-use crate::catalog::{Catalog, CatalogError};
+use crate::catalog::Catalog;
 use crate::metrics;
-use crate::tenant::{TenantSlug, TenantState};
+use crate::tenant::TenantSlug;
 
 mod connection;
+mod error;
 mod fleet;
 mod gate;
 mod harmless;
@@ -56,6 +56,7 @@ mod servers;
 mod session;
 
 pub use connection::{TenantConnection, TenantRows, TenantTransaction, TenantTransactionBuilder};
+pub use error::RouterError;
 pub use fleet::{Ended, FleetReport, Pace, TenantFailure, WorkError};
 pub(crate) use harmless::is_harmless;
 use pool::{Admission, CheckoutError, TenantPool};
@@ -140,62 +141,6 @@ enum Mode {
     ReadOnly,
     /// Reading only, from the read replica with this id.
     Elsewhere(Uuid),
-}
-
-/// Why there is no connection.
-#[derive(Clone, Debug, Error)]
-pub enum RouterError {
-    /// No living tenant has this slug.
-    #[error("there is no tenant `{0}`")]
-    UnknownTenant(TenantSlug),
-    /// The tenant exists but is not served.
-    #[error("tenant `{slug}` is {state}")]
-    NotServed {
-        /// The tenant.
-        slug: TenantSlug,
-        /// Its state.
-        state: TenantState,
-    },
-    /// A cutover took longer than the request could wait.
-    #[error("tenant `{0}` is being moved to another database; try again in a moment")]
-    Held(TenantSlug),
-    /// Every connection of the tenant, or of its server, stayed in use for the whole wait.
-    #[error("all connections that tenant `{0}` may use are in use")]
-    Busy(TenantSlug),
-    /// The tenant's rate is used up, and the request's turn would come after its deadline.
-    #[error("tenant `{slug}` runs as many queries a second as it may; try again in {} s", .retry_after.as_secs() + 1)]
-    RateLimited {
-        /// The tenant.
-        slug: TenantSlug,
-        /// How long its turn would have taken to come.
-        retry_after: Duration,
-    },
-    /// The database says that it belongs to another tenant or to another time.
-    #[error("the database that was reached is not the live database of tenant `{0}`")]
-    WrongDatabase(TenantSlug),
-    /// The slug is now another tenant's than when a scope was made.
-    #[error(
-        "tenant `{0}` is another one than the work was meant for, whose tenant is deleted; drop the work"
-    )]
-    AnotherTenant(TenantSlug),
-    /// The tenant's server refused or could not be reached.
-    #[error("the database of tenant `{slug}` cannot be reached")]
-    Unreachable {
-        /// The tenant.
-        slug: TenantSlug,
-        /// What the driver said.
-        #[source]
-        source: Arc<ConnectError>,
-    },
-    /// The catalog did not answer and the tenant is not known yet.
-    #[error("the catalog cannot tell where tenant `{slug}` is")]
-    Catalog {
-        /// The tenant.
-        slug: TenantSlug,
-        /// What the catalog said.
-        #[source]
-        source: Arc<CatalogError>,
-    },
 }
 
 impl TenantRouter {
@@ -286,7 +231,7 @@ impl TenantRouter {
                     }
                     shared.evict(slug).await;
                 }
-                Err(error) => return Err(refusal(slug, error)),
+                Err(error) => return Err(RouterError::refused(slug, error)),
             }
             route = shared.routes.active(slug, deadline).await?;
         }
@@ -439,25 +384,4 @@ impl Shared {
 
 fn key(place: &Place, mode: Mode) -> PoolKey {
     (place.tenant.id, place.tenant.generation, mode)
-}
-
-impl CheckoutError {
-    /// Whether it can come from a route that is a moment behind the catalog.
-    fn may_be_stale(&self) -> bool {
-        match self {
-            Self::Busy | Self::Closed => false,
-            Self::Connect(error) => error.may_be_stale(),
-        }
-    }
-}
-
-fn refusal(slug: &TenantSlug, error: CheckoutError) -> RouterError {
-    match error {
-        CheckoutError::Connect(ConnectError::WrongStamp) => TenantRouter::wrong_stamp(slug),
-        CheckoutError::Connect(source) => {
-            RouterError::Unreachable { slug: slug.clone(), source: Arc::new(source) }
-        }
-        // It changes faster than it can be followed; a moment later all is settled.
-        CheckoutError::Busy | CheckoutError::Closed => RouterError::Busy(slug.clone()),
-    }
 }
