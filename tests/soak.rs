@@ -29,7 +29,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use self::client::{Client, Door};
 use self::ledger::{Cause, Ledger};
 use crate::harness::replica::serve;
-use crate::harness::{BY, Fleet, Options, connect, eventually, new_tenant};
+use crate::harness::{BY, Fleet, Options, connect, eventually, new_tenant, slug};
 
 mod client;
 mod ledger;
@@ -125,8 +125,9 @@ impl Weather {
             6..=8 => "restored",
             9..=10 => "migrated, all",
             11..=12 => "deleted",
-            13..=14 => "password changed",
-            15..=16 => "server restarted",
+            13 => "password changed",
+            14..=15 => "renamed",
+            16 => "server restarted",
             17 => "server killed",
             _ => "catalog away",
         };
@@ -138,6 +139,7 @@ impl Weather {
             "migrated, all" => self.migrate().await,
             "deleted" => self.delete().await,
             "password changed" => self.change_password().await,
+            "renamed" => self.rename().await,
             "server restarted" => self.restart_server(false).await,
             "server killed" => self.restart_server(true).await,
             _ => self.take_catalog_away().await,
@@ -222,6 +224,15 @@ impl Weather {
         self.fleet.complete(&operation).await;
     }
 
+    /// Its clients go on with the old slug: it leads to the tenant all the same.
+    async fn rename(&mut self) {
+        let tenant = self.any();
+        self.created += 1;
+        let to = slug(&format!("tenant-{}", self.created));
+        let operation = self.fleet.environment.rename(&tenant.slug, &to, BY).await.unwrap();
+        self.fleet.complete(&operation).await;
+    }
+
     async fn restart_server(&mut self, kill: bool) {
         let windows: Vec<_> =
             self.tenants.iter().map(|tenant| tenant.open(Cause::ServerRestarted)).collect();
@@ -253,7 +264,8 @@ impl Weather {
         }
         let mut tally = ledger::Tally::default();
         for tenant in &self.tenants {
-            let url = self.server.database_url(&format!("tenant_{}", tenant.slug));
+            let now = self.fleet.catalog().tenant(&tenant.slug).await.unwrap();
+            let url = self.server.database_url(now.database.as_str());
             let session = connect(&url).await.unwrap();
             let rows = session.query("select number, value from promises", &[]).await.unwrap();
             tenant.settle(rows.iter().map(|row| (row.get(0), row.get(1))));
