@@ -15,7 +15,7 @@ test: ## Run the whole suite
 
 bench: ## Measure against plain PostgreSQL tools and PgBouncer in the same run
 	@.ci/bootstrap bench
-	cargo bench --bench fleet --bench identity --bench tenants
+	cargo bench --bench fleet --bench identity --bench sql --bench tenants
 
 lint: install-deps ## Check format, clippy and documentation; warnings are errors
 	@.ci/lint
