@@ -38,9 +38,11 @@ use wire::WireError;
 /// PostgreSQL stops a statement first, and says so better.
 const GRACE: Duration = Duration::from_secs(1);
 
-/// Bounds of a request.
+/// Who may send requests, and their bounds.
 #[derive(Clone, Debug)]
 pub struct SqlSettings {
+    /// Whether the user and password of a connection string count, where there is no token.
+    pub password_auth: bool,
     /// Most bytes of an answer.
     pub max_response_bytes: usize,
     /// Most rows of an answer, over all of its statements.
@@ -52,6 +54,7 @@ pub struct SqlSettings {
 impl Default for SqlSettings {
     fn default() -> Self {
         Self {
+            password_auth: false,
             max_response_bytes: 16 * 1024 * 1024,
             max_rows: 100_000,
             statement_timeout: Duration::from_secs(30),

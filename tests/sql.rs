@@ -20,6 +20,7 @@ use crate::harness::replica::serve;
 use crate::harness::{BY, Fleet, eventually, router_settings, slug};
 
 mod neon;
+mod passwords;
 mod sessions;
 
 /// A data plane of one's own, with the tenants `acme` and `globex`.

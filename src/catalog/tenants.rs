@@ -247,6 +247,14 @@ impl Catalog {
         Ok(Some(Place { tenant, server, password }))
     }
 
+    /// The tenant whose login role has this name.
+    pub async fn tenant_of_role(&self, role: &str) -> Result<Option<TenantSlug>, CatalogError> {
+        let client = self.client().await?;
+        let sql = "-- tenants::of_role
+                   select slug from tenants where role_name = $1 and state <> 'deleted' limit 1";
+        maybe(&client, sql, &[&role]).await?.as_ref().map(slug_of).transpose()
+    }
+
     /// Changes what needs no lock, as no operation reads or writes it: name and settings.
     pub async fn update_tenant(
         &self,

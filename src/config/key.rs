@@ -127,6 +127,11 @@ pub const KEYS: &[Key] = &[
     ),
     plain("pool_idle_timeout", "300s", "after this time without use a connection is closed"),
     plain("pool_wait_timeout", "10s", "how long a request waits for a connection"),
+    plain(
+        "sql_password_auth",
+        "false",
+        "whether a tenant's connection string is enough for SQL over HTTP, without a token",
+    ),
     plain("sql_max_response_bytes", "16777216", "most bytes of one answer to SQL over HTTP"),
     plain("sql_max_rows", "100000", "most rows of one answer to SQL over HTTP"),
     plain(

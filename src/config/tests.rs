@@ -264,6 +264,23 @@ fn origins_are_written_as_browsers_send_them() {
 }
 
 #[test]
+fn passwords_come_encrypted_in_production() {
+    let with = |more: &[(&'static str, &'static str)]| {
+        let mut all =
+            vec![("TENANTRY_SQL_PASSWORD_AUTH", "true"), ("TENANTRY_LISTEN", "0.0.0.0:80")];
+        all.extend(more);
+        read(&all)
+    };
+    let production = ("TENANTRY_ENVIRONMENT", "production");
+
+    assert!(!read(&[]).unwrap().sql.password_auth);
+    assert!(with(&[]).unwrap().sql.password_auth);
+    assert!(refused(with(&[production])).contains("TENANTRY_SQL_PASSWORD_AUTH"));
+    with(&[production, ("TENANTRY_TRUSTED_PROXIES", "10.0.0.7")]).unwrap();
+    with(&[production, ("TENANTRY_LISTEN", "127.0.0.1:80")]).unwrap();
+}
+
+#[test]
 fn proxies_are_addresses_and_networks() {
     let proxies = |text| read(&[("TENANTRY_TRUSTED_PROXIES", text)]);
     let both = proxies("10.0.0.0/8, 2001:db8::7").unwrap().edge.trusted_proxies;

@@ -4,6 +4,7 @@
 use axum::http::request::Parts;
 use futures_util::future::BoxFuture;
 
+use super::password::ProvenPassword;
 use super::{Access, ResolveError, Resolved, Source, TenantResolver, named_in_header};
 use crate::metrics;
 use crate::tenant::TenantSlug;
@@ -21,7 +22,9 @@ impl SingleTenant {
     }
 
     fn slug(&self, parts: &Parts) -> Result<TenantSlug, ResolveError> {
-        match named_in_header(&parts.headers) {
+        let proven = parts.extensions.get().map(|ProvenPassword { slug, .. }| Ok(slug.clone()));
+        let foreign = proven.filter(|slug| slug.as_ref().is_ok_and(|slug| *slug != self.slug));
+        match foreign.or_else(|| named_in_header(&parts.headers)) {
             None => Ok(self.slug.clone()),
             Some(Ok(named)) if named == self.slug => Ok(named),
             Some(Ok(_)) => {
