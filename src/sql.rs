@@ -8,7 +8,7 @@
 //! - Who may only read has a transaction that PostgreSQL made read-only, and that has asked its first query,
 //!   after which PostgreSQL lets nobody make it anything else.
 //! - Time, rows and bytes are bounded. Who goes away, or asks for too much, stops the server's work as well.
-//! - A statement that was prepared before a migration is prepared again, and its request starts over once.
+//! - A statement that was prepared for another schema is prepared again, and its request starts over once.
 //!
 //! Must never: paste a text of a request into another, or let a session that remembers one request serve
 //! another.
@@ -136,10 +136,10 @@ impl Gateway {
         request: &Request,
     ) -> Result<Vec<u8>, SqlError> {
         let begin = begin(access, request.batch);
-        let mut outcome = self.attempt(session, begin.as_deref(), request).await;
+        let mut outcome = self.attempt(session, begin.as_deref(), request, false).await;
         if let Err(WireError::Stale(_)) = outcome {
             roll_back(session).await?;
-            outcome = self.attempt(session, begin.as_deref(), request).await;
+            outcome = self.attempt(session, begin.as_deref(), request, true).await;
         }
         if let Err(WireError::Postgres(error)) = &outcome
             && !error.is_fatal()
@@ -149,11 +149,14 @@ impl Gateway {
         Ok(outcome?)
     }
 
+    /// Runs a request from its beginning. With `anew` no statement can be out of date, not even when the
+    /// request itself changes the schema between two of them.
     async fn attempt(
         &self,
         session: &mut Session,
         begin: Option<&str>,
         request: &Request,
+        anew: bool,
     ) -> Result<Vec<u8>, WireError> {
         let mut answer = Answer::new(Style {
             raw_text: request.raw_text,
@@ -166,7 +169,8 @@ impl Gateway {
         }
         for query in &request.queries {
             answer.open(query.array_mode);
-            let tag = session.run(&query.statement, &mut answer).await?;
+            let last = begin.is_none();
+            let tag = session.run(&query.statement, anew, last, &mut answer).await?;
             answer.close(tag.as_deref())?;
             if begin.is_some() && !session.in_transaction() {
                 return Err(WireError::Protocol("a statement ended the transaction around it"));

@@ -5,6 +5,7 @@
 //! `listen`, …) and a query that was dropped half way mark the connection, and a marked connection is
 //! closed instead of going back to its pool.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
@@ -40,6 +41,10 @@ pub struct TenantTransaction<'a> {
     transaction: tokio_postgres::Transaction<'a>,
     statements: &'a Statements,
     traces: &'a Traces,
+    /// What it was begun with.
+    begin: Cow<'static, str>,
+    /// Whether it can fail alone; its locks may end before the transaction.
+    is_part: bool,
 }
 
 /// What the next user of the physical connection must not meet.
@@ -49,6 +54,8 @@ struct Traces {
     marked: AtomicBool,
     /// Queries that have begun and not ended.
     busy: AtomicU32,
+    /// Whether the transaction at hand has seen a statement.
+    is_begun: AtomicBool,
 }
 
 type Params<'a> = &'a [&'a (dyn ToSql + Sync)];
@@ -108,13 +115,6 @@ impl TenantConnection {
     pub async fn batch_execute(&self, sql: &str) -> Result<(), Error> {
         self.traces.marked.store(true, Ordering::Relaxed);
         self.traces.run(sql, self.session().client.batch_execute(sql)).await
-    }
-
-    /// Begins a transaction.
-    pub async fn transaction(&mut self) -> Result<TenantTransaction<'_>, Error> {
-        let session = self.session.as_mut().expect(HAS_SESSION);
-        let transaction = self.traces.run("select", session.client.transaction()).await?;
-        Ok(TenantTransaction { transaction, statements: &session.statements, traces: &self.traces })
     }
 
     /// Runs a prepared statement; once more when a migration has changed what it returns.
@@ -182,30 +182,6 @@ impl TenantTransaction<'_> {
     /// Undoes the transaction's changes.
     pub async fn rollback(self) -> Result<(), Error> {
         self.traces.run("select", self.transaction.rollback()).await
-    }
-
-    /// Runs a query and returns its rows.
-    pub async fn query(&self, sql: &str, params: Params<'_>) -> Result<Vec<Row>, Error> {
-        let inner = &self.transaction;
-        let query =
-            async { inner.query(&self.statements.prepare(inner, sql).await?, params).await };
-        self.traces.run(sql, query).await
-    }
-
-    /// Runs a query that returns exactly one row.
-    pub async fn query_one(&self, sql: &str, params: Params<'_>) -> Result<Row, Error> {
-        let inner = &self.transaction;
-        let query =
-            async { inner.query_one(&self.statements.prepare(inner, sql).await?, params).await };
-        self.traces.run(sql, query).await
-    }
-
-    /// Runs a statement and returns the number of rows that it changed.
-    pub async fn execute(&self, sql: &str, params: Params<'_>) -> Result<u64, Error> {
-        let inner = &self.transaction;
-        let query =
-            async { inner.execute(&self.statements.prepare(inner, sql).await?, params).await };
-        self.traces.run(sql, query).await
     }
 }
 

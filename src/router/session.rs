@@ -1,7 +1,7 @@
 //! [`Session`]: one physical connection to a tenant's database, and the statements prepared on it.
 
 use std::num::NonZeroUsize;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use lru::LruCache;
@@ -47,7 +47,17 @@ pub enum ConnectError {
 }
 
 /// Statements prepared on one connection, by their text.
-pub(super) struct Statements(Mutex<LruCache<Arc<str>, Statement>>);
+pub(super) struct Statements(Mutex<Known>);
+
+struct Known {
+    by_text: LruCache<Arc<str>, (Statement, Proof)>,
+    now: Proof,
+}
+
+/// When a statement was last seen to fit the schema. It fits until the transaction ends, whose locks keep
+/// others from changing what it names.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Proof(u64);
 
 impl Session {
     /// Opens a connection and proves by the database's stamp that it reached this tenant and this epoch.
@@ -97,34 +107,59 @@ impl Session {
 
 impl Statements {
     fn new() -> Self {
-        Self(Mutex::new(LruCache::new(MAX_STATEMENTS)))
+        let by_text = LruCache::new(MAX_STATEMENTS);
+        Self(Mutex::new(Known { by_text, now: Proof::default() }))
     }
 
+    /// A statement of this text, and whether it is sure to fit the schema. `lasting` says that the locks of
+    /// what runs now are held until the transaction ends.
     pub async fn prepare(
         &self,
         transaction: &Transaction<'_>,
         sql: &str,
-    ) -> Result<Statement, tokio_postgres::Error> {
-        if let Some(statement) = self.get(sql) {
-            return Ok(statement);
+        lasting: bool,
+    ) -> Result<(Statement, bool), tokio_postgres::Error> {
+        if let Some(known) = self.proven(sql, lasting) {
+            return Ok(known);
         }
         let statement = transaction.prepare(sql).await?;
         self.put(sql, &statement);
-        Ok(statement)
+        self.proven(sql, lasting);
+        Ok((statement, true))
+    }
+
+    /// No statement is sure to fit the schema any more.
+    pub fn doubt(&self) {
+        self.known().now.0 += 1;
     }
 
     /// Forgets all: the schema is another one now.
     pub fn clear(&self) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.known().by_text.clear();
+    }
+
+    /// The statement, and whether it was proven before; who asks proves it next.
+    fn proven(&self, sql: &str, lasting: bool) -> Option<(Statement, bool)> {
+        let mut known = self.known();
+        let now = known.now;
+        let (statement, proof) = known.by_text.get_mut(sql)?;
+        let is_proven = *proof == now;
+        if lasting {
+            *proof = now;
+        }
+        Some((statement.clone(), is_proven))
     }
 
     fn get(&self, sql: &str) -> Option<Statement> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(sql).cloned()
+        self.known().by_text.get(sql).map(|(statement, _)| statement.clone())
     }
 
     fn put(&self, sql: &str, statement: &Statement) {
-        let mut cache = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        cache.put(sql.into(), statement.clone());
+        self.known().by_text.put(sql.into(), (statement.clone(), Proof::default()));
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

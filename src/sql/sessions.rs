@@ -23,7 +23,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use uuid::Uuid;
 
 use super::SqlError;
-use super::wire::{self, Receive, Statement, Wire, WireError};
+use super::wire::{self, Preparing, Receive, Statement, Wire, WireError};
 use crate::catalog::changes::Change;
 use crate::catalog::tenants::Place;
 use crate::metrics;
@@ -71,6 +71,8 @@ struct Idle {
 /// A wire, and the right to have it open.
 struct Line {
     wire: Wire,
+    /// The tenant's schema version when its statements were prepared.
+    schema_version: i64,
     _slot: Slot,
 }
 
@@ -151,13 +153,18 @@ impl Shared {
         {
             found = line.wire.settle().await.then_some(line);
         }
-        let line = if let Some(line) = found {
+        let schema_version = place.tenant.schema_version;
+        let line = if let Some(mut line) = found {
+            if line.schema_version != schema_version {
+                line.wire.forget_statements();
+                line.schema_version = schema_version;
+            }
             line
         } else {
             let _turn = tenant.server.turn(deadline).await.map_err(|_| Refused::Busy)?;
             let pool: Arc<dyn Pool> = Arc::<Tenant>::clone(&tenant);
             let slot = tenant.server.slot(&pool, deadline).await.map_err(|_| Refused::Busy)?;
-            Line { wire: self.connect(place, access).await?, _slot: slot }
+            Line { wire: self.connect(place, access).await?, schema_version, _slot: slot }
         };
         let permit = Some((entry, permit));
         Ok(Session { line: Some(line), access, marked: false, tenant, permit })
@@ -292,15 +299,24 @@ impl Tenant {
 }
 
 impl Session {
-    /// Runs one statement; see [`Wire::run`].
+    /// Runs one statement; see [`Wire::run`]. `anew` means that nothing counts that was prepared before,
+    /// `last` that no other follows, nor a command.
     pub async fn run(
         &mut self,
         statement: &Statement,
+        anew: bool,
+        last: bool,
         result: &mut impl Receive,
     ) -> Result<Option<String>, WireError> {
         let harmless = is_harmless(&statement.text);
         self.marked |= !harmless;
-        self.wire().run(statement, harmless, result).await
+        let preparing = match (anew, harmless) {
+            (true, _) => Preparing::Anew,
+            (false, true) => Preparing::Kept,
+            (false, false) => Preparing::Known,
+        };
+        let last = last && !self.marked;
+        self.wire().run(statement, preparing, last, result).await
     }
 
     /// Runs a command of this project's own; returns its tag.
@@ -333,7 +349,7 @@ impl Drop for Session {
             }
             return;
         }
-        if wire.is_idle() && !self.marked && wire.begin_reset() {
+        if !self.marked && wire.begin_reset() {
             wire.shrink();
             let mut idle = self.tenant.lock_idle();
             if let Some(idle) = idle.as_mut() {

@@ -12,6 +12,7 @@ use std::task::{Context, Poll};
 use futures_util::Stream;
 use tokio_postgres::{Error, Row, RowStream};
 
+use super::transaction::Ends;
 use super::{Params, TenantConnection, TenantTransaction, Traces};
 
 /// The rows of a query as they come; a few of them are in memory at a time.
@@ -45,11 +46,10 @@ impl TenantTransaction<'_> {
         params: Params<'_>,
     ) -> Result<TenantRows<'_>, Error> {
         let inner = &self.transaction;
-        let query = async {
-            let statement = self.statements.prepare(inner, sql).await?;
+        let attempt = move |statement| async move {
             inner.query_raw(&statement, params.iter().copied()).await
         };
-        let rows = self.traces.run(sql, query).await?;
+        let rows = self.run(sql, Ends::After, attempt).await?;
         Ok(TenantRows::new(rows, self.traces))
     }
 }
