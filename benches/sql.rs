@@ -134,6 +134,7 @@ fn tenantry(fleet: &Fleet) -> Router {
 }
 
 /// The peer, with as many connections as Tenantry may have to one tenant.
+#[expect(clippy::disallowed_methods, reason = "the peer is an application without a router")]
 async fn bare(fleet: &Fleet) -> String {
     let place = fleet.catalog().place(&slug("acme")).await.expect("it answers").expect("a tenant");
     let url = place.server.with_database("tenant_acme").with_user("tenant_acme", &place.password);

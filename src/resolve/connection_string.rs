@@ -48,18 +48,19 @@ impl ConnectionString {
         if !matches!(url.scheme(), "postgres" | "postgresql") {
             return None;
         }
-        let password = decoded(url.password().unwrap_or_default())?;
+        let given = |text: String| Some(text).filter(|text| !text.is_empty());
+        let password = given(decoded(url.password().unwrap_or_default())?);
         Some(Self {
-            user: decoded(url.username())?,
+            user: given(decoded(url.username())?),
             password: password.map(SecretString::from),
-            host: url.host_str().and_then(|host| decoded(&host.to_ascii_lowercase())).flatten(),
-            database: decoded(url.path().trim_start_matches('/'))?,
+            host: given(decoded(url.host_str().unwrap_or_default())?.to_ascii_lowercase()),
+            database: given(decoded(url.path().trim_start_matches('/'))?),
         })
     }
 }
 
-/// The text behind the percent signs, if there is any; none at all where they stand for no text.
-fn decoded(text: &str) -> Option<Option<String>> {
+/// The text behind the percent signs; none where they stand for no text.
+fn decoded(text: &str) -> Option<String> {
     let (mut bytes, mut rest) = (Vec::new(), text.as_bytes());
     while let Some((&byte, tail)) = rest.split_first() {
         rest = tail;
@@ -70,8 +71,7 @@ fn decoded(text: &str) -> Option<Option<String>> {
             bytes.push(byte);
         }
     }
-    let text = String::from_utf8(bytes).ok()?;
-    Some(Some(text).filter(|text| !text.is_empty()))
+    String::from_utf8(bytes).ok()
 }
 
 #[cfg(test)]

@@ -75,6 +75,22 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn the_password_of_another_tenant_is_refused() {
+        for (slug, served) in [("acme", true), ("globex", false)] {
+            let mut request = Request::builder().header(TENANT_HEADER, "acme");
+            let slug = TenantSlug::parse(slug).unwrap();
+            let role = format!("tenant_{slug}");
+            request.extensions_mut().unwrap().insert(ProvenPassword { slug, role });
+            let (parts, ()) = request.body(()).unwrap().into_parts();
+
+            let resolved =
+                SingleTenant::new(TenantSlug::parse("acme").unwrap()).resolve(&parts).await;
+
+            assert_eq!(resolved.is_ok(), served);
+        }
+    }
+
+    #[tokio::test]
     async fn another_name_is_refused() {
         assert!(matches!(resolve(Some("globex")).await, Err(ResolveError::Denied)));
         assert!(matches!(resolve(Some("Acme")).await, Err(ResolveError::Malformed)));
