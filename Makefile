@@ -19,7 +19,7 @@ soak: ## A quarter of an hour of bad weather: the suite has a minute of it
 
 bench: ## Measure against plain PostgreSQL tools and PgBouncer in the same run
 	@.ci/bootstrap bench
-	cargo bench --bench fleet --bench identity --bench router --bench tenants
+	cargo bench --bench fleet --bench identity --bench router --bench sql --bench tenants
 
 lint: install-deps ## Check format, clippy and documentation; warnings are errors
 	@.ci/lint

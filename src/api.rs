@@ -22,7 +22,7 @@ use crate::domains::Domains;
 use crate::extract::Tenancy;
 use crate::metrics::Exporter;
 use crate::operations::Environment;
-use crate::resolve::Administrators;
+use crate::resolve::{Administrators, Passwords};
 use crate::sql::{Gateway, SqlSettings};
 
 mod aliases;
@@ -87,6 +87,7 @@ pub fn data_plane(
     sql: SqlSettings,
 ) -> Router {
     let plane = Plane::Data(tenancy.router.clone());
+    let passwords = sql.password_auth.then(|| Arc::new(Passwords::new()));
     let health = Health::new(catalog, plane, registration.is_some());
     let own = registration.map_or_else(Router::new, |service| {
         Router::new()
@@ -95,7 +96,7 @@ pub fn data_plane(
             .with_state(service)
     });
     let gateway = Gateway::new(tenancy.router.clone(), sql);
-    let endpoint = sql::Endpoint { tenancy: tenancy.clone(), gateway };
+    let endpoint = sql::Endpoint { tenancy: tenancy.clone(), gateway, passwords };
     let sql = Router::new().route("/sql", post(sql::run)).with_state(endpoint);
     let routes = Router::new()
         .route("/api/tenant", get(tenant::get))

@@ -209,12 +209,13 @@ impl Settings {
     fn build(mut reader: Reader) -> Result<Self, ConfigError> {
         let r = &mut reader;
         let environment = r.get("environment").unwrap_or(Deployment::Development);
+        let listen = r.get("listen").unwrap_or(SocketAddr::from(([127, 0, 0, 1], 8080)));
         let settings = Self {
             environment,
             catalog_url: r.get("catalog_url").map(|PostgresUrl(url)| url),
             server_url: r.get("server_url").map(|PostgresUrl(url)| url),
             master_key: r.get("master_key"),
-            listen: r.get("listen").unwrap_or(SocketAddr::from(([127, 0, 0, 1], 8080))),
+            listen,
             admin_listen: r.get("admin_listen").unwrap_or(SocketAddr::from(([127, 0, 0, 1], 8081))),
             edge: edge::read(r, environment),
             multi_tenant_mode: r.get("multi_tenant_mode").unwrap_or(true),
@@ -237,7 +238,7 @@ impl Settings {
             pool_idle_timeout: r.get("pool_idle_timeout").unwrap_or(Duration::from_mins(5)),
             pool_wait_timeout: r.get("pool_wait_timeout").unwrap_or(Duration::from_secs(10)),
             replica_max_lag: r.get("replica_max_lag").unwrap_or(Duration::from_secs(10)),
-            sql: sql::read(r),
+            sql: sql::read(r, environment, listen),
             s3_bucket: r.get("s3_bucket"),
             s3_prefix: r.get("s3_prefix").unwrap_or_else(|| "tenantry".to_owned()),
             s3_endpoint: r.get("s3_endpoint").map(|Endpoint(address)| address),

@@ -19,13 +19,16 @@ use crate::problem::Problem;
 use crate::tenant::TenantSlug;
 
 mod administrator;
+mod attempts;
 mod bearer;
 mod bindings;
 mod claims;
+pub(crate) mod connection_string;
 mod denials;
 mod forwarded;
 mod host;
 mod identity;
+mod password;
 mod remembered;
 mod single;
 
@@ -35,6 +38,7 @@ pub use bindings::Trust;
 pub use claims::{ClaimPath, verified_email};
 pub use forwarded::{ClientAddress, TrustedProxies};
 pub use identity::{IdentityResolver, IdentitySettings};
+pub(crate) use password::{Claim, Passwords};
 pub use single::SingleTenant;
 
 /// The header that names a tenant.
@@ -84,6 +88,8 @@ pub enum Source {
     Host,
     /// The host, which is the tenant's own domain.
     Domain,
+    /// The user of a connection string, whose password it has.
+    Password,
     /// The settings: there is only one tenant.
     SingleTenant,
 }
@@ -124,6 +130,7 @@ impl Source {
             Self::Header => "header",
             Self::Host => "host",
             Self::Domain => "domain",
+            Self::Password => "password",
             Self::SingleTenant => "single_tenant",
         }
     }

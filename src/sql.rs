@@ -8,7 +8,7 @@
 //! - Who may only read has a transaction that PostgreSQL made read-only, and that has asked its first query,
 //!   after which PostgreSQL lets nobody make it anything else.
 //! - Time, rows and bytes are bounded. Who goes away, or asks for too much, stops the server's work as well.
-//! - A statement that was prepared before a migration is prepared again, and its request starts over once.
+//! - A statement that was prepared for another schema is prepared again, and its request starts over once.
 //!
 //! Must never: paste a text of a request into another, or let a session that remembers one request serve
 //! another.
@@ -38,9 +38,11 @@ use wire::WireError;
 /// PostgreSQL stops a statement first, and says so better.
 const GRACE: Duration = Duration::from_secs(1);
 
-/// Bounds of a request.
+/// Who may send requests, and their bounds.
 #[derive(Clone, Debug)]
 pub struct SqlSettings {
+    /// Whether the user and password of a connection string count, where there is no token.
+    pub password_auth: bool,
     /// Most bytes of an answer.
     pub max_response_bytes: usize,
     /// Most rows of an answer, over all of its statements.
@@ -52,6 +54,7 @@ pub struct SqlSettings {
 impl Default for SqlSettings {
     fn default() -> Self {
         Self {
+            password_auth: false,
             max_response_bytes: 16 * 1024 * 1024,
             max_rows: 100_000,
             statement_timeout: Duration::from_secs(30),
@@ -137,10 +140,10 @@ impl Gateway {
         request: &Request,
     ) -> Result<Vec<u8>, SqlError> {
         let begin = begin(access, request.batch);
-        let mut outcome = self.attempt(session, begin.as_deref(), request).await;
+        let mut outcome = self.attempt(session, begin.as_deref(), request, false).await;
         if let Err(WireError::Stale(_)) = outcome {
             roll_back(session).await?;
-            outcome = self.attempt(session, begin.as_deref(), request).await;
+            outcome = self.attempt(session, begin.as_deref(), request, true).await;
         }
         if let Err(WireError::Postgres(error)) = &outcome
             && !error.is_fatal()
@@ -150,11 +153,14 @@ impl Gateway {
         Ok(outcome?)
     }
 
+    /// Runs a request from its beginning. With `anew` no statement can be out of date, not even when the
+    /// request itself changes the schema between two of them.
     async fn attempt(
         &self,
         session: &mut Session,
         begin: Option<&str>,
         request: &Request,
+        anew: bool,
     ) -> Result<Vec<u8>, WireError> {
         let mut answer = Answer::new(Style {
             raw_text: request.raw_text,
@@ -167,7 +173,8 @@ impl Gateway {
         }
         for query in &request.queries {
             answer.open(query.array_mode);
-            let tag = session.run(&query.statement, &mut answer).await?;
+            let last = begin.is_none();
+            let tag = session.run(&query.statement, anew, last, &mut answer).await?;
             answer.close(tag.as_deref())?;
             if begin.is_some() && !session.in_transaction() {
                 return Err(WireError::Protocol("a statement ended the transaction around it"));

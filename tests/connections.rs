@@ -236,3 +236,103 @@ async fn a_held_connection_of_an_older_generation_ends_with_its_work() {
     drop(held);
     eventually("nobody gets it", async || is_gone(&admin, before).await).await;
 }
+
+#[tokio::test]
+async fn a_changed_schema_fails_no_statement_of_a_transaction() {
+    let fleet = Fleet::start().await;
+    fleet.create_tenant_with("acme", true).await;
+    let (router, admin) = (fleet.router(), fleet.admin("tenant_acme").await);
+    let (boards, cards) = ("select * from boards order by id", "select * from cards order by id");
+    let insert = "insert into boards (title) values ('new') returning *";
+    let setting = "select current_setting('transaction_isolation')";
+    let mut connection = connect(&router).await;
+    for sql in [boards, cards, insert] {
+        connection.query(sql, &[]).await.unwrap();
+    }
+    let columns = connection.query(boards, &[]).await.unwrap()[0].len();
+
+    for round in 1..=6 {
+        for table in ["boards", "cards"] {
+            let change = format!("alter table {table} add column added_{round} int");
+            admin.batch_execute(&change).await.unwrap();
+        }
+        let built = connection.build_transaction().isolation_level(IsolationLevel::RepeatableRead);
+        let mut transaction = built.start().await.unwrap();
+        if round % 2 == 0 {
+            // So it is not the first statement that is out of date.
+            transaction.query_one(setting, &[]).await.unwrap();
+        }
+
+        let rows = transaction.query(boards, &[]).await.unwrap();
+        let part = transaction.savepoint().await.unwrap();
+        part.query(cards, &[]).await.unwrap();
+        drop(part);
+        transaction.query(cards, &[]).await.unwrap();
+        let row = transaction.query_one(insert, &[]).await.unwrap();
+        let isolation = transaction.query_one(setting, &[]).await.unwrap();
+        transaction.commit().await.unwrap();
+
+        assert_eq!((rows[0].len(), row.len()), (columns + round, columns + round));
+        assert_eq!(isolation.get::<_, &str>(0), "repeatable read");
+    }
+
+    let change = "alter table boards alter column title type varchar(100)";
+    admin.batch_execute(change).await.unwrap();
+    let mut transaction = connection.transaction().await.unwrap();
+    transaction.query(cards, &[]).await.unwrap();
+    let mut rows = transaction.query_stream(boards, &[]).await.unwrap();
+    while let Some(row) = rows.next().await {
+        row.unwrap();
+    }
+    drop(rows);
+    transaction.query_one(insert, &[]).await.unwrap();
+    transaction.commit().await.unwrap();
+    let before = fleet.count("acme", "boards").await;
+    let transaction = connection.transaction().await.unwrap();
+    transaction.query(cards, &[]).await.unwrap();
+    transaction.query_one(insert, &[]).await.unwrap();
+    transaction.rollback().await.unwrap();
+    assert_eq!(fleet.count("acme", "boards").await, before, "nothing outlives its transaction");
+}
+
+#[tokio::test]
+async fn a_transaction_may_change_the_schema_between_its_own_statements() {
+    let fleet = Fleet::start().await;
+    fleet.create_tenant("acme").await;
+    let grant = "grant temporary on database tenant_acme to tenant_acme";
+    fleet.admin("tenant_acme").await.batch_execute(grant).await.unwrap();
+    let mut connection = connect(&fleet.router()).await;
+    let transaction = connection.transaction().await.unwrap();
+    transaction.execute("create temporary table own (id int)", &[]).await.unwrap();
+    for columns in 1..=3 {
+        transaction.query("select * from boards", &[]).await.unwrap();
+        transaction.execute("insert into own values (1)", &[]).await.unwrap();
+
+        let rows = transaction.query("select * from own", &[]).await.unwrap();
+
+        assert_eq!(rows[0].len(), columns);
+        let change = format!("alter table own add column added_{columns} int");
+        transaction.execute(&change, &[]).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_statement_that_fails_in_a_transaction_still_ends_it() {
+    let fleet = Fleet::start().await;
+    fleet.create_tenant("acme").await;
+    let mut connection = connect(&fleet.router()).await;
+    let insert = "insert into boards (title) values ($1)";
+    let divide = "select 1 / $1::int";
+    connection.execute(insert, &[&"before"]).await.unwrap();
+    connection.query(divide, &[&1]).await.unwrap();
+
+    let transaction = connection.transaction().await.unwrap();
+    transaction.execute(insert, &[&"lost"]).await.unwrap();
+    let failed = transaction.query_one(divide, &[&0]).await.unwrap_err();
+    let after = transaction.execute(insert, &[&"lost too"]).await.unwrap_err();
+
+    assert_eq!(failed.code().unwrap().code(), "22012");
+    assert_eq!(after.code().unwrap().code(), "25P02");
+    transaction.commit().await.unwrap();
+    assert_eq!(fleet.count("acme", "boards").await, 1);
+}

@@ -20,7 +20,9 @@ use crate::harness::replica::serve;
 use crate::harness::{BY, Fleet, eventually, router_settings, slug};
 
 mod neon;
+mod passwords;
 mod sessions;
+mod statements;
 
 /// A data plane of one's own, with the tenants `acme` and `globex`.
 pub struct Sql {

@@ -1,12 +1,15 @@
 //! `POST /sql`: SQL over HTTP, as the npm client `@neondatabase/serverless` speaks it.
 //!
 //! The tenant and the caller come from the request as everywhere else. The connection string that the client
-//! sends beside them proves nothing and routes nothing; one that names another database is refused, because
-//! somebody means another tenant.
+//! sends beside them proves nothing, unless the operator wants the password in it to count
+//! (`SQL_PASSWORD_AUTH`). One that names another database is refused, because somebody means another tenant.
+
+use std::sync::Arc;
 
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
 use axum::extract::{FromRequest as _, Request, State};
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 
@@ -14,7 +17,9 @@ use crate::catalog::tenants::Place;
 use crate::extract::Tenancy;
 use crate::metrics;
 use crate::problem::Problem;
-use crate::resolve::{Resolved, denied};
+use crate::resolve::connection_string::CONNECTION_STRING;
+use crate::resolve::{Claim, Passwords, Resolved, denied};
+use crate::router::RouterError;
 use crate::sql::Gateway;
 
 mod refusal;
@@ -22,13 +27,14 @@ mod request;
 
 use refusal::Refusal;
 pub(super) use request::HEADERS;
-use request::{CONNECTION_STRING, database_named};
 
 /// What the endpoint works with.
 #[derive(Clone)]
 pub(super) struct Endpoint {
     pub tenancy: Tenancy,
     pub gateway: Gateway,
+    /// None where the password of a connection string does not count.
+    pub passwords: Option<Arc<Passwords>>,
 }
 
 pub(super) async fn run(State(endpoint): State<Endpoint>, request: Request) -> Response {
@@ -42,21 +48,40 @@ pub(super) async fn run(State(endpoint): State<Endpoint>, request: Request) -> R
 
 impl Endpoint {
     async fn answer(&self, request: Request) -> Result<Vec<u8>, Refusal> {
-        let (parts, body) = request.into_parts();
+        let (mut parts, body) = request.into_parts();
+        if let Some(passwords) = &self.passwords {
+            self.prove(passwords, &mut parts).await?;
+        }
         let Resolved { slug, access, .. } = self.tenancy.resolve(&parts).await?;
         let place = self.tenancy.router.route(&slug).await?;
         check_database(&parts.headers, &place)?;
-        let headers = parts.headers.clone();
+        let headers = std::mem::take(&mut parts.headers);
         let body = Bytes::from_request(Request::from_parts(parts, body), &()).await;
         let request = request::read(&headers, &body.map_err(|error| unreadable(&error))?)?;
         Ok(self.gateway.run(&slug, access, &request).await?)
+    }
+
+    /// Proves who sends a request that has a password and no token.
+    async fn prove(&self, passwords: &Passwords, parts: &mut Parts) -> Result<(), Refusal> {
+        let Ok(Some(claim)) = Claim::of(parts) else { return Ok(()) };
+        let place = match passwords.slug_of(&claim)? {
+            Some(slug) => match self.tenancy.router.route(&slug).await {
+                Err(RouterError::UnknownTenant(_)) => None,
+                place => Some(place?),
+            },
+            None => None,
+        };
+        let proven = passwords.prove(claim, place.as_deref()).await?;
+        parts.extensions.insert(proven);
+        Ok(())
     }
 }
 
 /// Refuses a connection string that names the database of somebody else. It may be older than the name
 /// that the tenant has now.
 fn check_database(headers: &HeaderMap, place: &Place) -> Result<(), Problem> {
-    let Some(name) = database_named(headers)? else { return Ok(()) };
+    let named = request::connection_string(headers)?.and_then(|string| string.database);
+    let Some(name) = named else { return Ok(()) };
     let named = name.strip_prefix("tenant_").unwrap_or(&name);
     let is_own = name == place.tenant.database.as_str()
         || place.slugs.iter().any(|slug| [name.as_str(), named].contains(&slug.as_str()));

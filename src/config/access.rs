@@ -95,6 +95,11 @@ impl Settings {
             ([], None) => "needs a token of ours with the scope `data`".to_owned(),
             (issuers, _) => format!("needs a token of {}, or one of ours", issuers.join(" or ")),
         };
+        let who = if self.sql.password_auth {
+            format!("{who}, or for /sql the password of the tenant's role")
+        } else {
+            who
+        };
         let under = |base| format!(", by a host under {base}");
         let hosts = identity.base_domain.as_ref().map_or_else(String::new, under);
         let which = match self.only_tenant() {

@@ -132,6 +132,11 @@ pub const KEYS: &[Key] = &[
         "10s",
         "how far a read replica may be behind and still be read from; 0s means never",
     ),
+    plain(
+        "sql_password_auth",
+        "false",
+        "whether a tenant's connection string is enough for SQL over HTTP, without a token",
+    ),
     plain("sql_max_response_bytes", "16777216", "most bytes of one answer to SQL over HTTP"),
     plain("sql_max_rows", "100000", "most rows of one answer to SQL over HTTP"),
     plain(

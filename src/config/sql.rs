@@ -1,7 +1,9 @@
 //! Settings of SQL over HTTP.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
+use super::Deployment;
 use super::error::Problem;
 use super::reader::Reader;
 use super::value::Value;
@@ -10,9 +12,21 @@ use crate::sql::SqlSettings;
 /// A request that takes longer is cut off, whatever its statements do.
 const LONGEST: Duration = Duration::from_secs(75);
 
-/// Reads the bounds of requests.
-pub(super) fn read(r: &mut Reader) -> SqlSettings {
+/// Reads who may send requests, and their bounds.
+pub(super) fn read(r: &mut Reader, environment: Deployment, listen: SocketAddr) -> SqlSettings {
     let usual = SqlSettings::default();
+    let password_auth = r.get("sql_password_auth").unwrap_or(usual.password_auth);
+    let is_encrypted = r.is_set("tls_cert") || r.is_set("trusted_proxies");
+    let is_open = !is_encrypted && !listen.ip().is_loopback();
+    if password_auth && is_open && environment == Deployment::Production {
+        r.problem(Problem::Contradiction {
+            message: "with TENANTRY_SQL_PASSWORD_AUTH passwords of tenants would come in plain HTTP"
+                .to_owned(),
+            remedy: "set TENANTRY_TLS_CERT and TENANTRY_TLS_KEY, or name in TENANTRY_TRUSTED_PROXIES the \
+                     proxy that encrypts"
+                .to_owned(),
+        });
+    }
     let statement_timeout = r.get("sql_statement_timeout").unwrap_or(usual.statement_timeout);
     if statement_timeout.is_zero() || statement_timeout > LONGEST {
         r.problem(Problem::Contradiction {
@@ -25,6 +39,7 @@ pub(super) fn read(r: &mut Reader) -> SqlSettings {
         });
     }
     SqlSettings {
+        password_auth,
         max_response_bytes: r
             .get("sql_max_response_bytes")
             .map_or(usual.max_response_bytes, |Size(bytes)| bytes),

@@ -264,6 +264,22 @@ fn origins_are_written_as_browsers_send_them() {
 }
 
 #[test]
+fn passwords_come_encrypted_in_production() {
+    let with = |listen: &'static str, more: &[(&'static str, &'static str)]| {
+        let own = [("TENANTRY_SQL_PASSWORD_AUTH", "true"), ("TENANTRY_LISTEN", listen)];
+        read(&[&own[..], more].concat())
+    };
+    let production = ("TENANTRY_ENVIRONMENT", "production");
+    let (open, loopback) = ("0.0.0.0:80", "127.0.0.1:80");
+
+    assert!(!read(&[]).unwrap().sql.password_auth);
+    assert!(with(open, &[]).unwrap().sql.password_auth);
+    assert!(refused(with(open, &[production])).contains("TENANTRY_SQL_PASSWORD_AUTH"));
+    with(open, &[production, ("TENANTRY_TRUSTED_PROXIES", "10.0.0.7")]).unwrap();
+    with(loopback, &[production]).unwrap();
+}
+
+#[test]
 fn proxies_are_addresses_and_networks() {
     let proxies = |text| read(&[("TENANTRY_TRUSTED_PROXIES", text)]);
     let both = proxies("10.0.0.0/8, 2001:db8::7").unwrap().edge.trusted_proxies;

@@ -1,6 +1,9 @@
 //! What a request's host names: `acme.app.example` the tenant `acme` under the base domain
 //! `app.example`, and any other domain the tenant that holds it, if one does.
 //!
+//! `api.app.example` and `apiauth.app.example` are nobody's: the clients of SQL over HTTP call them for every
+//! tenant, and the host of the connection string that they send along stands in.
+//!
 //! Behind a trusted proxy the host is the one that the proxy was asked for; nobody else's word counts.
 
 use axum::http::request::Parts;
@@ -8,10 +11,13 @@ use axum::http::uri::Authority;
 use axum::http::{HeaderMap, HeaderName, header};
 
 use super::ResolveError;
+use super::connection_string::ConnectionString;
 use super::forwarded::Forwarded;
 use crate::tenant::{DomainName, TenantSlug};
 
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+/// The labels before the base domain that stand for every tenant. No slug is one of them.
+const EVERYBODYS: [&str; 2] = ["api", "apiauth"];
 
 /// What a host can name.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,6 +34,17 @@ pub(super) fn named_by_host(
     base: Option<&DomainName>,
 ) -> Result<Option<HostName>, ResolveError> {
     let Some(host) = host(parts)? else { return Ok(None) };
+    let is_everybodys = |label: &&str| {
+        base.is_some_and(|base| host.strip_suffix(base.as_str()) == Some(&format!("{label}.")))
+    };
+    if !EVERYBODYS.iter().any(is_everybodys) {
+        return named(&host, base);
+    }
+    let string = ConnectionString::of(&parts.headers).ok().flatten();
+    string.and_then(|string| string.host).map_or(Ok(None), |meant| named(&meant, base))
+}
+
+fn named(host: &str, base: Option<&DomainName>) -> Result<Option<HostName>, ResolveError> {
     let before = base.and_then(|base| host.strip_suffix(base.as_str()));
     match before.map(|before| (before, before.strip_suffix('.'))) {
         Some(("", _)) => Ok(None),
@@ -35,7 +52,7 @@ pub(super) fn named_by_host(
             let slug = TenantSlug::parse(label).map_err(|_| ResolveError::MalformedHost)?;
             Ok(Some(HostName::Tenant(slug)))
         }
-        Some((_, None)) | None => Ok(DomainName::parse(&host).ok().map(HostName::Domain)),
+        Some((_, None)) | None => Ok(DomainName::parse(host).ok().map(HostName::Domain)),
     }
 }
 
@@ -87,10 +104,10 @@ mod tests {
             request = request.header("host", *host);
         }
         let (parts, ()) = request.body(()).unwrap().into_parts();
-        named(&parts)
+        shown(&parts)
     }
 
-    fn named(parts: &Parts) -> Result<Option<String>, ResolveError> {
+    fn shown(parts: &Parts) -> Result<Option<String>, ResolveError> {
         let base = DomainName::parse("app.example").unwrap();
         Ok(named_by_host(parts, Some(&base))?.map(|named| match named {
             HostName::Tenant(slug) => slug.to_string(),
@@ -131,6 +148,27 @@ mod tests {
     }
 
     #[test]
+    fn a_host_that_is_everybodys_leaves_it_to_the_connection_string() {
+        let asked = |host: &str, string: &str| {
+            let request = Request::builder().uri("/sql").header("host", host);
+            let request = request.header("neon-connection-string", string);
+            shown(&request.body(()).unwrap().into_parts().0)
+        };
+        let string = "postgresql://u:p@acme.app.example/db";
+
+        for host in ["api.app.example", "apiauth.app.example:443", "API.app.example."] {
+            assert_eq!(asked(host, string).unwrap().as_deref(), Some("acme"), "{host}");
+        }
+        assert_eq!(tenant("/", &["api.app.example"]).unwrap(), None);
+        assert_eq!(asked("api.app.example", "rubbish").unwrap(), None);
+        assert!(asked("api.app.example", "postgresql://u:p@api.app.example/db").is_err());
+        assert_eq!(asked("globex.app.example", string).unwrap().as_deref(), Some("globex"));
+        let elsewhere = "postgresql://u:p@elsewhere.example/db";
+        let holder = "whoever holds elsewhere.example";
+        assert_eq!(asked("api.app.example", elsewhere).unwrap().as_deref(), Some(holder));
+    }
+
+    #[test]
     fn hosts_that_could_be_read_in_two_ways_are_malformed() {
         for hosts in [
             &["a.b.app.example"][..],
@@ -158,7 +196,7 @@ mod tests {
             if trusted {
                 parts.extensions.insert(Forwarded);
             }
-            named(&parts)
+            shown(&parts)
         };
         let name = |slug: &str| Some(slug.to_owned());
 

@@ -9,6 +9,7 @@
 //! - A claim of a provider that the operator trusts is proof of belonging, and so is a proven e-mail
 //!   address at a domain that the tenant has proven to hold. A header or a host names a tenant only for
 //!   its members, or for a token of ours with the scope `data`.
+//! - Who has proven the password of a tenant's own role ([`super::password`]) belongs to that tenant.
 //! - An issuer that is bound to tenants can name no other, and they accept no other issuer.
 //! - Whether a tenant does not exist or is somebody else's makes no difference, in the answer or in what
 //!   is asked of the catalog.
@@ -23,6 +24,7 @@ use super::bindings::{Bindings, CurrentBindings, Settled, Trust};
 use super::claims::{Named, email_domains, tenant_of};
 use super::denials::{Caller, Denials};
 use super::host::{HostName, named_by_host};
+use super::password::ProvenPassword;
 use super::remembered::Remembered;
 use super::{Access, ResolveError, Resolved, Source, TenantResolver, Tokens, named_in_header};
 use crate::catalog::Catalog;
@@ -106,6 +108,9 @@ impl IdentityResolver {
         let header = named_in_header(&parts.headers).transpose()?;
         let host = named_by_host(parts, self.base_domain.as_ref())?;
         let wanted = Wanted { header, host };
+        if let Some(proven) = parts.extensions.get() {
+            return self.by_password(proven, wanted).await;
+        }
         let token = match bearer(&parts.headers) {
             Some(token) if !is_ours(token) => token,
             _ => return self.by_own_token(parts, wanted).await,
@@ -133,6 +138,19 @@ impl IdentityResolver {
             return Err(self.denials.note("not_a_member", &slug, caller));
         }
         let slug = self.present(slug).await?;
+        Ok(Resolved { slug, source, user, access: Access::ReadWrite })
+    }
+
+    /// For an application of the tenant's, which needs nothing but its connection string.
+    async fn by_password(
+        &self,
+        proven: &ProvenPassword,
+        wanted: Wanted,
+    ) -> Result<Resolved, ResolveError> {
+        let user = format!("role:{}", proven.role);
+        let caller = Caller { issuer: None, name: &user };
+        let claimed = Some((Source::Password, proven.slug.clone()));
+        let (source, slug) = self.agreed(claimed, wanted, caller).await?;
         Ok(Resolved { slug, source, user, access: Access::ReadWrite })
     }
 

@@ -4,6 +4,7 @@
 use axum::http::request::Parts;
 use futures_util::future::BoxFuture;
 
+use super::password::ProvenPassword;
 use super::{Access, ResolveError, Resolved, Source, TenantResolver, named_in_header};
 use crate::metrics;
 use crate::tenant::TenantSlug;
@@ -21,7 +22,9 @@ impl SingleTenant {
     }
 
     fn slug(&self, parts: &Parts) -> Result<TenantSlug, ResolveError> {
-        match named_in_header(&parts.headers) {
+        let proven = parts.extensions.get().map(|ProvenPassword { slug, .. }| Ok(slug.clone()));
+        let foreign = proven.filter(|slug| slug.as_ref().is_ok_and(|slug| *slug != self.slug));
+        match foreign.or_else(|| named_in_header(&parts.headers)) {
             None => Ok(self.slug.clone()),
             Some(Ok(named)) if named == self.slug => Ok(named),
             Some(Ok(_)) => {
@@ -68,6 +71,22 @@ mod tests {
             let resolved = resolve(header).await.unwrap();
 
             assert_eq!((resolved.slug.as_str(), resolved.source), ("acme", Source::SingleTenant));
+        }
+    }
+
+    #[tokio::test]
+    async fn the_password_of_another_tenant_is_refused() {
+        for (slug, served) in [("acme", true), ("globex", false)] {
+            let mut request = Request::builder().header(TENANT_HEADER, "acme");
+            let slug = TenantSlug::parse(slug).unwrap();
+            let role = format!("tenant_{slug}");
+            request.extensions_mut().unwrap().insert(ProvenPassword { slug, role });
+            let (parts, ()) = request.body(()).unwrap().into_parts();
+
+            let resolved =
+                SingleTenant::new(TenantSlug::parse("acme").unwrap()).resolve(&parts).await;
+
+            assert_eq!(resolved.is_ok(), served);
         }
     }
 

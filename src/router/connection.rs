@@ -7,18 +7,18 @@
 //!
 //! Each statement counts towards the tenant's rate, if it has one; what begins and ends transactions does not.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use tokio_postgres::error::{DbError, Severity, SqlState};
 use tokio_postgres::types::ToSql;
-use tokio_postgres::{Error, GenericClient, Row, Statement};
+use tokio_postgres::{Error, Row, Statement};
 
-use super::harmless::is_harmless;
 use super::pool::Admission;
 use super::rate::Toll;
 use super::routes::Route;
-use super::session::{Session, Statements};
+use super::session::{Prepared, Session, Statements};
 use crate::tenant::Tenant;
 
 mod rows;
@@ -43,6 +43,10 @@ pub struct TenantTransaction<'a> {
     transaction: tokio_postgres::Transaction<'a>,
     statements: &'a Statements,
     traces: &'a Traces,
+    /// What it was begun with.
+    begin: Cow<'static, str>,
+    /// Whether it can fail alone; its locks may end before the transaction.
+    is_part: bool,
 }
 
 /// What the next user of the physical connection must not meet, and what this one owes.
@@ -54,6 +58,8 @@ struct Traces {
     busy: AtomicU32,
     /// For statements of a tenant whose rate is limited.
     toll: Option<Toll>,
+    /// Whether the transaction at hand has seen a statement.
+    is_begun: AtomicBool,
 }
 
 type Params<'a> = &'a [&'a (dyn ToSql + Sync)];
@@ -82,36 +88,30 @@ impl TenantConnection {
 
     /// Runs a query and returns its rows.
     pub async fn query(&self, sql: &str, params: Params<'_>) -> Result<Vec<Row>, Error> {
-        let session = self.session();
-        let attempt =
-            move || async move { session.client.query(&self.prepare(sql).await?, params).await };
-        self.run(attempt).await
+        let client = &self.session().client;
+        let attempt = move |statement| async move { client.query(&statement, params).await };
+        self.run(sql, attempt).await
     }
 
     /// Runs a query that returns exactly one row.
     pub async fn query_one(&self, sql: &str, params: Params<'_>) -> Result<Row, Error> {
-        let session = self.session();
-        let attempt = move || async move {
-            session.client.query_one(&self.prepare(sql).await?, params).await
-        };
-        self.run(attempt).await
+        let client = &self.session().client;
+        let attempt = move |statement| async move { client.query_one(&statement, params).await };
+        self.run(sql, attempt).await
     }
 
     /// Runs a query that returns at most one row.
     pub async fn query_opt(&self, sql: &str, params: Params<'_>) -> Result<Option<Row>, Error> {
-        let session = self.session();
-        let attempt = move || async move {
-            session.client.query_opt(&self.prepare(sql).await?, params).await
-        };
-        self.run(attempt).await
+        let client = &self.session().client;
+        let attempt = move |statement| async move { client.query_opt(&statement, params).await };
+        self.run(sql, attempt).await
     }
 
     /// Runs a statement and returns the number of rows that it changed.
     pub async fn execute(&self, sql: &str, params: Params<'_>) -> Result<u64, Error> {
-        let session = self.session();
-        let attempt =
-            move || async move { session.client.execute(&self.prepare(sql).await?, params).await };
-        self.run(attempt).await
+        let client = &self.session().client;
+        let attempt = move |statement| async move { client.execute(&statement, params).await };
+        self.run(sql, attempt).await
     }
 
     /// Runs several statements of one text. The physical connection is closed afterwards.
@@ -120,23 +120,16 @@ impl TenantConnection {
         self.traces.run(self.session().client.batch_execute(sql)).await
     }
 
-    /// Begins a transaction.
-    pub async fn transaction(&mut self) -> Result<TenantTransaction<'_>, Error> {
-        let session = self.session.as_mut().expect(HAS_SESSION);
-        let transaction = self.traces.watch(session.client.transaction()).await?;
-        Ok(TenantTransaction { transaction, statements: &session.statements, traces: &self.traces })
-    }
-
     /// Runs a prepared statement; once more when a migration has changed what it returns.
-    async fn run<T, F>(&self, attempt: impl Fn() -> F) -> Result<T, Error>
+    async fn run<T, F>(&self, sql: &str, attempt: impl Fn(Statement) -> F) -> Result<T, Error>
     where
         F: Future<Output = Result<T, Error>>,
     {
         let twice = async {
-            match attempt().await {
+            match attempt(self.prepare(sql).await?).await {
                 Err(error) if is_outdated(&error) => {
                     self.session().statements.clear();
-                    attempt().await
+                    attempt(self.prepare(sql).await?).await
                 }
                 other => other,
             }
@@ -146,7 +139,9 @@ impl TenantConnection {
 
     async fn prepare(&self, sql: &str) -> Result<Statement, Error> {
         let Session { client, statements, .. } = self.session();
-        self.traces.prepare(client, statements, sql).await
+        let prepared = statements.prepare(client, sql, false).await?;
+        self.traces.note(&prepared);
+        Ok(prepared.statement)
     }
 
     /// Closes the physical connection with this use if it was made for it.
@@ -204,31 +199,6 @@ impl TenantTransaction<'_> {
     pub async fn rollback(self) -> Result<(), Error> {
         self.traces.watch(self.transaction.rollback()).await
     }
-
-    /// Runs a query and returns its rows.
-    pub async fn query(&self, sql: &str, params: Params<'_>) -> Result<Vec<Row>, Error> {
-        let inner = &self.transaction;
-        let query = async { inner.query(&self.prepare(sql).await?, params).await };
-        self.traces.run(query).await
-    }
-
-    /// Runs a query that returns exactly one row.
-    pub async fn query_one(&self, sql: &str, params: Params<'_>) -> Result<Row, Error> {
-        let inner = &self.transaction;
-        let query = async { inner.query_one(&self.prepare(sql).await?, params).await };
-        self.traces.run(query).await
-    }
-
-    /// Runs a statement and returns the number of rows that it changed.
-    pub async fn execute(&self, sql: &str, params: Params<'_>) -> Result<u64, Error> {
-        let inner = &self.transaction;
-        let query = async { inner.execute(&self.prepare(sql).await?, params).await };
-        self.traces.run(query).await
-    }
-
-    async fn prepare(&self, sql: &str) -> Result<Statement, Error> {
-        self.traces.prepare(&self.transaction, self.statements, sql).await
-    }
 }
 
 impl Traces {
@@ -251,22 +221,10 @@ impl Traces {
         result
     }
 
-    /// The statement of this text, prepared now or before. What was prepared before needs no second look:
-    /// it is harmless, or has marked this session already.
-    async fn prepare(
-        &self,
-        client: &impl GenericClient,
-        statements: &Statements,
-        sql: &str,
-    ) -> Result<Statement, Error> {
-        if let Some(statement) = statements.get(sql) {
-            return Ok(statement);
-        }
-        if !is_harmless(sql) {
+    /// What is about to run may leave the session another than it was.
+    fn note(&self, prepared: &Prepared) {
+        if !prepared.is_harmless {
             self.marked.store(true, Ordering::Relaxed);
         }
-        let statement = client.prepare(sql).await?;
-        statements.put(sql, &statement);
-        Ok(statement)
     }
 }

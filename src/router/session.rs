@@ -1,7 +1,7 @@
 //! [`Session`]: one physical connection to a tenant's database, and the statements prepared on it.
 
 use std::num::NonZeroUsize;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use lru::LruCache;
@@ -9,10 +9,10 @@ use tenantry_provisioning::ServerUrl;
 use thiserror::Error;
 use tokio::time::timeout;
 use tokio_postgres::error::SqlState;
-use tokio_postgres::{Client, SimpleQueryMessage, Statement};
+use tokio_postgres::{Client, GenericClient, SimpleQueryMessage, Statement};
 
-use super::Mode;
 use super::server::Slot;
+use super::{Mode, is_harmless};
 use crate::catalog::tenants::Place;
 use crate::tenant::EffectiveLimits;
 
@@ -47,7 +47,27 @@ pub enum ConnectError {
 }
 
 /// Statements prepared on one connection, by their text.
-pub(super) struct Statements(Mutex<LruCache<Arc<str>, Statement>>);
+pub(super) struct Statements(Mutex<Known>);
+
+struct Known {
+    by_text: LruCache<Arc<str>, (Prepared, Proof)>,
+    now: Proof,
+}
+
+/// A statement that is prepared.
+#[derive(Clone)]
+pub(super) struct Prepared {
+    pub statement: Statement,
+    /// Whether it leaves session and schema as it finds them.
+    pub is_harmless: bool,
+    /// Whether it is sure to fit the schema.
+    pub is_proven: bool,
+}
+
+/// When a statement was last seen to fit the schema. It fits until the transaction ends, whose locks keep
+/// others from changing what it names.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Proof(u64);
 
 impl Session {
     /// Opens a connection and proves by the database's stamp that it reached this tenant and this epoch.
@@ -87,22 +107,53 @@ impl Session {
 
 impl Statements {
     fn new() -> Self {
-        Self(Mutex::new(LruCache::new(MAX_STATEMENTS)))
+        let by_text = LruCache::new(MAX_STATEMENTS);
+        Self(Mutex::new(Known { by_text, now: Proof::default() }))
     }
 
-    /// The statement of this text, if it is prepared.
-    pub fn get(&self, sql: &str) -> Option<Statement> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(sql).cloned()
+    /// The statement of this text, prepared now or before. `lasting` says that the locks of what runs now are
+    /// held until the transaction ends.
+    pub async fn prepare(
+        &self,
+        client: &impl GenericClient,
+        sql: &str,
+        lasting: bool,
+    ) -> Result<Prepared, tokio_postgres::Error> {
+        if let Some(prepared) = self.get(sql, lasting) {
+            return Ok(prepared);
+        }
+        let (statement, is_harmless) = (client.prepare(sql).await?, is_harmless(sql));
+        let prepared = Prepared { statement, is_harmless, is_proven: true };
+        let mut known = self.known();
+        let proof = if lasting { known.now } else { Proof::default() };
+        known.by_text.put(sql.into(), (prepared.clone(), proof));
+        Ok(prepared)
     }
 
-    pub fn put(&self, sql: &str, statement: &Statement) {
-        let mut cache = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        cache.put(sql.into(), statement.clone());
+    /// No statement is sure to fit the schema any more.
+    pub fn doubt(&self) {
+        self.known().now.0 += 1;
     }
 
     /// Forgets all: the schema is another one now.
     pub fn clear(&self) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.known().by_text.clear();
+    }
+
+    /// What was prepared before; who asks for it proves it next.
+    fn get(&self, sql: &str, lasting: bool) -> Option<Prepared> {
+        let mut known = self.known();
+        let now = known.now;
+        let (prepared, proof) = known.by_text.get_mut(sql)?;
+        let is_proven = *proof == now;
+        if lasting {
+            *proof = now;
+        }
+        Some(Prepared { is_proven, ..prepared.clone() })
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

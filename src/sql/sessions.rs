@@ -24,7 +24,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use uuid::Uuid;
 
 use super::SqlError;
-use super::wire::{self, Receive, Statement, Wire, WireError};
+use super::wire::{self, Preparing, Receive, Statement, Wire, WireError};
 use crate::catalog::changes::Change;
 use crate::catalog::tenants::Place;
 use crate::metrics;
@@ -76,6 +76,8 @@ struct Idle {
 /// A wire, and the right to have it open.
 struct Line {
     wire: Wire,
+    /// The tenant's schema version when its statements were prepared.
+    schema_version: i64,
     _slot: Slot,
 }
 
@@ -199,14 +201,19 @@ impl Shared {
         {
             found = line.wire.settle().await.then_some(line);
         }
-        let line = if let Some(line) = found {
+        let schema_version = place.tenant.schema_version;
+        let line = if let Some(mut line) = found {
+            if line.schema_version != schema_version {
+                line.wire.forget_statements();
+                line.schema_version = schema_version;
+            }
             line
         } else {
             let home = replica.map_or(&place.server, ReadReplica::url);
             let _turn = tenant.server.turn(deadline).await.map_err(|_| Refused::Busy)?;
             let pool: Arc<dyn Pool> = Arc::<Tenant>::clone(&tenant);
             let slot = tenant.server.slot(&pool, deadline).await.map_err(|_| Refused::Busy)?;
-            Line { wire: self.connect(place, home, access).await?, _slot: slot }
+            Line { wire: self.connect(place, home, access).await?, schema_version, _slot: slot }
         };
         let permit = Some((entry, permit));
         Ok(Session { line: Some(line), access, marked: false, tenant, toll: None, permit })
@@ -352,10 +359,13 @@ impl Tenant {
 }
 
 impl Session {
-    /// Runs one statement when it is its turn; see [`Wire::run`].
+    /// Runs one statement when it is its turn; see [`Wire::run`]. `anew` means that nothing counts that was
+    /// prepared before, `last` that no other follows, nor a command.
     pub async fn run(
         &mut self,
         statement: &Statement,
+        anew: bool,
+        last: bool,
         result: &mut impl Receive,
     ) -> Result<Option<String>, WireError> {
         if let Some(toll) = &self.toll {
@@ -363,7 +373,13 @@ impl Session {
         }
         let harmless = is_harmless(&statement.text);
         self.marked |= !harmless;
-        self.wire().run(statement, harmless, result).await
+        let preparing = match (anew, harmless) {
+            (true, _) => Preparing::Anew,
+            (false, true) => Preparing::Kept,
+            (false, false) => Preparing::Known,
+        };
+        let last = last && !self.marked;
+        self.wire().run(statement, preparing, last, result).await
     }
 
     /// Runs a command of this project's own; returns its tag.
@@ -396,7 +412,7 @@ impl Drop for Session {
             }
             return;
         }
-        if wire.is_idle() && !self.marked && wire.begin_reset() {
+        if !self.marked && wire.begin_reset() {
             wire.shrink();
             let mut idle = self.tenant.lock_idle();
             if let Some(idle) = idle.as_mut() {

@@ -11,14 +11,14 @@
 
 use std::fmt;
 use std::pin::Pin;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Waker};
 
 use bytes::BytesMut;
 use fallible_iterator::FallibleIterator as _;
 use postgres_protocol::IsNull;
-use postgres_protocol::message::backend::{self, DATA_ROW_TAG, DataRowBody, Header, Message};
+use postgres_protocol::message::backend::{self, DataRowBody, Message};
 use postgres_protocol::message::frontend;
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::pg_error::PgError;
 
@@ -26,12 +26,14 @@ mod cancel;
 mod channel_binding;
 mod connect;
 mod error;
+mod exchange;
 mod log_in;
 mod statements;
 
 pub(super) use cancel::Cancel;
 pub(super) use connect::connect;
 pub(super) use error::WireError;
+pub(super) use statements::Preparing;
 use statements::{Choice, Statements};
 
 /// Makes a session what it was at its start, but for the statements that it has prepared. What no statement
@@ -40,8 +42,6 @@ use statements::{Choice, Statements};
 const RESET: &str = "-- wire::reset
     close all; set session authorization default; reset all; unlisten *; select pg_advisory_unlock_all();
     discard sequences; discard temp";
-/// How much is read from the socket at a time, at least.
-const READ_SIZE: usize = 16 * 1024;
 /// The longest message that is no row; PostgreSQL's errors may quote values.
 const MAX_MESSAGE_LEN: usize = 1024 * 1024;
 
@@ -57,6 +57,10 @@ pub(super) struct Wire {
     outbox: BytesMut,
     cancel: Cancel,
     statements: Statements,
+    /// Whether the server has taken the statement and its parameters.
+    bound: bool,
+    /// Whether the statement is the last before the session is reset.
+    ends: bool,
     status: Status,
 }
 
@@ -119,37 +123,54 @@ pub(super) struct Answered {
 impl Wire {
     fn new(stream: Box<dyn Transport>, inbox: BytesMut, cancel: Cancel) -> Self {
         let (outbox, statements) = (BytesMut::new(), Statements::default());
-        Self { stream, inbox, outbox, cancel, statements, status: Status::Idle }
+        let status = Status::Idle;
+        Self { stream, inbox, outbox, cancel, statements, bound: false, ends: false, status }
     }
 
     /// Runs one statement, hands its result over and returns its command tag; no tag for an empty text.
+    /// If it is the `last`, the reset goes to the server together with it.
     pub async fn run(
         &mut self,
         statement: &Statement,
-        keep: bool,
+        preparing: Preparing,
+        last: bool,
         result: &mut impl Receive,
     ) -> Result<Option<String>, WireError> {
-        let choice = self.statements.choose(&statement.text, keep);
+        if self.status == Status::Resetting && !self.settle().await {
+            return Err(WireError::Closed);
+        }
+        self.ends = last;
+        let choice = self.statements.choose(&statement.text, preparing);
         let hold = !reads_only(&statement.text);
         self.outbox.clear();
         for name in self.statements.take_doomed() {
             frontend::close(b'S', &name, &mut self.outbox)?;
         }
-        request(&mut self.outbox, statement, &choice, hold)?;
+        request(&mut self.outbox, statement, &choice)?;
+        if hold {
+            frontend::flush(&mut self.outbox);
+        } else {
+            self.end()?;
+        }
         self.send().await?;
         match self.result(hold, &choice, &statement.text, result).await {
-            Err(WireError::Postgres(error)) if choice.is_known() && is_stale(&error) => {
-                // What changed for one statement may have changed for all.
-                self.statements.forget_all();
+            Err(WireError::Postgres(error)) if choice.is_known() && self.may_be_stale(&error) => {
+                self.statements.forget(&statement.text);
                 Err(WireError::Stale(error))
             }
             outcome => outcome,
         }
     }
 
+    /// Prepares every statement anew from now on: the schema is another one.
+    pub fn forget_statements(&mut self) {
+        self.statements.forget_all();
+    }
+
     /// Runs a text of this project, which may hold several statements.
     pub async fn command(&mut self, text: &str) -> Result<Answered, WireError> {
         self.outbox.clear();
+        self.ends = false;
         frontend::query(text, &mut self.outbox)?;
         self.send().await?;
         let (mut answered, mut refused) = (Answered::default(), None);
@@ -172,9 +193,13 @@ impl Wire {
         }
     }
 
-    /// Asks the server to reset the session, and does not wait: [`Wire::settle`] does, when it is needed
-    /// again. False if that cannot be asked for without waiting.
+    /// Asks the server to reset the session, if that was not done with its last statement, and does not wait:
+    /// [`Wire::settle`] does, when it is needed again. False if that cannot be asked for without waiting, or
+    /// the session is of no more use.
     pub fn begin_reset(&mut self) -> bool {
+        if self.status != Status::Idle {
+            return self.status == Status::Resetting;
+        }
         self.outbox.clear();
         let asked = frontend::query(RESET, &mut self.outbox).is_ok() && self.send_at_once();
         self.status = if asked { Status::Resetting } else { Status::Closed };
@@ -190,7 +215,7 @@ impl Wire {
                 Ok(_) => {}
             }
         }
-        self.is_idle() && !self.is_closed()
+        self.status == Status::Idle && !self.is_closed()
     }
 
     /// Whether the session has ended, or is about to. Asks the socket, not the server.
@@ -216,11 +241,6 @@ impl Wire {
         matches!(self.status, Status::InTransaction | Status::Failed)
     }
 
-    /// Whether the session can be used by somebody else: outside a transaction and in step.
-    pub fn is_idle(&self) -> bool {
-        self.status == Status::Idle
-    }
-
     /// What stops the statement that runs.
     pub fn cancel(&self) -> Cancel {
         self.cancel.clone()
@@ -243,10 +263,12 @@ impl Wire {
     ) -> Result<Option<String>, WireError> {
         let mut outcome = Ok(None);
         let mut synchronised = !hold;
+        self.bound = false;
         loop {
             match self.message(result.room()).await? {
                 Message::ParseComplete => self.statements.prepared(text, choice),
-                Message::BindComplete | Message::CloseComplete | Message::NoData => {}
+                Message::BindComplete => self.bound = true,
+                Message::CloseComplete | Message::NoData => {}
                 Message::RowDescription(body) => {
                     result.fields(body.fields().map(|shown| Ok(field(&shown))).collect()?);
                 }
@@ -268,6 +290,10 @@ impl Wire {
                 }
                 Message::ReadyForQuery(body) => {
                     self.ready(body.status());
+                    if self.ends {
+                        let is_idle = self.status == Status::Idle;
+                        self.status = if is_idle { Status::Resetting } else { Status::Closed };
+                    }
                     return outcome;
                 }
                 Message::CopyInResponse(_) | Message::CopyOutResponse(_) => {
@@ -281,75 +307,29 @@ impl Wire {
     async fn synchronise(&mut self, done: &mut bool) -> Result<(), WireError> {
         if !std::mem::replace(done, true) {
             self.outbox.clear();
-            frontend::sync(&mut self.outbox);
+            self.end()?;
             self.send().await?;
         }
         Ok(())
     }
 
-    /// Sends what is short enough that the socket takes it now.
-    fn send_at_once(&mut self) -> bool {
-        let mut context = Context::from_waker(Waker::noop());
-        let sent = Pin::new(&mut self.stream).poll_write(&mut context, &self.outbox);
-        matches!(sent, Poll::Ready(Ok(len)) if len == self.outbox.len())
-            && matches!(Pin::new(&mut self.stream).poll_flush(&mut context), Poll::Ready(Ok(())))
+    /// Writes the end of a statement.
+    fn end(&mut self) -> Result<(), WireError> {
+        frontend::sync(&mut self.outbox);
+        if self.ends {
+            frontend::query(RESET, &mut self.outbox)?;
+        }
+        Ok(())
     }
 
-    async fn send(&mut self) -> Result<(), WireError> {
-        if self.status == Status::Closed {
-            return Err(WireError::Closed);
-        }
-        self.status = Status::Busy;
-        let sent = async {
-            self.stream.write_all(&self.outbox).await?;
-            self.stream.flush().await
-        };
-        let sent = sent.await;
-        // A server that has left may still have said why; that is read next.
-        match sent {
-            Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-                self.status = Status::Closed;
-                Err(error.into())
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// The next message that is not by the way. `most` is the longest that a row may be.
-    async fn message(&mut self, most: usize) -> Result<Message, WireError> {
-        loop {
-            if let Some(header) = Header::parse(&self.inbox)? {
-                let len = usize::try_from(header.len()).unwrap_or(usize::MAX);
-                let most = if header.tag() == DATA_ROW_TAG { most } else { MAX_MESSAGE_LEN };
-                if len > most {
-                    return Err(WireError::TooLong);
-                }
-            }
-            match Message::parse(&mut self.inbox)? {
-                Some(
-                    Message::NoticeResponse(_)
-                    | Message::ParameterStatus(_)
-                    | Message::NotificationResponse(_),
-                ) => {}
-                Some(message) => return Ok(message),
-                None => self.fill().await?,
-            }
-        }
-    }
-
-    async fn fill(&mut self) -> Result<(), WireError> {
-        self.inbox.reserve(READ_SIZE);
-        match self.stream.read_buf(&mut self.inbox).await {
-            Ok(0) => {
-                self.status = Status::Closed;
-                Err(WireError::Closed)
-            }
-            Ok(_) => Ok(()),
-            Err(error) => {
-                self.status = Status::Closed;
-                Err(error.into())
-            }
-        }
+    /// Whether an error of a prepared statement may be gone once it is prepared anew. PostgreSQL holds a
+    /// statement against the schema, and its parameters against their types, when it binds them. Later on
+    /// only what a function has prepared can be out of date; that error's code has other uses too, but the
+    /// routine's name is the same in every language.
+    fn may_be_stale(&self, error: &PgError) -> bool {
+        const CLASSES: [&str; 4] = ["0A", "22", "26", "42"];
+        let at_binding = !self.bound && CLASSES.iter().any(|class| error.code.starts_with(class));
+        at_binding || error.routine.as_deref() == Some("RevalidateCachedQuery")
     }
 
     fn ready(&mut self, status: u8) {
@@ -384,12 +364,7 @@ impl Drop for Wire {
 }
 
 /// Writes everything that a statement needs in one go.
-fn request(
-    outbox: &mut BytesMut,
-    statement: &Statement,
-    choice: &Choice,
-    hold: bool,
-) -> Result<(), WireError> {
+fn request(outbox: &mut BytesMut, statement: &Statement, choice: &Choice) -> Result<(), WireError> {
     let encode = |value: &Option<String>, buffer: &mut BytesMut| match value {
         Some(text) => {
             buffer.extend_from_slice(text.as_bytes());
@@ -404,19 +379,7 @@ fn request(
         .map_err(|_| WireError::Parameters)?;
     frontend::describe(b'P', "", outbox)?;
     frontend::execute("", 0, outbox)?;
-    if hold {
-        frontend::flush(outbox);
-    } else {
-        frontend::sync(outbox);
-    }
     Ok(())
-}
-
-/// Whether an error says that a statement must be prepared anew. The first code has other uses too; the
-/// routine's name is the same in every language.
-fn is_stale(error: &PgError) -> bool {
-    let routine = error.routine.as_deref();
-    error.code == "26000" || error.code == "0A000" && routine == Some("RevalidateCachedQuery")
 }
 
 /// Whether a statement can be committed before its result was read, because there is nothing to commit.

@@ -5,13 +5,12 @@ use std::borrow::Cow;
 use axum::http::{HeaderMap, HeaderName, StatusCode};
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use url::Url;
 
 use super::refusal::Refusal;
 use crate::problem::Problem;
+use crate::resolve::connection_string::{CONNECTION_STRING, ConnectionString};
 use crate::sql::{Batch, Isolation, Query, Request, Statement, text};
 
-pub(super) const CONNECTION_STRING: HeaderName = HeaderName::from_static("neon-connection-string");
 const RAW_TEXT: HeaderName = HeaderName::from_static("neon-raw-text-output");
 const ARRAY_MODE: HeaderName = HeaderName::from_static("neon-array-mode");
 const ISOLATION: HeaderName = HeaderName::from_static("neon-batch-isolation-level");
@@ -71,22 +70,16 @@ pub(super) fn read(headers: &HeaderMap, body: &[u8]) -> Result<Request, Refusal>
     }
 }
 
-/// The database that the connection string names; nothing else is taken from it.
-pub(super) fn database_named(headers: &HeaderMap) -> Result<Option<String>, Problem> {
-    let mut values = headers.get_all(CONNECTION_STRING).iter();
-    let Some(value) = values.next() else { return Ok(None) };
-    let url = value.to_str().ok().and_then(|text| Url::parse(text).ok());
-    let url = url.filter(|url| matches!(url.scheme(), "postgres" | "postgresql"));
-    let name = url.and_then(|url| percent_decoded(url.path().trim_start_matches('/')));
-    match name {
-        Some(name) if values.next().is_none() => Ok(Some(name).filter(|name| !name.is_empty())),
-        _ => Err(Problem::new(
+/// The connection string of a request.
+pub(super) fn connection_string(headers: &HeaderMap) -> Result<Option<ConnectionString>, Problem> {
+    ConnectionString::of(headers).map_err(|_| {
+        Problem::new(
             StatusCode::BAD_REQUEST,
             "connection_string_malformed",
             "Invalid Neon-Connection-String header",
             "send one such as postgresql://user:password@host/database",
-        )),
-    }
+        )
+    })
 }
 
 impl One<'_> {
@@ -135,46 +128,11 @@ fn malformed() -> Problem {
     )
 }
 
-fn percent_decoded(text: &str) -> Option<String> {
-    let (mut bytes, mut rest) = (Vec::new(), text.as_bytes());
-    while let Some((&byte, tail)) = rest.split_first() {
-        rest = tail;
-        if byte == b'%' {
-            bytes.extend(hex::decode(tail.get(..2)?).ok()?);
-            rest = &tail[2..];
-        } else {
-            bytes.push(byte);
-        }
-    }
-    String::from_utf8(bytes).ok()
-}
-
 #[cfg(test)]
 mod tests {
     use axum::http::HeaderValue;
 
     use super::*;
-
-    fn named(text: &str) -> Result<Option<String>, Problem> {
-        let value = HeaderValue::from_str(text).unwrap();
-        database_named(&HeaderMap::from_iter([(CONNECTION_STRING, value)]))
-    }
-
-    #[test]
-    fn only_the_database_is_taken_from_a_connection_string() {
-        for (text, name) in [
-            ("postgresql://u:p@acme.db.example.com/tenant_acme", Some("tenant_acme")),
-            ("postgres://u:p%40ss@h:5432/a%20b?application_name=x%2520y", Some("a b")),
-            ("postgresql://u:p@h/", None),
-            ("postgresql://u:p@h", None),
-        ] {
-            assert_eq!(named(text).unwrap().as_deref(), name, "{text}");
-        }
-        for text in ["", "secret", "mysql://u:secret@h/db", "postgres://u:secret@h/%zz"] {
-            let problem = named(text).unwrap_err();
-            assert!(!format!("{problem:?}").contains("secret"), "{problem:?}");
-        }
-    }
 
     #[test]
     fn a_body_is_one_query_or_a_batch() {

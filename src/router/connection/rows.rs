@@ -12,6 +12,7 @@ use std::task::{Context, Poll};
 use futures_util::Stream;
 use tokio_postgres::{Error, Row, RowStream};
 
+use super::transaction::Ends;
 use super::{Params, TenantConnection, TenantTransaction, Traces};
 
 /// The rows of a query as they come; a few of them are in memory at a time.
@@ -28,11 +29,11 @@ impl TenantConnection {
         sql: &str,
         params: Params<'_>,
     ) -> Result<TenantRows<'_>, Error> {
-        let (this, session) = (&*self, self.session());
-        let attempt = move || async move {
-            session.client.query_raw(&this.prepare(sql).await?, params.iter().copied()).await
+        let session = self.session();
+        let attempt = move |statement| async move {
+            session.client.query_raw(&statement, params.iter().copied()).await
         };
-        let rows = self.run(attempt).await?;
+        let rows = self.run(sql, attempt).await?;
         Ok(TenantRows::new(rows, &self.traces))
     }
 }
@@ -45,11 +46,10 @@ impl TenantTransaction<'_> {
         params: Params<'_>,
     ) -> Result<TenantRows<'_>, Error> {
         let inner = &self.transaction;
-        let query = async {
-            let statement = self.prepare(sql).await?;
+        let attempt = move |statement| async move {
             inner.query_raw(&statement, params.iter().copied()).await
         };
-        let rows = self.traces.run(query).await?;
+        let rows = self.run(sql, Ends::After, attempt).await?;
         Ok(TenantRows::new(rows, self.traces))
     }
 }

@@ -26,6 +26,17 @@ struct Known {
     used: u64,
 }
 
+/// How much is remembered of a statement.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::sql) enum Preparing {
+    /// It is prepared once, and kept.
+    Kept,
+    /// What is known is used, and nothing is added.
+    Known,
+    /// It is prepared as if for the first time, and not kept.
+    Anew,
+}
+
 /// How a statement is sent.
 #[derive(Debug)]
 pub(super) enum Choice {
@@ -51,14 +62,17 @@ impl Choice {
 }
 
 impl Statements {
-    /// How to send a text; `keep` says whether it is worth remembering.
-    pub fn choose(&mut self, text: &str, keep: bool) -> Choice {
+    /// How to send a text.
+    pub fn choose(&mut self, text: &str, preparing: Preparing) -> Choice {
+        if preparing == Preparing::Anew {
+            return Choice::Once;
+        }
         self.clock += 1;
         if let Some(known) = self.known.get_mut(text) {
             known.used = self.clock;
             return Choice::Known(known.name.clone());
         }
-        if !keep || text.len() > MAX_TEXT_LEN {
+        if preparing == Preparing::Known || text.len() > MAX_TEXT_LEN {
             return Choice::Once;
         }
         if self.known.len() >= CAPACITY {
@@ -76,6 +90,11 @@ impl Statements {
         }
     }
 
+    /// This text is prepared anew from now on.
+    pub fn forget(&mut self, text: &str) {
+        self.doomed.extend(self.known.remove(text).map(|known| known.name));
+    }
+
     /// Every statement is prepared anew from now on.
     pub fn forget_all(&mut self) {
         self.doomed.extend(self.known.drain().map(|(_, known)| known.name));
@@ -90,7 +109,7 @@ impl Statements {
     fn evict(&mut self) {
         let oldest = self.known.iter().min_by_key(|(_, known)| known.used);
         if let Some(text) = oldest.map(|(text, _)| text.clone()) {
-            self.doomed.extend(self.known.remove(&text).map(|known| known.name));
+            self.forget(&text);
         }
     }
 }
@@ -100,7 +119,7 @@ mod tests {
     use super::*;
 
     fn prepare(statements: &mut Statements, text: &str) -> Choice {
-        let choice = statements.choose(text, true);
+        let choice = statements.choose(text, Preparing::Kept);
         statements.prepared(text, &choice);
         choice
     }
@@ -112,8 +131,8 @@ mod tests {
         let first = prepare(&mut statements, "select 1");
 
         assert!(matches!(&first, Choice::Prepare(_)));
-        assert_eq!(statements.choose("select 1", true).name(), first.name());
-        assert!(statements.choose("select 1", true).is_known());
+        assert_eq!(statements.choose("select 1", Preparing::Kept).name(), first.name());
+        assert!(statements.choose("select 1", Preparing::Kept).is_known());
     }
 
     #[test]
@@ -122,7 +141,7 @@ mod tests {
         for number in 0..CAPACITY {
             prepare(&mut statements, &format!("select {number}"));
         }
-        statements.choose("select 0", true);
+        statements.choose("select 0", Preparing::Kept);
 
         prepare(&mut statements, "select 'new'");
 
@@ -133,9 +152,20 @@ mod tests {
     #[test]
     fn long_texts_and_those_not_worth_it_are_not_kept() {
         let mut statements = Statements::default();
+        let long = "x".repeat(MAX_TEXT_LEN + 1);
 
-        assert!(matches!(statements.choose("set x = 1", false), Choice::Once));
-        assert!(matches!(statements.choose(&"x".repeat(MAX_TEXT_LEN + 1), true), Choice::Once));
+        assert!(matches!(statements.choose("set x = 1", Preparing::Known), Choice::Once));
+        assert!(matches!(statements.choose(&long, Preparing::Kept), Choice::Once));
+    }
+
+    #[test]
+    fn what_is_known_does_not_count_when_a_text_is_prepared_anew() {
+        let mut statements = Statements::default();
+        prepare(&mut statements, "select 1");
+
+        assert!(matches!(statements.choose("select 1", Preparing::Anew), Choice::Once));
+        statements.forget("select 1");
+        assert!(!statements.choose("select 1", Preparing::Kept).is_known());
     }
 
     #[test]
