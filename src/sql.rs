@@ -24,6 +24,7 @@ use crate::tenant::TenantSlug;
 mod answer;
 mod error;
 pub(crate) mod pg_error;
+mod pure;
 mod sessions;
 pub(crate) mod text;
 mod wire;

@@ -16,7 +16,6 @@ use axum::http::StatusCode;
 use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
 use secrecy::{ExposeSecret as _, SecretString};
-use tenantry_provisioning::RoleName;
 use tokio::time::sleep_until;
 
 use super::attempts::Attempts;
@@ -64,9 +63,7 @@ impl Passwords {
         if let Some(wait) = self.attempts.wait(user, *address) {
             return Err(too_often(wait));
         }
-        let slug = user.strip_prefix("tenant_").and_then(|slug| TenantSlug::parse(slug).ok());
-        Ok(slug
-            .filter(|slug| RoleName::tenant(slug.as_str()).is_ok_and(|role| role.as_str() == user)))
+        Ok(user.strip_prefix("tenant_").and_then(|slug| TenantSlug::parse(slug).ok()))
     }
 
     /// Holds a claim against the place of the tenant to which [`Passwords::slug_of`] leads, if there is one.

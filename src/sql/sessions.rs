@@ -10,11 +10,11 @@
 //!   far as their text shows. Any other is closed, and a statement that still runs is cancelled first.
 //!   Closing leaves nothing to doubt: no command of PostgreSQL makes a session forget the names of
 //!   settings that it has seen.
-//! - What comes back is reset all the same, for a function may have done what no text shows. The server
-//!   does that while nobody waits for the session.
+//! - What comes back is reset all the same, for a function may have done what no text shows; unless it ran
+//!   nothing but plain queries ([`is_pure`]). The server does that while nobody waits for the session.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tenantry_provisioning::ServerUrl;
@@ -24,15 +24,20 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use uuid::Uuid;
 
 use super::SqlError;
+use super::pure::is_pure;
 use super::wire::{self, Preparing, Receive, Statement, Wire, WireError};
 use crate::catalog::changes::Change;
 use crate::catalog::tenants::Place;
 use crate::metrics;
 use crate::resolve::Access;
 use crate::router::read_replicas::{PATIENCE, ReadReplica};
-use crate::router::server::{Entry, Opened, Pool, Server, Slot};
+use crate::router::server::{Entry, Opened, Pool};
 use crate::router::{RouterError, TenantRouter, Toll, is_harmless};
 use crate::tenant::{EffectiveLimits, TenantSlug};
+
+mod tenant;
+
+use tenant::{Idle, Line, Tenant};
 
 /// How often idle sessions are looked for.
 const TICK: Duration = Duration::from_secs(1);
@@ -54,39 +59,14 @@ struct Shared {
 /// A tenant, and a read replica unless it is the tenant's server.
 type Whereabouts = (TenantSlug, Option<Uuid>);
 
-/// The sessions of one tenant in one generation and one place, under the same limits.
-struct Tenant {
-    id: Uuid,
-    generation: i64,
-    limits: EffectiveLimits,
-    most: usize,
-    places: Arc<Semaphore>,
-    /// None once the generation is over. The one used last is at the end.
-    idle: Mutex<Option<Vec<Idle>>>,
-    server: Arc<Server>,
-    opened: Opened,
-}
-
-struct Idle {
-    line: Line,
-    access: Access,
-    since: Instant,
-}
-
-/// A wire, and the right to have it open.
-struct Line {
-    wire: Wire,
-    /// The tenant's schema version when its statements were prepared.
-    schema_version: i64,
-    _slot: Slot,
-}
-
 /// A session for one piece of work.
 pub(super) struct Session {
     line: Option<Line>,
     access: Access,
     /// Whether the session may differ from a fresh one.
     marked: bool,
+    /// Whether nothing so far can have left anything to reset.
+    is_pure: bool,
     tenant: Arc<Tenant>,
     /// If the tenant's rate is limited.
     toll: Option<Toll>,
@@ -216,7 +196,15 @@ impl Shared {
             Line { wire: self.connect(place, home, access).await?, schema_version, _slot: slot }
         };
         let permit = Some((entry, permit));
-        Ok(Session { line: Some(line), access, marked: false, tenant, toll: None, permit })
+        Ok(Session {
+            line: Some(line),
+            access,
+            marked: false,
+            is_pure: true,
+            tenant,
+            toll: None,
+            permit,
+        })
     }
 
     async fn connect(
@@ -308,56 +296,6 @@ impl Shared {
     }
 }
 
-impl Pool for Tenant {
-    fn opened(&self) -> &Opened {
-        &self.opened
-    }
-
-    fn idle(&self) -> usize {
-        self.lock_idle().as_ref().map_or(0, Vec::len)
-    }
-
-    fn idle_since(&self) -> Option<Instant> {
-        self.lock_idle().as_ref()?.first().map(|session| session.since)
-    }
-
-    fn close_oldest(&self) -> bool {
-        let mut idle = self.lock_idle();
-        let oldest = idle.as_mut().filter(|idle| !idle.is_empty()).map(|idle| idle.remove(0));
-        oldest.is_some()
-    }
-
-    fn close_idle(&self, timeout: Duration) {
-        if let Some(idle) = self.lock_idle().as_mut() {
-            idle.retain(|session| session.since.elapsed() < timeout);
-        }
-    }
-}
-
-impl Tenant {
-    /// An idle session. Without one, makes sure that there is room for another.
-    fn take(&self, access: Access) -> Option<Line> {
-        let mut idle = self.lock_idle();
-        let idle = idle.as_mut()?;
-        if let Some(at) = idle.iter().rposition(|session| session.access == access) {
-            return Some(idle.remove(at).line);
-        }
-        // What is idle is of the other access. The session to come counts as in use already.
-        let used = self.most - self.places.available_permits();
-        idle.drain(..(idle.len() + used).saturating_sub(self.most).min(idle.len()));
-        None
-    }
-
-    /// Closes what is idle now, and whatever comes back later.
-    fn close(&self) {
-        self.lock_idle().take();
-    }
-
-    fn lock_idle(&self) -> MutexGuard<'_, Option<Vec<Idle>>> {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 impl Session {
     /// Runs one statement when it is its turn; see [`Wire::run`]. `anew` means that nothing counts that was
     /// prepared before, `last` that no other follows, nor a command.
@@ -378,7 +316,8 @@ impl Session {
             (false, true) => Preparing::Kept,
             (false, false) => Preparing::Known,
         };
-        let last = last && !self.marked;
+        self.is_pure &= is_pure(&statement.text);
+        let last = last && !self.marked && !self.is_pure;
         self.wire().run(statement, preparing, last, result).await
     }
 
@@ -412,7 +351,7 @@ impl Drop for Session {
             }
             return;
         }
-        if !self.marked && wire.begin_reset() {
+        if !self.marked && (if self.is_pure { wire.is_idle() } else { wire.begin_reset() }) {
             wire.shrink();
             let mut idle = self.tenant.lock_idle();
             if let Some(idle) = idle.as_mut() {

@@ -231,6 +231,11 @@ impl Wire {
         Pin::new(&mut self.stream).poll_read(&mut context, &mut buffer).is_ready()
     }
 
+    /// Whether the session waits for a statement, outside a transaction.
+    pub fn is_idle(&self) -> bool {
+        self.status == Status::Idle
+    }
+
     /// Whether a statement is under way, or its end was not waited for.
     pub fn is_busy(&self) -> bool {
         self.status == Status::Busy

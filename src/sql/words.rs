@@ -56,7 +56,7 @@ impl<'a> Iterator for Words<'a> {
 }
 
 /// Skips what PostgreSQL skips before a statement: blanks, comments, empty statements.
-fn skip_blanks(mut text: &str) -> &str {
+pub(super) fn skip_blanks(mut text: &str) -> &str {
     loop {
         let rest = text.trim_start_matches([' ', '\t', '\n', '\r', '\x0b', '\x0c', ';']);
         if let Some(comment) = rest.strip_prefix("--") {

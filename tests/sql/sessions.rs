@@ -40,6 +40,24 @@ async fn a_session_serves_again_and_prepares_a_text_once() {
     assert_eq!(sql.query(prepared).await.ok()["rows"][0]["n"], 1);
 }
 
+/// A reset is waited for by nobody, and yet it is half the work of a point query.
+#[tokio::test]
+async fn only_what_may_have_left_something_is_reset() {
+    let sql = Sql::start().await;
+    let admin = sql.fleet.admin("postgres").await;
+    let last = async || {
+        let question = "select query from pg_stat_activity where usename = 'tenant_acme'";
+        admin.query_one(question, &[]).await.unwrap().get::<_, String>(0)
+    };
+    let plain = "select title from boards where id in (1, 2)";
+    for (text, is_reset) in [(plain, false), ("select pg_sleep(0)", true), (plain, false)] {
+        sql.query(text).await.ok();
+
+        eventually("the server is told", async || last().await.contains("wire::reset") == is_reset)
+            .await;
+    }
+}
+
 #[tokio::test]
 async fn no_state_of_one_request_reaches_the_next() {
     let sql = Sql::start().await;
