@@ -107,7 +107,7 @@ pub const KEYS: &[Key] = &[
     plain(
         "tenant_migrations_dir",
         "./migrations/tenant",
-        "the V<n>__<name>.sql files that every tenant gets",
+        "the V<n>__<name>.sql and R__<name>.sql files that every tenant gets",
     ),
     plain(
         "tenant_sample_data",

@@ -139,7 +139,7 @@ impl Run<'_> {
     /// Runs one statement. `begun` if an earlier run began it and did not live to see its end.
     async fn statement(&self, entry: Entry<'_>, begun: bool) -> Result<(), SchemaError> {
         let Entry { file, statement, .. } = entry;
-        let piece = Piece::new(file, statement.sql, statement.line);
+        let piece = Piece { file, sql: statement.sql, line: statement.line };
         let (client, sql) = (self.client, statement.sql);
         let manner = statement.manner();
         match &manner {

@@ -53,12 +53,12 @@ pub(super) struct Piece<'a> {
     pub(super) sql: &'a str,
     /// The line that it begins in.
     pub(super) line: usize,
-    pub(super) tries: u32,
 }
 
-impl<'a> Piece<'a> {
-    pub(super) fn new(file: &'a str, sql: &'a str, line: usize) -> Self {
-        Self { file, sql, line, tries: TRIES }
+impl Piece<'_> {
+    /// What it has committed by itself cannot be rolled back.
+    fn is_whole(&self) -> bool {
+        split(self.sql).iter().all(|statement| statement.manner() != Manner::Transaction)
     }
 }
 
@@ -68,11 +68,7 @@ impl Run<'_> {
         if !script.in_transaction {
             return self.one_by_one(script, note).await;
         }
-        let mut piece = Piece::new(script.file, script.sql, 1);
-        if split(script.sql).iter().any(|statement| statement.manner() == Manner::Transaction) {
-            // What it has committed by itself cannot be rolled back.
-            piece.tries = 1;
-        }
+        let piece = Piece { file: script.file, sql: script.sql, line: 1 };
         self.patiently(&piece, || self.transaction(script.sql, note)).await
     }
 
@@ -112,7 +108,7 @@ impl Run<'_> {
                 return Err(SchemaError::Failed { file, line, source });
             }
             self.client.batch_execute("rollback").await.map_err(crate::Error::from)?;
-            if tries >= piece.tries {
+            if tries >= TRIES || !piece.is_whole() {
                 return Err(SchemaError::Blocked { file, line, tries, blockers, source });
             }
             tracing::debug!(file, tries, "a migration could not get a lock");
