@@ -44,3 +44,21 @@ async fn apply_migrations(cx: &StepContext<'_>) -> Result<(), StepError> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_row_without_a_ceiling_is_as_it_was() {
+        let stored =
+            |input| serde_json::from_value::<Work>(json!({ "kind": "migrate", "input": input }));
+
+        assert_eq!(stored(json!({})).unwrap(), Work::Migrate { to: None });
+        assert_eq!(stored(json!({ "to": 17 })).unwrap(), Work::Migrate { to: Some(17) });
+        let written = serde_json::to_value(Work::Migrate { to: None }).unwrap();
+        assert_eq!(written["input"], json!({}));
+    }
+}

@@ -8,8 +8,8 @@
 use futures_util::FutureExt as _;
 use serde::{Deserialize, Serialize};
 use tenantry_provisioning::{
-    DatabaseName, MigrationSet, MigrationTimeouts, Owner, Possession, Proof, Server, Source, build_from_zero,
-    scram_verifier,
+    DatabaseName, MigrationSet, MigrationTimeouts, Owner, Possession, Proof, Server, Source,
+    build_from_zero, scram_verifier,
 };
 use uuid::Uuid;
 

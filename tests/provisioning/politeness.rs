@@ -71,8 +71,7 @@ async fn a_migration_that_is_blocked_lets_traffic_pass_and_names_who_blocks_it()
         MigrationTimeouts { lock: Duration::from_millis(400), ..MigrationTimeouts::default() };
     let traffic = Traffic::start(&server, &acme, "select count(*) from boards").await;
 
-    let blocked =
-        apply(&server, &acme.database, &migrations(&files), timeouts).await.unwrap_err();
+    let blocked = apply(&server, &acme.database, &migrations(&files), timeouts).await.unwrap_err();
     drop(reading);
     let (_, slowest) = traffic.stop().await;
     let applied = apply(&server, &acme.database, &migrations(&files), timeouts).await.unwrap();
@@ -80,7 +79,8 @@ async fn a_migration_that_is_blocked_lets_traffic_pass_and_names_who_blocks_it()
     let text = blocked.to_string();
     assert!(matches!(blocked, SchemaError::Blocked { tries: 3, .. }), "{text}");
     assert!(blocked.is_transient() && blocked.remedy().is_some());
-    for part in ["V3__column.sql", "55P03", "tenant_acme", "monthly report", "idle in transaction"] {
+    for part in ["V3__column.sql", "55P03", "tenant_acme", "monthly report", "idle in transaction"]
+    {
         assert!(text.contains(part), "{part}: {text}");
     }
     assert!(text.contains("from boards where title <> '…'") && !text.contains("secret"), "{text}");
@@ -97,7 +97,10 @@ async fn a_lock_that_is_given_back_soon_is_waited_for() {
     let reading = session.transaction().await.unwrap();
     reading.query("select * from boards", &[]).await.unwrap();
     let mut files = FILES.to_vec();
-    files.push(("V3__column.sql", "create table ledger (n int); alter table boards add done boolean"));
+    files.push((
+        "V3__column.sql",
+        "create table ledger (n int); alter table boards add done boolean",
+    ));
     let timeouts =
         MigrationTimeouts { lock: Duration::from_millis(200), ..MigrationTimeouts::default() };
 
@@ -142,5 +145,8 @@ async fn a_column_and_an_index_under_load_fail_no_statement() {
         )
         .await
         .unwrap();
-    assert_eq!((row.get::<_, i64>(0), row.get::<_, bool>(1)), (i64::try_from(written * 5).unwrap(), true));
+    assert_eq!(
+        (row.get::<_, i64>(0), row.get::<_, bool>(1)),
+        (i64::try_from(written * 5).unwrap(), true)
+    );
 }

@@ -5,11 +5,10 @@ use tenantry_provisioning::{Applied, DryRun, MigrationTimeouts, SchemaError, app
 use super::ground::Ground;
 use super::subject::{FILES, Subject, migrations};
 
-const VIEW: (&str, &str) = ("R__titles.sql", "create or replace view titles as select title from boards");
-const RUNS: (&str, &str) = (
-    "R__a_count.sql",
-    "create table if not exists runs (n int); insert into runs values (1)",
-);
+const VIEW: (&str, &str) =
+    ("R__titles.sql", "create or replace view titles as select title from boards");
+const RUNS: (&str, &str) =
+    ("R__a_count.sql", "create table if not exists runs (n int); insert into runs values (1)");
 
 fn timeouts() -> MigrationTimeouts {
     MigrationTimeouts::default()
@@ -35,7 +34,8 @@ async fn repeatable_files_run_last_in_order_and_again_when_they_change() {
     files.push(("V3__column.sql", "alter table boards add colour text"));
     files[0].1 = "create or replace view titles as select title, colour from boards";
     let changed = run(&files).await.unwrap();
-    files[1].1 = "-- tenantry: no-transaction\ninsert into runs values (2); insert into nowhere values (1)";
+    files[1].1 =
+        "-- tenantry: no-transaction\ninsert into runs values (2); insert into nowhere values (1)";
     let failed = run(&files).await.unwrap_err();
     files[1].1 = "-- tenantry: no-transaction\ninsert into runs values (3); analyze runs";
     let mended = run(&files).await.unwrap();
@@ -120,7 +120,8 @@ async fn a_dry_run_fails_where_the_files_would() {
 
     let late = dry_run(&server, &acme.database, &migrations(&files), timeouts()).await.unwrap_err();
     files[2].1 = "select 1;\nselect nonsense";
-    let wrong = dry_run(&server, &acme.database, &migrations(&files), timeouts()).await.unwrap_err();
+    let wrong =
+        dry_run(&server, &acme.database, &migrations(&files), timeouts()).await.unwrap_err();
 
     assert!(late.to_string().contains("23503"), "{late}");
     assert!(matches!(&wrong, SchemaError::Failed { line: Some(2), .. }), "{wrong}");

@@ -229,7 +229,8 @@ async fn an_older_database_gets_the_journal_when_it_needs_it() {
 
     let tenant = scene.acme.connect(&scene.server).await.unwrap();
     for table in ["schema_statements", "schema_repeatables"] {
-        let error = tenant.query(&format!("select * from tenantry.{table}"), &[]).await.unwrap_err();
+        let error =
+            tenant.query(&format!("select * from tenantry.{table}"), &[]).await.unwrap_err();
         assert_eq!(super::subject::code(&error), "42501");
     }
     assert_eq!(scene.acme.findings(&scene.server, 1).await, []);

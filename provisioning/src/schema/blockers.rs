@@ -101,7 +101,8 @@ mod tests {
              2026-01-02T03:04:05Z: `select 1`"
         );
 
-        (blocker.application, blocker.state, blocker.since, blocker.query) = (None, None, None, None);
+        (blocker.application, blocker.state, blocker.since, blocker.query) =
+            (None, None, None, None);
         assert_eq!(blocker.to_string(), "process 42 of tenant_acme");
     }
 }

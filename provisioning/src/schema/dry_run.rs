@@ -98,7 +98,8 @@ impl Candidate<'_> {
         if !self.in_transaction {
             return Some("it runs without a transaction, so nothing of it could be undone");
         }
-        let ends = split(self.sql).iter().any(|statement| statement.manner() == Manner::Transaction);
+        let ends =
+            split(self.sql).iter().any(|statement| statement.manner() == Manner::Transaction);
         ends.then_some("it begins or ends transactions by itself")
     }
 }

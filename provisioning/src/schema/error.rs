@@ -185,7 +185,7 @@ fn failed_remedy(cause: &Cause) -> &'static str {
 }
 
 fn listed(blockers: &[Blocker]) -> String {
-    blockers.iter().map(|blocker| format!(". In the way: {blocker}")).collect()
+    blockers.iter().fold(String::new(), |text, blocker| format!("{text}. In the way: {blocker}"))
 }
 
 fn place(file: &str, line: Option<usize>) -> String {

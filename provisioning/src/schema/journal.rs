@@ -142,6 +142,10 @@ impl Run<'_> {
         let piece = Piece { file, sql: statement.sql, line: statement.line };
         let (client, sql) = (self.client, statement.sql);
         let manner = statement.manner();
+        if begun && self.is_done(&manner).await.map_err(Error::from)? {
+            tracing::info!(file, line = statement.line, "a statement of a cut run is done");
+            return self.write_down(entry, true).await;
+        }
         match &manner {
             Manner::Setting => {
                 return self.patiently(&piece, || client.batch_execute(sql)).await;
@@ -150,12 +154,6 @@ impl Run<'_> {
                 return self.patiently(&piece, || self.with_record(entry)).await;
             }
             Manner::Once if begun => return Err(in_doubt(entry)),
-            Manner::CreateIndex(_) | Manner::DropIndex(_) if begun => {
-                if self.is_done(&manner).await.map_err(Error::from)? {
-                    tracing::info!(file, line = statement.line, "a statement of a cut run is done");
-                    return self.write_down(entry, true).await;
-                }
-            }
             _ => {}
         }
         self.write_down(entry, false).await?;
@@ -177,11 +175,9 @@ impl Run<'_> {
     /// Runs a statement together with its record.
     async fn with_record(&self, entry: Entry<'_>) -> Result<(), tokio_postgres::Error> {
         let client = self.client;
-        let (begun, ran) = future::join(
-            client.batch_execute("begin"),
-            client.batch_execute(entry.statement.sql),
-        )
-        .await;
+        let (begun, ran) =
+            future::join(client.batch_execute("begin"), client.batch_execute(entry.statement.sql))
+                .await;
         begun.and(ran)?;
         let record = record(entry, true);
         let (recorded, committed) =
@@ -275,8 +271,11 @@ impl Run<'_> {
                 ],
             )
             .await?;
-        let found =
-            |row: &tokio_postgres::Row| Found { schema: row.get(0), valid: row.get(1), matches: row.get(2) };
+        let found = |row: &tokio_postgres::Row| Found {
+            schema: row.get(0),
+            valid: row.get(1),
+            matches: row.get(2),
+        };
         Ok(rows.first().map(found))
     }
 

@@ -120,8 +120,8 @@ impl Run<'_> {
     /// Does some work of the session, and tells who was in its way at the end.
     async fn watched<T>(&self, work: impl Future<Output = T>) -> (T, Vec<Blocker>) {
         let mut work = pin!(work);
-        let pause = (self.timeouts.lock / 4)
-            .clamp(Duration::from_millis(20), Duration::from_millis(500));
+        let pause =
+            (self.timeouts.lock / 4).clamp(Duration::from_millis(20), Duration::from_millis(500));
         let look = || async {
             sleep(pause).await;
             blockers::look(self.server, self.pid).await

@@ -241,7 +241,13 @@ fn parse(file: &str, sql: &str) -> Result<MigrationFile, SchemaError> {
     }
     let in_transaction = check_content(file, sql)?;
     let sha256 = hex::encode(digest(&SHA256, sql.as_bytes()));
-    Ok(MigrationFile { version, name: name.to_owned(), file: file.to_owned(), sha256, in_transaction })
+    Ok(MigrationFile {
+        version,
+        name: name.to_owned(),
+        file: file.to_owned(),
+        sha256,
+        in_transaction,
+    })
 }
 
 fn parse_repeatable(file: String, sql: String) -> Result<RepeatableFile, SchemaError> {

@@ -61,7 +61,11 @@ impl Statement<'_> {
         let is_concurrent = self.has("concurrently");
         match (first.as_str(), second.as_str()) {
             ("set" | "reset", _) => Manner::Setting,
-            ("begin" | "start" | "commit" | "end" | "rollback" | "abort" | "savepoint" | "release", _)
+            (
+                "begin" | "start" | "commit" | "end" | "rollback" | "abort" | "savepoint"
+                | "release",
+                _,
+            )
             | ("prepare", "transaction") => Manner::Transaction,
             ("create", "index" | "unique") if is_concurrent => self.index(second == "unique"),
             ("drop", "index") if is_concurrent => self.dropped(),
@@ -144,7 +148,8 @@ pub(super) fn split(sql: &str) -> Vec<Statement<'_>> {
 
 /// Whether some text is a directive to us: `-- tenantry: <word>`.
 pub(super) fn is_directive(line: &str, word: &str) -> bool {
-    let directive = line.trim().strip_prefix("--").and_then(|line| line.trim().strip_prefix("tenantry:"));
+    let directive =
+        line.trim().strip_prefix("--").and_then(|line| line.trim().strip_prefix("tenantry:"));
     directive.is_some_and(|directive| directive.trim() == word)
 }
 
@@ -288,11 +293,10 @@ mod tests {
 
     #[test]
     fn a_statement_knows_its_line() {
-        let lines: Vec<usize> =
-            split("-- top\n\nselect 1;\n\n/* a\n b */ select\n 2; select 3;")
-                .iter()
-                .map(|statement| statement.line)
-                .collect();
+        let lines: Vec<usize> = split("-- top\n\nselect 1;\n\n/* a\n b */ select\n 2; select 3;")
+            .iter()
+            .map(|statement| statement.line)
+            .collect();
 
         assert_eq!(lines, [3, 6, 7]);
     }
@@ -303,7 +307,10 @@ mod tests {
             Manner::CreateIndex(Index { name: name.to_owned(), table: table.to_owned(), unique })
         };
         for (sql, expected) in [
-            ("create index concurrently Boards_Title on boards (title)", index("boards_title", "boards", false)),
+            (
+                "create index concurrently Boards_Title on boards (title)",
+                index("boards_title", "boards", false),
+            ),
             (
                 "CREATE UNIQUE INDEX CONCURRENTLY IF NOT EXISTS \"My \"\"i\" ON ONLY app.\"T\" (a)",
                 index("My \"i", "app.\"T\"", true),
