@@ -16,7 +16,7 @@ use refinery_core::{Runner, Target};
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
-use crate::database::Source;
+use crate::database::{Proof, Source};
 use crate::error::{Cause, Error};
 use crate::isolation::lock_down;
 use crate::name::DatabaseName;
@@ -201,10 +201,25 @@ async fn apply_versions(
 }
 
 /// Makes a build out of nothing but the migration files, locked down and shut again. May be repeated
-/// after a crash at any moment: it goes on where it was.
+/// after a crash at any moment: it goes on where it was, or begins anew if nobody can tell where that is.
 ///
 /// While the files run the build accepts connections, but only the administrator has the right to one.
 pub async fn build_from_zero(
+    server: &Server,
+    build: &DatabaseName,
+    set: &MigrationSet,
+    timeouts: MigrationTimeouts,
+) -> Result<Applied, SchemaError> {
+    match furnish(server, build, set, timeouts).await {
+        Err(SchemaError::InDoubt { .. }) => {
+            server.drop_owned_database(build, Proof::Name).await?;
+            furnish(server, build, set, timeouts).await
+        }
+        other => other,
+    }
+}
+
+async fn furnish(
     server: &Server,
     build: &DatabaseName,
     set: &MigrationSet,

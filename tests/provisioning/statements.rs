@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use tenantry_provisioning::{Connection, MigrationTimeouts, SchemaError, Server, apply};
+use tenantry_provisioning::{
+    Connection, MigrationTimeouts, SchemaError, Server, apply, build_from_zero,
+};
 use tokio::time::sleep;
 
 use super::ground::Ground;
@@ -234,4 +236,41 @@ async fn an_older_database_gets_the_journal_when_it_needs_it() {
         assert_eq!(super::subject::code(&error), "42501");
     }
     assert_eq!(scene.acme.findings(&scene.server, 1).await, []);
+}
+
+#[tokio::test]
+async fn a_build_that_is_in_doubt_begins_anew() {
+    let ground = Ground::new().await;
+    let server = ground.server().await;
+    let acme = Subject::new("acme");
+    let mut files = FILES.to_vec();
+    files.push((
+        "V3__slow.sql",
+        "-- tenantry: no-transaction\ncreate table once (n int);\n
+         do $$ begin insert into once values (1); commit; perform pg_sleep(0.5); end $$",
+    ));
+    let set = migrations(&files);
+    let end = async || loop {
+        let ended = server
+            .client()
+            .await
+            .unwrap()
+            .query("select pg_terminate_backend(pid) from pg_stat_activity where wait_event = 'PgSleep'", &[])
+            .await
+            .unwrap();
+        if !ended.is_empty() {
+            return;
+        }
+        sleep(Duration::from_millis(10)).await;
+    };
+
+    let (build, timeouts) = (acme.build(), timeouts());
+    let (cut, ()) = tokio::join!(build_from_zero(&server, &build, &set, timeouts), end());
+    let applied = build_from_zero(&server, &build, &set, timeouts).await.unwrap();
+
+    assert!(cut.unwrap_err().is_transient());
+    assert_eq!((applied.from, applied.to), (0, 3));
+    acme.possess(&server, &build).await.unwrap();
+    let admin = server.connect(&acme.database).await.unwrap();
+    assert_eq!(number(&admin, "select count(*) from once").await, 1);
 }

@@ -71,7 +71,7 @@ impl Statement<'_> {
             ("drop", "index") if is_concurrent => self.dropped(),
             ("vacuum" | "reindex" | "cluster", _) | ("alter", "system") => Manner::Repeatable,
             _ if self.may_repeat => Manner::Repeatable,
-            // Both may commit inside.
+            ("do", _) if !self.may_commit() => Manner::Recorded,
             ("do" | "call", _)
             | ("create" | "drop" | "alter", "database" | "tablespace" | "subscription") => {
                 Manner::Once
@@ -88,6 +88,12 @@ impl Statement<'_> {
             Manner::Repeatable => self.has("reindex") && self.has("concurrently"),
             _ => false,
         }
+    }
+
+    /// Whether a `do` block may end its transaction, by itself or in a procedure that it calls.
+    fn may_commit(&self) -> bool {
+        let text = self.sql.to_ascii_lowercase();
+        ["commit", "rollback", "call"].iter().any(|word| text.contains(word))
     }
 
     fn has(&self, word: &str) -> bool {
@@ -323,6 +329,7 @@ mod tests {
             ("vacuum (analyze) boards", Manner::Repeatable),
             ("reindex table concurrently boards", Manner::Repeatable),
             ("do $$ begin commit; end $$", Manner::Once),
+            ("do $$ begin perform 1; end $$", Manner::Recorded),
             ("-- tenantry: may-repeat\ndo $$ begin commit; end $$", Manner::Repeatable),
             ("alter table t detach partition p concurrently", Manner::Once),
             ("set search_path = app", Manner::Setting),
