@@ -68,6 +68,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("V12__slugs", include_str!("../migrations/catalog/V12__slugs.sql")),
     ("V13__read_replicas", include_str!("../migrations/catalog/V13__read_replicas.sql")),
     ("V14__tiers", include_str!("../migrations/catalog/V14__tiers.sql")),
+    ("V15__repeatables", include_str!("../migrations/catalog/V15__repeatables.sql")),
 ];
 
 /// A worker's notes need not reach the disk one by one: a step that is repeated because the catalog's

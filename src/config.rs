@@ -252,7 +252,7 @@ impl Settings {
             restore_keep: r.get("restore_keep").unwrap_or(Duration::from_hours(7 * 24)),
             migration_lock_timeout: r
                 .get("migration_lock_timeout")
-                .unwrap_or(Duration::from_secs(5)),
+                .unwrap_or(Duration::from_secs(2)),
             migration_statement_timeout: r
                 .get("migration_statement_timeout")
                 .unwrap_or(Duration::from_mins(15)),

@@ -58,6 +58,8 @@ pub struct Tenant {
     pub generation: i64,
     /// The last migration that finished; 0 when none has.
     pub schema_version: i64,
+    /// The repeatable migration files that it was last brought to, as a digest; empty is none.
+    pub repeatables_digest: String,
     /// When it was asked for.
     pub created_at: Timestamp,
     /// When it last changed.

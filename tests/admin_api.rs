@@ -103,7 +103,7 @@ async fn migrations_run_over_http() {
     let (_, status) = replica.get("/api/migrations").await;
     assert_eq!(
         status,
-        json!({ "target": 2, "behind": 0, "versions": [{ "version": 2, "tenants": 1 }] })
+        json!({ "target": 2, "behind": 0, "outdated": 0, "versions": [{ "version": 2, "tenants": 1 }] })
     );
 }
 

@@ -1,7 +1,7 @@
 //! Migrations over the fleet, and the files that are refused.
 
 use tenantry::catalog::operations::{OperationFilter, OperationRecord, OperationState};
-use tenantry::operations::upkeep;
+use tenantry::operations::{Work, upkeep};
 use tenantry_provisioning::{DatabaseName, MigrationSet, MigrationTimeouts, apply};
 use uuid::Uuid;
 
@@ -221,4 +221,61 @@ async fn a_suspended_tenant_is_migrated_too() {
 
     assert_eq!(results[0].state, OperationState::Succeeded, "{:?}", results[0].error);
     assert_eq!(fleet.tenant("acme").await.schema_version, 2);
+}
+
+#[tokio::test]
+async fn a_changed_repeatable_file_makes_tenants_due_and_new_ones_have_it() {
+    let fleet = Fleet::start().await;
+    fleet.create_tenant("acme").await;
+    let view = "create or replace view titles as select title from boards";
+    fleet.add_migration("R__titles.sql", view);
+
+    let first = migrate(&fleet).await;
+    let outdated = fleet.environment.count_outdated().await.unwrap();
+    upkeep::tend(&fleet.environment).await.unwrap();
+    fleet.create_tenant("by-clone").await;
+    let second = migrate(&fleet).await;
+    fleet.add_migration("R__titles.sql", &format!("{view} where title <> ''"));
+    fleet.environment.reload_migrations().await.unwrap();
+    let behind = fleet.environment.count_outdated().await.unwrap();
+    let third = migrate(&fleet).await;
+
+    assert_eq!((first.len(), outdated), (1, 0));
+    assert!(second.is_empty(), "the clone was made from a template that has the view");
+    assert_eq!((behind, third.len()), (2, 2));
+    assert!(third.iter().all(|operation| operation.state == OperationState::Succeeded));
+    for name in ["acme", "by-clone"] {
+        assert_eq!(fleet.count(name, "titles").await, 0);
+        assert_eq!(fleet.count(name, "tenantry.schema_repeatables").await, 1);
+        assert_eq!(fleet.tenant(name).await.schema_version, 1);
+    }
+    assert_eq!(fleet.environment.count_outdated().await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn a_tenant_is_brought_to_a_ceiling_and_tells_which_migrations_it_has() {
+    let fleet = Fleet::start().await;
+    let acme = fleet.create_tenant("acme").await;
+    fleet.add_migration("V2__labels.sql", "create table labels (id bigint primary key);");
+    fleet.add_migration("V3__notes.sql", "create table notes (id bigint primary key);");
+    fleet.environment.reload_migrations().await.unwrap();
+    let run = async |to| {
+        let operation = Work::Migrate { to }.new_operation(acme.id, "test");
+        let asked = fleet.catalog().enqueue(&operation).await.unwrap();
+        fleet.complete(&asked).await;
+        fleet.tenant("acme").await.schema_version
+    };
+    let has = async |version| {
+        let router = fleet.router();
+        let connection = router.connection(&slug("acme")).await.unwrap();
+        connection.has_migration(version)
+    };
+
+    let held = run(Some(2)).await;
+    let (has_two, has_three) = (has(2).await, has(3).await);
+    let whole = run(None).await;
+    let below = run(Some(1)).await;
+
+    assert_eq!((held, whole, below), (2, 3, 3));
+    assert_eq!((has_two, has_three, has(3).await), (true, false, true));
 }

@@ -2,8 +2,11 @@
 
 mod ground;
 mod isolation;
+mod politeness;
 mod possession;
 mod renaming;
 mod schema;
 mod server;
+mod sets;
+mod statements;
 mod subject;

@@ -14,13 +14,15 @@ use crate::name::{DatabaseName, RoleName};
 use crate::server::{Connection, Server};
 
 const LOCK_DOWN: &str = include_str!("../sql/lock_down.sql");
+const JOURNAL: &str = include_str!("../sql/journal.sql");
 const FINDINGS: &str = include_str!("../sql/findings.sql");
 const PASSWORD_FINDING: &str = include_str!("../sql/password_finding.sql");
 
 /// Gives the shared roles their rights in a new database, and nobody else any. `connection` is the
 /// administrator's, inside a build. Running it again changes nothing.
 pub async fn lock_down(connection: &Connection) -> Result<(), Error> {
-    Ok(connection.batch_execute(LOCK_DOWN).await?)
+    connection.batch_execute(LOCK_DOWN).await?;
+    Ok(connection.batch_execute(JOURNAL).await?)
 }
 
 /// One breach of a tenant's isolation, or one thing that is not as it was made.

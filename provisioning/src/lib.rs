@@ -16,7 +16,7 @@ pub use marker::{Marker, Owner};
 pub use name::{DatabaseName, NameError, RoleName};
 pub use role::{RoleFacts, random_password, scram_verifier};
 pub use schema::{
-    Applied, AppliedFile, MigrationFile, MigrationSet, MigrationTimeouts, SchemaError, apply,
-    build_from_zero, current_version,
+    Applied, AppliedFile, Blocker, DryRun, MigrationFile, MigrationSet, MigrationTimeouts,
+    RepeatableFile, SchemaError, apply, build_from_zero, current_version, dry_run,
 };
 pub use server::{Connection, PooledClient, Problem, Server, ServerFacts, ServerUrl, TlsConnector};

@@ -3,27 +3,42 @@
 //! refinery applies the files and keeps the history; what it leaves open is closed here. Two runs never
 //! meet (an advisory lock of ours, in the tenant's database), no file runs as anybody but
 //! `tenantry_owner`, the history cannot be written by the tenant, and an error names file and line.
+//!
+//! A file runs in one transaction with its note in the history. One that cannot (its first line is
+//! `-- tenantry: no-transaction`) runs statement by statement, each with a note of its own. Repeatable
+//! files, which refinery does not know, run after all of the others.
 
-use std::time::Duration;
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 use futures_util::future;
-use refinery_core::Runner;
+use refinery_core::{Runner, Target};
+use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
-use crate::database::Source;
+use crate::database::{Proof, Source};
 use crate::error::{Cause, Error};
 use crate::isolation::lock_down;
 use crate::name::DatabaseName;
 use crate::server::{Connection, Server};
 
+mod blockers;
+mod dry_run;
 mod error;
 mod history;
+mod journal;
+mod run;
 mod session;
 mod set;
+mod statement;
 
+pub use blockers::Blocker;
+pub use dry_run::{DryRun, dry_run};
 pub use error::SchemaError;
-pub use set::{MigrationFile, MigrationSet};
+pub use set::{MigrationFile, MigrationSet, RepeatableFile};
 
+use history::Row;
+use run::{Run, Script};
 use session::Session;
 
 /// Pasted into refinery's statements as it stands.
@@ -36,6 +51,7 @@ const MIGRATION_LOCK: &str = "select pg_advisory_lock(8387233643963478649)";
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MigrationTimeouts {
     /// How long a statement may wait for a lock; the tenant's own queries queue up behind it meanwhile.
+    /// Then its file is tried again, a few times.
     pub lock: Duration,
     /// How long a statement may run.
     pub statement: Duration,
@@ -48,14 +64,14 @@ pub struct Applied {
     pub from: i64,
     /// The version after.
     pub to: i64,
-    /// The files applied, in their order.
+    /// The files applied, in their order; the repeatable ones last.
     pub files: Vec<AppliedFile>,
 }
 
 /// A file that was applied.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AppliedFile {
-    /// Its version.
+    /// Its version; 0 for a repeatable file.
     pub version: i64,
     /// Its name, without version.
     pub name: String,
@@ -64,16 +80,17 @@ pub struct AppliedFile {
 }
 
 impl Default for MigrationTimeouts {
-    /// 5 seconds for a lock, 15 minutes for a statement.
+    /// 2 seconds for a lock, 15 minutes for a statement.
     fn default() -> Self {
-        Self { lock: Duration::from_secs(5), statement: Duration::from_mins(15) }
+        Self { lock: Duration::from_secs(2), statement: Duration::from_mins(15) }
     }
 }
 
-/// Applies the files that a database lacks, each in a transaction of its own. A database that lacks
-/// none costs one round trip.
+/// Applies the files that a database lacks, each in a transaction of its own, and then the repeatable
+/// files that have changed. A database that lacks none costs one round trip.
 ///
-/// Runs to its end even if the caller stops waiting: a file is either applied and noted, or neither.
+/// Runs to its end even if the caller stops waiting: a file is either applied and noted, or neither. Of
+/// a file without a transaction that holds for every statement.
 pub async fn apply(
     server: &Server,
     database: &DatabaseName,
@@ -94,44 +111,115 @@ async fn apply_pending(
     set: &MigrationSet,
     timeouts: MigrationTimeouts,
 ) -> Result<Applied, SchemaError> {
-    let mut connection = server.connect_as_owner(database, timeouts).await?;
-    // One flight. The lock is held until the session ends, which is at the end of this function.
-    let (locked, history) =
-        future::join(connection.batch_execute(MIGRATION_LOCK), history::read(&connection)).await;
-    locked.map_err(|error| {
-        if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) {
-            SchemaError::Busy
-        } else {
-            Error::from(error).into()
-        }
-    })?;
-    let history = history?;
-    let from = history::version(&history);
-    let pending = history::pending(set, &history)?;
-    if pending.is_empty() {
-        return Ok(Applied { from, to: from, files: Vec::new() });
+    let connection = server.connect_as_owner(database, timeouts).await?;
+    let standing = Standing::read(&connection, set).await?;
+    let from = history::version(&standing.history);
+    let pending = history::pending(set, &standing.history)?;
+    let repeatables = standing.changed(set);
+    let mut applied = Applied { from, to: from, files: Vec::new() };
+
+    let run = Run { client: &connection, server, pid: standing.pid, timeouts };
+    if !pending.is_empty() {
+        applied.files = apply_versions(&run, set, &standing.history, pending).await?;
+        applied.to = applied.files.last().map_or(from, |file| file.version);
+    }
+    if !repeatables.is_empty() {
+        journal::prepare(&connection).await?;
+    }
+    for file in repeatables {
+        let begun = Instant::now();
+        let (sql, in_transaction) = (&file.sql, file.in_transaction);
+        let script = Script { file: &file.file, sql, in_transaction, repeatable: true };
+        run.run(script, &journal::note(file)).await?;
+        let elapsed = begun.elapsed();
+        applied.files.push(AppliedFile { version: 0, name: file.name.clone(), elapsed });
+    }
+    Ok(applied)
+}
+
+/// Where a database stands.
+struct Standing {
+    history: Vec<Row>,
+    /// The repeatable files that it has, with their checksums.
+    repeatables: BTreeMap<String, String>,
+    /// The process of the session.
+    pid: i32,
+}
+
+impl Standing {
+    /// Waits for the migration lock, which is held until the session ends, and reads in the same round
+    /// trip.
+    async fn read(client: &Client, set: &MigrationSet) -> Result<Self, SchemaError> {
+        let repeatables = async {
+            match set.repeatables() {
+                [] => Ok(BTreeMap::new()),
+                _ => journal::repeatables(client).await,
+            }
+        };
+        let (locked, history, repeatables, pid) = future::join4(
+            client.batch_execute(MIGRATION_LOCK),
+            history::read(client),
+            repeatables,
+            client.query_typed("-- schema::pid\nselect pg_backend_pid()", &[]),
+        )
+        .await;
+        locked.map_err(|error| {
+            if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) {
+                SchemaError::Busy
+            } else {
+                Error::from(error).into()
+            }
+        })?;
+        let pid = pid.map_err(Error::from)?.first().map_or(0, |row| row.get(0));
+        Ok(Self { history: history?, repeatables: repeatables?, pid })
     }
 
-    let mut runner = Runner::new(set.migrations());
+    /// The repeatable files that the database lacks, or has with another content.
+    fn changed<'a>(&self, set: &'a MigrationSet) -> Vec<&'a RepeatableFile> {
+        let has = |file: &RepeatableFile| self.repeatables.get(&file.file) == Some(&file.sha256);
+        set.repeatables().iter().filter(|file| !has(file)).collect()
+    }
+}
+
+async fn apply_versions(
+    run: &Run<'_>,
+    set: &MigrationSet,
+    history: &[Row],
+    pending: Vec<&MigrationFile>,
+) -> Result<Vec<AppliedFile>, SchemaError> {
+    let mut runner =
+        Runner::new(set.migrations()).set_target(Target::Version(set.target_version()));
     runner.set_migration_table_name(HISTORY_TABLE);
-    let mut session = Session::new(&mut connection, &history, pending);
+    let mut session = Session::new(run, history, pending);
     let ran = runner.run_async(&mut session).await;
     let (files, failure) = session.outcome();
     match (ran, failure) {
         (_, Some(failure)) => Err(failure),
         (Err(refused), None) => Err(SchemaError::History(refused.to_string())),
-        (Ok(_), None) => {
-            let to = files.last().map_or(set.target_version(), |file| file.version);
-            Ok(Applied { from, to, files })
-        }
+        (Ok(_), None) => Ok(files),
     }
 }
 
 /// Makes a build out of nothing but the migration files, locked down and shut again. May be repeated
-/// after a crash at any moment: it goes on where it was.
+/// after a crash at any moment: it goes on where it was, or begins anew if nobody can tell where that is.
 ///
 /// While the files run the build accepts connections, but only the administrator has the right to one.
 pub async fn build_from_zero(
+    server: &Server,
+    build: &DatabaseName,
+    set: &MigrationSet,
+    timeouts: MigrationTimeouts,
+) -> Result<Applied, SchemaError> {
+    match furnish(server, build, set, timeouts).await {
+        Err(SchemaError::InDoubt { .. }) => {
+            server.drop_owned_database(build, Proof::Name).await?;
+            furnish(server, build, set, timeouts).await
+        }
+        other => other,
+    }
+}
+
+async fn furnish(
     server: &Server,
     build: &DatabaseName,
     set: &MigrationSet,

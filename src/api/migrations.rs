@@ -28,6 +28,8 @@ pub(super) struct Status {
     target: i64,
     /// Tenants that are not at the target.
     behind: i64,
+    /// Tenants at the target that have other repeatable files.
+    outdated: i64,
     /// How many tenants are at each version.
     versions: Vec<VersionCount>,
 }
@@ -66,7 +68,8 @@ pub(super) async fn status(
         counted.iter().filter(|(version, _)| *version != target).map(|(_, tenants)| tenants).sum();
     let versions =
         counted.into_iter().map(|(version, tenants)| VersionCount { version, tenants }).collect();
-    Ok(Json(Status { target, behind, versions }))
+    let outdated = admin.environment.count_outdated().await?;
+    Ok(Json(Status { target, behind, outdated, versions }))
 }
 
 /// Brings tenants to the newest migration.

@@ -64,7 +64,7 @@ pub struct Place {
 
 const COLUMNS: &str = "t.id, t.slug, t.name, t.tier, t.state, t.suspended_reason, t.settings, \
      t.server_id, s.name as server_name, t.database_name, t.role_name, t.epoch, t.generation, \
-     (select limits from tiers where tiers.name = t.tier) as tier_limits, t.schema_version, t.created_at, t.updated_at";
+     (select limits from tiers where tiers.name = t.tier) as tier_limits, t.schema_version, t.repeatables_digest, t.created_at, t.updated_at";
 
 pub(super) fn slug_of(row: &Row) -> Result<TenantSlug, CatalogError> {
     TenantSlug::parse(row.get("slug")).map_err(|error| CatalogError::Corrupt(error.to_string()))
@@ -90,6 +90,7 @@ fn tenant_of(row: &Row) -> Result<Tenant, CatalogError> {
         epoch: row.get("epoch"),
         generation: row.get("generation"),
         schema_version: row.get("schema_version"),
+        repeatables_digest: row.get("repeatables_digest"),
         created_at: row.get("created_at"),
         updated_at: row.get("updated_at"),
     })
@@ -248,6 +249,25 @@ impl Catalog {
         Ok(found.iter().map(|row| (row.get(0), row.get(1))).collect())
     }
 
+    /// How many served or suspended tenants are at this version, but have other repeatable files.
+    pub async fn count_outdated_repeatables(
+        &self,
+        version: i64,
+        repeatables: &str,
+    ) -> Result<i64, CatalogError> {
+        let client = self.client().await?;
+        let row = one(
+            &client,
+            "-- tenants::count_outdated_repeatables
+             select count(*) from tenants
+             where state in ('active', 'suspended', 'restoring', 'renaming')
+               and schema_version = $1 and repeatables_digest <> $2",
+            &[&version, &repeatables],
+        )
+        .await?;
+        Ok(row.get(0))
+    }
+
     /// Where a living tenant is served, and with which password; `None` when there is no such tenant, or
     /// only what a deletion has left of it.
     pub async fn place(&self, slug: &TenantSlug) -> Result<Option<Place>, CatalogError> {
@@ -326,8 +346,9 @@ impl TenantLock {
         .await
     }
 
-    /// Serves the tenant from a database with this epoch and schema version; the spare that its
-    /// provisioning took, if it took one, is used up.
+    /// Serves the tenant from a database with this epoch, schema version and set of repeatable files
+    /// (`None` if it kept the ones it had); the spare that its provisioning took, if it took one, is
+    /// used up.
     ///
     /// `state` is where it goes: active, or suspended when it was suspended before.
     pub async fn serve(
@@ -336,6 +357,7 @@ impl TenantLock {
         state: TenantState,
         epoch: i64,
         version: i64,
+        repeatables: Option<&str>,
     ) -> Result<(), CatalogError> {
         let to = tenant
             .state
@@ -344,18 +366,26 @@ impl TenantLock {
         self.update(
             "-- tenants::serve
              with used_up as (delete from spares where claimed_by = $5)
-             update tenants set state = $2, epoch = $3, schema_version = $4 where id = $1",
-            &[&self.tenant(), &to.as_str(), &epoch, &version, &self.operation()],
+             update tenants set state = $2, epoch = $3, schema_version = $4,
+                    repeatables_digest = coalesce($6, repeatables_digest)
+             where id = $1",
+            &[&self.tenant(), &to.as_str(), &epoch, &version, &self.operation(), &repeatables],
         )
         .await
     }
 
-    /// Writes down what the last migration left behind.
-    pub async fn set_schema_version(&self, version: i64) -> Result<(), CatalogError> {
+    /// Writes down what the last migration left behind; `None` if it left the repeatable files alone.
+    pub async fn set_schema(
+        &self,
+        version: i64,
+        repeatables: Option<&str>,
+    ) -> Result<(), CatalogError> {
         self.update(
-            "-- tenants::set_schema_version
-             update tenants set schema_version = $2 where id = $1",
-            &[&self.tenant(), &version],
+            "-- tenants::set_schema
+             update tenants
+             set schema_version = $2, repeatables_digest = coalesce($3, repeatables_digest)
+             where id = $1",
+            &[&self.tenant(), &version, &repeatables],
         )
         .await
     }

@@ -107,7 +107,7 @@ pub const KEYS: &[Key] = &[
     plain(
         "tenant_migrations_dir",
         "./migrations/tenant",
-        "the V<n>__<name>.sql files that every tenant gets",
+        "the V<n>__<name>.sql and R__<name>.sql files that every tenant gets",
     ),
     plain(
         "tenant_sample_data",
@@ -159,7 +159,11 @@ pub const KEYS: &[Key] = &[
     plain("worker_concurrency", "4", "operations that one replica drives at a time"),
     plain("warm_spares", "2", "ready clones kept on each server"),
     plain("restore_keep", "7d", "how long the database that a restore replaced is kept"),
-    plain("migration_lock_timeout", "5s", "how long a migration waits for a lock"),
+    plain(
+        "migration_lock_timeout",
+        "2s",
+        "how long a migration waits for a lock before it lets others pass and tries again",
+    ),
     plain("migration_statement_timeout", "15m", "how long one statement of a migration may run"),
     plain("pg_bin_dir", "the usual places", "where pg_dump and pg_restore are"),
     plain(

@@ -41,7 +41,7 @@ pub struct Environment {
 /// Bounds on what operations do.
 #[derive(Clone, Debug)]
 pub struct Limits {
-    /// The directory of `V<n>__<name>.sql` files that every tenant gets.
+    /// The directory of `V<n>__<name>.sql` and `R__<name>.sql` files that every tenant gets.
     pub migrations_dir: PathBuf,
     /// The SQL file that `--sample-data` loads.
     pub sample_data: Option<PathBuf>,
@@ -85,6 +85,13 @@ impl Environment {
     #[must_use]
     pub fn migrations(&self) -> MigrationSet {
         self.migrations.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// How many tenants are at the newest version, but have other repeatable files than these.
+    pub async fn count_outdated(&self) -> Result<i64, CatalogError> {
+        let set = self.migrations();
+        let digest = set.repeatables_digest().unwrap_or_default();
+        self.catalog.count_outdated_repeatables(set.target_version(), digest).await
     }
 
     /// Reads the migrations again: a deploy may have added files.

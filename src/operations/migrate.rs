@@ -1,17 +1,23 @@
-//! Migrating one tenant to the newest file. The database's own history decides what is missing, so a
-//! second run finds nothing to do.
+//! Migrating one tenant to the newest file, or to a ceiling. The database's own history decides what is
+//! missing, so a second run finds nothing to do.
 
 use futures_util::FutureExt as _;
-use tenantry_provisioning::apply;
+use tenantry_provisioning::{MigrationSet, apply};
 
-use super::{Plan, Step, StepContext, StepError};
-use crate::tenant::TenantState;
+use super::{Plan, Step, StepContext, StepError, Work};
+use crate::tenant::{Tenant, TenantState};
 
 pub(super) const PLAN: Plan = Plan {
     steps: &[Step::new("apply_migrations", |cx| apply_migrations(cx).boxed())],
     abandon: &[],
     no_return: 1,
 };
+
+/// Whether there is something to do for a tenant, as far as the catalog knows.
+pub(super) fn is_due(tenant: &Tenant, set: &MigrationSet) -> bool {
+    tenant.schema_version != set.target_version()
+        || set.repeatables_digest().is_some_and(|digest| digest != tenant.repeatables_digest)
+}
 
 async fn apply_migrations(cx: &StepContext<'_>) -> Result<(), StepError> {
     if !matches!(cx.tenant.state, TenantState::Active | TenantState::Suspended) {
@@ -21,14 +27,38 @@ async fn apply_migrations(cx: &StepContext<'_>) -> Result<(), StepError> {
         ));
     }
     let server = cx.environment.server(cx.tenant.server_id).await?;
-    let set = cx.environment.migrations();
+    let mut set = cx.environment.migrations();
+    if let Work::Migrate { to: Some(ceiling) } = cx.work()? {
+        set = set.up_to(ceiling);
+    }
     let applied =
         apply(&server, &cx.tenant.database, &set, cx.environment.limits.migration_timeouts).await?;
     for file in &applied.files {
         tracing::info!(version = file.version, name = file.name, elapsed = ?file.elapsed, "migration applied");
     }
-    if applied.to != cx.tenant.schema_version {
-        cx.lock.set_schema_version(applied.to).await?;
+    let repeatables = set.repeatables_digest();
+    if applied.to != cx.tenant.schema_version
+        || repeatables.is_some_and(|digest| digest != cx.tenant.repeatables_digest)
+    {
+        cx.lock.set_schema(applied.to, repeatables).await?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_row_without_a_ceiling_is_as_it_was() {
+        let stored =
+            |input| serde_json::from_value::<Work>(json!({ "kind": "migrate", "input": input }));
+
+        assert_eq!(stored(json!({})).unwrap(), Work::Migrate { to: None });
+        assert_eq!(stored(json!({ "to": 17 })).unwrap(), Work::Migrate { to: Some(17) });
+        let written = serde_json::to_value(Work::Migrate { to: None }).unwrap();
+        assert_eq!(written["input"], json!({}));
+    }
 }

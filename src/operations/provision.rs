@@ -8,8 +8,8 @@
 use futures_util::FutureExt as _;
 use serde::{Deserialize, Serialize};
 use tenantry_provisioning::{
-    DatabaseName, MigrationTimeouts, Owner, Possession, Proof, Server, Source, build_from_zero,
-    scram_verifier,
+    DatabaseName, MigrationSet, MigrationTimeouts, Owner, Possession, Proof, Server, Source,
+    build_from_zero, scram_verifier,
 };
 use uuid::Uuid;
 
@@ -34,6 +34,8 @@ const ORIGIN: &str = "origin";
 struct Origin {
     spare: Option<Uuid>,
     version: i64,
+    #[serde(default)]
+    repeatables: Option<String>,
 }
 
 async fn build_database(cx: &StepContext<'_>) -> Result<(), StepError> {
@@ -44,7 +46,7 @@ async fn build_database(cx: &StepContext<'_>) -> Result<(), StepError> {
         if server.database(&DatabaseName::spare(spare)).await?.is_some()
             || is_done(cx, &server).await?
         {
-            return note_origin(cx, Some(spare), set.target_version()).await;
+            return note_origin(cx, Some(spare), &set).await;
         }
         cx.environment.catalog.forget_spare(spare).await?;
     }
@@ -53,7 +55,7 @@ async fn build_database(cx: &StepContext<'_>) -> Result<(), StepError> {
     }
     let build = DatabaseName::build(cx.operation.id);
     let template = DatabaseName::template(set.digest());
-    note_origin(cx, None, set.target_version()).await?;
+    note_origin(cx, None, &set).await?;
     if server.database(&template).await?.is_some_and(|facts| facts.is_template) {
         server.create_build(&build, Source::Template(&template)).await?;
     } else {
@@ -72,10 +74,11 @@ async fn is_done(cx: &StepContext<'_>, server: &Server) -> Result<bool, StepErro
 async fn note_origin(
     cx: &StepContext<'_>,
     spare: Option<Uuid>,
-    version: i64,
+    set: &MigrationSet,
 ) -> Result<(), StepError> {
     if cx.recall::<Origin>(ORIGIN).is_none_or(|origin| origin.spare != spare) {
-        cx.remember(ORIGIN, &Origin { spare, version }).await?;
+        let repeatables = set.repeatables_digest().map(str::to_owned);
+        cx.remember(ORIGIN, &Origin { spare, version: set.target_version(), repeatables }).await?;
     }
     Ok(())
 }
@@ -159,8 +162,11 @@ async fn load_sample_data(cx: &StepContext<'_>) -> Result<(), StepError> {
 async fn activate(cx: &StepContext<'_>) -> Result<(), StepError> {
     let server = cx.environment.server(cx.tenant.server_id).await?;
     prove_isolation(cx, &server, cx.tenant.epoch).await?;
-    let version = cx.recall::<Origin>(ORIGIN).map_or(0, |origin| origin.version);
-    Ok(cx.lock.serve(&cx.tenant, TenantState::Active, cx.tenant.epoch, version).await?)
+    let origin = cx.recall::<Origin>(ORIGIN);
+    let version = origin.as_ref().map_or(0, |origin| origin.version);
+    let repeatables = origin.as_ref().and_then(|origin| origin.repeatables.as_deref());
+    let epoch = cx.tenant.epoch;
+    Ok(cx.lock.serve(&cx.tenant, TenantState::Active, epoch, version, repeatables).await?)
 }
 
 /// Refuses to serve a tenant whose database is not its own alone.

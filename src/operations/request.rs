@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use uuid::Uuid;
 
 use super::environment::{NO_STORE, SET_STORE};
-use super::{Environment, Work};
+use super::{Environment, Work, migrate};
 use crate::catalog::CatalogError;
 use crate::catalog::operations::{BatchItem, OperationRecord};
 use crate::catalog::tenants::{NewTenant, TenantFilter};
@@ -161,15 +161,14 @@ impl Environment {
         slugs: &[TenantSlug],
         by: &str,
     ) -> Result<Uuid, CatalogError> {
-        let target = self.migrations().target_version();
+        let set = self.migrations();
         let due: Vec<Tenant> = self
             .fleet(slugs)
             .await?
             .into_iter()
-            .filter(|tenant| !slugs.is_empty() || tenant.schema_version != target)
+            .filter(|tenant| !slugs.is_empty() || migrate::is_due(tenant, &set))
             .collect();
-        let set = self.migrations();
-        self.enqueue_fleet(&due, &Work::Migrate {}, Some(set.digest()), by).await
+        self.enqueue_fleet(&due, &Work::Migrate { to: None }, Some(set.digest()), by).await
     }
 
     /// Backs up tenants: those named, or all. Returns the batch.

@@ -35,6 +35,8 @@ const STATE: &str = "state";
 const EPOCH: &str = "epoch";
 /// The schema version of the incoming database.
 const VERSION: &str = "version";
+/// The digest of its repeatable migration files.
+const REPEATABLES: &str = "repeatables";
 
 async fn restore_beside(cx: &StepContext<'_>) -> Result<(), StepError> {
     if !matches!(cx.tenant.state, TenantState::Active | TenantState::Suspended) {
@@ -118,6 +120,7 @@ async fn migrate_beside(cx: &StepContext<'_>) -> Result<(), StepError> {
     let build = DatabaseName::build(cx.operation.id);
     let set = cx.environment.migrations();
     let applied = apply(&server, &build, &set, cx.environment.limits.migration_timeouts).await?;
+    cx.remember(REPEATABLES, &set.repeatables_digest()).await?;
     cx.remember(VERSION, &applied.to).await
 }
 
@@ -153,7 +156,9 @@ async fn serve(cx: &StepContext<'_>) -> Result<(), StepError> {
     provision::prove_isolation(cx, &server, epoch(cx)?).await?;
     let state = cx.recall(STATE).unwrap_or(TenantState::Active);
     let version = cx.recall(VERSION).unwrap_or(cx.tenant.schema_version);
-    Ok(cx.lock.serve(&cx.tenant, state, epoch(cx)?, version).await?)
+    let repeatables = cx.recall::<Option<String>>(REPEATABLES).flatten();
+    let repeatables = repeatables.as_deref();
+    Ok(cx.lock.serve(&cx.tenant, state, epoch(cx)?, version, repeatables).await?)
 }
 
 fn epoch(cx: &StepContext<'_>) -> Result<i64, StepError> {

@@ -86,6 +86,16 @@ impl TenantConnection {
         &self.route.place.tenant
     }
 
+    /// Whether the tenant has the migration with this version, so that new code can serve tenants that
+    /// a rollout has not reached yet.
+    ///
+    /// Known from the catalog, without a query: what is true stays true, and what is false may become
+    /// true a moment after a migration has ended.
+    #[must_use]
+    pub fn has_migration(&self, version: i64) -> bool {
+        self.tenant().schema_version >= version
+    }
+
     /// Runs a query and returns its rows.
     pub async fn query(&self, sql: &str, params: Params<'_>) -> Result<Vec<Row>, Error> {
         let client = &self.session().client;

@@ -29,6 +29,8 @@ async fn a_tenant_can_use_its_data_and_nothing_else() {
         "drop table boards",
         "truncate boards",
         "select * from tenantry.schema_history",
+        "select * from tenantry.schema_statements",
+        "select * from tenantry.schema_repeatables",
         "insert into tenantry.schema_history values (9)",
         "set role tenantry_owner",
         "alter role current_user set tenantry.tenant = 'x'",

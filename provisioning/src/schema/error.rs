@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
+use super::blockers::Blocker;
 use crate::error::{Cause, Error};
 
 /// Why migrations could not be loaded or applied.
@@ -54,6 +55,39 @@ pub enum SchemaError {
     /// Another run holds the database's migration lock.
     #[error("another migration of this database is running")]
     Busy,
+    /// A file did not get its locks in time, however often it tried; it left no trace.
+    #[error(
+        "the migration {} was refused a lock {tries} times: {source}{}",
+        place(file, *line),
+        listed(blockers)
+    )]
+    Blocked {
+        /// The file's name.
+        file: String,
+        /// The line in it, counted from 1, where PostgreSQL names one.
+        line: Option<usize>,
+        /// How often it was tried.
+        tries: u32,
+        /// Who held the lock at the end; may be empty if that could not be seen.
+        blockers: Vec<Blocker>,
+        /// What PostgreSQL said.
+        source: Cause,
+    },
+    /// An earlier run was cut while this statement ran, and it leaves nothing to look for.
+    #[error(
+        "statement {number} of the migration {file}:{line} was running when an earlier run was cut, and \
+         nobody can tell whether it was done: `{statement}`"
+    )]
+    InDoubt {
+        /// The file's name.
+        file: String,
+        /// The line in it, counted from 1.
+        line: usize,
+        /// Which statement of the file, counted from 1.
+        number: i32,
+        /// Its beginning.
+        statement: String,
+    },
     /// A statement failed; its file left no trace, the files before it are applied.
     #[error("the migration {} failed: {source}", place(file, *line))]
     Failed {
@@ -77,7 +111,7 @@ impl SchemaError {
     #[must_use]
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::Busy => true,
+            Self::Busy | Self::Blocked { .. } => true,
             Self::Failed { source, .. } => source.is_transient(),
             Self::Server(error) => error.is_transient(),
             Self::Interrupted(cause) => cause.is_cancelled(),
@@ -86,6 +120,7 @@ impl SchemaError {
             | Self::Edited { .. }
             | Self::MissingFile { .. }
             | Self::OutOfOrder { .. }
+            | Self::InDoubt { .. }
             | Self::History(_) => false,
         }
     }
@@ -109,6 +144,12 @@ impl SchemaError {
                 "compare tenantry.schema_history with a healthy tenant's, and mend it by hand"
             }
             Self::Busy => "wait for the other run to end",
+            Self::Blocked { .. } => {
+                "let that transaction end, or end it with pg_terminate_backend; the migration is tried again"
+            }
+            Self::InDoubt { file, number, .. } => {
+                return Some(in_doubt_remedy(file, *number).into());
+            }
             Self::Failed { source, .. } => failed_remedy(source),
             Self::Interrupted(_) => "run it again; if it ends in the same way, report it",
             Self::Server(error) => return error.remedy(),
@@ -117,21 +158,34 @@ impl SchemaError {
     }
 }
 
+fn in_doubt_remedy(file: &str, number: i32) -> String {
+    let row = format!("where file = '{file}' and number = {number}");
+    format!(
+        "look in the tenant's database. If it was done, run `update tenantry.schema_statements set \
+         ended_at = now() {row}`; if not, `delete from tenantry.schema_statements {row}`. Then retry. A \
+         comment `-- tenantry: may-repeat` above a statement says that it may be run again"
+    )
+}
+
 fn failed_remedy(cause: &Cause) -> &'static str {
     match cause.sql_state().map(tokio_postgres::error::SqlState::code) {
-        Some("55P03") => {
-            "something in the database held a lock for longer than the lock timeout; run it again"
-        }
         Some("57014") => {
             "the statement ran into the statement timeout: raise it, or do less in one file"
         }
         Some("53100") => "free disk space on the server, then run it again",
-        Some("25001") => "a migration file runs in a transaction, and this statement cannot",
+        Some("25001") => {
+            "a migration file runs in a transaction, and this statement cannot: give it a file with \
+             `-- tenantry: no-transaction` in its first line"
+        }
         Some("42501") => {
             "migrations run as tenantry_owner, which may not do this: a superuser has to"
         }
         _ => "mend the file, then run it again; the files before it are applied",
     }
+}
+
+fn listed(blockers: &[Blocker]) -> String {
+    blockers.iter().fold(String::new(), |text, blocker| format!("{text}. In the way: {blocker}"))
 }
 
 fn place(file: &str, line: Option<usize>) -> String {

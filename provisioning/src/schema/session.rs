@@ -7,22 +7,17 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::time::Instant;
 
-use futures_util::future;
 use refinery_core::traits::r#async::{AsyncQuery, AsyncTransaction};
 use refinery_core::{AsyncMigrate, Migration};
 use time::OffsetDateTime;
-use tokio_postgres::Client;
-use tokio_postgres::error::ErrorPosition;
 
 use super::history::Row;
+use super::run::{Run, Script};
 use super::{AppliedFile, MigrationFile, SchemaError};
-use crate::error::{Cause, Error};
-
-/// What a file may have set ends with it: the next one starts as `tenantry_owner` with our timeouts.
-const FRESH: &str = "reset all; reset role";
+use crate::error::Error;
 
 pub(super) struct Session<'a> {
-    client: &'a mut Client,
+    run: &'a Run<'a>,
     /// As read under the migration lock.
     history: &'a [Row],
     pending: VecDeque<&'a MigrationFile>,
@@ -36,11 +31,11 @@ pub(super) struct Stopped;
 
 impl<'a> Session<'a> {
     pub(super) fn new(
-        client: &'a mut Client,
+        run: &'a Run<'a>,
         history: &'a [Row],
         pending: Vec<&'a MigrationFile>,
     ) -> Self {
-        Self { client, history, pending: pending.into(), applied: Vec::new(), failure: None }
+        Self { run, history, pending: pending.into(), applied: Vec::new(), failure: None }
     }
 
     /// What was applied, and why it ended there.
@@ -53,42 +48,27 @@ impl<'a> Session<'a> {
         Stopped
     }
 
-    /// Runs a file and its note in the history in one transaction, in two round trips.
+    /// Runs a file and its note in the history.
     async fn apply(&mut self, sql: &str, note: &str) -> Result<(), Stopped> {
         let begun = Instant::now();
         let Some(file) = self.pending.pop_front() else {
             return Err(self
                 .stop(SchemaError::History("the runner applies more than is pending".to_owned())));
         };
-        // The note follows only after success: a file may have ended the transaction by itself.
-        let client = &*self.client;
-        let ran = future::join3(
-            client.batch_execute(FRESH),
-            client.batch_execute("begin"),
-            client.batch_execute(sql),
-        );
-        let outcome = match ran.await {
-            (Ok(()), Ok(()), Ok(())) => {
-                match future::join(client.batch_execute(note), client.batch_execute("commit")).await
-                {
-                    (Err(error), _) | (Ok(()), Err(error)) => Err(error),
-                    (Ok(()), Ok(())) => Ok(()),
-                }
-            }
-            (Err(error), ..) | (Ok(()), Err(error), _) | (Ok(()), Ok(()), Err(error)) => Err(error),
+        let script = Script {
+            file: &file.file,
+            sql,
+            in_transaction: file.in_transaction,
+            repeatable: false,
         };
-        match outcome {
+        match self.run.run(script, note).await {
             Ok(()) => {
                 let (version, name) = (file.version, file.name.clone());
                 self.applied.push(AppliedFile { version, name, elapsed: begun.elapsed() });
                 Ok(())
             }
-            Err(error) => {
-                // The session ends now, and the transaction with it.
-                let line = line_of(&error, sql);
-                let file = file.file.clone();
-                Err(self.stop(SchemaError::Failed { file, line, source: Cause::from(error) }))
-            }
+            // The session ends now, and a transaction with it.
+            Err(failure) => Err(self.stop(failure)),
         }
     }
 }
@@ -107,7 +87,7 @@ impl AsyncTransaction for Session<'_> {
             _ if !self.history.is_empty() => {}
             _ => {
                 for query in &queries {
-                    if let Err(error) = self.client.batch_execute(query).await {
+                    if let Err(error) = self.run.client.batch_execute(query).await {
                         return Err(self.stop(Error::from(error).into()));
                     }
                 }
@@ -137,15 +117,4 @@ impl std::error::Error for Stopped {}
 /// refinery compares version, name and checksum; when it was applied is only handed through.
 fn for_refinery(row: &Row) -> Migration {
     Migration::applied(row.version, row.name.clone(), OffsetDateTime::UNIX_EPOCH, row.checksum)
-}
-
-/// The line of the file that PostgreSQL points at; it counts in characters from 1.
-fn line_of(error: &tokio_postgres::Error, sql: &str) -> Option<usize> {
-    match error.as_db_error()?.position()? {
-        ErrorPosition::Original(position) => {
-            let before = sql.chars().take(usize::try_from(*position).ok()?.saturating_sub(1));
-            Some(before.filter(|letter| *letter == '\n').count() + 1)
-        }
-        ErrorPosition::Internal { .. } => None,
-    }
 }

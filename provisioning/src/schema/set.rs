@@ -3,6 +3,9 @@
 //! refinery skips a file whose name it does not understand and applies versions that appear twice in
 //! some order. A fleet must not find that out one database after the other, so a set is either in order
 //! or it does not load.
+//!
+//! There are two kinds of files. `V<number>__<name>.sql` is run once and never changes. `R__<name>.sql`
+//! is run again whenever it has changed, after all of the others.
 
 use std::fmt;
 use std::path::Path;
@@ -12,6 +15,10 @@ use aws_lc_rs::digest::{Context, SHA256, digest};
 use refinery_core::Migration;
 
 use super::SchemaError;
+use super::statement::{Manner, is_directive, split};
+
+/// In the first line of a file: its statements run one by one, each by itself.
+const NO_TRANSACTION: &str = "no-transaction";
 
 /// Versions of at least so many digits are points in time: there may be gaps between them.
 const FIRST_TIMESTAMP: i64 = 10_000_000;
@@ -20,12 +27,16 @@ const FIRST_TIMESTAMP: i64 = 10_000_000;
 #[derive(Clone)]
 pub struct MigrationSet {
     shared: Arc<Shared>,
+    /// How many of the files count; the others lie above a ceiling.
+    visible: usize,
+    digest: Arc<str>,
 }
 
 struct Shared {
     files: Vec<MigrationFile>,
     migrations: Vec<Migration>,
-    digest: String,
+    repeatables: Vec<RepeatableFile>,
+    repeatables_digest: String,
 }
 
 /// One migration file.
@@ -39,10 +50,26 @@ pub struct MigrationFile {
     pub file: String,
     /// SHA-256 over the file's bytes, in hexadecimal digits.
     pub sha256: String,
+    /// Whether it runs in one transaction; not with `-- tenantry: no-transaction` in its first line.
+    pub in_transaction: bool,
+}
+
+/// A file that is run again whenever it has changed: views and functions.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RepeatableFile {
+    /// The words after the two underscores.
+    pub name: String,
+    /// The name of the file.
+    pub file: String,
+    /// SHA-256 over the file's bytes, in hexadecimal digits.
+    pub sha256: String,
+    /// Whether it runs in one transaction; not with `-- tenantry: no-transaction` in its first line.
+    pub in_transaction: bool,
+    pub(super) sql: String,
 }
 
 impl MigrationSet {
-    /// Reads the `V<number>__<name>.sql` files of a directory. Files that do not end in `.sql`, and
+    /// Reads the `V<number>__<name>.sql` and `R__<name>.sql` files of a directory. Files that do not end in `.sql`, and
     /// directories, are left alone; an `.sql` file that does not fit is an error. Blocks on the disk.
     ///
     /// A file counts byte by byte: if a checkout changes its line ends, it is another file.
@@ -68,47 +95,79 @@ impl MigrationSet {
 
     /// Makes a set of files given as name and content, in any order.
     pub fn from_sources(sources: Vec<(String, String)>) -> Result<Self, SchemaError> {
-        let mut files = Vec::with_capacity(sources.len());
+        let (mut files, mut repeatables) = (Vec::with_capacity(sources.len()), Vec::new());
         for (file, sql) in sources {
-            let parsed = parse(&file, &sql)?;
-            files.push((parsed, sql));
+            if file.starts_with("R__") {
+                repeatables.push(parse_repeatable(file, sql)?);
+            } else {
+                files.push((parse(&file, &sql)?, sql));
+            }
         }
         files.sort_by_key(|(file, _)| file.version);
         for pair in files.windows(2) {
             check_order(&pair[0].0, &pair[1].0)?;
         }
+        repeatables.sort_by(|one, other| one.file.cmp(&other.file));
 
-        Ok(Self { shared: Arc::new(share(files)) })
+        let shared = Arc::new(share(files, repeatables));
+        let visible = shared.files.len();
+        let digest = digest_of(&shared.files, &shared.repeatables).into();
+        Ok(Self { shared, visible, digest })
+    }
+
+    /// The same set with nothing above `ceiling`. Repeatable files speak of what the newest files make:
+    /// if one of those is held back, so are they.
+    #[must_use]
+    pub fn up_to(&self, ceiling: i64) -> Self {
+        let visible = self.files().filter(|file| file.version <= ceiling).count();
+        if visible == self.visible {
+            return self.clone();
+        }
+        let digest = digest_of(&self.shared.files[..visible], &[]).into();
+        Self { shared: Arc::clone(&self.shared), visible, digest }
     }
 
     /// The newest version; 0 if there is no file.
     #[must_use]
     pub fn target_version(&self) -> i64 {
-        self.shared.files.last().map_or(0, |file| file.version)
+        self.files().next_back().map_or(0, |file| file.version)
     }
 
     /// SHA-256 over names and contents of all files, in hexadecimal digits.
     #[must_use]
     pub fn digest(&self) -> &str {
-        &self.shared.digest
+        &self.digest
     }
 
-    /// The number of files.
+    /// SHA-256 over names and contents of the repeatable files; empty if there is none, and `None` where
+    /// a ceiling holds them back.
+    #[must_use]
+    pub fn repeatables_digest(&self) -> Option<&str> {
+        self.is_whole().then_some(&self.shared.repeatables_digest)
+    }
+
+    /// The number of files with a version.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.shared.files.len()
+        self.visible
     }
 
-    /// Whether there is no file.
+    /// Whether there is no file with a version.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.shared.files.is_empty()
+        self.visible == 0
     }
 
-    /// The files, the oldest first.
+    /// The files with a version, the oldest first.
     #[must_use]
-    pub fn files(&self) -> impl ExactSizeIterator<Item = &MigrationFile> {
-        self.shared.files.iter()
+    pub fn files(&self) -> impl ExactSizeIterator<Item = &MigrationFile> + DoubleEndedIterator {
+        self.shared.files[..self.visible].iter()
+    }
+
+    /// The repeatable files, in the order of their names; none where a ceiling holds them back.
+    #[must_use]
+    pub fn repeatables(&self) -> &[RepeatableFile] {
+        if self.is_whole() { &self.shared.repeatables } else { &[] }
     }
 
     /// The files that a database at `version` lacks, the oldest first.
@@ -116,12 +175,22 @@ impl MigrationSet {
         self.files().filter(move |file| file.version > version)
     }
 
+    /// All of them, whatever the ceiling: a database may be above it.
     pub(super) fn migrations(&self) -> &[Migration] {
         &self.shared.migrations
     }
 
+    /// Whatever the ceiling.
     pub(super) fn file(&self, version: i64) -> Option<&MigrationFile> {
-        self.files().find(|file| file.version == version)
+        self.shared.files.iter().find(|file| file.version == version)
+    }
+
+    pub(super) fn sql(&self, version: i64) -> Option<&str> {
+        self.migrations().iter().find(|known| known.version() == version)?.sql()
+    }
+
+    fn is_whole(&self) -> bool {
+        self.visible == self.shared.files.len()
     }
 }
 
@@ -131,17 +200,27 @@ impl fmt::Debug for MigrationSet {
     }
 }
 
-fn share(sources: Vec<(MigrationFile, String)>) -> Shared {
-    let mut all = Context::new(&SHA256);
+fn share(sources: Vec<(MigrationFile, String)>, repeatables: Vec<RepeatableFile>) -> Shared {
     let (mut files, mut migrations) = (Vec::new(), Vec::new());
     for (file, sql) in sources {
-        all.update(format!("{}\n{}\n", file.file, file.sha256).as_bytes());
         let stem = format!("V{}__{}", file.version, file.name);
         migrations
             .push(Migration::unapplied(&stem, &sql).expect("parse admits what refinery reads"));
         files.push(file);
     }
-    Shared { files, migrations, digest: hex::encode(all.finish()) }
+    let repeatables_digest =
+        if repeatables.is_empty() { String::new() } else { digest_of(&[], &repeatables) };
+    Shared { files, migrations, repeatables, repeatables_digest }
+}
+
+fn digest_of(files: &[MigrationFile], repeatables: &[RepeatableFile]) -> String {
+    let mut all = Context::new(&SHA256);
+    let files = files.iter().map(|file| (&file.file, &file.sha256));
+    let repeatables = repeatables.iter().map(|file| (&file.file, &file.sha256));
+    for (file, sha256) in files.chain(repeatables) {
+        all.update(format!("{file}\n{sha256}\n").as_bytes());
+    }
+    hex::encode(all.finish())
 }
 
 fn parse(file: &str, sql: &str) -> Result<MigrationFile, SchemaError> {
@@ -153,9 +232,6 @@ fn parse(file: &str, sql: &str) -> Result<MigrationFile, SchemaError> {
     let stem =
         file.strip_suffix(".sql").and_then(|stem| stem.strip_prefix('V')).ok_or_else(misnamed)?;
     let (version, name) = stem.split_once("__").ok_or_else(misnamed)?;
-    let is_word = |text: &str| {
-        !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
-    };
     if version.is_empty() || !version.bytes().all(|byte| byte.is_ascii_digit()) || !is_word(name) {
         return Err(misnamed());
     }
@@ -163,14 +239,55 @@ fn parse(file: &str, sql: &str) -> Result<MigrationFile, SchemaError> {
     if version == 0 {
         return Err(refused("has version 0, which stands for a database without any"));
     }
+    let in_transaction = check_content(file, sql)?;
+    let sha256 = hex::encode(digest(&SHA256, sql.as_bytes()));
+    Ok(MigrationFile {
+        version,
+        name: name.to_owned(),
+        file: file.to_owned(),
+        sha256,
+        in_transaction,
+    })
+}
+
+fn parse_repeatable(file: String, sql: String) -> Result<RepeatableFile, SchemaError> {
+    let name = file.strip_prefix("R__").and_then(|stem| stem.strip_suffix(".sql"));
+    let Some(name) = name.filter(|name| is_word(name)).map(str::to_owned) else {
+        let problem = "is not named R__<name>.sql, with a-z, 0-9 and _ in the name".to_owned();
+        return Err(SchemaError::File { file, problem });
+    };
+    let in_transaction = check_content(&file, &sql)?;
+    let sha256 = hex::encode(digest(&SHA256, sql.as_bytes()));
+    Ok(RepeatableFile { name, file, sha256, in_transaction, sql })
+}
+
+fn is_word(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+}
+
+/// Whether a file that can be run at all is to run in one transaction.
+fn check_content(file: &str, sql: &str) -> Result<bool, SchemaError> {
+    let refused = |problem: String| SchemaError::File { file: file.to_owned(), problem };
     if sql.trim().is_empty() {
-        return Err(refused("is empty"));
+        return Err(refused("is empty".to_owned()));
     }
     if sql.contains('\0') {
-        return Err(refused("holds a NUL byte"));
+        return Err(refused("holds a NUL byte".to_owned()));
     }
-    let sha256 = hex::encode(digest(&SHA256, sql.as_bytes()));
-    Ok(MigrationFile { version, name: name.to_owned(), file: file.to_owned(), sha256 })
+    if !sql.lines().next().is_some_and(|line| is_directive(line, NO_TRANSACTION)) {
+        return Ok(true);
+    }
+    for statement in split(sql) {
+        let problem = match statement.manner() {
+            Manner::Transaction => "begins or ends a transaction, and it says that it has none",
+            Manner::Nameless => {
+                "makes an index without a name, which could not be found again if that is cut short"
+            }
+            _ => continue,
+        };
+        return Err(refused(format!("{problem} (line {})", statement.line)));
+    }
+    Ok(false)
 }
 
 fn check_order(before: &MigrationFile, after: &MigrationFile) -> Result<(), SchemaError> {
@@ -216,10 +333,42 @@ mod tests {
             (vec!["V1.2__a.sql"], "not named"),
             (vec!["V1__a.SQL"], "not named"),
             (vec!["V99999999999999999999__a.sql"], "too large"),
+            (vec!["R__a-b.sql"], "not named R__"),
         ] {
             let error = set(&files).unwrap_err().to_string();
             assert!(error.contains(what), "{files:?}: {error}");
         }
+    }
+
+    #[test]
+    fn a_ceiling_holds_back_newer_and_repeatable_files() {
+        let whole = set(&["V1__a.sql", "V2__b.sql", "R__views.sql"]).unwrap();
+
+        let held = whole.up_to(1);
+        let not_held = whole.up_to(7);
+
+        assert_eq!((held.target_version(), held.len(), held.repeatables().len()), (1, 1, 0));
+        assert_eq!(held.digest(), set(&["V1__a.sql"]).unwrap().digest());
+        assert_eq!(held.repeatables_digest(), None);
+        assert_eq!((not_held.digest(), not_held.len()), (whole.digest(), 2));
+        assert_eq!(not_held.repeatables()[0].name, "views");
+        assert_eq!(set(&["V1__a.sql"]).unwrap().repeatables_digest(), Some(""));
+    }
+
+    #[test]
+    fn a_file_without_a_transaction_must_be_able_to_go_on() {
+        let load = |sql: &str| {
+            MigrationSet::from_sources(vec![("V1__a.sql".to_owned(), sql.to_owned())])
+                .map(|set| set.files().all(|file| file.in_transaction))
+                .map_err(|error| error.to_string())
+        };
+        let marked = |sql: &str| load(&format!("-- tenantry: no-transaction\n{sql}"));
+
+        assert_eq!(load("vacuum"), Ok(true));
+        assert_eq!(load("select 1;\n-- tenantry: no-transaction"), Ok(true));
+        assert_eq!(marked("vacuum"), Ok(false));
+        assert!(marked("vacuum;\nbegin; select 1; commit").unwrap_err().contains("line 3"));
+        assert!(marked("create index concurrently on a (b)").unwrap_err().contains("name"));
     }
 
     #[test]
