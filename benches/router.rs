@@ -57,6 +57,7 @@ impl Bench {
     /// Prepared point queries at eight tasks: through the router, raw clients, and PgBouncer.
     async fn queries(&self) {
         const ROUNDS: usize = 9;
+        const CHECKOUTS: u32 = 200_000;
         self.fleet.create_tenant_with("routed", true).await;
         let tenant = slug("routed");
         let place = self.fleet.router().route(&tenant).await.expect("it is served");
@@ -96,7 +97,6 @@ impl Bench {
         );
         row("  / the same through PgBouncer, a session each", ours, bouncer, ">= 1.8");
         let router = self.fleet.router();
-        const CHECKOUTS: u32 = 200_000;
         for _ in 0..2 {
             let started = Instant::now();
             for _ in 0..CHECKOUTS {
