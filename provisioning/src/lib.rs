@@ -16,7 +16,8 @@ pub use marker::{Marker, Owner};
 pub use name::{DatabaseName, NameError, RoleName};
 pub use role::{RoleFacts, random_password, scram_verifier};
 pub use schema::{
-    Applied, AppliedFile, MigrationFile, MigrationSet, MigrationTimeouts, SchemaError, apply,
-    build_from_zero, current_version,
+    Applied, AppliedFile, Difference, MigrationFile, MigrationSet, MigrationTimeouts, Reading,
+    Schema, SchemaError, apply, baseline, build_from_zero, current_version, read_schema,
+    reference_schema,
 };
 pub use server::{Connection, PooledClient, Problem, Server, ServerFacts, ServerUrl, TlsConnector};
