@@ -46,6 +46,7 @@ mod sql;
 mod tenant;
 mod tenants;
 mod tiers;
+pub mod verification;
 
 pub use health::{Health, Plane};
 pub use registrations::SelfService;
@@ -169,6 +170,8 @@ fn admin_routes() -> OpenApiRouter<Admin> {
         .routes(routes!(operations::cancel))
         .routes(routes!(migrations::status, migrations::start))
         .routes(routes!(migrations::show))
+        .routes(routes!(verification::verify))
+        .routes(routes!(verification::baseline))
         .routes(routes!(servers::list))
         .routes(routes!(servers::replicas))
         .routes(routes!(tiers::list))
@@ -255,6 +258,8 @@ mod tests {
             "/api/operations/{id}/cancel",
             "/api/migrations",
             "/api/migrations/{batch}",
+            "/api/migrations/verify",
+            "/api/setup/tenants/{slug}/baseline",
             "/api/servers",
             "/api/servers/{name}/replicas",
             "/api/tiers",

@@ -41,6 +41,7 @@ mod progress;
 pub mod read_replicas;
 pub mod registrations;
 pub mod routers;
+pub mod schema_checks;
 pub mod secrets;
 pub mod servers;
 mod settings;
@@ -52,7 +53,7 @@ pub mod tokens;
 
 pub use lock::TenantLock;
 
-/// Our own schema, in order. `V15__…` goes here and nowhere else.
+/// Our own schema, in order. `V17__…` goes here and nowhere else.
 const MIGRATIONS: &[(&str, &str)] = &[
     ("V1__servers_and_tenants", include_str!("../migrations/catalog/V1__servers_and_tenants.sql")),
     ("V2__operations", include_str!("../migrations/catalog/V2__operations.sql")),
@@ -69,6 +70,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("V13__read_replicas", include_str!("../migrations/catalog/V13__read_replicas.sql")),
     ("V14__tiers", include_str!("../migrations/catalog/V14__tiers.sql")),
     ("V15__repeatables", include_str!("../migrations/catalog/V15__repeatables.sql")),
+    ("V16__schema_checks", include_str!("../migrations/catalog/V16__schema_checks.sql")),
 ];
 
 /// A worker's notes need not reach the disk one by one: a step that is repeated because the catalog's

@@ -4,8 +4,8 @@
 //! to stdout; progress, notes and errors to stderr. No command needs a running `tenantry serve`: what
 //! changes a tenant is queued as an operation and then driven from here, unless a worker is quicker.
 //!
-//! Exit status: 0 done, 1 failed, 2 wrong usage or settings, 3 partly done, 4 refused by a guard,
-//! 130 interrupted.
+//! Exit status: 0 done, 1 failed, 2 wrong usage or settings, 3 partly done, 4 refused by a guard or drift
+//! found, 130 interrupted.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -156,6 +156,8 @@ pub enum Outcome {
     Failed,
     /// Some tenants of a fleet failed.
     PartlyDone,
+    /// A schema is not what the files make.
+    Drifted,
 }
 
 /// Runs the command that the process was started with.
@@ -247,6 +249,7 @@ impl From<Outcome> for ExitCode {
             Outcome::Done => 0,
             Outcome::Failed => 1,
             Outcome::PartlyDone => 3,
+            Outcome::Drifted => 4,
         })
     }
 }
@@ -309,6 +312,8 @@ mod tests {
             "tenantry --output-format json tenant list",
             "tenantry tenant list --output-format json -q",
             "tenantry migrate up --tenant acme --tenant globex --concurrency 8",
+            "tenantry migrate verify --tenant acme --server eu-1 --concurrency 8",
+            "tenantry migrate baseline acme --version 17 --accept-drift --yes",
             "tenantry backup run acme globex",
             "tenantry backup run --all",
             "tenantry restore acme --before 2026-01-01T00:00:00Z --in-place --yes",

@@ -147,6 +147,7 @@ async fn examine_server(
             expected.insert(DatabaseName::build(spare.id).to_string());
         }
     }
+    expected.insert(crate::operations::verify::reference_build().to_string());
     expected.extend(known.operations.iter().map(|id| DatabaseName::build(*id).to_string()));
 
     for tenant in known.tenants.values().filter(|tenant| tenant.server_id == record.id) {

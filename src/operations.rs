@@ -30,6 +30,7 @@ use crate::catalog::{CatalogError, TenantLock};
 use crate::tenant::{Tenant, TenantSlug};
 
 mod backup;
+mod baseline;
 mod delete;
 pub mod environment;
 mod migrate;
@@ -42,6 +43,7 @@ mod rotate_password;
 pub mod runner;
 mod suspend;
 pub mod upkeep;
+pub mod verify;
 
 pub use environment::{Environment, Limits};
 pub use runner::Runner;
@@ -60,6 +62,13 @@ pub enum Work {
         /// No further than to this version.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         to: Option<i64>,
+    },
+    /// Note in a database whose schema is there already which files made it.
+    Baseline {
+        /// The newest of these files.
+        version: i64,
+        /// The fingerprint of a schema that somebody wants adopted although it differs.
+        accepted: Option<String>,
     },
     /// Dump the database to the object store.
     Backup {},
@@ -145,6 +154,7 @@ impl Work {
         match self {
             Self::Provision { .. } => &provision::PLAN,
             Self::Migrate { .. } => &migrate::PLAN,
+            Self::Baseline { .. } => &baseline::PLAN,
             Self::Backup {} => &backup::PLAN,
             Self::Restore { .. } => &restore::PLAN,
             Self::Suspend { .. } => &suspend::SUSPEND,
@@ -161,6 +171,7 @@ impl Work {
         match self {
             Self::Provision { .. } => "provision",
             Self::Migrate { .. } => "migrate",
+            Self::Baseline { .. } => "baseline",
             Self::Backup {} => "backup",
             Self::Restore { .. } => "restore",
             Self::Suspend { .. } => "suspend",

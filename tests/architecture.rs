@@ -83,6 +83,8 @@ const MAY_NAME: &[(&str, &[&str])] = &[
 const MAY_USE: &[(&str, &[&str])] = &[
     ("cli", &["tenantry_provisioning", "tenantry_backup"]),
     ("config", &["tenantry_provisioning", "tenantry_backup"]),
+    // What a schema has otherwise than it should.
+    ("api", &["tenantry_provisioning"]),
     ("operations", &["tenantry_provisioning", "tenantry_backup"]),
     ("catalog", &["tenantry_provisioning", "tenantry_backup"]),
     ("doctor", &["tenantry_provisioning"]),

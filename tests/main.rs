@@ -16,6 +16,7 @@ mod cli;
 mod connections;
 mod crash;
 mod domains;
+mod drift;
 mod edges;
 mod fleet;
 mod identity;

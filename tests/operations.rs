@@ -17,10 +17,11 @@ use crate::harness::{BY, Fleet, Options, new_tenant, slug};
 type Inventory = BTreeMap<&'static str, Vec<String>>;
 
 /// The kinds, each with the story that leads up to it.
-const KINDS: [&str; 10] = [
+const KINDS: [&str; 11] = [
     "provision",
     "provision_clone",
     "migrate",
+    "baseline",
     "backup",
     "restore",
     "suspend",
@@ -54,6 +55,11 @@ async fn ask(fleet: &Fleet, kind: &str) -> OperationRecord {
                 ..Default::default()
             };
             fleet.catalog().operations(&filter).await.unwrap().remove(0).0
+        }
+        "baseline" => {
+            let admin = fleet.admin("tenant_acme").await;
+            admin.batch_execute("drop schema tenantry cascade").await.unwrap();
+            environment.baseline(&acme, None, None, BY).await.unwrap()
         }
         "backup" => environment.back_up(&acme, BY).await.unwrap(),
         "restore" => {
@@ -170,6 +176,7 @@ for_every_kind! {
     provision_from_a_spare: "provision",
     provision_by_clone: "provision_clone",
     migrate: "migrate",
+    baseline: "baseline",
     backup: "backup",
     restore: "restore",
     suspend: "suspend",

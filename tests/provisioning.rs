@@ -1,5 +1,6 @@
 //! The leaf crate against real servers: what a tenant is, how it comes to be, and what keeps it apart.
 
+mod drift;
 mod ground;
 mod isolation;
 mod politeness;

@@ -16,7 +16,8 @@ pub use marker::{Marker, Owner};
 pub use name::{DatabaseName, NameError, RoleName};
 pub use role::{RoleFacts, random_password, scram_verifier};
 pub use schema::{
-    Applied, AppliedFile, Blocker, DryRun, MigrationFile, MigrationSet, MigrationTimeouts,
-    RepeatableFile, SchemaError, apply, build_from_zero, current_version, dry_run,
+    Applied, AppliedFile, Blocker, Difference, DryRun, MigrationFile, MigrationSet,
+    MigrationTimeouts, Reading, RepeatableFile, Schema, SchemaError, apply, baseline,
+    build_from_zero, current_version, dry_run, read_schema, reference_schema,
 };
 pub use server::{Connection, PooledClient, Problem, Server, ServerFacts, ServerUrl, TlsConnector};

@@ -22,9 +22,12 @@ use crate::isolation::lock_down;
 use crate::name::DatabaseName;
 use crate::server::{Connection, Server};
 
+mod baseline;
 mod blockers;
+mod drift;
 mod dry_run;
 mod error;
+mod fingerprint;
 mod history;
 mod journal;
 mod run;
@@ -32,9 +35,12 @@ mod session;
 mod set;
 mod statement;
 
+pub use baseline::baseline;
 pub use blockers::Blocker;
+pub use drift::{Reading, read_schema, reference_schema};
 pub use dry_run::{DryRun, dry_run};
 pub use error::SchemaError;
+pub use fingerprint::{Difference, Schema};
 pub use set::{MigrationFile, MigrationSet, RepeatableFile};
 
 use history::Row;
@@ -46,6 +52,9 @@ const HISTORY_TABLE: &str = "tenantry.schema_history";
 
 /// Serialises migrations of one database: advisory locks are per database. `tenantry` in ASCII.
 const MIGRATION_LOCK: &str = "select pg_advisory_lock(8387233643963478649)";
+
+/// The same lock, for whoever only wants to look while nothing is migrated.
+const MIGRATION_LOCK_SHARED: &str = "select pg_advisory_lock_shared(8387233643963478649)";
 
 /// Bounds on the statements of a migration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

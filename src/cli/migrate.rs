@@ -4,8 +4,10 @@ use clap::Subcommand;
 
 use super::{Context, Outcome, Result};
 
+mod baseline;
 mod status;
 mod up;
+mod verify;
 
 pub(super) use up::{describe_failures, parse_concurrency};
 
@@ -16,11 +18,17 @@ pub(super) enum Command {
     Status(status::Options),
     /// Bring tenants to the newest migration
     Up(up::Options),
+    /// Compare the schemas of tenants with what the files make
+    Verify(verify::Options),
+    /// Adopt a database whose schema is there already
+    Baseline(baseline::Options),
 }
 
 pub(super) async fn run(command: Command, context: &Context) -> Result<Outcome> {
     match command {
         Command::Status(options) => status::run(options, context).await,
         Command::Up(options) => up::run(options, context).await,
+        Command::Verify(options) => verify::run(options, context).await,
+        Command::Baseline(options) => baseline::run(options, context).await,
     }
 }

@@ -171,6 +171,36 @@ impl Environment {
         self.enqueue_fleet(&due, &Work::Migrate { to: None }, Some(set.digest()), by).await
     }
 
+    /// Adopts a database whose schema is there already, as what the files up to a version make: the newest
+    /// one when none is named. One that differs is adopted only with the fingerprint that somebody accepted.
+    pub async fn baseline(
+        &self,
+        slug: &TenantSlug,
+        version: Option<i64>,
+        accepted: Option<String>,
+        by: Requester<'_>,
+    ) -> Result<OperationRecord, CatalogError> {
+        if let Some(earlier) = self.earlier(by).await? {
+            return Ok(earlier);
+        }
+        let wanted = &[TenantState::Active, TenantState::Suspended];
+        let tenant = self.tenant_in(slug, wanted).await?;
+        let set = self.migrations();
+        let version = version.unwrap_or(set.target_version());
+        if version == 0 || set.at(version).is_none() {
+            return Err(CatalogError::Conflict(format!(
+                "there is no migration file of version {version}; choose a version that the directory has \
+                 (TENANTRY_TENANT_MIGRATIONS_DIR)"
+            )));
+        }
+        let work = Work::Baseline { version, accepted };
+        let mut operation = work.new_operation(tenant.id, by.name);
+        operation.idempotency_key = by.idempotency_key;
+        operation.migrations_digest = Some(set.digest());
+        let asked = self.catalog.enqueue(&operation).await;
+        self.or_earlier(asked, by).await
+    }
+
     /// Backs up tenants: those named, or all. Returns the batch.
     pub async fn back_up_fleet(
         &self,
@@ -183,7 +213,7 @@ impl Environment {
     }
 
     /// The served and suspended tenants, or those named.
-    async fn fleet(&self, slugs: &[TenantSlug]) -> Result<Vec<Tenant>, CatalogError> {
+    pub(super) async fn fleet(&self, slugs: &[TenantSlug]) -> Result<Vec<Tenant>, CatalogError> {
         if slugs.is_empty() {
             let filter = TenantFilter { limit: i64::MAX, ..TenantFilter::default() };
             let mut all = self.catalog.tenants(&filter).await?;

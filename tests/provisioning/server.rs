@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use tenantry_provisioning::{
     DatabaseName, Error, Marker, MigrationTimeouts, Owner, Proof, Rename, RoleName, Server,
-    ServerUrl, Source, Swap, build_from_zero, random_password, scram_verifier,
+    ServerUrl, Source, Swap, baseline, build_from_zero, random_password, read_schema,
+    reference_schema, scram_verifier,
 };
 use tokio_postgres::error::SqlState;
 use uuid::Uuid;
@@ -87,6 +88,12 @@ async fn an_administrator_needs_not_be_a_superuser() {
     let session = acme.connect(&server).await.unwrap();
     session.batch_execute("insert into boards (title) values ('x')").await.unwrap();
     assert_eq!(acme.findings(&server, 1).await, []);
+    let (set, timeouts) = (migrations(FILES), MigrationTimeouts::default());
+    let found = read_schema(&server, &acme.database, Duration::from_secs(5)).await.unwrap();
+    let build = DatabaseName::build(Uuid::new_v4());
+    let expected = reference_schema(&server, &build, None, &set, timeouts).await.unwrap();
+    assert_eq!(expected.differences(&found.schema), []);
+    baseline(&server, &acme.database, &set, timeouts).await.unwrap();
     let restore = Owner { operation: Uuid::new_v4(), ..acme.owner };
     let (incoming, retired) =
         (DatabaseName::build(restore.operation), DatabaseName::old(restore.operation));

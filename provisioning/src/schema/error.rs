@@ -52,6 +52,12 @@ pub enum SchemaError {
     /// The history of the database cannot be understood.
     #[error("the migration history of the database is damaged: {0}")]
     History(String),
+    /// A database that was to be adopted has a history.
+    #[error("the database has a migration history already: it is at version {version}")]
+    HasHistory {
+        /// Its newest version.
+        version: i64,
+    },
     /// Another run holds the database's migration lock.
     #[error("another migration of this database is running")]
     Busy,
@@ -121,6 +127,7 @@ impl SchemaError {
             | Self::MissingFile { .. }
             | Self::OutOfOrder { .. }
             | Self::InDoubt { .. }
+            | Self::HasHistory { .. }
             | Self::History(_) => false,
         }
     }
@@ -142,6 +149,9 @@ impl SchemaError {
             }
             Self::History(_) => {
                 "compare tenantry.schema_history with a healthy tenant's, and mend it by hand"
+            }
+            Self::HasHistory { .. } => {
+                "there is nothing to adopt: `tenantry migrate verify` compares it with the files"
             }
             Self::Busy => "wait for the other run to end",
             Self::Blocked { .. } => {

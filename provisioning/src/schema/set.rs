@@ -175,6 +175,13 @@ impl MigrationSet {
         self.files().filter(move |file| file.version > version)
     }
 
+    /// The same files up to a version; none if there is no file of that version, and it is not 0.
+    #[must_use]
+    pub fn at(&self, version: i64) -> Option<Self> {
+        let set = self.up_to(version);
+        (set.target_version() == version).then_some(set)
+    }
+
     /// All of them, whatever the ceiling: a database may be above it.
     pub(super) fn migrations(&self) -> &[Migration] {
         &self.shared.migrations
@@ -376,6 +383,17 @@ mod tests {
         let set = set(&["V20260101120000__a.sql", "V20260301120000__b.sql"]).unwrap();
 
         assert_eq!(set.target_version(), 20_260_301_120_000);
+    }
+
+    #[test]
+    fn the_files_up_to_a_version_are_the_set_that_it_had() {
+        let all = set(&["V1__a.sql", "V2__b.sql", "V3__c.sql"]).unwrap();
+
+        let two = all.at(2).unwrap();
+        assert_eq!(two.digest(), set(&["V1__a.sql", "V2__b.sql"]).unwrap().digest());
+        assert_eq!(all.at(3).unwrap().digest(), all.digest());
+        assert!(all.at(0).unwrap().is_empty());
+        assert!(all.at(4).is_none());
     }
 
     #[test]

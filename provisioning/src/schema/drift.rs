@@ -1,0 +1,97 @@
+//! Looking at one database beside the files: what it has, and what it should have.
+//!
+//! What it should have is read from a database that nothing but the files made: a clone of the template,
+//! which itself accepts no connections, or a build from zero. It is dropped at once. The database that is
+//! looked at is only read, between two migrations and never in the middle of one.
+
+use std::time::Duration;
+
+use futures_util::future;
+use tokio_postgres::error::SqlState;
+
+use super::fingerprint::Schema;
+use super::{
+    MIGRATION_LOCK_SHARED, MigrationSet, MigrationTimeouts, SchemaError, build_from_zero, history,
+};
+use crate::database::{Proof, Source};
+use crate::error::Error;
+use crate::name::DatabaseName;
+use crate::server::Server;
+
+/// What one database has.
+#[derive(Debug)]
+pub struct Reading {
+    history: Vec<history::Row>,
+    /// Its schema.
+    pub schema: Schema,
+}
+
+impl Reading {
+    /// The newest version that its history names; 0 if it names none.
+    #[must_use]
+    pub fn version(&self) -> i64 {
+        history::version(&self.history)
+    }
+
+    /// Whether its history names any file.
+    #[must_use]
+    pub fn has_history(&self) -> bool {
+        !self.history.is_empty()
+    }
+
+    /// Makes sure that the history is one that these files can have left.
+    pub fn check_history(&self, set: &MigrationSet) -> Result<(), SchemaError> {
+        history::pending(set, &self.history).map(drop)
+    }
+}
+
+/// Reads what a database has: history and schema, in two round trips. Waits for a migration that is running,
+/// but no longer than `patience`.
+pub async fn read_schema(
+    server: &Server,
+    database: &DatabaseName,
+    patience: Duration,
+) -> Result<Reading, SchemaError> {
+    let connection = server.connect(database).await?;
+    let wait = format!("set lock_timeout = {}; {MIGRATION_LOCK_SHARED}", patience.as_millis());
+    let (waited, history, schema) = future::join3(
+        connection.batch_execute(&wait),
+        history::read(&connection),
+        Schema::read(&connection),
+    )
+    .await;
+    waited.map_err(|error| {
+        if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) {
+            SchemaError::Busy
+        } else {
+            Error::from(error).into()
+        }
+    })?;
+    Ok(Reading { history: history?, schema: schema? })
+}
+
+/// Reads what these files make, in `build`: a clone of their template where there is one, else a build from
+/// zero. Nobody else may use that name meanwhile; what an earlier call left there is dropped.
+pub async fn reference_schema(
+    server: &Server,
+    build: &DatabaseName,
+    template: Option<&DatabaseName>,
+    set: &MigrationSet,
+    timeouts: MigrationTimeouts,
+) -> Result<Schema, SchemaError> {
+    server.drop_owned_database(build, Proof::Name).await?;
+    let made = async {
+        match template {
+            Some(template) => server.create_build(build, Source::Template(template)).await?,
+            None => drop(build_from_zero(server, build, set, timeouts).await?),
+        }
+        server.open_build(build).await?;
+        let connection = server.connect(build).await?;
+        Ok::<_, SchemaError>(Schema::read(&connection).await?)
+    };
+    let schema = made.await;
+    let dropped = server.drop_owned_database(build, Proof::Name).await;
+    let schema = schema?;
+    dropped?;
+    Ok(schema)
+}
