@@ -40,6 +40,7 @@ pub mod operations;
 mod progress;
 pub mod read_replicas;
 pub mod registrations;
+pub mod rollouts;
 pub mod routers;
 pub mod secrets;
 pub mod servers;
@@ -52,7 +53,7 @@ pub mod tokens;
 
 pub use lock::TenantLock;
 
-/// Our own schema, in order. `V15__…` goes here and nowhere else.
+/// Our own schema, in order. `V16__…` goes here and nowhere else.
 const MIGRATIONS: &[(&str, &str)] = &[
     ("V1__servers_and_tenants", include_str!("../migrations/catalog/V1__servers_and_tenants.sql")),
     ("V2__operations", include_str!("../migrations/catalog/V2__operations.sql")),
@@ -68,6 +69,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("V12__slugs", include_str!("../migrations/catalog/V12__slugs.sql")),
     ("V13__read_replicas", include_str!("../migrations/catalog/V13__read_replicas.sql")),
     ("V14__tiers", include_str!("../migrations/catalog/V14__tiers.sql")),
+    ("V15__rollouts", include_str!("../migrations/catalog/V15__rollouts.sql")),
 ];
 
 /// A worker's notes need not reach the disk one by one: a step that is repeated because the catalog's

@@ -38,6 +38,7 @@ pub mod registrations;
 mod rename;
 pub mod request;
 mod restore;
+pub mod rollouts;
 mod rotate_password;
 pub mod runner;
 mod suspend;
@@ -56,7 +57,11 @@ pub enum Work {
         sample_data: bool,
     },
     /// Bring the schema to the newest migration.
-    Migrate {},
+    Migrate {
+        /// The version to stop at.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        to: Option<i64>,
+    },
     /// Dump the database to the object store.
     Backup {},
     /// Put a backup in the place of the live database, which is kept for a while.
@@ -140,7 +145,7 @@ impl Work {
     pub fn plan(&self) -> &'static Plan {
         match self {
             Self::Provision { .. } => &provision::PLAN,
-            Self::Migrate {} => &migrate::PLAN,
+            Self::Migrate { .. } => &migrate::PLAN,
             Self::Backup {} => &backup::PLAN,
             Self::Restore { .. } => &restore::PLAN,
             Self::Suspend { .. } => &suspend::SUSPEND,
@@ -156,7 +161,7 @@ impl Work {
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Provision { .. } => "provision",
-            Self::Migrate {} => "migrate",
+            Self::Migrate { .. } => "migrate",
             Self::Backup {} => "backup",
             Self::Restore { .. } => "restore",
             Self::Suspend { .. } => "suspend",

@@ -146,7 +146,7 @@ fn scope_of(record: &OperationRecord) -> Result<Scope, CatalogError> {
         | Work::RotatePassword {}
         | Work::Rename { .. }
         | Work::Delete { .. } => Scope::TenantsWrite,
-        Work::Migrate {} => Scope::Migrate,
+        Work::Migrate { .. } => Scope::Migrate,
         Work::Backup {} => Scope::Backup,
         Work::Restore { .. } => Scope::Restore,
     })

@@ -1,10 +1,10 @@
-//! Migrating one tenant to the newest file. The database's own history decides what is missing, so a
+//! Migrating one tenant to the newest file, or to the one that was asked for. The database's own history decides what is missing, so a
 //! second run finds nothing to do.
 
 use futures_util::FutureExt as _;
 use tenantry_provisioning::apply;
 
-use super::{Plan, Step, StepContext, StepError};
+use super::{Plan, Step, StepContext, StepError, Work};
 use crate::tenant::TenantState;
 
 pub(super) const PLAN: Plan = Plan {
@@ -21,7 +21,12 @@ async fn apply_migrations(cx: &StepContext<'_>) -> Result<(), StepError> {
         ));
     }
     let server = cx.environment.server(cx.tenant.server_id).await?;
-    let set = cx.environment.migrations();
+    let set = match cx.work()? {
+        // A tenant that is further already has nothing to do.
+        Work::Migrate { to: Some(to) } if cx.tenant.schema_version >= to => return Ok(()),
+        Work::Migrate { to: Some(to) } => cx.environment.migrations().until(to),
+        _ => cx.environment.migrations(),
+    };
     let applied =
         apply(&server, &cx.tenant.database, &set, cx.environment.limits.migration_timeouts).await?;
     for file in &applied.files {

@@ -169,7 +169,7 @@ impl Environment {
             .filter(|tenant| !slugs.is_empty() || tenant.schema_version != target)
             .collect();
         let set = self.migrations();
-        self.enqueue_fleet(&due, &Work::Migrate {}, Some(set.digest()), by).await
+        self.enqueue_fleet(&due, &Work::Migrate { to: None }, Some(set.digest()), by).await
     }
 
     /// Backs up tenants: those named, or all. Returns the batch.
@@ -184,7 +184,7 @@ impl Environment {
     }
 
     /// The served and suspended tenants, or those named.
-    async fn fleet(&self, slugs: &[TenantSlug]) -> Result<Vec<Tenant>, CatalogError> {
+    pub(super) async fn fleet(&self, slugs: &[TenantSlug]) -> Result<Vec<Tenant>, CatalogError> {
         if slugs.is_empty() {
             let filter = TenantFilter { limit: i64::MAX, ..TenantFilter::default() };
             let mut all = self.catalog.tenants(&filter).await?;
@@ -229,7 +229,7 @@ impl Environment {
     }
 
     /// Backups and restores are refused at once where they could only fail.
-    fn require_store(&self) -> Result<(), CatalogError> {
+    pub(super) fn require_store(&self) -> Result<(), CatalogError> {
         match self.store {
             Some(_) => Ok(()),
             None => Err(CatalogError::Conflict(format!("{NO_STORE}; {SET_STORE}"))),

@@ -116,6 +116,15 @@ impl MigrationSet {
         self.files().filter(move |file| file.version > version)
     }
 
+    /// The files up to a version. It is the same set to whoever asks for its digest: it knows the others.
+    #[must_use]
+    pub fn until(&self, version: i64) -> Self {
+        let files: Vec<_> = self.files().filter(|file| file.version <= version).cloned().collect();
+        let migrations = self.shared.migrations[..files.len()].to_vec();
+        let digest = self.shared.digest.clone();
+        Self { shared: Arc::new(Shared { files, migrations, digest }) }
+    }
+
     pub(super) fn migrations(&self) -> &[Migration] {
         &self.shared.migrations
     }
