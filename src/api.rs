@@ -39,6 +39,7 @@ mod members;
 mod migrations;
 mod operations;
 mod registrations;
+mod rollouts;
 mod servers;
 pub mod serving;
 mod settings;
@@ -168,6 +169,12 @@ fn admin_routes() -> OpenApiRouter<Admin> {
         .routes(routes!(operations::cancel))
         .routes(routes!(migrations::status, migrations::start))
         .routes(routes!(migrations::show))
+        .routes(routes!(rollouts::list, rollouts::start))
+        .routes(routes!(rollouts::get))
+        .routes(routes!(rollouts::pause))
+        .routes(routes!(rollouts::resume))
+        .routes(routes!(rollouts::abort))
+        .routes(routes!(rollouts::events))
         .routes(routes!(servers::list))
         .routes(routes!(servers::replicas))
         .routes(routes!(tiers::list))
@@ -254,6 +261,12 @@ mod tests {
             "/api/operations/{id}/cancel",
             "/api/migrations",
             "/api/migrations/{batch}",
+            "/api/rollouts",
+            "/api/rollouts/{id}",
+            "/api/rollouts/{id}/pause",
+            "/api/rollouts/{id}/resume",
+            "/api/rollouts/{id}/abort",
+            "/api/rollouts/{id}/events",
             "/api/servers",
             "/api/servers/{name}/replicas",
             "/api/tiers",

@@ -156,6 +156,8 @@ pub enum Outcome {
     Failed,
     /// Some tenants of a fleet failed.
     PartlyDone,
+    /// A guard, or somebody, holds the rest.
+    Paused,
 }
 
 /// Runs the command that the process was started with.
@@ -247,6 +249,7 @@ impl From<Outcome> for ExitCode {
             Outcome::Done => 0,
             Outcome::Failed => 1,
             Outcome::PartlyDone => 3,
+            Outcome::Paused => 4,
         })
     }
 }
@@ -294,6 +297,11 @@ mod tests {
             "tenantry registration reject 0197f0c0-7a5e-7c3e-9f5e-0a1b2c3d4e5f",
             "tenantry tier set shared",
             "tenantry tier set gold connections=5",
+            "tenantry migrate up --wave tag=beta",
+            "tenantry migrate up --canary region=eu",
+            "tenantry migrate up --max-failures some",
+            "tenantry migrate up --bake soon",
+            "tenantry migrate up --to newest",
             "tenantry tier set shared colour=red",
             "tenantry tier unset shared colour",
         ] {
@@ -309,6 +317,9 @@ mod tests {
             "tenantry --output-format json tenant list",
             "tenantry tenant list --output-format json -q",
             "tenantry migrate up --tenant acme --tenant globex --concurrency 8",
+            "tenantry migrate up --canary acme --bake 10m --wave 5% --wave tier=shared --max-failures 2%",
+            "tenantry migrate up --to V17 --per-server 2 --backup-first --wait=false",
+            "tenantry migrate resume",
             "tenantry backup run acme globex",
             "tenantry backup run --all",
             "tenantry restore acme --before 2026-01-01T00:00:00Z --in-place --yes",

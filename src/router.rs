@@ -35,9 +35,9 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use uuid::Uuid;
 
+use crate::catalog::Catalog;
 use crate::catalog::changes::{Change, Changes, Subscription};
 use crate::catalog::tenants::Place;
-use crate::catalog::Catalog;
 use crate::metrics;
 use crate::tenant::TenantSlug;
 

@@ -225,10 +225,7 @@ impl RolloutRecord {
 
 impl Catalog {
     /// Writes a rollout down with all its waves. Refused while another one is open.
-    pub async fn start_rollout(
-        &self,
-        new: &NewRollout<'_>,
-    ) -> Result<RolloutRecord, CatalogError> {
+    pub async fn start_rollout(&self, new: &NewRollout<'_>) -> Result<RolloutRecord, CatalogError> {
         let mut client = self.client().await?;
         let transaction = client.transaction().await.map_err(CatalogError::Database)?;
         let names: Vec<&str> = new.waves.iter().map(|(name, _)| name.as_str()).collect();

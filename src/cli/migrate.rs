@@ -4,6 +4,11 @@ use clap::Subcommand;
 
 use super::{Context, Outcome, Result};
 
+mod abort;
+mod follow;
+mod pause;
+mod resume;
+mod show;
 mod status;
 mod up;
 
@@ -12,15 +17,27 @@ pub(super) use up::{describe_failures, parse_concurrency};
 /// The commands about migrations.
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// Show how many tenants are at which version
+    /// Show how many tenants are at which version, and how the last rollout went
     Status(status::Options),
-    /// Bring tenants to the newest migration
-    Up(up::Options),
+    /// Bring tenants to the newest migration, in waves if you like
+    Up(Box<up::Options>),
+    /// Show how a rollout goes, or went
+    Show(show::Options),
+    /// Hold a rollout: what is under way ends, nothing else begins
+    Pause(pause::Options),
+    /// Go on with a rollout that is paused or has failed, the failed tenants first
+    Resume(resume::Options),
+    /// Give a rollout up; what is done stays done
+    Abort(abort::Options),
 }
 
 pub(super) async fn run(command: Command, context: &Context) -> Result<Outcome> {
     match command {
         Command::Status(options) => status::run(options, context).await,
-        Command::Up(options) => up::run(options, context).await,
+        Command::Up(options) => up::run(*options, context).await,
+        Command::Show(options) => show::run(options, context).await,
+        Command::Pause(options) => pause::run(options, context).await,
+        Command::Resume(options) => resume::run(options, context).await,
+        Command::Abort(options) => abort::run(options, context).await,
     }
 }

@@ -74,8 +74,9 @@ pub async fn run(environment: Environment, changes: Changes, shutdown: Cancellat
                     tracing::debug!(error = %super::chain(&error), "rollouts cannot be looked for");
                 }
             }
-            let heard =
-                async { while !matches!(news.next().await, Change::Rollout(_) | Change::Unknown) {} };
+            let heard = async {
+                while !matches!(news.next().await, Change::Rollout(_) | Change::Unknown) {}
+            };
             _ = timeout(POLL, heard).await;
         }
     };
@@ -218,7 +219,10 @@ impl Environment {
                 Err(error @ StepError::Fail(..)) => {
                     let reason = error.to_failure("template");
                     let failed = RolloutState::Failed;
-                    return Ok(self.catalog.finish_rollout(record.id, failed, Some(&reason)).await?);
+                    return Ok(self
+                        .catalog
+                        .finish_rollout(record.id, failed, Some(&reason))
+                        .await?);
                 }
                 Err(error) => return Err(error),
             }
@@ -283,9 +287,9 @@ impl Environment {
     /// The first tenant of the wave that cannot be reached, or is not at the version; in words.
     async fn unwell(&self, record: &RolloutRecord) -> Result<Option<String>, StepError> {
         let tenants = self.catalog.rollout_tenants(record.id).await?;
-        let of_wave = tenants.into_iter().filter(|tenant| {
-            tenant.wave == record.wave && tenant.state == ItemState::Succeeded
-        });
+        let of_wave = tenants
+            .into_iter()
+            .filter(|tenant| tenant.wave == record.wave && tenant.state == ItemState::Succeeded);
         let checks = of_wave.map(|tenant| async move {
             let checked = self.check(tenant.tenant_id, record.target_version);
             match timeout(HEALTH_PATIENCE, checked).await {

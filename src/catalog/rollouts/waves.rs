@@ -6,7 +6,9 @@ use uuid::Uuid;
 
 use super::super::tenants::slug_of;
 use super::super::{Catalog, CatalogError, execute, maybe, one, rows};
-use super::{COLUMNS, ItemState, RolloutRecord, RolloutState, RolloutTenant, WaveCount, failure_of};
+use super::{
+    COLUMNS, ItemState, RolloutRecord, RolloutState, RolloutTenant, WaveCount, failure_of,
+};
 use crate::catalog::operations::Failure;
 
 /// Where the fleet stands, from one look at the catalog.
@@ -175,7 +177,12 @@ impl Catalog {
     }
 
     /// Ends a wave: the next one waits for so many seconds.
-    pub async fn close_wave(&self, id: Uuid, wave: i32, bake_secs: f64) -> Result<(), CatalogError> {
+    pub async fn close_wave(
+        &self,
+        id: Uuid,
+        wave: i32,
+        bake_secs: f64,
+    ) -> Result<(), CatalogError> {
         execute(
             &self.client().await?,
             "-- rollouts::close_wave
@@ -367,9 +374,10 @@ impl Catalog {
         let states: Option<Vec<String>> = row.get("item_states");
         let items: Option<Vec<i64>> = row.get("items");
         let counts = waves.into_iter().flatten().zip(states.into_iter().flatten());
-        let counts = counts.zip(items.into_iter().flatten()).filter_map(|((wave, state), tenants)| {
-            Some(WaveCount { wave, state: ItemState::parse(&state)?, tenants })
-        });
+        let counts =
+            counts.zip(items.into_iter().flatten()).filter_map(|((wave, state), tenants)| {
+                Some(WaveCount { wave, state: ItemState::parse(&state)?, tenants })
+            });
         Ok(FleetStatus {
             versions: versions.into_iter().zip(tenants).collect(),
             rollout: some.then(|| RolloutRecord::from_row(&row)),

@@ -87,7 +87,9 @@ pub enum PlanError {
     #[error("no tenant is `{0}`; `tenantry tenant list` shows names, tiers and servers")]
     Nobody(String),
     /// Shares that do not grow.
-    #[error("a share counts everybody before it, so `{0}` after a larger one is a wave of nobody; let shares grow")]
+    #[error(
+        "a share counts everybody before it, so `{0}` after a larger one is a wave of nobody; let shares grow"
+    )]
     Shrinking(String),
     /// A number that is out of range.
     #[error("`{name}` goes from {from} to {to}")]
@@ -268,9 +270,7 @@ impl From<Bound> for String {
 /// Takes out of `left` whom a selection holds; of a share of `all`, `before` are taken already.
 fn take(left: &mut Vec<&Tenant>, selection: &Selection, all: usize, before: usize) -> Vec<Uuid> {
     let most = match selection {
-        Selection::Share(share) => {
-            (all * usize::from(*share)).div_ceil(100).saturating_sub(before)
-        }
+        Selection::Share(share) => (all * usize::from(*share)).div_ceil(100).saturating_sub(before),
         _ => usize::MAX,
     };
     let mut taken = Vec::new();
@@ -297,7 +297,9 @@ mod tests {
         for text in ["acme", "5%", "100%", "tier=shared", "server=eu-1"] {
             assert_eq!(Selection::parse(text).unwrap().to_string(), text);
         }
-        for text in ["", "0%", "101%", "5.5%", "tier=gold", "server=", "tag=beta", "region=eu", "Acme"] {
+        for text in
+            ["", "0%", "101%", "5.5%", "tier=gold", "server=", "tag=beta", "region=eu", "Acme"]
+        {
             assert!(Selection::parse(text).is_err(), "{text}");
         }
         for text in ["0", "3", "0%", "50%"] {

@@ -140,6 +140,9 @@ mod tests {
     fn signatures_are_what_openssl_makes() {
         let signature = sign(&"secret".to_owned().into(), 1_700_000_000, "{}");
 
-        assert_eq!(signature, "t=1700000000,v1=b8569b78799ff9e3cbff0fc2d63a33a2b57f3282abd07c37ae5e8e7d79a5f163");
+        assert_eq!(
+            signature,
+            "t=1700000000,v1=b8569b78799ff9e3cbff0fc2d63a33a2b57f3282abd07c37ae5e8e7d79a5f163"
+        );
     }
 }
