@@ -308,10 +308,11 @@ impl Environment {
         Ok(None)
     }
 
-    /// Whether a tenant's own database says that it is at the version; what is wrong otherwise.
+    /// What is wrong with a tenant whose own database should be at the version. One that was brought back
+    /// meanwhile, and so is known to be behind, is no sign of a bad migration: it comes with the stragglers.
     async fn check(&self, tenant: Uuid, target: i64) -> Result<Option<String>, StepError> {
         let tenant = self.catalog.tenant_by_id(tenant).await?;
-        if tenant.state != TenantState::Active {
+        if tenant.state != TenantState::Active || tenant.schema_version < target {
             return Ok(None);
         }
         let session = self.server(tenant.server_id).await?.connect(&tenant.database).await?;
