@@ -18,10 +18,11 @@ use super::{Environment, Step, StepContext, StepError, Work};
 use crate::catalog::changes::{Change, Changes};
 use crate::catalog::lock::{Claim, LEASE};
 use crate::catalog::operations::{Failure, OperationRecord, OperationState};
-use crate::catalog::rollouts::{RolloutRecord, RolloutState};
 use crate::catalog::{CatalogError, TenantLock};
 use crate::metrics;
 use crate::tenant::Tenant;
+
+mod rollout;
 
 /// Tries at an error that may pass, before somebody is asked to look.
 const MAX_RETRIES: i32 = 8;
@@ -210,49 +211,6 @@ impl Runner {
                 self.spawn_batch_worker(&mut workers, batch);
             }
         }
-    }
-
-    /// Drives a rollout, `concurrency` tenants at a time, until it no longer runs; others may be working on it
-    /// too. What is under way when it pauses ends.
-    pub async fn complete_rollout(
-        &self,
-        id: Uuid,
-        concurrency: usize,
-    ) -> Result<RolloutRecord, CatalogError> {
-        let ended = self.shutdown.child_token();
-        let mut workers = JoinSet::new();
-        for _ in 0..concurrency {
-            let (runner, ended) = (self.clone(), ended.clone());
-            workers.spawn(async move {
-                while !ended.is_cancelled() {
-                    if runner.run_one(Claim::Batch(id)).await?.is_none() {
-                        sleep(LAST_LOOK / 2).await;
-                    }
-                }
-                Ok::<(), CatalogError>(())
-            });
-        }
-        let leader = self.clone();
-        let leading = async {
-            loop {
-                leader.environment.lead(id).await;
-                let record = leader.environment.catalog.rollout(id).await?;
-                if record.state != RolloutState::Running || leader.shutdown.is_cancelled() {
-                    return Ok(record);
-                }
-                leader.environment.catalog.release_abandoned().await?;
-                sleep(LAST_LOOK).await;
-            }
-        };
-        let record = tokio::select! {
-            record = leading => record,
-            () = self.shutdown.cancelled() => self.environment.catalog.rollout(id).await,
-        };
-        ended.cancel();
-        while let Some(worker) = workers.join_next().await {
-            worker.expect("a batch worker does not panic")?;
-        }
-        record
     }
 
     fn spawn_batch_worker(&self, workers: &mut JoinSet<Result<bool, CatalogError>>, batch: Uuid) {
