@@ -28,6 +28,12 @@ fn add_file(fleet: &Fleet, version: usize) {
     fleet.add_migration(&format!("V{version}__step.sql"), &sql);
 }
 
+#[expect(clippy::disallowed_methods, reason = "a knob of this test, not a setting of the product")]
+fn rounds() -> usize {
+    let rounds = std::env::var("TENANTRY_CRASH_ROUNDS");
+    rounds.map_or(ROUNDS, |text| text.parse().expect("a whole number"))
+}
+
 fn worker(fleet: &Fleet) -> Child {
     let mut command = serve_command(fleet, "worker");
     command.env("TENANTRY_WARM_SPARES", "0").env("TENANTRY_LOG_LEVEL", "off");
@@ -40,7 +46,7 @@ async fn killing_three_workers_at_once_runs_every_file_once() {
     for number in 0..TENANTS {
         fleet.create_tenant(&name(number)).await;
     }
-    let rounds = std::env::var("TENANTRY_CRASH_ROUNDS").ok().and_then(|text| text.parse().ok());
+    let rounds = rounds();
     let plan = RolloutPlan {
         canary: vec![Selection::Share(5)],
         waves: vec![Selection::Share(50)],
@@ -49,7 +55,7 @@ async fn killing_three_workers_at_once_runs_every_file_once() {
     let mut version = 1;
     let mut current = None;
 
-    for round in 0..rounds.unwrap_or(ROUNDS) {
+    for round in 0..rounds {
         let open = match &current {
             None => false,
             Some(id) => {

@@ -1,6 +1,6 @@
 //! Seeing a rollout through: leading it from here, or working beside whoever was quicker, and telling how it goes.
 
-use std::pin::pin;
+use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
 use tokio::time::{MissedTickBehavior, interval, timeout};
@@ -42,14 +42,14 @@ impl Follow<'_> {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut seen = 0;
 
-        let mut completed = pin!(runner.complete_rollout(self.id, self.concurrency));
+        let mut completed = Box::pin(runner.complete_rollout(self.id, self.concurrency));
         let telling = async {
             loop {
                 _ = webhook::tell(self.environment).await;
                 tokio::time::sleep(LOOK).await;
             }
         };
-        let mut telling = pin!(telling);
+        let mut telling = Box::pin(telling);
         let record = loop {
             tokio::select! {
                 ended = &mut completed => break ended?,
@@ -127,7 +127,7 @@ impl Follow<'_> {
             text.push_str(", baking");
         }
         if failed > 0 {
-            text.push_str(&format!(", {failed} failed"));
+            _ = write!(text, ", {failed} failed");
         }
         text.push_str(&pace(done, all, since));
         progress.count(done, all, &text);

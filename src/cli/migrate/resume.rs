@@ -37,5 +37,6 @@ pub(super) async fn run(options: Options, context: &Context) -> Result<Outcome> 
         return leave(&environment, &record, context).await;
     }
     let concurrency = options.concurrency;
-    Follow { context, environment: &environment, id, concurrency }.run().await
+    let follow = Follow { context, environment: &environment, id, concurrency };
+    Box::pin(follow.run()).await
 }

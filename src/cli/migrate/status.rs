@@ -1,6 +1,7 @@
 //! `tenantry migrate status`
 
 use std::cmp::Ordering;
+use std::fmt::Write as _;
 
 use clap::Args;
 use serde::Serialize;
@@ -142,7 +143,8 @@ impl Document {
         if let Some(rollout) = &self.rollout {
             let wave = usize::try_from(rollout.wave).ok().and_then(|wave| rollout.waves.get(wave));
             let name = wave.map_or("", |wave| wave.name.as_str());
-            text.push_str(&format!(
+            _ = write!(
+                text,
                 "\n\nRollout {} to version {}: {}, wave {} of {} ({name}), {} of {} done, {} failed",
                 rollout.id,
                 rollout.target_version,
@@ -152,7 +154,7 @@ impl Document {
                 rollout.succeeded,
                 rollout.tenants,
                 rollout.failed,
-            ));
+            );
         }
         if let Some(tenants) = &self.tenants {
             let mut table = Table::new(&["TENANT", "VERSION", "STATUS", "ERROR"]);

@@ -102,7 +102,8 @@ pub(super) async fn run(options: Options, context: &Context) -> Result<Outcome> 
     if !options.wait.wait {
         return super::show::leave(&environment, &rollout, context).await;
     }
-    Follow { context, environment: &environment, id: rollout.id, concurrency }.run().await
+    let follow = Follow { context, environment: &environment, id: rollout.id, concurrency };
+    Box::pin(follow.run()).await
 }
 
 /// Every tenant of a batch that failed, with what went wrong and what to do; empty when none did.
