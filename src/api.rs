@@ -39,6 +39,7 @@ mod members;
 mod migrations;
 mod operations;
 mod registrations;
+mod rollouts;
 mod servers;
 pub mod serving;
 mod settings;
@@ -172,6 +173,12 @@ fn admin_routes() -> OpenApiRouter<Admin> {
         .routes(routes!(migrations::show))
         .routes(routes!(verification::verify))
         .routes(routes!(verification::baseline))
+        .routes(routes!(rollouts::list, rollouts::start))
+        .routes(routes!(rollouts::get))
+        .routes(routes!(rollouts::pause))
+        .routes(routes!(rollouts::resume))
+        .routes(routes!(rollouts::abort))
+        .routes(routes!(rollouts::events))
         .routes(routes!(servers::list))
         .routes(routes!(servers::replicas))
         .routes(routes!(tiers::list))
@@ -260,6 +267,12 @@ mod tests {
             "/api/migrations/{batch}",
             "/api/migrations/verify",
             "/api/setup/tenants/{slug}/baseline",
+            "/api/rollouts",
+            "/api/rollouts/{id}",
+            "/api/rollouts/{id}/pause",
+            "/api/rollouts/{id}/resume",
+            "/api/rollouts/{id}/abort",
+            "/api/rollouts/{id}/events",
             "/api/servers",
             "/api/servers/{name}/replicas",
             "/api/tiers",

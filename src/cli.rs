@@ -158,6 +158,8 @@ pub enum Outcome {
     PartlyDone,
     /// A schema is not what the files make.
     Drifted,
+    /// A guard, or somebody, holds the rest.
+    Paused,
 }
 
 /// Runs the command that the process was started with.
@@ -250,6 +252,7 @@ impl From<Outcome> for ExitCode {
             Outcome::Failed => 1,
             Outcome::PartlyDone => 3,
             Outcome::Drifted => 4,
+            Outcome::Paused => 4,
         })
     }
 }
@@ -297,6 +300,11 @@ mod tests {
             "tenantry registration reject 0197f0c0-7a5e-7c3e-9f5e-0a1b2c3d4e5f",
             "tenantry tier set shared",
             "tenantry tier set gold connections=5",
+            "tenantry migrate up --wave tag=beta",
+            "tenantry migrate up --canary region=eu",
+            "tenantry migrate up --max-failures some",
+            "tenantry migrate up --bake soon",
+            "tenantry migrate up --to newest",
             "tenantry tier set shared colour=red",
             "tenantry tier unset shared colour",
         ] {
@@ -314,6 +322,9 @@ mod tests {
             "tenantry migrate up --tenant acme --tenant globex --concurrency 8",
             "tenantry migrate verify --tenant acme --server eu-1 --concurrency 8",
             "tenantry migrate baseline acme --version 17 --accept-drift --yes",
+            "tenantry migrate up --canary acme --bake 10m --wave 5% --wave tier=shared --max-failures 2%",
+            "tenantry migrate up --to V17 --per-server 2 --backup-first --wait=false",
+            "tenantry migrate resume",
             "tenantry backup run acme globex",
             "tenantry backup run --all",
             "tenantry restore acme --before 2026-01-01T00:00:00Z --in-place --yes",

@@ -18,6 +18,7 @@ use tenantry_provisioning::{MigrationTimeouts, ServerUrl};
 
 use crate::catalog::Catalog;
 use crate::operations::Limits;
+use crate::operations::rollouts::webhook::Webhook;
 use crate::router::RouterSettings;
 use crate::sealing::MasterKey;
 use crate::sql::SqlSettings;
@@ -34,6 +35,7 @@ mod registration;
 mod source;
 mod sql;
 mod value;
+mod webhook;
 
 pub use edge::{EdgeSettings, TlsPair};
 pub use error::{ConfigError, Problem};
@@ -121,6 +123,8 @@ pub struct Settings {
     pub migration_lock_timeout: Duration,
     /// How long one statement of a migration may run.
     pub migration_statement_timeout: Duration,
+    /// Whom to tell what happens in rollouts.
+    pub webhook: Option<Webhook>,
     /// Where `pg_dump` and `pg_restore` are.
     pub pg_bin_dir: Option<PathBuf>,
     /// What is logged, when somebody said so.
@@ -256,6 +260,7 @@ impl Settings {
             migration_statement_timeout: r
                 .get("migration_statement_timeout")
                 .unwrap_or(Duration::from_mins(15)),
+            webhook: webhook::read(r),
             pg_bin_dir: r.get("pg_bin_dir"),
             log_level: r.get("log_level").map(|Filter(filter)| filter),
             log_format: r.get("log_format").unwrap_or(LogFormat::Pretty),

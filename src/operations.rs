@@ -39,6 +39,7 @@ pub mod registrations;
 mod rename;
 pub mod request;
 mod restore;
+pub mod rollouts;
 mod rotate_password;
 pub mod runner;
 mod suspend;

@@ -362,6 +362,7 @@ impl Shared {
             Change::Tiers => self.routes.limits_changed(),
             Change::Operation(..)
             | Change::Registration
+            | Change::Rollout(_)
             | Change::Routers
             | Change::ReadReplicas => {}
         }

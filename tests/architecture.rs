@@ -14,6 +14,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
             "config",
             "doctor",
             "domains",
+            "duration",
             "embedded",
             "extract",
             "metrics",

@@ -74,7 +74,10 @@ async fn the_commands_run_the_main_job() {
     assert_eq!(fleet.count("acme", "cards").await, 12);
 
     fleet.add_migration("V2__labels.sql", "create table labels (id bigint primary key);");
-    cli.json("migrate up").await;
+    let output = cli.run("migrate up --output-format json").await;
+    let last = text(&output.stdout).lines().last().map(str::to_owned).unwrap();
+    let end: Value = serde_json::from_str(&last).unwrap();
+    assert_eq!((&end["status"], &end["succeeded"]), (&"succeeded".into(), &1.into()), "{end}");
     assert_eq!(fleet.tenant("acme").await.schema_version, 2);
     assert!(cli.json("migrate status").await.to_string().contains('2'));
 

@@ -30,6 +30,7 @@ mod provisioning;
 mod registration;
 mod rename;
 mod replicas;
+mod rollouts;
 mod routing;
 mod scopes;
 mod serving;

@@ -21,6 +21,8 @@ use crate::tenant::{
     DomainName, EffectiveLimits, Tenant, TenantSettings, TenantSlug, TenantState, Tier,
 };
 
+pub mod rollout;
+
 /// A tenant.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct TenantDocument {

@@ -9,6 +9,7 @@ use serde::de::DeserializeOwned;
 
 use crate::catalog::{CatalogError, VersionError};
 use crate::operations::chain;
+use crate::operations::rollouts::RolloutError;
 use crate::problem::Problem;
 use crate::tenant::SlugError;
 use crate::tenant::settings::SettingsError;
@@ -109,6 +110,15 @@ impl From<CatalogError> for ApiError {
             tracing::error!(error = %chain(&error), "request failed");
         }
         Self(problem)
+    }
+}
+
+impl From<RolloutError> for ApiError {
+    fn from(error: RolloutError) -> Self {
+        match error {
+            RolloutError::Plan(error) => Self::invalid(error.to_string()),
+            RolloutError::Catalog(error) => error.into(),
+        }
     }
 }
 

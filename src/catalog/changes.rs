@@ -28,7 +28,7 @@ const BACKLOG: usize = 4096;
 
 const LISTEN: &str = "listen tenantry_tenants; listen tenantry_settings; listen tenantry_operations; \
      listen tenantry_registrations; listen tenantry_routers; listen tenantry_read_replicas; \
-     listen tenantry_tiers";
+     listen tenantry_tiers; listen tenantry_rollouts";
 
 /// Something happened in the catalog.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,6 +47,8 @@ pub enum Change {
     ReadReplicas,
     /// A tier has other limits, and with it every tenant that has none of its own.
     Tiers,
+    /// Something happened in a rollout.
+    Rollout(Uuid),
     /// Changes may have been missed.
     Unknown,
 }
@@ -169,6 +171,7 @@ fn parse(channel: &str, payload: &str) -> Option<Change> {
         "tenantry_routers" => Some(Change::Routers),
         "tenantry_read_replicas" => Some(Change::ReadReplicas),
         "tenantry_tiers" => Some(Change::Tiers),
+        "tenantry_rollouts" => payload.parse().ok().map(Change::Rollout),
         _ => None,
     }
 }

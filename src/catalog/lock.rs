@@ -46,7 +46,7 @@ impl Catalog {
     /// Takes a queued operation together with its tenant's lock; `None` when nothing is due.
     ///
     /// An operation that needs a set of migration files is taken only by a worker whose own set has
-    /// the same digest.
+    /// the same digest. Those of a rollout that is paused stay where they are.
     pub async fn claim(
         &self,
         claim: Claim,
@@ -70,6 +70,7 @@ impl Catalog {
                    and ($4::uuid is null or o.id = $4)
                    and ($5::uuid is null or o.batch_id = $5)
                    and (o.migrations_digest is null or o.migrations_digest = $6)
+                   and (o.batch_id = (select r.id from rollouts r where r.state = 'paused')) is not true
                    and not exists (select from operations r
                                    where r.tenant_id = o.tenant_id and r.state = 'running')
                  order by o.created_at, o.id

@@ -30,7 +30,8 @@ impl Context {
     pub async fn environment(&self) -> Result<Environment> {
         let catalog = self.catalog().await?;
         let store = self.settings.store().await?;
-        Ok(Environment::new(catalog, store, self.settings.limits()).await?)
+        let environment = Environment::new(catalog, store, self.settings.limits()).await?;
+        Ok(environment.with_webhook(self.settings.webhook.clone()))
     }
 
     /// The same command, with room for so many operations at a time.

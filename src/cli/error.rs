@@ -15,6 +15,7 @@ use crate::catalog::operations::{Failure, OperationRecord};
 use crate::config::ConfigError;
 use crate::domains::{DomainsError, record_name, record_text};
 use crate::embedded::EmbeddedError;
+use crate::operations::rollouts::RolloutError;
 use crate::operations::{StepError, chain};
 use crate::tenant::TenantSlug;
 
@@ -184,6 +185,17 @@ impl From<tenantry_provisioning::Error> for Error {
     }
 }
 
+impl From<RolloutError> for Error {
+    fn from(error: RolloutError) -> Self {
+        match error {
+            RolloutError::Plan(error) => {
+                Self::usage(error.to_string(), "`tenantry migrate up --help` has examples")
+            }
+            RolloutError::Catalog(error) => Self::Catalog(error),
+        }
+    }
+}
+
 impl From<DomainsError> for Error {
     fn from(error: DomainsError) -> Self {
         let message = error.to_string();
@@ -284,6 +296,9 @@ fn help_for_catalog(error: &CatalogError) -> Option<String> {
         }
         CatalogError::Exists { what: "token", .. } => {
             "choose another name; `tenantry token list` shows those in use".to_owned()
+        }
+        CatalogError::Missing { what: "rollout", .. } => {
+            "`tenantry migrate show` tells of the newest".to_owned()
         }
         CatalogError::Missing { what: "alias", .. } => {
             "`tenantry tenant alias list SLUG` shows what there is; one that the tenant is being renamed to stays"

@@ -4,7 +4,12 @@ use clap::Subcommand;
 
 use super::{Context, Outcome, Result};
 
+mod abort;
 mod baseline;
+mod follow;
+mod pause;
+mod resume;
+mod show;
 mod status;
 mod up;
 mod verify;
@@ -14,10 +19,18 @@ pub(super) use up::{describe_failures, parse_concurrency};
 /// The commands about migrations.
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// Show how many tenants are at which version
+    /// Show how many tenants are at which version, and how the last rollout went
     Status(status::Options),
-    /// Bring tenants to the newest migration
-    Up(up::Options),
+    /// Bring tenants to the newest migration, in waves if you like
+    Up(Box<up::Options>),
+    /// Show how a rollout goes, or went
+    Show(show::Options),
+    /// Hold a rollout: what is under way ends, nothing else begins
+    Pause(pause::Options),
+    /// Go on with a rollout that is paused or has failed, the failed tenants first
+    Resume(resume::Options),
+    /// Give a rollout up; what is done stays done
+    Abort(abort::Options),
     /// Compare the schemas of tenants with what the files make
     Verify(verify::Options),
     /// Adopt a database whose schema is there already
@@ -27,7 +40,11 @@ pub(super) enum Command {
 pub(super) async fn run(command: Command, context: &Context) -> Result<Outcome> {
     match command {
         Command::Status(options) => status::run(options, context).await,
-        Command::Up(options) => up::run(options, context).await,
+        Command::Up(options) => up::run(*options, context).await,
+        Command::Show(options) => show::run(options, context).await,
+        Command::Pause(options) => pause::run(options, context).await,
+        Command::Resume(options) => resume::run(options, context).await,
+        Command::Abort(options) => abort::run(options, context).await,
         Command::Verify(options) => verify::run(options, context).await,
         Command::Baseline(options) => baseline::run(options, context).await,
     }

@@ -165,6 +165,8 @@ pub const KEYS: &[Key] = &[
         "how long a migration waits for a lock before it lets others pass and tries again",
     ),
     plain("migration_statement_timeout", "15m", "how long one statement of a migration may run"),
+    plain("webhook_url", "", "where to tell what happens in rollouts of migrations"),
+    secret("webhook_secret", "", "what those messages are signed with"),
     plain("pg_bin_dir", "the usual places", "where pg_dump and pg_restore are"),
     plain(
         "log_level",

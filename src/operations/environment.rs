@@ -12,6 +12,7 @@ use tokio::time::timeout;
 use uuid::Uuid;
 
 use super::StepError;
+use super::rollouts::webhook::Webhook;
 use crate::catalog::{Catalog, CatalogError};
 use crate::tenant::settings::SettingsRules;
 
@@ -31,6 +32,8 @@ pub struct Environment {
     pub store: Option<BackupStore>,
     /// Bounds on what operations do.
     pub limits: Limits,
+    /// Whom to tell what happens in rollouts.
+    pub webhook: Option<Webhook>,
     migrations: Arc<Mutex<MigrationSet>>,
     servers: Cache<Uuid, Server>,
     /// Programs and version of each server; looked at again after a while, as both may be upgraded.
@@ -74,11 +77,19 @@ impl Environment {
             catalog,
             store,
             limits,
+            webhook: None,
             migrations: Arc::new(Mutex::new(migrations)),
             tools: Cache::builder().time_to_live(SERVER_TTL).build(),
             turns,
             servers: Cache::builder().time_to_live(SERVER_TTL).max_capacity(10_000).build(),
         })
+    }
+
+    /// The same, with somebody to tell what happens in rollouts.
+    #[must_use]
+    pub fn with_webhook(mut self, webhook: Option<Webhook>) -> Self {
+        self.webhook = webhook;
+        self
     }
 
     /// The migrations as they were last read.

@@ -258,7 +258,7 @@ impl Environment {
     }
 
     /// Backups and restores are refused at once where they could only fail.
-    fn require_store(&self) -> Result<(), CatalogError> {
+    pub(super) fn require_store(&self) -> Result<(), CatalogError> {
         match self.store {
             Some(_) => Ok(()),
             None => Err(CatalogError::Conflict(format!("{NO_STORE}; {SET_STORE}"))),

@@ -22,6 +22,8 @@ use crate::catalog::{CatalogError, TenantLock};
 use crate::metrics;
 use crate::tenant::Tenant;
 
+mod rollout;
+
 /// Tries at an error that may pass, before somebody is asked to look.
 const MAX_RETRIES: i32 = 8;
 /// Times that a worker may die over one operation.
@@ -262,7 +264,13 @@ impl Runner {
 
         match turn {
             Turn::Finished(state) => lock.finish(state, completed).await?,
-            Turn::Failed(failure) => lock.fail(completed, &failure).await?,
+            Turn::Failed(failure) => {
+                lock.fail(completed, &failure).await?;
+                // Before anything else is taken: this may be the failure that stops the rollout.
+                if let Some(batch) = record.batch_id {
+                    self.environment.catalog.guard_rollout(batch).await?;
+                }
+            }
             Turn::Postponed(failure, delay) => {
                 lock.postpone(completed, Some(&failure), delay).await?;
             }

@@ -1,97 +1,112 @@
 //! `tenantry migrate up`
 
-use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::time::Instant;
+use std::time::Duration;
 
 use clap::Args;
+use serde::Serialize;
 use uuid::Uuid;
 
-use crate::api::document::BatchDocument;
+use super::follow::Follow;
 use crate::catalog::operations::{OperationRecord, OperationState};
-use crate::catalog::tenants::TenantFilter;
-use crate::cli::drive::{self, Driver};
-use crate::cli::progress::Progress;
-use crate::cli::report::{count, elapsed, fields};
+use crate::cli::report::fields;
+use crate::cli::tenant::Wait;
 use crate::cli::{Context, Outcome, Result};
-use crate::operations::{Environment, upkeep};
+use crate::duration;
+use crate::operations::rollouts::{Bound, RolloutPlan, Selection};
 use crate::tenant::TenantSlug;
+
+/// Tenants that are migrated from here at a time.
+const CONCURRENCY: u32 = 4;
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   tenantry migrate up                              every tenant that is behind
-  tenantry migrate up --tenant acme-corp           this one first
-  tenantry migrate up --concurrency 16
+  tenantry migrate up --tenant acme-corp           this one only
+  tenantry migrate up --canary acme-corp --canary 2% --bake 10m --wave 25% --wave 100%
+  tenantry migrate up --wave tier=shared --wave server=eu-1 --max-failures 1% --per-server 2
+  tenantry migrate up --to V17 --backup-first
+  tenantry migrate up --output-format json         one event a line, the rollout at its end last
 
 The files are tried on a new template of every server first: a file that does not run touches no
-tenant. Exit status 3 when some tenants failed, 1 when all did.")]
+tenant. Then come the canary and the waves, in order; whoever is in none of them comes last. A share
+counts everybody before it. The next wave begins when the one before has ended, its time to bake is
+over and its databases answer, unless more tenants have failed than may. Tenants that fail are served
+at their old version; `tenantry migrate resume` takes just them.
+
+Exit status 3 when some tenants failed, 1 when all did, 4 when the rollout was paused.")]
 pub(in crate::cli) struct Options {
     /// Only this tenant; may be repeated
     #[arg(long = "tenant", value_name = "SLUG", value_parser = TenantSlug::parse)]
     tenants: Vec<TenantSlug>,
-    /// How many tenants at a time
-    #[arg(long, default_value_t = 4, value_name = "N", value_parser = parse_concurrency)]
-    concurrency: usize,
+    /// Who comes first: SLUG, 5%, tier=NAME or server=NAME; may be repeated
+    #[arg(long, value_name = "WHO", value_parser = Selection::parse)]
+    canary: Vec<Selection>,
+    /// Who comes in the next wave; may be repeated, in order
+    #[arg(long = "wave", value_name = "WHO", value_parser = Selection::parse)]
+    waves: Vec<Selection>,
+    /// How long a wave is watched before the next one begins, such as 10m
+    #[arg(long, default_value = "0s", value_name = "TIME", value_parser = parse_bake)]
+    bake: Duration,
+    /// Pause when more tenants have failed: a number or a share; without, at the end of such a wave
+    #[arg(long, value_name = "N|P%", value_parser = Bound::parse)]
+    max_failures: Option<Bound>,
+    /// How many tenants at a time, over all servers [default: 4 from here]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=256))]
+    concurrency: Option<u32>,
+    /// How many tenants of one server at a time
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=256))]
+    per_server: Option<u32>,
+    /// Back each tenant up before it is migrated
+    #[arg(long)]
+    backup_first: bool,
+    /// The version to stop at
+    #[arg(long, value_name = "VERSION", value_parser = parse_version)]
+    to: Option<i64>,
+    #[command(flatten)]
+    wait: Wait,
+}
+
+/// What there is to say when every tenant is where it should be.
+#[derive(Serialize)]
+struct Nothing {
+    status: &'static str,
+    target_version: i64,
 }
 
 pub(super) async fn run(options: Options, context: &Context) -> Result<Outcome> {
-    let context = &context.with_concurrency(options.concurrency);
+    let concurrency = usize::try_from(options.concurrency.unwrap_or(CONCURRENCY)).unwrap_or(1);
+    let context = &context.with_concurrency(concurrency);
     let environment = context.environment().await?;
-    let began = Instant::now();
-    prepare_templates(&environment, context, &options.tenants).await?;
-
-    let batch = environment.migrate_fleet(&options.tenants, &context.requester()).await?;
-    let driver = Driver { context, environment: &environment };
-    let operations = driver.settle_batch(batch, options.concurrency).await?;
-    let target = environment.migrations().target_version();
-    let document = BatchDocument::new(batch, &operations);
-    context.print(&document, || {
-        if operations.is_empty() {
-            return format!("Nothing to do: every tenant is at version {target}.");
-        }
-        let head = format!(
-            "{} at version {target} ({}).",
-            count(document.succeeded, "tenant"),
-            elapsed(began.elapsed())
-        );
-        [head, describe_failures(batch, &operations)].join("").trim_end().to_owned()
-    })?;
-    Ok(drive::outcome(&operations))
-}
-
-/// Makes the template of these files on every server that hosts a tenant to be migrated.
-async fn prepare_templates(
-    environment: &Environment,
-    context: &Context,
-    tenants: &[TenantSlug],
-) -> Result<()> {
-    let mut progress = Progress::new(context);
-    let filter = TenantFilter { limit: i64::MAX, ..TenantFilter::default() };
-    let servers: BTreeMap<Uuid, String> = environment
-        .catalog
-        .tenants(&filter)
-        .await?
-        .into_iter()
-        .filter(|tenant| tenants.is_empty() || tenants.contains(&tenant.slug))
-        .map(|tenant| (tenant.server_id, tenant.server_name))
-        .collect();
-    for (id, name) in servers {
-        let made = upkeep::ensure_template(environment, id);
-        let mut made = std::pin::pin!(made);
-        loop {
-            tokio::select! {
-                done = &mut made => { done?; break }
-                () = tokio::time::sleep(std::time::Duration::from_secs(1)) => {
-                    progress.step(&format!("trying the migrations on a new template of server {name}"));
-                }
-            }
-        }
+    let plan = RolloutPlan {
+        tenants: options.tenants,
+        canary: options.canary,
+        waves: options.waves,
+        bake_secs: u32::try_from(options.bake.as_secs()).unwrap_or(u32::MAX),
+        max_failures: options.max_failures,
+        concurrency: options.concurrency,
+        per_server: options.per_server,
+        backup_first: options.backup_first,
+        to: options.to,
+    };
+    let Some(rollout) = environment.start_rollout(&plan, &context.requester()).await? else {
+        let target_version =
+            options.to.unwrap_or_else(|| environment.migrations().target_version());
+        let nothing = Nothing { status: "nothing_to_do", target_version };
+        context.print_line(&nothing, || {
+            format!("Nothing to do: every tenant is at version {target_version}.")
+        })?;
+        return Ok(Outcome::Done);
+    };
+    if !options.wait.wait {
+        return super::show::leave(&environment, &rollout, context).await;
     }
-    Ok(())
+    let follow = Follow { context, environment: &environment, id: rollout.id, concurrency };
+    Box::pin(follow.run()).await
 }
 
-/// Every tenant that failed, with what went wrong and what to do; empty when none did.
+/// Every tenant of a batch that failed, with what went wrong and what to do; empty when none did.
 pub(in crate::cli) fn describe_failures(
     batch: Uuid,
     operations: &[(OperationRecord, TenantSlug)],
@@ -126,4 +141,16 @@ pub(in crate::cli) fn parse_concurrency(text: &str) -> std::result::Result<usize
         .ok()
         .filter(|number| (1..=256).contains(number))
         .ok_or_else(|| "it is a number from 1 to 256".to_owned())
+}
+
+fn parse_bake(text: &str) -> std::result::Result<Duration, String> {
+    duration::parse(text).ok_or_else(|| "it is a length of time such as 30s or 10m".to_owned())
+}
+
+fn parse_version(text: &str) -> std::result::Result<i64, String> {
+    text.trim_start_matches('V')
+        .parse()
+        .ok()
+        .filter(|version| *version > 0)
+        .ok_or_else(|| "it is the version of a file, such as V17".to_owned())
 }

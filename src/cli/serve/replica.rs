@@ -65,7 +65,8 @@ impl Replica {
         catalog.verify().await?;
         let environment = if role.works() {
             let store = settings.store().await?;
-            Some(Environment::new(catalog.clone(), store, settings.limits()).await?)
+            let environment = Environment::new(catalog.clone(), store, settings.limits()).await?;
+            Some(environment.with_webhook(settings.webhook.clone()))
         } else {
             None
         };

@@ -1,0 +1,28 @@
+//! `tenantry migrate pause`
+
+use clap::Args;
+use uuid::Uuid;
+
+use super::show::{find, print_change};
+use crate::cli::{Context, Outcome, Result};
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  tenantry migrate pause
+  tenantry migrate pause 0197f0c0-7a5e-7c3e-9f5e-0a1b2c3d4e5f
+
+Tenants that are being migrated at this moment are finished; `tenantry migrate resume` goes on.")]
+pub(in crate::cli) struct Options {
+    /// The rollout; the newest without
+    id: Option<Uuid>,
+}
+
+pub(super) async fn run(options: Options, context: &Context) -> Result<Outcome> {
+    let environment = context.environment().await?;
+    let id = find(&environment.catalog, options.id).await?.id;
+    let record = environment.pause_rollout(id, &context.requester()).await?;
+    let what = format!("Rollout {id} is paused.");
+    let next = format!("Next: `tenantry migrate resume {id}` or `tenantry migrate abort {id}`");
+    print_change(&environment, &record, &what, &next, context).await
+}

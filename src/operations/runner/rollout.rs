@@ -1,0 +1,76 @@
+//! Seeing a rollout through: its operations, its waves, and what others left lying.
+
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+use uuid::Uuid;
+
+use super::{LAST_LOOK, POLL, Runner};
+use crate::catalog::CatalogError;
+use crate::catalog::lock::Claim;
+use crate::catalog::rollouts::{RolloutRecord, RolloutState};
+use crate::operations::chain;
+
+/// After an error that may pass.
+const RETRY: Duration = Duration::from_millis(500);
+
+impl Runner {
+    /// Drives a rollout, `concurrency` tenants at a time, until it no longer runs; others may be working on it
+    /// too. What is under way when it pauses ends.
+    pub async fn complete_rollout(
+        &self,
+        id: Uuid,
+        concurrency: usize,
+    ) -> Result<RolloutRecord, CatalogError> {
+        let ended = self.shutdown.child_token();
+        let mut workers = JoinSet::new();
+        for _ in 0..concurrency {
+            let (runner, ended) = (self.clone(), ended.clone());
+            workers.spawn(async move {
+                while !ended.is_cancelled() {
+                    match runner.run_one(Claim::Batch(id)).await {
+                        Ok(Some(_)) => {}
+                        Ok(None) => sleep(LAST_LOOK / 2).await,
+                        Err(error) => {
+                            tracing::warn!(error = %chain(&error), "the queue cannot be read");
+                            sleep(RETRY).await;
+                        }
+                    }
+                }
+            });
+        }
+        let record = tokio::select! {
+            record = self.lead_to_its_end(id) => record,
+            () = self.release_abandoned() => unreachable!("it goes on for ever"),
+            () = self.shutdown.cancelled() => self.environment.catalog.rollout(id).await,
+        };
+        ended.cancel();
+        while let Some(worker) = workers.join_next().await {
+            worker.expect("a worker of a rollout does not panic");
+        }
+        record
+    }
+
+    /// Leads, or waits for whoever does.
+    async fn lead_to_its_end(&self, id: Uuid) -> Result<RolloutRecord, CatalogError> {
+        loop {
+            self.environment.lead(id).await;
+            let record = self.environment.catalog.rollout(id).await?;
+            if record.state != RolloutState::Running {
+                return Ok(record);
+            }
+            sleep(LAST_LOOK).await;
+        }
+    }
+
+    /// Whoever died over an operation must not keep it.
+    async fn release_abandoned(&self) {
+        loop {
+            if let Err(error) = self.environment.catalog.release_abandoned().await {
+                tracing::debug!(error = %chain(&error), "abandoned operations cannot be looked for");
+            }
+            sleep(POLL).await;
+        }
+    }
+}
