@@ -117,10 +117,10 @@ impl Bench {
         for _ in 0..3 {
             alone.push(tail(&router, &quiet).await);
             let noise = Arc::new(AtomicBool::new(true));
-            let noisy = tokio::spawn(make_noise(router.clone(), Arc::clone(&noise)));
+            let crowd = tokio::spawn(make_noise(router.clone(), Arc::clone(&noise)));
             beside.push(tail(&router, &quiet).await);
             noise.store(false, Ordering::Relaxed);
-            noisy.await.expect("it makes noise");
+            crowd.await.expect("it makes noise");
         }
         alone.sort();
         beside.sort();

@@ -251,8 +251,7 @@ impl From<Outcome> for ExitCode {
             Outcome::Done => 0,
             Outcome::Failed => 1,
             Outcome::PartlyDone => 3,
-            Outcome::Drifted => 4,
-            Outcome::Paused => 4,
+            Outcome::Drifted | Outcome::Paused => 4,
         })
     }
 }

@@ -34,17 +34,22 @@ use crate::harness::{BY, Fleet, Options, connect, eventually, new_tenant, slug};
 mod client;
 mod ledger;
 
+/// Unless `TENANTRY_SOAK_SECONDS` says otherwise.
 const MINUTE: Duration = Duration::from_mins(1);
-/// Says how long instead, in seconds.
-const SECONDS: &str = "TENANTRY_SOAK_SECONDS";
 const TENANTS: usize = 10;
 /// Of each replica; far fewer than there are clients.
 const BUDGET: usize = 12;
 
+#[expect(clippy::disallowed_methods, reason = "a knob of this test, not a setting of the product")]
+fn time() -> Duration {
+    let seconds =
+        std::env::var("TENANTRY_SOAK_SECONDS").map(|text| text.parse().expect("whole seconds"));
+    seconds.map_or(MINUTE, Duration::from_secs)
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_fleet_weathers_a_minute_of_trouble() {
-    let seconds = std::env::var(SECONDS).map(|text| text.parse().expect("whole seconds"));
-    let time = seconds.map_or(MINUTE, Duration::from_secs);
+    let time = time();
     let mut weather = Weather::new().await;
     for _ in 0..TENANTS {
         weather.create().await;
@@ -95,8 +100,8 @@ impl Weather {
             let verifier = TokenVerifier::new(Vec::new()).unwrap();
             let identity = IdentityResolver::new(catalog(), verifier, IdentitySettings::default());
             let tenancy = Tenancy { router: router.clone(), resolver: Arc::new(identity) };
-            let routes = api::data_plane(tenancy, catalog(), None, &[], SqlSettings::default());
-            let url = format!("{}/sql", serve(routes, &serving).await);
+            let served = api::data_plane(tenancy, catalog(), None, &[], SqlSettings::default());
+            let url = format!("{}/sql", serve(served, &serving).await);
             doors.push(Door::Library(router));
             doors.push(Door::Http { url, token: token.expose_secret().to_owned() });
         }

@@ -24,7 +24,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::{Environment, StepError, Work, upkeep};
+use super::{Environment, StepError, Work, migrate, upkeep};
 use crate::catalog::CatalogError;
 use crate::catalog::changes::{Change, Changes};
 use crate::catalog::operations::Failure;
@@ -102,10 +102,12 @@ impl Environment {
             self.require_store()?;
         }
         let fleet = self.migratable(&plan.tenants).await?;
-        let due: Vec<&Tenant> = fleet
-            .iter()
-            .filter(|tenant| !plan.tenants.is_empty() || tenant.schema_version < target)
-            .collect();
+        let held = set.up_to(target);
+        // Nobody is brought back who is further already.
+        let is_due_in =
+            |tenant: &&Tenant| tenant.schema_version <= target && migrate::is_due(tenant, &held);
+        let due: Vec<&Tenant> =
+            fleet.iter().filter(|tenant| !plan.tenants.is_empty() || is_due_in(tenant)).collect();
         let waves = plan.waves(&due, &fleet)?;
         if waves.is_empty() {
             return Ok(None);

@@ -61,7 +61,8 @@ impl Client {
     async fn write(&self, number: i64, value: &str) -> Outcome<()> {
         match &self.door {
             Door::Library(router) => {
-                let connection = router.connection(&self.ledger.slug).await.map_err(refused)?;
+                let connection =
+                    router.connection(&self.ledger.slug).await.map_err(|error| refused(&error))?;
                 let written = connection.execute(WRITE, &[&number, &value]).await;
                 written.map(drop).map_err(|error| failed(&error))
             }
@@ -75,7 +76,8 @@ impl Client {
     async fn read(&self, number: i64) -> Outcome<Option<String>> {
         match &self.door {
             Door::Library(router) => {
-                let mut connection = router.connection(&self.ledger.slug).await.map_err(refused)?;
+                let mut connection =
+                    router.connection(&self.ledger.slug).await.map_err(|error| refused(&error))?;
                 if number % 3 == 0 {
                     let transaction =
                         connection.transaction().await.map_err(|error| failed(&error))?;
@@ -113,7 +115,7 @@ impl Client {
     }
 }
 
-fn refused(error: RouterError) -> (Notice, String) {
+fn refused(error: &RouterError) -> (Notice, String) {
     let notice = match error {
         RouterError::NotServed { .. } | RouterError::UnknownTenant(_) => Notice::Refused,
         _ => Notice::Fault,

@@ -130,9 +130,9 @@ impl Ledger {
         self.reads.fetch_add(1, Ordering::Relaxed);
         match found {
             Some(value) if value == self.value(number) => {}
-            Some(value) => self.fault(format!("number {number} reads {value}: another tenant's")),
+            Some(value) => self.fault(&format!("number {number} reads {value}: another tenant's")),
             None if self.may_be_undone(number) => {}
-            None => self.fault(format!("number {number} was acknowledged, and is gone")),
+            None => self.fault(&format!("number {number} was acknowledged, and is gone")),
         }
     }
 
@@ -147,7 +147,7 @@ impl Ledger {
         if lock(&self.windows).iter().any(|span| excuses(span.cause) && overlaps(span)) {
             self.excused.fetch_add(1, Ordering::Relaxed);
         } else {
-            self.fault(format!("{notice:?}: {what}"));
+            self.fault(&format!("{notice:?}: {what}"));
         }
     }
 
@@ -156,13 +156,13 @@ impl Ledger {
         let rows: BTreeMap<_, _> = rows.collect();
         for (number, value) in &rows {
             if *value != self.value(*number) {
-                self.fault(format!("number {number} is {value}: another tenant's"));
+                self.fault(&format!("number {number} is {value}: another tenant's"));
             }
         }
         let promised: Vec<_> = lock(&self.promises).keys().copied().collect();
         for number in promised {
             if !rows.contains_key(&number) && !self.may_be_undone(number) {
-                self.fault(format!("number {number} was acknowledged, and is lost"));
+                self.fault(&format!("number {number} was acknowledged, and is lost"));
             }
         }
     }
@@ -176,7 +176,7 @@ impl Ledger {
         lock(&self.windows).iter().any(undoes)
     }
 
-    fn fault(&self, what: String) {
+    fn fault(&self, what: &str) {
         lock(&self.faults).push(format!("{}: {what}", self.slug));
     }
 }
