@@ -100,8 +100,8 @@ impl Weather {
             let verifier = TokenVerifier::new(Vec::new()).unwrap();
             let identity = IdentityResolver::new(catalog(), verifier, IdentitySettings::default());
             let tenancy = Tenancy { router: router.clone(), resolver: Arc::new(identity) };
-            let served = api::data_plane(tenancy, catalog(), None, &[], SqlSettings::default());
-            let url = format!("{}/sql", serve(served, &serving).await);
+            let data = api::data_plane(tenancy, catalog(), None, &[], SqlSettings::default());
+            let url = format!("{}/sql", serve(data, &serving).await);
             doors.push(Door::Library(router));
             doors.push(Door::Http { url, token: token.expose_secret().to_owned() });
         }
