@@ -29,7 +29,7 @@ pub(crate) fn is_harmless(sql: &str) -> bool {
 fn skip_comments(sql: &str) -> &str {
     let mut text = sql.trim_start();
     while let Some(comment) = text.strip_prefix("--") {
-        text = comment.split_once('\n').map_or("", |(_, rest)| rest).trim_start();
+        text = comment.split_once(['\n', '\r']).map_or("", |(_, rest)| rest).trim_start();
     }
     text
 }
@@ -60,6 +60,7 @@ mod tests {
             "set role x",
             "/* c */ select 1",
             "listen x",
+            "-- ends with a return\rset search_path to\nvalues",
             "select set_config('a', 'b', false)",
             "select PG_ADVISORY_LOCK(1)",
             "update pg_settings set setting = 'off' where name = 'default_transaction_read_only'",
