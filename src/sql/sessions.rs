@@ -351,7 +351,9 @@ impl Drop for Session {
             }
             return;
         }
-        if !self.marked && (if self.is_pure { wire.is_idle() } else { wire.begin_reset() }) {
+        // The budget may have shrunk meanwhile.
+        let is_kept = !self.marked && !self.tenant.server.is_over();
+        if is_kept && (if self.is_pure { wire.is_idle() } else { wire.begin_reset() }) {
             wire.shrink();
             let mut idle = self.tenant.lock_idle();
             if let Some(idle) = idle.as_mut() {

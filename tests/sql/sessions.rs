@@ -387,3 +387,23 @@ async fn sessions_of_an_older_generation_are_closed() {
         .await;
     assert_eq!(sql.query(FOREVER).await.code(), "57014");
 }
+
+#[tokio::test]
+async fn sessions_that_come_back_keep_to_a_budget_that_has_shrunk() {
+    let sql = Sql::start().await;
+    let nap = json!({ "query": "select pg_sleep(2)" });
+    let naps = futures_util::future::join_all((0..6).map(|_| sql.ask("acme", nap.clone())));
+    let shrink = async {
+        eventually("all are in use", async || sql.backends("acme").await == 6).await;
+        sql.fleet.catalog().set_connection_budget("default", Some(2)).await.unwrap();
+    };
+
+    let (naps, ()) = tokio::join!(naps, shrink);
+
+    for heard in naps {
+        heard.ok();
+    }
+    // Not as late as when the replica next hears what its part is.
+    let two = eventually("two are left", async || sql.backends("acme").await == 2);
+    tokio::time::timeout(Duration::from_secs(2), two).await.expect("the others are closed at once");
+}
