@@ -32,7 +32,7 @@ use crate::metrics;
 use crate::resolve::Access;
 use crate::router::read_replicas::{PATIENCE, ReadReplica};
 use crate::router::server::{Entry, Opened, Pool};
-use crate::router::{RouterError, TenantRouter, Toll, is_harmless};
+use crate::router::{PAUSE, RouterError, TRIES, TenantRouter, Toll, is_harmless};
 use crate::tenant::{EffectiveLimits, TenantSlug};
 
 mod tenant;
@@ -125,7 +125,6 @@ impl Sessions {
         let (router, slug) = (&self.shared.router, &place.tenant.slug.clone());
         let mut tries = 0;
         loop {
-            tries += 1;
             let opening = self.shared.open(&place, None, access, deadline);
             match timeout_at(deadline.into(), opening).await {
                 Ok(Ok(mut session)) => {
@@ -135,8 +134,13 @@ impl Sessions {
                 Err(_) | Ok(Err(Refused::Busy)) => {
                     return Err(RouterError::Busy(slug.clone()).into());
                 }
-                // The route may be a moment behind; look once more before saying no.
-                Ok(Err(refused)) if tries < 3 && refused.may_be_stale() => {
+                // The route may be a moment behind; look again before saying no. So may the catalog, as when
+                // a password is changed.
+                Ok(Err(refused)) if tries < TRIES && refused.may_be_stale() => {
+                    tries += 1;
+                    if tries > 2 {
+                        sleep(PAUSE).await;
+                    }
                     router.forget(slug).await;
                 }
                 Ok(Err(Refused::Stamp)) => return Err(TenantRouter::wrong_stamp(slug).into()),
