@@ -17,8 +17,6 @@ use aws_lc_rs::rand;
 use tokio::sync::{Notify, Semaphore, SemaphorePermit};
 use tokio::time::{sleep_until, timeout_at};
 
-use super::session::ConnectError;
-
 /// The pauses between two attempts to reach a server that is away: the first, and the longest.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 /// The pause before another look for an idle connection, where there was none.
@@ -68,6 +66,14 @@ pub(crate) trait Pool: Send + Sync {
     fn close_oldest(&self) -> bool;
     /// Closes what lies idle for longer than that, and what has ended.
     fn close_idle(&self, timeout: Duration);
+}
+
+/// Why a connection, of whichever kind, could not be opened.
+pub(crate) trait OpenError {
+    /// The server is known to be away, and was not asked.
+    fn away() -> Self;
+    /// Whether the server is away for everybody, rather than closed to one tenant.
+    fn is_away(&self) -> bool;
 }
 
 /// How many physical connections a pool has, wherever they are.
@@ -237,20 +243,20 @@ impl Server {
     }
 
     /// Lets `open` ask the server, when it is time for that; see the module.
-    pub async fn ask<T>(
+    pub async fn ask<T, E: OpenError>(
         &self,
         deadline: Instant,
         patience: Duration,
-        open: impl Future<Output = Result<T, ConnectError>>,
-    ) -> Result<T, ConnectError> {
+        open: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, E> {
         let _asking = match self.away() {
             None => None,
             Some(away) if away.since.elapsed() > patience && Instant::now() < away.ask_at => {
-                return Err(ConnectError::Away);
+                return Err(E::away());
             }
             Some(_) => {
                 let asking = timeout_at(deadline.into(), self.asking.lock()).await;
-                let asking = asking.map_err(|_| ConnectError::Away)?;
+                let asking = asking.map_err(|_| E::away())?;
                 if let Some(away) = self.away() {
                     sleep_until(away.ask_at.min(deadline).into()).await;
                     Some(asking)

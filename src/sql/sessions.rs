@@ -31,7 +31,7 @@ use crate::catalog::tenants::Place;
 use crate::metrics;
 use crate::resolve::Access;
 use crate::router::read_replicas::{PATIENCE, ReadReplica};
-use crate::router::server::{Entry, Opened, Pool};
+use crate::router::server::{Entry, OpenError, Opened, Pool};
 use crate::router::{PAUSE, RouterError, TRIES, TenantRouter, Toll, is_harmless};
 use crate::tenant::{EffectiveLimits, TenantSlug};
 
@@ -100,7 +100,7 @@ impl Sessions {
                     return Ok(session);
                 }
                 Err(_) | Ok(Err(Refused::Busy)) => {}
-                Ok(Err(Refused::Wire(error))) if error.sql_state().is_none() => replica.note_away(),
+                Ok(Err(refused)) if refused.is_away() => replica.note_away(),
                 Ok(Err(_)) => replica.note_refusal(&place),
             }
         }
@@ -123,7 +123,7 @@ impl Sessions {
         deadline: Instant,
     ) -> Result<Session, SqlError> {
         let (router, slug) = (&self.shared.router, &place.tenant.slug.clone());
-        let mut tries = 0;
+        let (mut tries, mut away) = (0, None);
         loop {
             let opening = self.shared.open(&place, None, access, deadline);
             match timeout_at(deadline.into(), opening).await {
@@ -132,7 +132,12 @@ impl Sessions {
                     return Ok(session);
                 }
                 Err(_) | Ok(Err(Refused::Busy)) => {
-                    return Err(RouterError::Busy(slug.clone()).into());
+                    let busy = || RouterError::Busy(slug.clone()).into();
+                    return Err(away.map_or_else(busy, SqlError::Unreachable));
+                }
+                // It may be coming back, and the server tells when to ask it again.
+                Ok(Err(Refused::Wire(error))) if error.is_away() && Instant::now() < deadline => {
+                    away = Some(error);
                 }
                 // The route may be a moment behind; look again before saying no. So may the catalog, as when
                 // a password is changed.
@@ -144,6 +149,7 @@ impl Sessions {
                     router.forget(slug).await;
                 }
                 Ok(Err(Refused::Stamp)) => return Err(TenantRouter::wrong_stamp(slug).into()),
+                Ok(Err(Refused::Away)) => return Err(SqlError::Unreachable(WireError::Away)),
                 Ok(Err(Refused::Wire(error))) => return Err(SqlError::Unreachable(error)),
             }
             place = router.active(slug, deadline).await?;
@@ -157,6 +163,8 @@ enum Refused {
     Busy,
     /// The database is another one.
     Stamp,
+    /// The server is known to be away, and was not asked again.
+    Away,
     Wire(WireError),
 }
 
@@ -197,7 +205,10 @@ impl Shared {
             let _turn = tenant.server.turn(deadline).await.map_err(|_| Refused::Busy)?;
             let pool: Arc<dyn Pool> = Arc::<Tenant>::clone(&tenant);
             let slot = tenant.server.slot(&pool, deadline).await.map_err(|_| Refused::Busy)?;
-            Line { wire: self.connect(place, home, access).await?, schema_version, _slot: slot }
+            let patience = self.router.settings().pool_wait_timeout;
+            let connect = self.connect(place, home, access);
+            let wire = tenant.server.ask(deadline, patience, connect).await?;
+            Line { wire, schema_version, _slot: slot }
         };
         let permit = Some((entry, permit));
         Ok(Session {
@@ -372,9 +383,23 @@ impl Refused {
     fn may_be_stale(&self) -> bool {
         const CODES: [&str; 5] = ["3D000", "28000", "28P01", "55000", "57P01"];
         match self {
-            Self::Busy => false,
+            Self::Busy | Self::Away => false,
             Self::Stamp => true,
             Self::Wire(error) => error.sql_state().is_some_and(|code| CODES.contains(&code)),
+        }
+    }
+}
+
+impl OpenError for Refused {
+    fn away() -> Self {
+        Self::Away
+    }
+
+    fn is_away(&self) -> bool {
+        match self {
+            Self::Away => true,
+            Self::Busy | Self::Stamp => false,
+            Self::Wire(error) => error.is_away(),
         }
     }
 }
