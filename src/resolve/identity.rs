@@ -138,7 +138,7 @@ impl IdentityResolver {
             return Err(self.denials.note("not_a_member", &slug, caller));
         }
         let slug = self.present(slug).await?;
-        Ok(Resolved { slug, source, user, access: Access::ReadWrite })
+        Ok(Resolved { slug, tenant: None, source, user, access: Access::ReadWrite })
     }
 
     /// For an application of the tenant's, which needs nothing but its connection string.
@@ -151,7 +151,8 @@ impl IdentityResolver {
         let caller = Caller { issuer: None, name: &user };
         let claimed = Some((Source::Password, proven.slug.clone()));
         let (source, slug) = self.agreed(claimed, wanted, caller).await?;
-        Ok(Resolved { slug, source, user, access: Access::ReadWrite })
+        let tenant = Some(proven.tenant);
+        Ok(Resolved { slug, tenant, source, user, access: Access::ReadWrite })
     }
 
     async fn by_claims(
@@ -183,7 +184,7 @@ impl IdentityResolver {
             MemberRole::ReadOnly => Access::ReadOnly,
             MemberRole::Owner | MemberRole::Admin | MemberRole::Member => Access::ReadWrite,
         };
-        Ok(Resolved { slug, source, user: user.clone(), access })
+        Ok(Resolved { slug, tenant: standing.tenant, source, user: user.clone(), access })
     }
 
     /// The tenant that a token names, by its claims or else by its owner's e-mail address.
@@ -261,7 +262,12 @@ impl IdentityResolver {
             Ok(standing.filter(|standing| is_proof || standing.role.is_some()))
         };
         let standing = self.standings.get(key, asked).await.map_err(ResolveError::Catalog)?;
-        Ok(standing.unwrap_or_else(|| Standing { slugs: vec![slug.clone()], slug, role: None }))
+        Ok(standing.unwrap_or_else(|| Standing {
+            tenant: None,
+            slugs: vec![slug.clone()],
+            slug,
+            role: None,
+        }))
     }
 
     async fn known_as(&self, name: String) -> Result<TenantSlug, ResolveError> {

@@ -33,7 +33,7 @@ use crate::resolve::Access;
 use crate::router::read_replicas::{PATIENCE, ReadReplica};
 use crate::router::server::{Entry, OpenError, Opened, Pool};
 use crate::router::{PAUSE, RouterError, TRIES, TenantRouter, Toll, is_harmless};
-use crate::tenant::{EffectiveLimits, TenantSlug};
+use crate::tenant::{EffectiveLimits, TenantScope, TenantSlug};
 
 mod tenant;
 
@@ -85,12 +85,13 @@ impl Sessions {
     /// A session for reading what may be a moment old: on a read replica, if one can give it now.
     pub async fn checkout_elsewhere(
         &self,
-        slug: &TenantSlug,
+        tenant: &TenantScope,
         access: Access,
     ) -> Result<Session, SqlError> {
         let router = &self.shared.router;
         let deadline = Instant::now() + router.settings().pool_wait_timeout;
-        let (place, replicas, toll) = router.enter_to_read(slug, deadline).await?;
+        let (place, replicas, toll) = router.enter_to_read(tenant.slug(), deadline).await?;
+        check(tenant, &place)?;
         for replica in replicas {
             let until = deadline.min(Instant::now() + PATIENCE);
             let opening = self.shared.open(&place, Some(&replica), access, until);
@@ -104,27 +105,33 @@ impl Sessions {
                 Ok(Err(_)) => replica.note_refusal(&place),
             }
         }
-        self.checkout_on_server(place, toll, access, deadline).await
+        self.checkout_on_server(tenant, place, toll, access, deadline).await
     }
 
     /// A session with the tenant's database, as soon as there is one.
-    pub async fn checkout(&self, slug: &TenantSlug, access: Access) -> Result<Session, SqlError> {
+    pub async fn checkout(
+        &self,
+        tenant: &TenantScope,
+        access: Access,
+    ) -> Result<Session, SqlError> {
         let router = &self.shared.router;
         let deadline = Instant::now() + router.settings().pool_wait_timeout;
-        let (place, toll) = router.enter(slug, deadline).await?;
-        self.checkout_on_server(place, toll, access, deadline).await
+        let (place, toll) = router.enter(tenant.slug(), deadline).await?;
+        self.checkout_on_server(tenant, place, toll, access, deadline).await
     }
 
     async fn checkout_on_server(
         &self,
+        tenant: &TenantScope,
         mut place: Arc<Place>,
         toll: Option<Toll>,
         access: Access,
         deadline: Instant,
     ) -> Result<Session, SqlError> {
-        let (router, slug) = (&self.shared.router, &place.tenant.slug.clone());
+        let (router, slug) = (&self.shared.router, tenant.slug());
         let (mut tries, mut away) = (0, None);
         loop {
+            check(tenant, &place)?;
             let opening = self.shared.open(&place, None, access, deadline);
             match timeout_at(deadline.into(), opening).await {
                 Ok(Ok(mut session)) => {
@@ -402,6 +409,14 @@ impl OpenError for Refused {
             Self::Wire(error) => error.is_away(),
         }
     }
+}
+
+/// The slug may have become another tenant's since the caller was let in.
+fn check(tenant: &TenantScope, place: &Place) -> Result<(), RouterError> {
+    if place.tenant.id == tenant.id() {
+        return Ok(());
+    }
+    Err(RouterError::AnotherTenant(tenant.slug().clone()))
 }
 
 /// What a session begins with. A statement that could lift one of them marks its session.

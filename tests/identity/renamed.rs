@@ -5,7 +5,7 @@ use serde_json::json;
 use tenantry::catalog::members::MemberRole;
 
 use super::Scene;
-use crate::harness::{BY, slug};
+use crate::harness::{BY, eventually, slug};
 
 async fn rename(scene: &Scene, from: &str, to: &str) {
     let fleet = &scene.replica.fleet;
@@ -60,4 +60,29 @@ async fn a_renamed_tenant_accepts_no_other_issuer_than_before() {
         let (status, body) = scene.ask(&bound(name), &[]).await;
         assert_eq!((status, &body["slug"]), (StatusCode::OK, &json!("initech-2")), "{body}");
     }
+}
+
+/// What is remembered of a caller is true of the tenant that had the slug then, and of no later one.
+#[tokio::test]
+async fn a_member_of_a_deleted_tenant_is_not_let_into_the_next_one_of_its_slug() {
+    let scene = Scene::start().await;
+    scene.join("globex", MemberRole::Member).await;
+    let plain = scene.provider.token(&json!({}));
+    let headers = [("X-Tenant", "globex")];
+    assert_eq!(scene.ask(&plain, &headers).await.0, StatusCode::OK);
+
+    let fleet = &scene.replica.fleet;
+    let gone = fleet.environment.delete(&slug("globex"), false, BY).await.unwrap();
+    fleet.complete(&gone).await;
+    scene.replica.create("globex").await;
+    eventually("the next one is served", async || {
+        scene.ask(&scene.replica.token, &headers).await.0 == StatusCode::OK
+    })
+    .await;
+
+    let query = reqwest::Client::new().post(format!("{}/sql", scene.replica.public));
+    let query = query.bearer_auth(&plain).header("X-Tenant", "globex");
+    let query = query.json(&json!({ "query": "select title from boards" })).send().await.unwrap();
+    assert_eq!(query.status(), StatusCode::FORBIDDEN);
+    assert_eq!(scene.ask(&plain, &headers).await.0, StatusCode::FORBIDDEN);
 }
