@@ -59,8 +59,6 @@ pub struct IdentityResolver {
     /// Of members, and of whom a claim makes one. Of others it is asked each time, as of tenants that there
     /// are not: how fast the answer comes tells nothing.
     standings: Remembered<(TenantSlug, String, String), Standing>,
-    /// The slug that a tenant has now, by any that leads to it.
-    present: Remembered<TenantSlug, TenantSlug>,
     /// Which two slugs lead to one tenant.
     same: Remembered<(TenantSlug, TenantSlug), bool>,
     organisations: Remembered<String, TenantSlug>,
@@ -94,7 +92,6 @@ impl IdentityResolver {
             bindings: CurrentBindings::new(catalog.clone(), settled),
             denials: Denials::new(catalog.clone()),
             standings: Remembered::new(&catalog),
-            present: Remembered::new(&catalog),
             same: Remembered::new(&catalog),
             organisations: Remembered::new(&catalog),
             holders: Remembered::new(&catalog),
@@ -137,7 +134,7 @@ impl IdentityResolver {
         if !token.scopes.contains(&Scope::Data) {
             return Err(self.denials.note("not_a_member", &slug, caller));
         }
-        let slug = self.present(slug).await?;
+        // Whose the slug is now is for the router, which hears at once when it changes hands.
         Ok(Resolved { slug, tenant: None, source, user, access: Access::ReadWrite })
     }
 
@@ -232,12 +229,6 @@ impl IdentityResolver {
             }
         }
         Ok((source, slug))
-    }
-
-    async fn present(&self, slug: TenantSlug) -> Result<TenantSlug, ResolveError> {
-        let asked = async { self.catalog.present_slug(&slug).await.map(Some) };
-        let present = self.present.get(slug.clone(), asked).await.map_err(ResolveError::Catalog)?;
-        Ok(present.unwrap_or(slug))
     }
 
     /// Whether both lead to one tenant, which was renamed.

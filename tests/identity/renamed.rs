@@ -1,5 +1,7 @@
 //! Tokens, headers and hosts that carry a slug from before a rename, and whom they still bind.
 
+use std::time::Duration;
+
 use reqwest::StatusCode;
 use serde_json::json;
 use tenantry::catalog::members::MemberRole;
@@ -85,4 +87,24 @@ async fn a_member_of_a_deleted_tenant_is_not_let_into_the_next_one_of_its_slug()
     let query = query.json(&json!({ "query": "select title from boards" })).send().await.unwrap();
     assert_eq!(query.status(), StatusCode::FORBIDDEN);
     assert_eq!(scene.ask(&plain, &headers).await.0, StatusCode::FORBIDDEN);
+}
+
+/// A program of the operator's means whoever has the slug now.
+#[tokio::test]
+async fn an_alias_that_was_given_up_leads_to_its_next_tenant_at_once() {
+    let scene = Scene::start().await;
+    rename(&scene, "globex", "globex-2").await;
+    let found = async || {
+        let (_, body) = scene.ask(&scene.replica.token, &[("X-Tenant", "globex")]).await;
+        body["slug"].as_str().map(str::to_owned)
+    };
+    assert_eq!(found().await.as_deref(), Some("globex-2"));
+
+    let catalog = scene.replica.fleet.catalog();
+    catalog.remove_alias(&slug("globex-2"), &slug("globex"), "test").await.unwrap();
+    scene.replica.create("globex").await;
+
+    let next =
+        eventually("it is the next one", async || found().await.as_deref() == Some("globex"));
+    tokio::time::timeout(Duration::from_secs(2), next).await.expect("not after some seconds");
 }
