@@ -28,6 +28,7 @@ use std::sync::Arc;
 use axum::extract::{FromRef, FromRequestParts};
 use axum::http::StatusCode;
 use axum::http::request::Parts;
+use uuid::Uuid;
 
 use crate::problem::Problem;
 use crate::resolve::{Access, ResolveError, Resolved, TenantResolver, denied};
@@ -69,6 +70,15 @@ impl Tenancy {
     }
 }
 
+/// Refuses the tenant that has the slug now if it is another one than the caller may name. A resolver
+/// remembers what the catalog said of a caller, and a slug can change hands in the meantime.
+pub(crate) fn check_tenant(resolved: &Resolved, id: Uuid) -> Result<(), RouterError> {
+    if resolved.tenant.is_none_or(|meant| meant == id) {
+        return Ok(());
+    }
+    Err(RouterError::AnotherTenant(resolved.slug.clone()))
+}
+
 impl<S> FromRequestParts<S> for TenantConnection
 where
     Tenancy: FromRef<S>,
@@ -79,10 +89,12 @@ where
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
         let tenancy = Tenancy::from_ref(state);
         let resolved = tenancy.resolve_once(parts).await?;
-        Ok(match resolved.access {
+        let connection = match resolved.access {
             Access::ReadWrite => tenancy.router.connection(&resolved.slug).await?,
             Access::ReadOnly => tenancy.router.read_only(&resolved.slug).await?,
-        })
+        };
+        check_tenant(&resolved, connection.tenant().id)?;
+        Ok(connection)
     }
 }
 
@@ -108,7 +120,9 @@ where
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
         let tenancy = Tenancy::from_ref(state);
         let resolved = tenancy.resolve_once(parts).await?;
-        Ok(tenancy.router.scope(&resolved.slug).await?)
+        let scope = tenancy.router.scope(&resolved.slug).await?;
+        check_tenant(&resolved, scope.id())?;
+        Ok(scope)
     }
 }
 

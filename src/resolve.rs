@@ -12,6 +12,7 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode};
 use futures_util::future::BoxFuture;
 use thiserror::Error;
+use uuid::Uuid;
 
 use crate::catalog::CatalogError;
 use crate::oidc::TokenError;
@@ -58,6 +59,8 @@ pub trait TenantResolver: Send + Sync {
 pub struct Resolved {
     /// Its slug; nobody has looked yet whether the tenant exists.
     pub slug: TenantSlug,
+    /// Its id, where the caller's right was looked up with it: the slug counts for no other tenant then.
+    pub tenant: Option<Uuid>,
     /// What named it first.
     pub source: Source,
     /// Who sends the request, for the log: a subject, or one of our tokens.

@@ -73,8 +73,8 @@ pub use tokio_postgres::IsolationLevel;
 const TICK: Duration = Duration::from_secs(1);
 
 /// How often a route is looked up anew that may be a moment behind, and the pause after the second time.
-const TRIES: u32 = 6;
-const PAUSE: Duration = Duration::from_millis(100);
+pub(crate) const TRIES: u32 = 6;
+pub(crate) const PAUSE: Duration = Duration::from_millis(100);
 
 /// Bounds of a router.
 #[derive(Clone, Debug)]

@@ -19,7 +19,7 @@ use tokio::time::timeout;
 
 use crate::resolve::Access;
 use crate::router::TenantRouter;
-use crate::tenant::TenantSlug;
+use crate::tenant::TenantScope;
 
 mod answer;
 mod error;
@@ -113,7 +113,7 @@ impl Gateway {
     /// Runs a request in a tenant's database, and gives the answer as JSON.
     pub async fn run(
         &self,
-        slug: &TenantSlug,
+        tenant: &TenantScope,
         access: Access,
         request: &Request,
     ) -> Result<Vec<u8>, SqlError> {
@@ -123,9 +123,9 @@ impl Gateway {
             }
         }
         let mut session = if may_be_elsewhere(access, request.batch) {
-            self.sessions.checkout_elsewhere(slug, access).await?
+            self.sessions.checkout_elsewhere(tenant, access).await?
         } else {
-            self.sessions.checkout(slug, access).await?
+            self.sessions.checkout(tenant, access).await?
         };
         let work = self.work(&mut session, access, request);
         // Whoever stops waiting here drops the session, and with that stops its statement.

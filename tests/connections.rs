@@ -336,3 +336,20 @@ async fn a_statement_that_fails_in_a_transaction_still_ends_it() {
     transaction.commit().await.unwrap();
     assert_eq!(fleet.count("acme", "boards").await, 1);
 }
+
+#[tokio::test]
+async fn what_looks_like_an_update_and_changes_the_session_ends_with_its_use() {
+    let fleet = Fleet::start().await;
+    fleet.create_tenant("acme").await;
+    let router = fleet.router();
+    let connection = connect(&router).await;
+    let change = "update pg_settings set setting = 'left over' where name = 'application_name'";
+    connection.query(change, &[]).await.unwrap();
+    drop(connection);
+
+    let connection = connect(&router).await;
+    let row =
+        connection.query_one("select current_setting('application_name')", &[]).await.unwrap();
+
+    assert_ne!(row.get::<_, String>(0), "left over");
+}

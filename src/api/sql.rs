@@ -14,13 +14,14 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 
 use crate::catalog::tenants::Place;
-use crate::extract::Tenancy;
+use crate::extract::{Tenancy, check_tenant};
 use crate::metrics;
 use crate::problem::Problem;
 use crate::resolve::connection_string::CONNECTION_STRING;
-use crate::resolve::{Claim, Passwords, Resolved, denied};
+use crate::resolve::{Claim, Passwords, denied};
 use crate::router::RouterError;
 use crate::sql::Gateway;
+use crate::tenant::TenantScope;
 
 mod refusal;
 mod request;
@@ -52,13 +53,15 @@ impl Endpoint {
         if let Some(passwords) = &self.passwords {
             self.prove(passwords, &mut parts).await?;
         }
-        let Resolved { slug, access, .. } = self.tenancy.resolve(&parts).await?;
-        let place = self.tenancy.router.route(&slug).await?;
+        let resolved = self.tenancy.resolve(&parts).await?;
+        let place = self.tenancy.router.route(&resolved.slug).await?;
+        check_tenant(&resolved, place.tenant.id)?;
         check_database(&parts.headers, &place)?;
         let headers = std::mem::take(&mut parts.headers);
         let body = Bytes::from_request(Request::from_parts(parts, body), &()).await;
         let request = request::read(&headers, &body.map_err(|error| unreadable(&error))?)?;
-        Ok(self.gateway.run(&slug, access, &request).await?)
+        let tenant = TenantScope::from(&place.tenant);
+        Ok(self.gateway.run(&tenant, resolved.access, &request).await?)
     }
 
     /// Proves who sends a request that has a password and no token.

@@ -4,9 +4,8 @@ use axum::Json;
 use axum::extract::{Request, State};
 use serde::Serialize;
 
-use crate::extract::Tenancy;
+use crate::extract::{Tenancy, check_tenant};
 use crate::problem::Problem;
-use crate::resolve::Resolved;
 use crate::router::RouterError;
 use crate::tenant::settings::Branding;
 use crate::tenant::{TenantSlug, TenantState};
@@ -27,16 +26,17 @@ pub(super) async fn get(
     request: Request,
 ) -> Result<Json<Own>, Problem> {
     let (parts, _) = request.into_parts();
-    let Resolved { slug, source, .. } = tenancy.resolve(&parts).await?;
-    let tenant = &tenancy.router.route(&slug).await?.tenant;
+    let resolved = tenancy.resolve(&parts).await?;
+    let tenant = &tenancy.router.route(&resolved.slug).await?.tenant;
+    check_tenant(&resolved, tenant.id)?;
     if matches!(tenant.state, TenantState::Deleting | TenantState::Deleted) {
-        return Err(RouterError::UnknownTenant(slug).into());
+        return Err(RouterError::UnknownTenant(resolved.slug).into());
     }
     Ok(Json(Own {
         slug: tenant.slug.clone(),
         name: tenant.name.clone(),
         status: tenant.state,
         branding: tenant.settings.branding().cloned(),
-        resolved_by: source.as_str(),
+        resolved_by: resolved.source.as_str(),
     }))
 }

@@ -53,6 +53,8 @@ pub struct Member {
 /// Where a user stands with the tenant that a slug leads to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Standing {
+    /// The tenant; none where the slug leads to none.
+    pub tenant: Option<Uuid>,
     /// The slug that the tenant has now.
     pub slug: TenantSlug,
     /// Every slug that leads to the tenant.
@@ -163,7 +165,7 @@ impl Catalog {
         let client = self.client().await?;
         let sql = format!(
             "-- members::standing
-             select t.slug, m.role, {SLUGS} as slugs
+             select t.id, t.slug, m.role, {SLUGS} as slugs
              from tenants t
              left join members m on m.tenant_id = t.id and m.issuer = $2 and m.subject = $3
              where t.id = {LEADS_TO} and t.state <> 'deleted'"
@@ -171,7 +173,8 @@ impl Catalog {
         let params: super::Params<'_> = &[&slug.as_str(), &user.issuer, &user.subject];
         let Some(row) = maybe(&client, &sql, params).await? else { return Ok(None) };
         let role = row.get::<_, Option<&str>>("role").is_some().then(|| role_of(&row));
-        Ok(Some(Standing { slug: slug_of(&row)?, slugs: slugs::all_of(&row)?, role }))
+        let (slug, slugs) = (slug_of(&row)?, slugs::all_of(&row)?);
+        Ok(Some(Standing { tenant: Some(row.get("id")), slug, slugs, role }))
     }
 
     /// The living tenants that have an identity provider for themselves.

@@ -121,14 +121,6 @@ impl Catalog {
         transaction.commit().await.map_err(CatalogError::Database)
     }
 
-    /// The slug that the tenant has now to which this one leads; the same one if it leads to none.
-    pub async fn present_slug(&self, slug: &TenantSlug) -> Result<TenantSlug, CatalogError> {
-        let client = self.client().await?;
-        let sql = format!("-- slugs::present_slug\nselect slug from tenants where id = {LEADS_TO}");
-        let row = maybe(&client, &sql, &[&slug.as_str()]).await?;
-        row.map_or_else(|| Ok(slug.clone()), |row| slug_of(&row))
-    }
-
     /// The slug that a living tenant has now.
     pub async fn slug_of_tenant(&self, id: Uuid) -> Result<Option<TenantSlug>, CatalogError> {
         let client = self.client().await?;

@@ -59,8 +59,6 @@ pub struct IdentityResolver {
     /// Of members, and of whom a claim makes one. Of others it is asked each time, as of tenants that there
     /// are not: how fast the answer comes tells nothing.
     standings: Remembered<(TenantSlug, String, String), Standing>,
-    /// The slug that a tenant has now, by any that leads to it.
-    present: Remembered<TenantSlug, TenantSlug>,
     /// Which two slugs lead to one tenant.
     same: Remembered<(TenantSlug, TenantSlug), bool>,
     organisations: Remembered<String, TenantSlug>,
@@ -94,7 +92,6 @@ impl IdentityResolver {
             bindings: CurrentBindings::new(catalog.clone(), settled),
             denials: Denials::new(catalog.clone()),
             standings: Remembered::new(&catalog),
-            present: Remembered::new(&catalog),
             same: Remembered::new(&catalog),
             organisations: Remembered::new(&catalog),
             holders: Remembered::new(&catalog),
@@ -137,8 +134,8 @@ impl IdentityResolver {
         if !token.scopes.contains(&Scope::Data) {
             return Err(self.denials.note("not_a_member", &slug, caller));
         }
-        let slug = self.present(slug).await?;
-        Ok(Resolved { slug, source, user, access: Access::ReadWrite })
+        // Whose the slug is now is for the router, which hears at once when it changes hands.
+        Ok(Resolved { slug, tenant: None, source, user, access: Access::ReadWrite })
     }
 
     /// For an application of the tenant's, which needs nothing but its connection string.
@@ -151,7 +148,8 @@ impl IdentityResolver {
         let caller = Caller { issuer: None, name: &user };
         let claimed = Some((Source::Password, proven.slug.clone()));
         let (source, slug) = self.agreed(claimed, wanted, caller).await?;
-        Ok(Resolved { slug, source, user, access: Access::ReadWrite })
+        let tenant = Some(proven.tenant);
+        Ok(Resolved { slug, tenant, source, user, access: Access::ReadWrite })
     }
 
     async fn by_claims(
@@ -183,7 +181,7 @@ impl IdentityResolver {
             MemberRole::ReadOnly => Access::ReadOnly,
             MemberRole::Owner | MemberRole::Admin | MemberRole::Member => Access::ReadWrite,
         };
-        Ok(Resolved { slug, source, user: user.clone(), access })
+        Ok(Resolved { slug, tenant: standing.tenant, source, user: user.clone(), access })
     }
 
     /// The tenant that a token names, by its claims or else by its owner's e-mail address.
@@ -233,12 +231,6 @@ impl IdentityResolver {
         Ok((source, slug))
     }
 
-    async fn present(&self, slug: TenantSlug) -> Result<TenantSlug, ResolveError> {
-        let asked = async { self.catalog.present_slug(&slug).await.map(Some) };
-        let present = self.present.get(slug.clone(), asked).await.map_err(ResolveError::Catalog)?;
-        Ok(present.unwrap_or(slug))
-    }
-
     /// Whether both lead to one tenant, which was renamed.
     async fn is_same(&self, slug: &TenantSlug, other: &TenantSlug) -> Result<bool, ResolveError> {
         let key = (slug.clone(), other.clone());
@@ -261,7 +253,12 @@ impl IdentityResolver {
             Ok(standing.filter(|standing| is_proof || standing.role.is_some()))
         };
         let standing = self.standings.get(key, asked).await.map_err(ResolveError::Catalog)?;
-        Ok(standing.unwrap_or_else(|| Standing { slugs: vec![slug.clone()], slug, role: None }))
+        Ok(standing.unwrap_or_else(|| Standing {
+            tenant: None,
+            slugs: vec![slug.clone()],
+            slug,
+            role: None,
+        }))
     }
 
     async fn known_as(&self, name: String) -> Result<TenantSlug, ResolveError> {

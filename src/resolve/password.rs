@@ -17,6 +17,7 @@ use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
 use secrecy::{ExposeSecret as _, SecretString};
 use tokio::time::sleep_until;
+use uuid::Uuid;
 
 use super::attempts::Attempts;
 use super::connection_string::{ConnectionString, Malformed};
@@ -47,6 +48,8 @@ pub(crate) struct Claim {
 pub(crate) struct ProvenPassword {
     /// The tenant.
     pub slug: TenantSlug,
+    /// Its id.
+    pub tenant: Uuid,
     /// Its role.
     pub role: String,
 }
@@ -81,6 +84,7 @@ impl Passwords {
                 let tenant = &place.tenant;
                 Ok(ProvenPassword {
                     slug: tenant.slug.clone(),
+                    tenant: tenant.id,
                     role: tenant.role.as_str().to_owned(),
                 })
             }

@@ -44,7 +44,7 @@ impl TenantResolver for SingleTenant {
             let outcome = slug.as_ref().map_or_else(ResolveError::outcome, |_| "resolved");
             metrics::resolution(Source::SingleTenant.as_str(), outcome);
             let (user, access) = ("anybody".to_owned(), Access::ReadWrite);
-            Ok(Resolved { slug: slug?, source: Source::SingleTenant, user, access })
+            Ok(Resolved { slug: slug?, tenant: None, source: Source::SingleTenant, user, access })
         })
     }
 }
@@ -52,6 +52,7 @@ impl TenantResolver for SingleTenant {
 #[cfg(test)]
 mod tests {
     use axum::http::Request;
+    use uuid::Uuid;
 
     use super::super::TENANT_HEADER;
     use super::*;
@@ -80,7 +81,11 @@ mod tests {
             let mut request = Request::builder().header(TENANT_HEADER, "acme");
             let slug = TenantSlug::parse(slug).unwrap();
             let role = format!("tenant_{slug}");
-            request.extensions_mut().unwrap().insert(ProvenPassword { slug, role });
+            request.extensions_mut().unwrap().insert(ProvenPassword {
+                slug,
+                tenant: Uuid::nil(),
+                role,
+            });
             let (parts, ()) = request.body(()).unwrap().into_parts();
 
             let resolved =

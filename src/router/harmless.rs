@@ -7,12 +7,12 @@ use std::sync::LazyLock;
 
 use aho_corasick::AhoCorasick;
 
-/// What leaves state behind wherever it stands in a statement.
+/// What leaves state behind wherever it stands in a statement. To update `pg_settings` is to `set`.
 static STATEFUL: LazyLock<AhoCorasick> = LazyLock::new(|| {
     AhoCorasick::builder()
         .ascii_case_insensitive(true)
-        .build(["set_config", "advisory", "into temp", "dblink"])
-        .expect("four short words")
+        .build(["set_config", "pg_settings", "setseed", "advisory", "into temp", "dblink"])
+        .expect("a few short words")
 });
 
 /// Whether a statement leaves the session as it found it. Says no when in doubt: the price of a wrong
@@ -29,7 +29,7 @@ pub(crate) fn is_harmless(sql: &str) -> bool {
 fn skip_comments(sql: &str) -> &str {
     let mut text = sql.trim_start();
     while let Some(comment) = text.strip_prefix("--") {
-        text = comment.split_once('\n').map_or("", |(_, rest)| rest).trim_start();
+        text = comment.split_once(['\n', '\r']).map_or("", |(_, rest)| rest).trim_start();
     }
     text
 }
@@ -60,8 +60,11 @@ mod tests {
             "set role x",
             "/* c */ select 1",
             "listen x",
+            "-- ends with a return\rset search_path to\nvalues",
             "select set_config('a', 'b', false)",
             "select PG_ADVISORY_LOCK(1)",
+            "update pg_settings set setting = 'off' where name = 'default_transaction_read_only'",
+            "select setseed(0.5)",
             "prepare x as select 1",
             "declare c cursor for select 1",
             "",

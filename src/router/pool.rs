@@ -14,7 +14,7 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout_at;
 
 use super::read_replicas::ReadReplica;
-use super::server::{Opened, Pool, Server};
+use super::server::{OpenError as _, Opened, Pool, Server};
 use super::session::{ConnectError, Session, login};
 use super::{Mode, RouterSettings};
 use crate::catalog::tenants::Place;

@@ -24,7 +24,7 @@ use uuid::Uuid;
 
 use super::pool::{Admission, CheckoutError, TenantPool};
 use super::routes::Route;
-use super::server::Server;
+use super::server::{OpenError as _, Server};
 use super::session::Session;
 use super::{Mode, Shared};
 use crate::catalog::changes::{Change, Subscription};

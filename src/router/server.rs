@@ -17,10 +17,10 @@ use aws_lc_rs::rand;
 use tokio::sync::{Notify, Semaphore, SemaphorePermit};
 use tokio::time::{sleep_until, timeout_at};
 
-use super::session::ConnectError;
-
 /// The pauses between two attempts to reach a server that is away: the first, and the longest.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+/// The pause before another look for an idle connection, where there was none.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 /// Connections that are being opened at a time: each costs the server a process and a handshake.
 const OPENING: usize = 8;
 
@@ -66,6 +66,14 @@ pub(crate) trait Pool: Send + Sync {
     fn close_oldest(&self) -> bool;
     /// Closes what lies idle for longer than that, and what has ended.
     fn close_idle(&self, timeout: Duration);
+}
+
+/// Why a connection, of whichever kind, could not be opened.
+pub(crate) trait OpenError {
+    /// The server is known to be away, and was not asked.
+    fn away() -> Self;
+    /// Whether the server is away for everybody, rather than closed to one tenant.
+    fn is_away(&self) -> bool;
 }
 
 /// How many physical connections a pool has, wherever they are.
@@ -151,8 +159,16 @@ impl Server {
             if self.take_slot(pool) {
                 return Ok(Slot { server: Arc::clone(self), pool: Arc::clone(pool) });
             }
-            self.close_least_recent();
-            timeout_at(deadline.into(), freed).await.map_err(|_| TooLate)?;
+            let until = if self.close_least_recent() {
+                deadline
+            } else {
+                // What was in use at the look may have been laid down since, which frees no slot.
+                deadline.min(Instant::now() + LOOK_AGAIN)
+            };
+            let freed = timeout_at(until.into(), freed).await;
+            if freed.is_err() && Instant::now() >= deadline {
+                return Err(TooLate);
+            }
         }
     }
 
@@ -170,17 +186,13 @@ impl Server {
         true
     }
 
-    /// Closes the idle connection that was used least recently.
-    fn close_least_recent(&self) {
+    /// Closes the idle connection that was used least recently; says whether there was one.
+    fn close_least_recent(&self) -> bool {
         let pools: Vec<_> = self.state().pools.iter().filter_map(Weak::upgrade).collect();
         let mut oldest: Vec<_> =
             pools.iter().filter_map(|pool| Some((pool.idle_since()?, pool))).collect();
         oldest.sort_by_key(|(since, _)| *since);
-        for (_, pool) in oldest {
-            if pool.close_oldest() {
-                return;
-            }
-        }
+        oldest.into_iter().any(|(_, pool)| pool.close_oldest())
     }
 
     /// Another budget is in force from now on; what is open beyond it is closed as it is given back.
@@ -231,20 +243,20 @@ impl Server {
     }
 
     /// Lets `open` ask the server, when it is time for that; see the module.
-    pub async fn ask<T>(
+    pub async fn ask<T, E: OpenError>(
         &self,
         deadline: Instant,
         patience: Duration,
-        open: impl Future<Output = Result<T, ConnectError>>,
-    ) -> Result<T, ConnectError> {
+        open: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, E> {
         let _asking = match self.away() {
             None => None,
             Some(away) if away.since.elapsed() > patience && Instant::now() < away.ask_at => {
-                return Err(ConnectError::Away);
+                return Err(E::away());
             }
             Some(_) => {
                 let asking = timeout_at(deadline.into(), self.asking.lock()).await;
-                let asking = asking.map_err(|_| ConnectError::Away)?;
+                let asking = asking.map_err(|_| E::away())?;
                 if let Some(away) = self.away() {
                     sleep_until(away.ask_at.min(deadline).into()).await;
                     Some(asking)
@@ -315,4 +327,52 @@ fn jittered(pause: Duration) -> Duration {
     let mut byte = [0];
     rand::fill(&mut byte).expect("the system has randomness");
     pause / 2 + pause * u32::from(byte[0]) / 512
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One connection, in use until somebody lays it down.
+    #[derive(Default)]
+    struct One {
+        opened: Opened,
+        idle: Mutex<Option<Slot>>,
+    }
+
+    impl Pool for One {
+        fn opened(&self) -> &Opened {
+            &self.opened
+        }
+
+        fn idle(&self) -> usize {
+            usize::from(self.idle.lock().unwrap().is_some())
+        }
+
+        fn idle_since(&self) -> Option<Instant> {
+            self.idle.lock().unwrap().as_ref().map(|_| Instant::now())
+        }
+
+        fn close_oldest(&self) -> bool {
+            self.idle.lock().unwrap().take().is_some()
+        }
+
+        fn close_idle(&self, _: Duration) {}
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_is_laid_down_after_the_look_makes_room_all_the_same() {
+        let (server, deadline) =
+            (Arc::new(Server::new(1)), Instant::now() + Duration::from_secs(5));
+        let one = Arc::new(One::default());
+        let pool: Arc<dyn Pool> = Arc::<One>::clone(&one);
+        let slot = server.slot(&pool, deadline).await.unwrap();
+
+        let other: Arc<dyn Pool> = Arc::new(One::default());
+        let (got, ()) = tokio::join!(server.slot(&other, deadline), async {
+            *one.idle.lock().unwrap() = Some(slot);
+        });
+
+        assert!(got.is_ok(), "one lies idle");
+    }
 }

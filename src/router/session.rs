@@ -11,7 +11,7 @@ use tokio::time::timeout;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, GenericClient, SimpleQueryMessage, Statement};
 
-use super::server::Slot;
+use super::server::{OpenError, Slot};
 use super::{Mode, is_harmless};
 use crate::catalog::tenants::Place;
 use crate::tenant::EffectiveLimits;
@@ -157,9 +157,12 @@ impl Statements {
     }
 }
 
-impl ConnectError {
-    /// Whether the server is away for everybody, rather than closed to this tenant.
-    pub(super) fn is_away(&self) -> bool {
+impl OpenError for ConnectError {
+    fn away() -> Self {
+        Self::Away
+    }
+
+    fn is_away(&self) -> bool {
         match self {
             Self::Driver(error) => match error.code() {
                 None => true,
@@ -175,7 +178,9 @@ impl ConnectError {
             Self::WrongStamp => false,
         }
     }
+}
 
+impl ConnectError {
     /// Whether it can come from a route that is a moment behind the catalog.
     pub(super) fn may_be_stale(&self) -> bool {
         match self {

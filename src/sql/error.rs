@@ -60,9 +60,11 @@ impl From<WireError> for SqlError {
                 "a statement takes at most 65535 parameters",
                 "send several values as one array",
             ),
-            WireError::Closed | WireError::Io(_) | WireError::Protocol(_) | WireError::TimedOut => {
-                Self::Lost(error)
-            }
+            WireError::Closed
+            | WireError::Io(_)
+            | WireError::Protocol(_)
+            | WireError::Away
+            | WireError::TimedOut => Self::Lost(error),
         }
     }
 }

@@ -117,8 +117,10 @@ fn calls_are_pure(text: &str) -> bool {
             return before.ends_with(['(', ',', '=', '<', '>', '+', '-', '*', '|', '[']);
         }
         let is_known = |known: &&str| word.eq_ignore_ascii_case(known);
-        let is_part = |letter: char| matches!(letter, '.' | '"') || !letter.is_ascii();
-        !rest.ends_with(is_part) && WORDS.iter().chain(FUNCTIONS).any(is_known)
+        let is_part = |letter: char| letter == '"' || !letter.is_ascii();
+        // Blanks may stand around the dot behind a schema.
+        let is_whole = !rest.ends_with(is_part) && !rest.trim_end().ends_with('.');
+        is_whole && WORDS.iter().chain(FUNCTIONS).any(is_known)
     })
 }
 
@@ -154,6 +156,8 @@ mod tests {
             "select pg_advisory_lock(7)",
             "select my_function()",
             "select my_schema.lower(x) from t",
+            "select my_schema . lower(x) from t",
+            "select my_schema.\n lower(x) from t",
             "select \"lower\"(x) from t",
             "select my_function/**/(1)",
             "select my_function -- in\n(1)",

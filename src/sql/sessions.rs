@@ -31,9 +31,9 @@ use crate::catalog::tenants::Place;
 use crate::metrics;
 use crate::resolve::Access;
 use crate::router::read_replicas::{PATIENCE, ReadReplica};
-use crate::router::server::{Entry, Opened, Pool};
-use crate::router::{RouterError, TenantRouter, Toll, is_harmless};
-use crate::tenant::{EffectiveLimits, TenantSlug};
+use crate::router::server::{Entry, OpenError, Opened, Pool};
+use crate::router::{PAUSE, RouterError, TRIES, TenantRouter, Toll, is_harmless};
+use crate::tenant::{EffectiveLimits, TenantScope, TenantSlug};
 
 mod tenant;
 
@@ -85,12 +85,13 @@ impl Sessions {
     /// A session for reading what may be a moment old: on a read replica, if one can give it now.
     pub async fn checkout_elsewhere(
         &self,
-        slug: &TenantSlug,
+        tenant: &TenantScope,
         access: Access,
     ) -> Result<Session, SqlError> {
         let router = &self.shared.router;
         let deadline = Instant::now() + router.settings().pool_wait_timeout;
-        let (place, replicas, toll) = router.enter_to_read(slug, deadline).await?;
+        let (place, replicas, toll) = router.enter_to_read(tenant.slug(), deadline).await?;
+        check(tenant, &place)?;
         for replica in replicas {
             let until = deadline.min(Instant::now() + PATIENCE);
             let opening = self.shared.open(&place, Some(&replica), access, until);
@@ -100,32 +101,37 @@ impl Sessions {
                     return Ok(session);
                 }
                 Err(_) | Ok(Err(Refused::Busy)) => {}
-                Ok(Err(Refused::Wire(error))) if error.sql_state().is_none() => replica.note_away(),
+                Ok(Err(refused)) if refused.is_away() => replica.note_away(),
                 Ok(Err(_)) => replica.note_refusal(&place),
             }
         }
-        self.checkout_on_server(place, toll, access, deadline).await
+        self.checkout_on_server(tenant, place, toll, access, deadline).await
     }
 
     /// A session with the tenant's database, as soon as there is one.
-    pub async fn checkout(&self, slug: &TenantSlug, access: Access) -> Result<Session, SqlError> {
+    pub async fn checkout(
+        &self,
+        tenant: &TenantScope,
+        access: Access,
+    ) -> Result<Session, SqlError> {
         let router = &self.shared.router;
         let deadline = Instant::now() + router.settings().pool_wait_timeout;
-        let (place, toll) = router.enter(slug, deadline).await?;
-        self.checkout_on_server(place, toll, access, deadline).await
+        let (place, toll) = router.enter(tenant.slug(), deadline).await?;
+        self.checkout_on_server(tenant, place, toll, access, deadline).await
     }
 
     async fn checkout_on_server(
         &self,
+        tenant: &TenantScope,
         mut place: Arc<Place>,
         toll: Option<Toll>,
         access: Access,
         deadline: Instant,
     ) -> Result<Session, SqlError> {
-        let (router, slug) = (&self.shared.router, &place.tenant.slug.clone());
-        let mut tries = 0;
+        let (router, slug) = (&self.shared.router, tenant.slug());
+        let (mut tries, mut away) = (0, None);
         loop {
-            tries += 1;
+            check(tenant, &place)?;
             let opening = self.shared.open(&place, None, access, deadline);
             match timeout_at(deadline.into(), opening).await {
                 Ok(Ok(mut session)) => {
@@ -133,13 +139,24 @@ impl Sessions {
                     return Ok(session);
                 }
                 Err(_) | Ok(Err(Refused::Busy)) => {
-                    return Err(RouterError::Busy(slug.clone()).into());
+                    let busy = || RouterError::Busy(slug.clone()).into();
+                    return Err(away.map_or_else(busy, SqlError::Unreachable));
                 }
-                // The route may be a moment behind; look once more before saying no.
-                Ok(Err(refused)) if tries < 3 && refused.may_be_stale() => {
+                // It may be coming back, and the server tells when to ask it again.
+                Ok(Err(Refused::Wire(error))) if error.is_away() && Instant::now() < deadline => {
+                    away = Some(error);
+                }
+                // The route may be a moment behind; look again before saying no. So may the catalog, as when
+                // a password is changed.
+                Ok(Err(refused)) if tries < TRIES && refused.may_be_stale() => {
+                    tries += 1;
+                    if tries > 2 {
+                        sleep(PAUSE).await;
+                    }
                     router.forget(slug).await;
                 }
                 Ok(Err(Refused::Stamp)) => return Err(TenantRouter::wrong_stamp(slug).into()),
+                Ok(Err(Refused::Away)) => return Err(SqlError::Unreachable(WireError::Away)),
                 Ok(Err(Refused::Wire(error))) => return Err(SqlError::Unreachable(error)),
             }
             place = router.active(slug, deadline).await?;
@@ -153,6 +170,8 @@ enum Refused {
     Busy,
     /// The database is another one.
     Stamp,
+    /// The server is known to be away, and was not asked again.
+    Away,
     Wire(WireError),
 }
 
@@ -193,7 +212,10 @@ impl Shared {
             let _turn = tenant.server.turn(deadline).await.map_err(|_| Refused::Busy)?;
             let pool: Arc<dyn Pool> = Arc::<Tenant>::clone(&tenant);
             let slot = tenant.server.slot(&pool, deadline).await.map_err(|_| Refused::Busy)?;
-            Line { wire: self.connect(place, home, access).await?, schema_version, _slot: slot }
+            let patience = self.router.settings().pool_wait_timeout;
+            let connect = self.connect(place, home, access);
+            let wire = tenant.server.ask(deadline, patience, connect).await?;
+            Line { wire, schema_version, _slot: slot }
         };
         let permit = Some((entry, permit));
         Ok(Session {
@@ -351,7 +373,9 @@ impl Drop for Session {
             }
             return;
         }
-        if !self.marked && (if self.is_pure { wire.is_idle() } else { wire.begin_reset() }) {
+        // The budget may have shrunk meanwhile.
+        let is_kept = !self.marked && !self.tenant.server.is_over();
+        if is_kept && (if self.is_pure { wire.is_idle() } else { wire.begin_reset() }) {
             wire.shrink();
             let mut idle = self.tenant.lock_idle();
             if let Some(idle) = idle.as_mut() {
@@ -366,11 +390,33 @@ impl Refused {
     fn may_be_stale(&self) -> bool {
         const CODES: [&str; 5] = ["3D000", "28000", "28P01", "55000", "57P01"];
         match self {
-            Self::Busy => false,
+            Self::Busy | Self::Away => false,
             Self::Stamp => true,
             Self::Wire(error) => error.sql_state().is_some_and(|code| CODES.contains(&code)),
         }
     }
+}
+
+impl OpenError for Refused {
+    fn away() -> Self {
+        Self::Away
+    }
+
+    fn is_away(&self) -> bool {
+        match self {
+            Self::Away => true,
+            Self::Busy | Self::Stamp => false,
+            Self::Wire(error) => error.is_away(),
+        }
+    }
+}
+
+/// The slug may have become another tenant's since the caller was let in.
+fn check(tenant: &TenantScope, place: &Place) -> Result<(), RouterError> {
+    if place.tenant.id == tenant.id() {
+        return Ok(());
+    }
+    Err(RouterError::AnotherTenant(tenant.slug().clone()))
 }
 
 /// What a session begins with. A statement that could lift one of them marks its session.

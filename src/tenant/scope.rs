@@ -83,7 +83,9 @@ fn check(key: &str) -> Result<(), KeyError> {
         .replace("%2f", "/")
         .replace("%5c", "/")
         .replace('\\', "/");
-    if plain.starts_with('/') || plain.split('/').any(|segment| matches!(segment, "." | "..")) {
+    // In a URL a path ends before its query or fragment.
+    let is_way_out = |segment: &str| matches!(segment.split(['?', '#']).next(), Some("." | ".."));
+    if plain.starts_with('/') || plain.split('/').any(is_way_out) {
         return Err(KeyError::Path);
     }
     Ok(())
@@ -136,6 +138,8 @@ mod tests {
             ("%2e%2E/other", KeyError::Path),
             (".%2e%2fother", KeyError::Path),
             ("./a", KeyError::Path),
+            ("..?", KeyError::Path),
+            ("a/..#b", KeyError::Path),
         ] {
             assert_eq!(scope(1).object_key(key), Err(error), "{key:?}");
             assert_eq!(scope(1).cache_key(key), Err(error), "{key:?}");

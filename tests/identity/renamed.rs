@@ -1,11 +1,13 @@
 //! Tokens, headers and hosts that carry a slug from before a rename, and whom they still bind.
 
+use std::time::Duration;
+
 use reqwest::StatusCode;
 use serde_json::json;
 use tenantry::catalog::members::MemberRole;
 
 use super::Scene;
-use crate::harness::{BY, slug};
+use crate::harness::{BY, eventually, slug};
 
 async fn rename(scene: &Scene, from: &str, to: &str) {
     let fleet = &scene.replica.fleet;
@@ -60,4 +62,49 @@ async fn a_renamed_tenant_accepts_no_other_issuer_than_before() {
         let (status, body) = scene.ask(&bound(name), &[]).await;
         assert_eq!((status, &body["slug"]), (StatusCode::OK, &json!("initech-2")), "{body}");
     }
+}
+
+/// What is remembered of a caller is true of the tenant that had the slug then, and of no later one.
+#[tokio::test]
+async fn a_member_of_a_deleted_tenant_is_not_let_into_the_next_one_of_its_slug() {
+    let scene = Scene::start().await;
+    scene.join("globex", MemberRole::Member).await;
+    let plain = scene.provider.token(&json!({}));
+    let headers = [("X-Tenant", "globex")];
+    assert_eq!(scene.ask(&plain, &headers).await.0, StatusCode::OK);
+
+    let fleet = &scene.replica.fleet;
+    let gone = fleet.environment.delete(&slug("globex"), false, BY).await.unwrap();
+    fleet.complete(&gone).await;
+    scene.replica.create("globex").await;
+    eventually("the next one is served", async || {
+        scene.ask(&scene.replica.token, &headers).await.0 == StatusCode::OK
+    })
+    .await;
+
+    let query = reqwest::Client::new().post(format!("{}/sql", scene.replica.public));
+    let query = query.bearer_auth(&plain).header("X-Tenant", "globex");
+    let query = query.json(&json!({ "query": "select title from boards" })).send().await.unwrap();
+    assert_eq!(query.status(), StatusCode::FORBIDDEN);
+    assert_eq!(scene.ask(&plain, &headers).await.0, StatusCode::FORBIDDEN);
+}
+
+/// A program of the operator's means whoever has the slug now.
+#[tokio::test]
+async fn an_alias_that_was_given_up_leads_to_its_next_tenant_at_once() {
+    let scene = Scene::start().await;
+    rename(&scene, "globex", "globex-2").await;
+    let found = async || {
+        let (_, body) = scene.ask(&scene.replica.token, &[("X-Tenant", "globex")]).await;
+        body["slug"].as_str().map(str::to_owned)
+    };
+    assert_eq!(found().await.as_deref(), Some("globex-2"));
+
+    let catalog = scene.replica.fleet.catalog();
+    catalog.remove_alias(&slug("globex-2"), &slug("globex"), "test").await.unwrap();
+    scene.replica.create("globex").await;
+
+    let next =
+        eventually("it is the next one", async || found().await.as_deref() == Some("globex"));
+    tokio::time::timeout(Duration::from_secs(2), next).await.expect("not after some seconds");
 }

@@ -232,3 +232,24 @@ async fn the_npm_client_needs_nothing_but_its_connection_string() {
     let log = format!("{log:?}");
     assert!(!log.contains(&password) && !log.contains("wr0ng") && !log.contains("postgresql://"));
 }
+
+/// The server has the new password a moment before the catalog has.
+#[tokio::test]
+async fn a_request_in_the_midst_of_a_change_is_served() {
+    let sql = start().await;
+    let admin = sql.fleet.admin("postgres").await;
+    let question = "select rolpassword from pg_authid where rolname = 'tenant_acme'";
+    let old: String = admin.query_one(question, &[]).await.unwrap().get(0);
+    let change = async |to: &str| {
+        let change = format!("alter role tenant_acme password '{to}'");
+        admin.batch_execute(&change).await.unwrap();
+    };
+
+    change("another").await;
+    let (heard, ()) = tokio::join!(sql.query("select 1 as n"), async {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        change(&old).await;
+    });
+
+    assert_eq!(heard.ok()["rows"][0]["n"], 1);
+}

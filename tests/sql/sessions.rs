@@ -387,3 +387,39 @@ async fn sessions_of_an_older_generation_are_closed() {
         .await;
     assert_eq!(sql.query(FOREVER).await.code(), "57014");
 }
+
+#[tokio::test]
+async fn sessions_that_come_back_keep_to_a_budget_that_has_shrunk() {
+    let sql = Sql::start().await;
+    let nap = json!({ "query": "select pg_sleep(2)" });
+    let naps = futures_util::future::join_all((0..6).map(|_| sql.ask("acme", nap.clone())));
+    let shrink = async {
+        eventually("all are in use", async || sql.backends("acme").await == 6).await;
+        sql.fleet.catalog().set_connection_budget("default", Some(2)).await.unwrap();
+    };
+
+    let (naps, ()) = tokio::join!(naps, shrink);
+
+    for heard in naps {
+        heard.ok();
+    }
+    // Not as late as when the replica next hears what its part is.
+    let two = eventually("two are left", async || sql.backends("acme").await == 2);
+    tokio::time::timeout(Duration::from_secs(2), two).await.expect("the others are closed at once");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn requests_wait_for_a_server_that_is_coming_back() {
+    let mut sql = Sql::start().await;
+    backend(&sql).await;
+
+    sql.fleet.postgres.kill();
+    let ask = || sql.request("acme").json(&json!({ "query": "select 1" })).send();
+    let asked: Vec<_> = (0..4).map(|_| tokio::spawn(ask())).collect();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    sql.fleet.postgres.restart().await.unwrap();
+
+    for heard in futures_util::future::join_all(asked).await {
+        assert_eq!(heard.unwrap().unwrap().status(), StatusCode::OK);
+    }
+}

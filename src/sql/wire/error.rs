@@ -24,6 +24,9 @@ pub(crate) enum WireError {
     /// The server does not do what was asked for, or speaks another language.
     #[error("the server cannot be spoken with: {0}")]
     Protocol(&'static str),
+    /// The server is known to be away, and was not asked again.
+    #[error("the server is away")]
+    Away,
     /// Opening a session took too long.
     #[error("the server did not answer in time")]
     TimedOut,
@@ -54,6 +57,13 @@ impl WireError {
             Self::Postgres(error) | Self::Stale(error) => Some(&error.code),
             _ => None,
         }
+    }
+
+    /// Whether a session could not be opened because the server is away for everybody, rather than closed to
+    /// one tenant.
+    pub fn is_away(&self) -> bool {
+        const CODES: [&str; 4] = ["57P03", "53300", "57P01", "57P02"];
+        self.sql_state().is_none_or(|code| CODES.contains(&code))
     }
 }
 
