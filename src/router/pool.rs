@@ -6,7 +6,7 @@
 //! opens one. A connection goes back before its permits do.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tenantry_provisioning::{ServerUrl, TlsConnector};
@@ -28,8 +28,6 @@ pub(super) struct TenantPool {
     /// Where the tenant's server is, or that read replica of it.
     home: Arc<ServerUrl>,
     permits: Semaphore,
-    /// Where to log in; made for the first connection.
-    login: OnceLock<ServerUrl>,
     idle: Mutex<Idle>,
     opened: Opened,
 }
@@ -88,7 +86,6 @@ impl TenantPool {
             server,
             home,
             permits: Semaphore::new(settings.pool_max_size.min(most)),
-            login: OnceLock::new(),
             idle: Mutex::default(),
             opened: Opened::default(),
         }
@@ -160,8 +157,8 @@ impl TenantPool {
         }
         let pool: Arc<dyn Pool> = Arc::<Self>::clone(self);
         let slot = self.server.slot(&pool, deadline).await.map_err(|_| CheckoutError::Busy)?;
-        let url = self.login.get_or_init(|| login(&self.place, &self.home));
-        let open = Session::open(&self.place, url, self.mode, slot, patience);
+        let url = login(&self.place, &self.home);
+        let open = Session::open(&self.place, &url, self.mode, slot, patience);
         let session = self.server.ask(deadline, patience, open).await;
         session.map(Box::new).map_err(CheckoutError::Connect)
     }
@@ -217,7 +214,13 @@ impl Pool for TenantPool {
     }
 
     fn close_oldest(&self) -> bool {
-        let oldest = self.lock_idle().sessions.pop_front();
+        let mut idle = self.lock_idle();
+        let oldest = idle.sessions.pop_front();
+        if idle.sessions.is_empty() {
+            // Most tenants have no connection most of the time.
+            idle.sessions = VecDeque::new();
+        }
+        drop(idle);
         oldest.is_some()
     }
 
