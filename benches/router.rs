@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use bouncer::Bouncer;
 use futures_util::future::BoxFuture;
+use harness::process::memory;
 use harness::{Fleet, Options, new_tenant, slug};
 use tenantry::embedded::PostgresSettings;
 use tenantry::operations::Work;
@@ -159,11 +160,11 @@ impl Bench {
         creating.join_all().await;
         let slugs: Vec<_> = (0..TENANTS).map(|number| slug(&format!("known{number}"))).collect();
         let router = self.fleet.router();
-        let before = memory();
+        let before = held();
         for slug in &slugs {
             router.route(slug).await.expect("it exists");
         }
-        let each = (memory() - before) / TENANTS;
+        let each = (held() - before) / TENANTS;
         println!(
             "{:<70} {each:>10} B {:>12} {:>8}  <= 3000 B",
             "memory of a tenant without connections, among 10,000", "", ""
@@ -271,10 +272,8 @@ fn middle(mut rates: Vec<f64>) -> f64 {
 }
 
 /// What this process holds, in bytes.
-fn memory() -> usize {
-    let status = std::fs::read_to_string("/proc/self/status").expect("Linux");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("Linux");
-    line.trim().trim_end_matches(" kB").parse::<usize>().expect("a number") * 1024
+fn held() -> usize {
+    memory(std::process::id(), "VmRSS:")
 }
 
 fn row(what: &str, ours: f64, peer: f64, bar: &str) {

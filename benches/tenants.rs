@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bouncer::{Bouncer, BouncerAddress};
+use harness::process::memory;
 use harness::{Fleet, Options, slug};
 use tenantry::catalog::tenants::Place;
 use tenantry::embedded::PostgresSettings;
@@ -124,14 +125,14 @@ async fn print_memory(fleet: &Fleet, tenants: &[TenantSlug]) {
     let settings = RouterSettings { server_budget: 4, ..RouterSettings::default() };
     let router = TenantRouter::new(fleet.catalog().clone(), fleet.changes.clone(), settings);
     drop(router.connection(&tenants[0]).await.expect("it is served"));
-    let before = memory();
+    let before = held();
     for tenant in tenants {
         drop(router.connection(tenant).await.expect("it is served"));
     }
     println!(
         "{:<70} {:>10} B {:>12} {:>8}  <= 3000 B",
         "memory of a tenant whose connections are closed, among 1,000",
-        memory().saturating_sub(before) / tenants.len(),
+        held().saturating_sub(before) / tenants.len(),
         "",
         ""
     );
@@ -139,10 +140,8 @@ async fn print_memory(fleet: &Fleet, tenants: &[TenantSlug]) {
 }
 
 /// What this process holds, in bytes.
-fn memory() -> usize {
-    let status = std::fs::read_to_string("/proc/self/status").expect("Linux");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("Linux");
-    line.trim().trim_end_matches(" kB").parse::<usize>().expect("a number") * 1024
+fn held() -> usize {
+    memory(std::process::id(), "VmRSS:")
 }
 
 struct Measured {

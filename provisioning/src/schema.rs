@@ -172,13 +172,7 @@ impl Standing {
             client.query_typed("-- schema::pid\nselect pg_backend_pid()", &[]),
         )
         .await;
-        locked.map_err(|error| {
-            if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) {
-                SchemaError::Busy
-            } else {
-                Error::from(error).into()
-            }
-        })?;
+        locked.map_err(SchemaError::not_locked)?;
         let pid = pid.map_err(Error::from)?.first().map_or(0, |row| row.get(0));
         Ok(Self { history: history?, repeatables: repeatables?, pid })
     }

@@ -88,13 +88,7 @@ pub(super) async fn start(
     let tenants = tenants.unwrap_or_default();
     let slugs =
         tenants.iter().map(|slug| TenantSlug::parse(slug)).collect::<Result<Vec<_>, _>>()?;
-    if let Err(error) = admin.environment.reload_migrations().await {
-        tracing::error!(error = %chain(&error), "the migration files cannot be used");
-        let detail = "the server's migration files cannot be used; its log says which and why";
-        return Err(
-            Problem::new(StatusCode::CONFLICT, "migration_files", "Conflict", detail).into()
-        );
-    }
+    reload(&admin).await?;
     let batch_id = admin.environment.migrate_fleet(&slugs, caller.requester().name).await?;
     let location = HeaderValue::from_str(&format!("/api/migrations/{batch_id}"))
         .expect("an id is plain ASCII");
@@ -119,4 +113,13 @@ pub(super) async fn show(
         return Err(CatalogError::Missing { what: "run", name: batch.to_string() }.into());
     }
     Ok(Json(BatchDocument::new(batch, &found)))
+}
+
+/// The files as they are now: a deploy may have added some a moment ago.
+pub(super) async fn reload(admin: &Admin) -> Result<(), ApiError> {
+    admin.environment.reload_migrations().await.map_err(|error| {
+        tracing::error!(error = %chain(&error), "the migration files cannot be used");
+        let detail = "the server's migration files cannot be used; its log says which and why";
+        Problem::new(StatusCode::CONFLICT, "migration_files", "Conflict", detail).into()
+    })
 }

@@ -21,10 +21,10 @@ use super::Admin;
 use super::auth::Caller;
 use super::document::rollout::{RolloutDetail, RolloutDocument};
 use super::error::{ApiError, optional_json};
+use super::migrations::reload;
 use crate::catalog::changes::{Change, Subscription};
 use crate::catalog::rollouts::{RolloutEvent, RolloutRecord};
 use crate::catalog::tokens::Scope;
-use crate::operations::chain;
 use crate::operations::rollouts::RolloutPlan;
 use crate::problem::Problem;
 
@@ -200,15 +200,6 @@ impl Watch {
             }
         }
     }
-}
-
-/// The files as they are now: a deploy may have added some a moment ago.
-async fn reload(admin: &Admin) -> Result<(), ApiError> {
-    admin.environment.reload_migrations().await.map_err(|error| {
-        tracing::error!(error = %chain(&error), "the migration files cannot be used");
-        let detail = "the server's migration files cannot be used; its log says which and why";
-        Problem::new(StatusCode::CONFLICT, "migration_files", "Conflict", detail).into()
-    })
 }
 
 /// `202`, with where to look.

@@ -214,13 +214,7 @@ impl Pool for TenantPool {
     }
 
     fn close_oldest(&self) -> bool {
-        let mut idle = self.lock_idle();
-        let oldest = idle.sessions.pop_front();
-        if idle.sessions.is_empty() {
-            // Most tenants have no connection most of the time.
-            idle.sessions = VecDeque::new();
-        }
-        drop(idle);
+        let oldest = self.lock_idle().sessions.pop_front();
         oldest.is_some()
     }
 

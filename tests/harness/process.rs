@@ -75,9 +75,7 @@ impl Serving {
 
     /// The most memory that it ever had, in bytes.
     pub fn peak_memory(&self) -> usize {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
-        line.trim().trim_end_matches(" kB").parse::<usize>().unwrap() * 1024
+        memory(self.child.id(), "VmHWM:")
     }
 
     /// Waits for a line that says `message`. Every line on the way must be JSON.
@@ -125,4 +123,11 @@ impl Drop for Serving {
         _ = self.child.kill();
         _ = self.child.wait();
     }
+}
+
+/// What a process holds, in bytes: now (`VmRSS:`), or the most that it ever did (`VmHWM:`).
+pub fn memory(pid: u32, field: &str) -> usize {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix(field)).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<usize>().unwrap() * 1024
 }

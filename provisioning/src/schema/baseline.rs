@@ -3,7 +3,6 @@
 //! Whether the schema is what the files make is for the caller to know, before.
 
 use futures_util::future;
-use tokio_postgres::error::SqlState;
 
 use super::{MIGRATION_LOCK, MigrationSet, MigrationTimeouts, SchemaError, history};
 use crate::error::Error;
@@ -23,10 +22,7 @@ pub async fn baseline(
     let mut connection = server.connect_as_owner(database, timeouts).await?;
     let (locked, history) =
         future::join(connection.batch_execute(MIGRATION_LOCK), history::read(&connection)).await;
-    locked.map_err(|error| match error.code() {
-        Some(&SqlState::LOCK_NOT_AVAILABLE) => SchemaError::Busy,
-        _ => Error::from(error).into(),
-    })?;
+    locked.map_err(SchemaError::not_locked)?;
     let history = history?;
     if !history.is_empty() {
         let version = history::version(&history);

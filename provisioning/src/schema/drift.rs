@@ -7,14 +7,12 @@
 use std::time::Duration;
 
 use futures_util::future;
-use tokio_postgres::error::SqlState;
 
 use super::fingerprint::Schema;
 use super::{
     MIGRATION_LOCK_SHARED, MigrationSet, MigrationTimeouts, SchemaError, build_from_zero, history,
 };
 use crate::database::{Proof, Source};
-use crate::error::Error;
 use crate::name::DatabaseName;
 use crate::server::Server;
 
@@ -60,13 +58,7 @@ pub async fn read_schema(
         Schema::read(&connection),
     )
     .await;
-    waited.map_err(|error| {
-        if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) {
-            SchemaError::Busy
-        } else {
-            Error::from(error).into()
-        }
-    })?;
+    waited.map_err(SchemaError::not_locked)?;
     Ok(Reading { history: history?, schema: schema? })
 }
 

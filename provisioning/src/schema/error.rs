@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::path::PathBuf;
 
 use thiserror::Error;
+use tokio_postgres::error::SqlState;
 
 use super::blockers::Blocker;
 use crate::error::{Cause, Error};
@@ -113,6 +114,15 @@ pub enum SchemaError {
 }
 
 impl SchemaError {
+    /// The migration lock could not be had.
+    pub(super) fn not_locked(error: tokio_postgres::Error) -> Self {
+        if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) {
+            Self::Busy
+        } else {
+            Error::from(error).into()
+        }
+    }
+
     /// Whether the same call may succeed later without anybody's doing.
     #[must_use]
     pub fn is_transient(&self) -> bool {
@@ -178,7 +188,7 @@ fn in_doubt_remedy(file: &str, number: i32) -> String {
 }
 
 fn failed_remedy(cause: &Cause) -> &'static str {
-    match cause.sql_state().map(tokio_postgres::error::SqlState::code) {
+    match cause.sql_state().map(SqlState::code) {
         Some("57014") => {
             "the statement ran into the statement timeout: raise it, or do less in one file"
         }
