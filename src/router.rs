@@ -347,11 +347,14 @@ impl Shared {
         }
     }
 
-    async fn follow(&self, change: Change) {
+    async fn follow(self: &Arc<Self>, change: Change) {
         match change {
             Change::Tenant(slug) => {
                 if let Some(place) = self.routes.changed(&slug).await {
                     self.close(&place).await;
+                    // Who was known stays known, should the catalog go before the next request comes.
+                    let shared = Arc::clone(self);
+                    tokio::spawn(async move { shared.routes.get(&slug).await.map(drop) });
                 }
             }
             // Pools stay: their connections are as good as before.

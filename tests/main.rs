@@ -12,6 +12,7 @@ mod architecture;
 mod backups;
 mod budget;
 mod burst;
+mod catalog_away;
 mod cli;
 mod connections;
 mod crash;

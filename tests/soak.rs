@@ -34,32 +34,30 @@ use crate::harness::{BY, Fleet, Options, connect, eventually, new_tenant, slug};
 mod client;
 mod ledger;
 
-/// Unless `TENANTRY_SOAK_SECONDS` says otherwise.
+/// Unless `TENANTRY_SOAK_SECONDS` says otherwise; `TENANTRY_SOAK_SEED` repeats the changes of an earlier run.
 const MINUTE: Duration = Duration::from_mins(1);
 const TENANTS: usize = 10;
 /// Of each replica; far fewer than there are clients.
 const BUDGET: usize = 12;
 
 #[expect(clippy::disallowed_methods, reason = "a knob of this test, not a setting of the product")]
-fn time() -> Duration {
-    let seconds =
-        std::env::var("TENANTRY_SOAK_SECONDS").map(|text| text.parse().expect("whole seconds"));
-    seconds.map_or(MINUTE, Duration::from_secs)
+fn knob(name: &str) -> Option<u64> {
+    std::env::var(name).ok().map(|text| text.parse().expect("a whole number"))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_fleet_weathers_a_minute_of_trouble() {
-    let time = time();
+    let time = knob("TENANTRY_SOAK_SECONDS").map_or(MINUTE, Duration::from_secs);
     let mut weather = Weather::new().await;
     for _ in 0..TENANTS {
         weather.create().await;
     }
-    let started = Instant::now();
-    while started.elapsed() < time {
+    weather.started = Instant::now();
+    while weather.started.elapsed() < time {
         weather.change().await;
         sleep(Duration::from_millis(100)).await;
     }
-    weather.clear_up(started.elapsed()).await;
+    weather.clear_up().await;
 }
 
 /// The fleet, its clients, and what happens to them.
@@ -74,6 +72,7 @@ struct Weather {
     migrations: usize,
     random: u64,
     changes: BTreeMap<&'static str, u32>,
+    started: Instant,
     /// Sends the clients home.
     stop: CancellationToken,
     _serving: DropGuard,
@@ -105,7 +104,8 @@ impl Weather {
             doors.push(Door::Library(router));
             doors.push(Door::Http { url, token: token.expose_secret().to_owned() });
         }
-        let random = std::time::UNIX_EPOCH.elapsed().unwrap().subsec_nanos().into();
+        let nanoseconds = || std::time::UNIX_EPOCH.elapsed().unwrap().subsec_nanos().into();
+        let random = knob("TENANTRY_SOAK_SEED").unwrap_or_else(nanoseconds);
         println!("the weather's seed is {random}");
         Self {
             fleet,
@@ -117,6 +117,7 @@ impl Weather {
             migrations: 2,
             random,
             changes: BTreeMap::new(),
+            started: Instant::now(),
             stop: CancellationToken::new(),
             _serving: serving.drop_guard(),
         }
@@ -136,6 +137,7 @@ impl Weather {
             17 => "server killed",
             _ => "catalog away",
         };
+        println!("{:5.1} s: {what}", self.started.elapsed().as_secs_f32());
         *self.changes.entry(what).or_default() += 1;
         match what {
             "created" => self.create().await,
@@ -163,7 +165,7 @@ impl Weather {
         };
         let operation = self.fleet.environment.create_tenant(&new, false, BY).await.unwrap();
         self.fleet.complete(&operation).await;
-        let ledger = Arc::new(Ledger::new(new.slug));
+        let ledger = Arc::new(Ledger::new(new.slug, self.started));
         for door in &self.doors {
             let client = Client::new(door.clone(), Arc::clone(&ledger), self.stop.clone());
             self.clients.spawn(client.work());
@@ -262,7 +264,8 @@ impl Weather {
     }
 
     /// Looks whether every promise was kept.
-    async fn clear_up(mut self, time: Duration) {
+    async fn clear_up(mut self) {
+        let time = self.started.elapsed();
         self.stop.cancel();
         while let Some(ended) = self.clients.join_next().await {
             ended.expect("a client does not panic");

@@ -43,7 +43,7 @@ pub(super) struct Route {
 pub(super) struct Routes {
     catalog: Catalog,
     known: Cache<TenantSlug, Arc<Route>>,
-    /// The last place that the catalog gave for a tenant, for when the catalog is away.
+    /// The last place that the catalog gave for a tenant, by each of its slugs, for when the catalog is away.
     last_known: Cache<TenantSlug, Arc<Place>>,
     unknown: Cache<TenantSlug, ()>,
     /// When a tenant last changed, so that a look-up that a change overtook is repeated.
@@ -186,12 +186,12 @@ impl Routes {
             let answer = match loaded {
                 Ok(route) => {
                     self.lookups.miss.increment(1);
-                    self.last_known.insert(slug.clone(), Arc::clone(&route.place)).await;
+                    self.remember(&route.place, started).await;
                     Ok(route)
                 }
                 Err(error) => self.without_place(slug, &error).await,
             };
-            if self.changed_at.get(slug).await.is_some_and(|changed| changed >= started) {
+            if self.has_changed(slug, started).await {
                 self.forget(slug).await;
             } else if answer.as_ref().is_ok_and(|route| route.changes != self.changes_of_all()) {
                 self.evict(slug).await;
@@ -199,6 +199,21 @@ impl Routes {
                 return answer;
             }
         }
+    }
+
+    /// The last known place of a tenant, under every slug that leads to it: whoever is let in by one goes on
+    /// by another.
+    async fn remember(&self, place: &Arc<Place>, started: Instant) {
+        for slug in &place.slugs {
+            self.last_known.insert(slug.clone(), Arc::clone(place)).await;
+            if self.has_changed(slug, started).await {
+                self.last_known.invalidate(slug).await;
+            }
+        }
+    }
+
+    async fn has_changed(&self, slug: &TenantSlug, since: Instant) -> bool {
+        self.changed_at.get(slug).await.is_some_and(|changed| changed >= since)
     }
 
     /// Asks once more, for all who wait, when all tenants may have changed meanwhile.

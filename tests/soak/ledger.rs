@@ -41,6 +41,8 @@ pub enum Notice {
 /// One tenant's promises.
 pub struct Ledger {
     pub slug: TenantSlug,
+    /// When the first change began.
+    started: Instant,
     /// In every value, and known to nobody else.
     secret: Uuid,
     next: AtomicI64,
@@ -76,9 +78,10 @@ pub struct Tally {
 }
 
 impl Ledger {
-    pub fn new(slug: TenantSlug) -> Self {
+    pub fn new(slug: TenantSlug, started: Instant) -> Self {
         Self {
             slug,
+            started,
             secret: Uuid::new_v4(),
             next: AtomicI64::new(1),
             retired: AtomicBool::new(false),
@@ -177,7 +180,8 @@ impl Ledger {
     }
 
     fn fault(&self, what: &str) {
-        lock(&self.faults).push(format!("{}: {what}", self.slug));
+        let seconds = self.started.elapsed().as_secs_f32();
+        lock(&self.faults).push(format!("{seconds:5.1} s: {}: {what}", self.slug));
     }
 }
 
