@@ -9,6 +9,7 @@
 //! A server that is away is asked by one request at a time, after growing pauses; the others wait for
 //! its answer, and once it has been away for long they are told at once.
 
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -155,7 +156,9 @@ impl Server {
         deadline: Instant,
     ) -> Result<Slot, TooLate> {
         loop {
-            let freed = self.freed.notified();
+            // In line before the look, or two slots that are freed at once wake only one of those who wait.
+            let mut freed = pin!(self.freed.notified());
+            freed.as_mut().enable();
             if self.take_slot(pool) {
                 return Ok(Slot { server: Arc::clone(self), pool: Arc::clone(pool) });
             }
@@ -331,6 +334,8 @@ fn jittered(pause: Duration) -> Duration {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Barrier;
+
     use super::*;
 
     /// One connection, in use until somebody lays it down.
@@ -338,6 +343,8 @@ mod tests {
     struct One {
         opened: Opened,
         idle: Mutex<Option<Slot>>,
+        /// Where those who close one meet, before and after.
+        together: Option<Arc<Barrier>>,
     }
 
     impl Pool for One {
@@ -354,7 +361,12 @@ mod tests {
         }
 
         fn close_oldest(&self) -> bool {
-            self.idle.lock().unwrap().take().is_some()
+            let Some(slot) = self.idle.lock().unwrap().take() else { return false };
+            let meet = || self.together.as_ref().map(|together| together.wait());
+            meet();
+            drop(slot);
+            meet();
+            true
         }
 
         fn close_idle(&self, _: Duration) {}
@@ -374,5 +386,30 @@ mod tests {
         });
 
         assert!(got.is_ok(), "one lies idle");
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn two_who_close_an_idle_connection_at_the_same_moment_both_get_its_slot() {
+        let (server, deadline) =
+            (Arc::new(Server::new(2)), Instant::now() + Duration::from_secs(5));
+        let together = Arc::new(Barrier::new(2));
+        let idle =
+            [(); 2].map(|()| One { together: Some(Arc::clone(&together)), ..One::default() });
+        let idle = idle.map(Arc::new);
+        for one in &idle {
+            let pool: Arc<dyn Pool> = Arc::<One>::clone(one);
+            *one.idle.lock().unwrap() = Some(server.slot(&pool, deadline).await.unwrap());
+        }
+
+        let slots = [(); 2].map(|()| {
+            let server = Arc::clone(&server);
+            tokio::spawn(async move {
+                let pool: Arc<dyn Pool> = Arc::new(One::default());
+                server.slot(&pool, deadline).await
+            })
+        });
+
+        let slots = futures_util::future::try_join_all(slots).await.unwrap();
+        assert!(slots.iter().all(Result::is_ok), "two lay idle");
     }
 }
