@@ -172,6 +172,18 @@ pub(super) fn head(query: &str) -> String {
             }
             TokenKind::Literal { .. } => text.push_str("'…'"),
             _ => text.push_str(&query[offset..end]),
+/// The line of a `copy … from stdin`: there is nobody who sends the rows, and the session would wait for ever.
+pub(super) fn copy_from_stdin(sql: &str) -> Option<usize> {
+    if !sql.to_ascii_lowercase().contains("stdin") {
+        return None;
+    }
+    let is_stdin = |pair: &[&str]| is_word(pair.first(), "from") && is_word(pair.last(), "stdin");
+    let copies = |statement: &Statement<'_>| {
+        is_word(statement.tokens.first(), "copy") && statement.tokens.windows(2).any(is_stdin)
+    };
+    split(sql).into_iter().find(copies).map(|statement| statement.line)
+}
+
         }
         offset = end;
     }
