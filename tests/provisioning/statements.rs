@@ -274,3 +274,21 @@ async fn a_build_that_is_in_doubt_begins_anew() {
     let admin = server.connect(&acme.database).await.unwrap();
     assert_eq!(number(&admin, "select count(*) from once").await, 1);
 }
+
+#[tokio::test]
+async fn a_run_that_goes_on_has_the_settings_of_the_one_that_was_cut() {
+    let scene = Scene::new(
+        "-- tenantry: no-transaction
+select pg_catalog.set_config('search_path', 'stats', false);
+insert into public.t1 values (1);
+vacuum public.t5;
+create table there (n int)",
+    )
+    .await;
+
+    scene.cut_at("lock table t5 in access exclusive mode").await;
+    scene.apply().await.unwrap();
+
+    assert_eq!(number(&scene.admin, "select count(*) from stats.there").await, 0);
+    assert_eq!(number(&scene.admin, "select count(*) from t1").await, 1);
+}

@@ -61,6 +61,7 @@ impl Statement<'_> {
         let is_concurrent = self.has("concurrently");
         match (first.as_str(), second.as_str()) {
             ("set" | "reset", _) => Manner::Setting,
+            ("select", _) if self.is_set_config() => Manner::Setting,
             (
                 "begin" | "start" | "commit" | "end" | "rollback" | "abort" | "savepoint"
                 | "release",
@@ -106,6 +107,15 @@ impl Statement<'_> {
         if is_word(rest.first(), "if") {
             rest = rest.get(3..).unwrap_or_default();
         }
+    /// `select [pg_catalog.]set_config(…)` and nothing else, as `pg_dump` writes it.
+    fn is_set_config(&self) -> bool {
+        let is_named = |at| is_word(self.tokens.get(at), "set_config");
+        let is_system =
+            is_word(self.tokens.get(1), "pg_catalog") && self.tokens.get(2) == Some(&".");
+        let calls = self.tokens.iter().filter(|token| **token == "(").count();
+        (is_named(1) || is_system && is_named(3)) && calls == 1 && self.tokens.last() == Some(&")")
+    }
+
         let Some(name) = rest.first().filter(|name| !name.eq_ignore_ascii_case("on")) else {
             return Manner::Nameless;
         };
@@ -355,6 +365,8 @@ mod tests {
     #[test]
     fn the_head_of_a_query_holds_no_strings() {
         let query = "alter role \"x\"\n  password 'hunter2' -- note\n, n = 42 , $$body$$, E'open";
+            ("SELECT pg_catalog.set_config('search_path', '', false)", Manner::Setting),
+            ("select set_config('search_path', '', false), f()", Manner::Recorded),
 
         assert_eq!(head(query), "alter role \"x\" password '…' , n = 42 , '…', '…'");
         assert_eq!(head(&"x".repeat(300)).len(), 100);
