@@ -292,3 +292,55 @@ create table there (n int)",
     assert_eq!(number(&scene.admin, "select count(*) from stats.there").await, 0);
     assert_eq!(number(&scene.admin, "select count(*) from t1").await, 1);
 }
+
+#[tokio::test]
+async fn a_file_that_commits_by_itself_is_not_run_twice_unseen() {
+    let scene =
+        Scene::new("insert into t1 values (1);\ncommit;\nalter table t2 add column m int").await;
+
+    scene.cut_at("lock table t1 in access exclusive mode").await;
+    let cut = scene.cut_at("lock table t2 in access exclusive mode").await;
+    let doubt = scene.apply().await.unwrap_err();
+    let remedy = doubt.remedy().unwrap().into_owned();
+    let statement = remedy.split('`').nth(1).unwrap();
+    scene.admin.batch_execute("alter table t2 add column m int").await.unwrap();
+    scene.admin.batch_execute(statement).await.unwrap();
+    let applied = scene.apply().await.unwrap();
+
+    assert!(cut.is_transient(), "nothing was committed before: {cut}");
+    assert!(matches!(doubt, SchemaError::HalfDone { .. }) && !doubt.is_transient(), "{doubt}");
+    assert_eq!(applied, 5);
+    assert_eq!(number(&scene.admin, "select count(*) from t1").await, 1);
+    assert_eq!(number(&scene.admin, "select count(*) from tenantry.schema_statements").await, 0);
+}
+
+#[tokio::test]
+async fn a_file_that_brings_its_own_transaction_leaves_no_mark() {
+    let scene = Scene::new("begin;\ninsert into t1 values (1);\ncommit;").await;
+
+    scene.apply().await.unwrap();
+
+    assert_eq!(number(&scene.admin, "select count(*) from t1").await, 1);
+    assert_eq!(number(&scene.admin, "select count(*) from tenantry.schema_statements").await, 0);
+}
+
+#[tokio::test]
+async fn a_block_that_commits_and_is_refused_a_lock_is_not_begun_again_unseen() {
+    let scene = Scene::new(
+        "-- tenantry: no-transaction
+do $$ begin insert into t1 values (1); commit; lock table t2; commit; end $$",
+    )
+    .await;
+    let gate = scene.server.connect(&scene.acme.database).await.unwrap();
+    gate.batch_execute("begin; lock table t2").await.unwrap();
+    let short = MigrationTimeouts { lock: Duration::from_millis(200), ..timeouts() };
+    let set = migrations(&scene.files);
+
+    let refused = apply(&scene.server, &scene.acme.database, &set, short).await.unwrap_err();
+    gate.batch_execute("rollback").await.unwrap();
+    let doubt = scene.apply().await.unwrap_err();
+
+    assert!(matches!(refused, SchemaError::Blocked { tries: 1, .. }), "{refused}");
+    assert!(matches!(doubt, SchemaError::InDoubt { number: 1, .. }), "{doubt}");
+    assert_eq!(number(&scene.admin, "select count(*) from t1").await, 1);
+}

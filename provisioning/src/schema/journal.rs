@@ -6,6 +6,9 @@
 //! adopted, an invalid one is dropped and built again. Of a statement that leaves nothing to look for
 //! we do not guess: [`SchemaError::InDoubt`] asks the operator.
 //!
+//! A file that should run in one transaction may end that by itself. Then a mark is committed with the first
+//! part of it: where an earlier run has left one, [`SchemaError::HalfDone`] asks the operator.
+//!
 //! Two runs never meet here: the migration lock belongs to the session, and PostgreSQL keeps it until the
 //! last statement of a session whose client has died has ended.
 
@@ -28,6 +31,9 @@ const JOURNAL: &str = include_str!("../../sql/journal.sql");
 
 /// How much longer a statement may wait that nobody queues up behind.
 const PATIENCE: u32 = 30;
+
+/// The number of a mark; statements are counted from 1.
+const MARK: i32 = 0;
 
 /// A statement that was begun.
 struct Record {
@@ -98,6 +104,37 @@ impl Run<'_> {
         Ok(self.client.batch_execute(note).await.map_err(Error::from)?)
     }
 
+    /// Runs a file that ends its transaction by itself, unless an earlier run has committed a part of it.
+    pub(super) async fn with_mark(&self, piece: &Piece<'_>, note: &str) -> Result<(), SchemaError> {
+        let client = self.client;
+        client.batch_execute(FRESH).await.map_err(Error::from)?;
+        prepare(client).await?;
+        let marks = client
+            .query_typed(
+                "-- journal::with_mark
+                 select ended_at is not null from tenantry.schema_statements where file = $1 and number = $2",
+                &[(&piece.file, Type::TEXT), (&MARK, Type::INT4)],
+            )
+            .await
+            .map_err(Error::from)?;
+        let (file, sha256) = (escape_literal(piece.file), digest(&SHA256, piece.sql.as_bytes()));
+        let note = format!(
+            "{note};\ndelete from tenantry.schema_statements where file = {file} and number = {MARK}"
+        );
+        match marks.first().map(|mark| mark.get(0)) {
+            Some(false) => return Err(SchemaError::HalfDone { file: piece.file.to_owned() }),
+            // Somebody has looked, and says that all of it is done.
+            Some(true) => return Ok(client.batch_execute(&note).await.map_err(Error::from)?),
+            None => {}
+        }
+        let opening = format!(
+            "begin;\ninsert into tenantry.schema_statements (file, number, sha256)
+             values ({file}, {MARK}, '{}')",
+            hex::encode(sha256)
+        );
+        self.patiently(piece, || self.transaction(&opening, piece.sql, &note)).await
+    }
+
     /// What earlier runs of the file wrote down. What has ended must still stand in the file.
     async fn records(
         &self,
@@ -139,7 +176,8 @@ impl Run<'_> {
     /// Runs one statement. `begun` if an earlier run began it and did not live to see its end.
     async fn statement(&self, entry: Entry<'_>, begun: bool) -> Result<(), SchemaError> {
         let Entry { file, statement, .. } = entry;
-        let piece = Piece { file, sql: statement.sql, line: statement.line };
+        let is_whole = !statement.may_be_half_done();
+        let piece = Piece { file, sql: statement.sql, line: statement.line, is_whole };
         let (client, sql) = (self.client, statement.sql);
         let manner = statement.manner();
         if begun && self.is_done(&manner).await.map_err(Error::from)? {
@@ -163,6 +201,10 @@ impl Run<'_> {
             self.patiently(&piece, || client.batch_execute(sql)).await
         };
         if let Err(failure) = ran {
+            // It would be tried again, and nobody can tell how much of it was committed.
+            if !is_whole && failure.is_transient() {
+                return Err(failure);
+            }
             // Where this does not succeed either, the next run sees to it.
             if self.give_up(entry, &manner).await.is_err() {
                 tracing::debug!(file, "a failed statement stays written down as begun");

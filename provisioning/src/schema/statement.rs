@@ -90,6 +90,17 @@ impl Statement<'_> {
             _ => false,
         }
     }
+    /// Whether it builds indexes beside those that it replaces.
+    pub(super) fn is_reindex(&self) -> bool {
+        is_word(self.tokens.first(), "reindex") && self.has("concurrently")
+    }
+
+    /// Whether some of it may be committed although it failed.
+    pub(super) fn may_be_half_done(&self) -> bool {
+        let is_block = is_word(self.tokens.first(), "do") || is_word(self.tokens.first(), "call");
+        is_block && self.manner() == Manner::Once
+    }
+
 
     /// Whether a `do` block may end its transaction, by itself or in a procedure that it calls.
     fn may_commit(&self) -> bool {
