@@ -344,3 +344,26 @@ do $$ begin insert into t1 values (1); commit; lock table t2; commit; end $$",
     assert!(matches!(doubt, SchemaError::InDoubt { number: 1, .. }), "{doubt}");
     assert_eq!(number(&scene.admin, "select count(*) from t1").await, 1);
 }
+
+#[tokio::test]
+async fn a_reindex_that_is_cut_leaves_no_copy_behind() {
+    let scene = Scene::new(
+        "-- tenantry: no-transaction\r
+create schema \"Odd\"; create table \"Odd\".\"T;\" (n int);\r
+create unique index concurrently if not exists \"I;\" on \"Odd\" . \"T;\" (n);\r
+reindex table concurrently t4",
+    )
+    .await;
+    let indexes = "select count(*) from pg_index where indrelid = 't4'::regclass";
+    let lock = "lock table t4 in row exclusive mode";
+
+    scene.cut_at(lock).await;
+    let copies = number(&scene.admin, indexes).await;
+    scene.cut_at(lock).await;
+    scene.apply().await.unwrap();
+
+    assert_eq!(copies, 2, "PostgreSQL itself leaves one");
+    assert_eq!(number(&scene.admin, indexes).await, 1);
+    assert_eq!(valid(&scene.admin, "t4_old").await, Some(true));
+    assert_eq!(valid(&scene.admin, "\"Odd\".\"I;\"").await, Some(true));
+}

@@ -196,7 +196,7 @@ impl Run<'_> {
         }
         self.write_down(entry, false).await?;
         let ran = if statement.is_patient() {
-            self.with_patience(&piece, &manner).await
+            self.with_patience(&piece, statement, &manner).await
         } else {
             self.patiently(&piece, || client.batch_execute(sql)).await
         };
@@ -228,7 +228,12 @@ impl Run<'_> {
     }
 
     /// Runs what waits for old transactions to end and keeps nobody waiting meanwhile.
-    async fn with_patience(&self, piece: &Piece<'_>, manner: &Manner) -> Result<(), SchemaError> {
+    async fn with_patience(
+        &self,
+        piece: &Piece<'_>,
+        statement: &Statement<'_>,
+        manner: &Manner,
+    ) -> Result<(), SchemaError> {
         let client = self.client;
         let usual = client
             .query_typed("-- journal::with_patience\nselect current_setting('lock_timeout')", &[])
@@ -239,10 +244,8 @@ impl Run<'_> {
         let set = |value: &str| format!("set lock_timeout = {}", escape_literal(value));
         client.batch_execute(&set(&longer.to_string())).await.map_err(Error::from)?;
         self.patiently(piece, || async {
-            if let Manner::CreateIndex(index) = manner {
-                self.clear_away(index).await?;
-            }
-            client.batch_execute(piece.sql).await
+            self.clear_up(statement, manner).await?;
+            client.batch_execute(statement.sql).await
         })
         .await?;
         Ok(client.batch_execute(&set(&usual)).await.map_err(Error::from)?)
@@ -254,9 +257,7 @@ impl Run<'_> {
         entry: Entry<'_>,
         manner: &Manner,
     ) -> Result<(), tokio_postgres::Error> {
-        if let Manner::CreateIndex(index) = manner {
-            self.clear_away(index).await?;
-        }
+        self.clear_up(entry.statement, manner).await?;
         let forget = format!(
             "-- journal::give_up
              delete from tenantry.schema_statements where file = {} and number = {}",
@@ -286,7 +287,42 @@ impl Run<'_> {
         }
     }
 
-    /// Drops an index that is not valid: it costs writes and serves no reader.
+    /// Drops what a try that was cut has left: it costs writes and serves no reader.
+    async fn clear_up(
+        &self,
+        statement: &Statement<'_>,
+        manner: &Manner,
+    ) -> Result<(), tokio_postgres::Error> {
+        match manner {
+            Manner::CreateIndex(index) => self.clear_away(index).await,
+            _ if statement.is_reindex() => self.clear_copies().await,
+            _ => Ok(()),
+        }
+    }
+
+    /// Drops the copies of indexes that were never finished, or never dropped, under PostgreSQL's own names.
+    async fn clear_copies(&self) -> Result<(), tokio_postgres::Error> {
+        let copies = self
+            .client
+            .query_typed(
+                "-- journal::clear_copies
+                 select format('%I.%I', n.nspname, c.relname)
+                 from pg_index i
+                 join pg_class c on c.oid = i.indexrelid
+                 join pg_namespace n on n.oid = c.relnamespace
+                 where not i.indisvalid and c.relname ~ '_cc(new|old)[0-9]*$' and c.relkind = 'i'",
+                &[],
+            )
+            .await?;
+        for copy in &copies {
+            let name: &str = copy.get(0);
+            tracing::info!(index = name, "the copy of an index is dropped");
+            self.client.batch_execute(&format!("drop index concurrently {name}")).await?;
+        }
+        Ok(())
+    }
+
+    /// Drops an index that is not valid.
     async fn clear_away(&self, index: &Index) -> Result<(), tokio_postgres::Error> {
         let Some(found) = self.find(index).await?.filter(|found| !found.valid) else {
             return Ok(());

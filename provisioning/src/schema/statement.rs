@@ -86,10 +86,10 @@ impl Statement<'_> {
     pub(super) fn is_patient(&self) -> bool {
         match self.manner() {
             Manner::CreateIndex(_) | Manner::DropIndex(_) => true,
-            Manner::Repeatable => self.has("reindex") && self.has("concurrently"),
-            _ => false,
+            _ => self.is_reindex(),
         }
     }
+
     /// Whether it builds indexes beside those that it replaces.
     pub(super) fn is_reindex(&self) -> bool {
         is_word(self.tokens.first(), "reindex") && self.has("concurrently")
@@ -101,11 +101,19 @@ impl Statement<'_> {
         is_block && self.manner() == Manner::Once
     }
 
-
     /// Whether a `do` block may end its transaction, by itself or in a procedure that it calls.
     fn may_commit(&self) -> bool {
         let text = self.sql.to_ascii_lowercase();
         ["commit", "rollback", "call"].iter().any(|word| text.contains(word))
+    }
+
+    /// `select [pg_catalog.]set_config(…)` and nothing else, as `pg_dump` writes it.
+    fn is_set_config(&self) -> bool {
+        let is_named = |at| is_word(self.tokens.get(at), "set_config");
+        let is_system =
+            is_word(self.tokens.get(1), "pg_catalog") && self.tokens.get(2) == Some(&".");
+        let calls = self.tokens.iter().filter(|token| **token == "(").count();
+        (is_named(1) || is_system && is_named(3)) && calls == 1 && self.tokens.last() == Some(&")")
     }
 
     fn has(&self, word: &str) -> bool {
@@ -118,15 +126,6 @@ impl Statement<'_> {
         if is_word(rest.first(), "if") {
             rest = rest.get(3..).unwrap_or_default();
         }
-    /// `select [pg_catalog.]set_config(…)` and nothing else, as `pg_dump` writes it.
-    fn is_set_config(&self) -> bool {
-        let is_named = |at| is_word(self.tokens.get(at), "set_config");
-        let is_system =
-            is_word(self.tokens.get(1), "pg_catalog") && self.tokens.get(2) == Some(&".");
-        let calls = self.tokens.iter().filter(|token| **token == "(").count();
-        (is_named(1) || is_system && is_named(3)) && calls == 1 && self.tokens.last() == Some(&")")
-    }
-
         let Some(name) = rest.first().filter(|name| !name.eq_ignore_ascii_case("on")) else {
             return Manner::Nameless;
         };
@@ -173,6 +172,18 @@ pub(super) fn split(sql: &str) -> Vec<Statement<'_>> {
     cutter.statements
 }
 
+/// The line of a `copy … from stdin`: there is nobody who sends the rows, and the session would wait for ever.
+pub(super) fn copy_from_stdin(sql: &str) -> Option<usize> {
+    if !sql.to_ascii_lowercase().contains("stdin") {
+        return None;
+    }
+    let is_stdin = |pair: &[&str]| is_word(pair.first(), "from") && is_word(pair.last(), "stdin");
+    let copies = |statement: &Statement<'_>| {
+        is_word(statement.tokens.first(), "copy") && statement.tokens.windows(2).any(is_stdin)
+    };
+    split(sql).into_iter().find(copies).map(|statement| statement.line)
+}
+
 /// Whether some text is a directive to us: `-- tenantry: <word>`.
 pub(super) fn is_directive(line: &str, word: &str) -> bool {
     let directive =
@@ -193,18 +204,6 @@ pub(super) fn head(query: &str) -> String {
             }
             TokenKind::Literal { .. } => text.push_str("'…'"),
             _ => text.push_str(&query[offset..end]),
-/// The line of a `copy … from stdin`: there is nobody who sends the rows, and the session would wait for ever.
-pub(super) fn copy_from_stdin(sql: &str) -> Option<usize> {
-    if !sql.to_ascii_lowercase().contains("stdin") {
-        return None;
-    }
-    let is_stdin = |pair: &[&str]| is_word(pair.first(), "from") && is_word(pair.last(), "stdin");
-    let copies = |statement: &Statement<'_>| {
-        is_word(statement.tokens.first(), "copy") && statement.tokens.windows(2).any(is_stdin)
-    };
-    split(sql).into_iter().find(copies).map(|statement| statement.line)
-}
-
         }
         offset = end;
     }
@@ -366,6 +365,8 @@ mod tests {
             ("-- tenantry: may-repeat\ndo $$ begin commit; end $$", Manner::Repeatable),
             ("alter table t detach partition p concurrently", Manner::Once),
             ("set search_path = app", Manner::Setting),
+            ("SELECT pg_catalog.set_config('search_path', '', false)", Manner::Setting),
+            ("select set_config('search_path', '', false), f()", Manner::Recorded),
             ("commit", Manner::Transaction),
             ("insert into t select 1", Manner::Recorded),
         ] {
@@ -376,8 +377,6 @@ mod tests {
     #[test]
     fn the_head_of_a_query_holds_no_strings() {
         let query = "alter role \"x\"\n  password 'hunter2' -- note\n, n = 42 , $$body$$, E'open";
-            ("SELECT pg_catalog.set_config('search_path', '', false)", Manner::Setting),
-            ("select set_config('search_path', '', false), f()", Manner::Recorded),
 
         assert_eq!(head(query), "alter role \"x\" password '…' , n = 42 , '…', '…'");
         assert_eq!(head(&"x".repeat(300)).len(), 100);
