@@ -1,0 +1,56 @@
+//! Who comes at the wrong moment: an abort beside a worker, a resume beside an abort, two who count failures.
+
+use tenantry::catalog::lock::Claim;
+use tenantry::catalog::operations::{OperationFilter, OperationState};
+use tenantry::catalog::rollouts::RolloutState;
+use tenantry::operations::rollouts::RolloutPlan;
+use tokio_postgres::Client;
+use uuid::Uuid;
+
+use super::{PICKY, complete, kinds, labels, start, versions};
+use crate::harness::{Fleet, eventually};
+
+/// One tenant whose migration is in the queue, in a rollout that nobody leads.
+async fn queued(fleet: &Fleet) -> Uuid {
+    let rollout = start(fleet, &RolloutPlan::default()).await;
+    fleet.environment.advance(rollout.id).await.unwrap();
+    fleet.environment.advance(rollout.id).await.unwrap();
+    rollout.id
+}
+
+async fn operation_states(fleet: &Fleet, batch: Uuid) -> Vec<OperationState> {
+    let filter = OperationFilter { batch: Some(batch), limit: 10, ..OperationFilter::default() };
+    let found = fleet.catalog().operations(&filter).await.unwrap();
+    found.into_iter().map(|(operation, _)| operation.state).collect()
+}
+
+/// Waits until a session of this database waits for a lock.
+async fn somebody_waits(admin: &Client) {
+    let waiting = "select count(*) from pg_stat_activity
+        where datname = current_database() and wait_event_type = 'Lock'";
+    let waits = async || admin.query_one(waiting, &[]).await.unwrap().get::<_, i64>(0) > 0;
+    eventually("somebody waits for a lock", waits).await;
+}
+
+#[tokio::test]
+async fn what_is_under_way_at_an_abort_is_not_tried_again() {
+    let fleet = Fleet::start().await;
+    fleet.create_tenant("acme").await;
+    fleet.add_migration("V2__done.sql", "alter table boards add done boolean;");
+    let id = queued(&fleet).await;
+    let (holder, admin) = (fleet.admin("tenant_acme").await, fleet.admin("tenant_acme").await);
+    holder.batch_execute("begin; lock table boards").await.unwrap();
+    let runner = fleet.runner();
+    let turn = tokio::spawn(async move { runner.run_one(Claim::Batch(id)).await.unwrap() });
+    somebody_waits(&admin).await;
+
+    fleet.catalog().abort_rollout(id, "test").await.unwrap();
+    let end = "select pg_terminate_backend(pid) from pg_stat_activity
+        where datname = current_database() and wait_event_type = 'Lock'";
+    admin.execute(end, &[]).await.unwrap();
+    turn.await.unwrap().expect("it was taken");
+    holder.batch_execute("rollback").await.unwrap();
+
+    assert_eq!(operation_states(&fleet, id).await, [OperationState::Cancelled]);
+    assert_eq!(versions(&fleet, ["acme"]).await, [1]);
+}
