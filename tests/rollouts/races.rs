@@ -54,3 +54,30 @@ async fn what_is_under_way_at_an_abort_is_not_tried_again() {
     assert_eq!(operation_states(&fleet, id).await, [OperationState::Cancelled]);
     assert_eq!(versions(&fleet, ["acme"]).await, [1]);
 }
+
+#[tokio::test]
+async fn a_resume_beside_an_abort_begins_nothing_again() {
+    let fleet = Fleet::start().await;
+    fleet.create_tenant("acme").await;
+    labels(&fleet);
+    let id = queued(&fleet).await;
+    fleet.environment.pause_rollout(id, "test").await.unwrap();
+    let (aborting, admin) = (fleet.admin("tenantry").await, fleet.admin("tenantry").await);
+    aborting.batch_execute("begin; select from rollouts for update").await.unwrap();
+    let environment = fleet.environment.clone();
+    let resuming = tokio::spawn(async move { environment.resume_rollout(id, "test").await });
+    somebody_waits(&admin).await;
+
+    aborting
+        .batch_execute(
+            "update rollouts set state = 'aborted', finished_at = now();
+             update operations set state = 'cancelled', finished_at = now() where state = 'queued';
+             commit",
+        )
+        .await
+        .unwrap();
+    let resumed = resuming.await.unwrap();
+
+    assert!(resumed.unwrap_err().to_string().contains("aborted"));
+    assert_eq!(operation_states(&fleet, id).await, [OperationState::Cancelled]);
+}
