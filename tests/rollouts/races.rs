@@ -81,3 +81,30 @@ async fn a_resume_beside_an_abort_begins_nothing_again() {
     assert!(resumed.unwrap_err().to_string().contains("aborted"));
     assert_eq!(operation_states(&fleet, id).await, [OperationState::Cancelled]);
 }
+
+#[tokio::test]
+async fn a_failure_is_told_once_however_many_look() {
+    let fleet = Fleet::start().await;
+    fleet.create_tenant("acme").await;
+    labels(&fleet);
+    let id = queued(&fleet).await;
+    let (failing, admin) = (fleet.admin("tenantry").await, fleet.admin("tenantry").await);
+    failing.batch_execute("begin; select from rollouts for update").await.unwrap();
+    let catalog = fleet.catalog().clone();
+    let looking = tokio::spawn(async move { catalog.guard_rollout(id).await });
+    somebody_waits(&admin).await;
+
+    failing
+        .batch_execute(
+            "update operations set state = 'failed', finished_at = clock_timestamp()
+             where state = 'queued';
+             commit",
+        )
+        .await
+        .unwrap();
+    looking.await.unwrap().unwrap();
+    fleet.catalog().guard_rollout(id).await.unwrap();
+
+    let told = kinds(&fleet, id).await;
+    assert_eq!(told.iter().filter(|kind| *kind == "tenant_failed").count(), 1, "{told:?}");
+}
