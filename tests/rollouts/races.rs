@@ -108,3 +108,17 @@ async fn a_failure_is_told_once_however_many_look() {
     let told = kinds(&fleet, id).await;
     assert_eq!(told.iter().filter(|kind| *kind == "tenant_failed").count(), 1, "{told:?}");
 }
+
+#[tokio::test]
+async fn whoever_fails_is_known_to_have_the_files_before() {
+    let fleet = Fleet::start().await;
+    fleet.create_tenant_with("acme", true).await;
+    labels(&fleet);
+    fleet.add_migration("V3__picky.sql", PICKY);
+
+    let rollout = start(&fleet, &RolloutPlan::default()).await;
+    let ended = complete(&fleet, &rollout).await;
+
+    assert_eq!(ended.state, RolloutState::Failed);
+    assert_eq!(versions(&fleet, ["acme"]).await, [2]);
+}
