@@ -122,3 +122,28 @@ async fn whoever_fails_is_known_to_have_the_files_before() {
     assert_eq!(ended.state, RolloutState::Failed);
     assert_eq!(versions(&fleet, ["acme"]).await, [2]);
 }
+
+#[tokio::test]
+async fn a_catalog_that_is_away_for_a_moment_ends_no_rollout() {
+    let fleet = Fleet::start().await;
+    fleet.create_tenant("acme").await;
+    labels(&fleet);
+    let rollout = start(&fleet, &RolloutPlan::default()).await;
+    let _leader = fleet.catalog().try_chore("rollout").await.unwrap().unwrap();
+    let (runner, id) = (fleet.runner(), rollout.id);
+    let running = tokio::spawn(async move { runner.complete_rollout(id, 1).await });
+    let admin = fleet.admin("postgres").await;
+    let looks = "select count(*) from pg_stat_activity where query like '-- rollouts::by_id%'";
+    let looked = async || admin.query_one(looks, &[]).await.unwrap().get::<_, i64>(0) > 0;
+    eventually("it looks whether somebody leads", looked).await;
+
+    admin.batch_execute("alter database tenantry allow_connections false").await.unwrap();
+    let end = "select pg_terminate_backend(pid) from pg_stat_activity where datname = 'tenantry'";
+    admin.query(end, &[]).await.unwrap();
+    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+    admin.batch_execute("alter database tenantry allow_connections true").await.unwrap();
+
+    let ended = running.await.unwrap().unwrap();
+    assert_eq!(ended.state, RolloutState::Succeeded);
+    assert_eq!(versions(&fleet, ["acme"]).await, [2]);
+}
