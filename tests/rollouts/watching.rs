@@ -228,6 +228,9 @@ async fn a_worker_leads_what_the_api_started_and_streams_its_events() {
     let (status, refused) = replica.call(Method::POST, "/api/rollouts", tag).await;
     assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY, "{refused}");
     assert!(refused.to_string().contains("tier=shared"), "{refused}");
+    let nobody = Some(json!({ "tenants": [] }));
+    let (status, refused) = replica.call(Method::POST, "/api/rollouts", nobody).await;
+    assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY, "nobody is not everybody: {refused}");
     let (status, _) = replica.call(Method::POST, &format!("{path}/pause"), None).await;
     assert_eq!(status, StatusCode::CONFLICT, "it has ended");
 }
