@@ -93,6 +93,32 @@ async fn a_fleet_that_the_files_made_is_clean_and_a_change_by_hand_is_shown() {
 }
 
 #[tokio::test]
+async fn whoever_waits_for_a_repeatable_file_has_not_drifted() {
+    let fleet = Fleet::start().await;
+    let view = "create or replace view titles as select title from boards";
+    fleet.add_migration("R__titles.sql", view);
+    fleet.environment.reload_migrations().await.unwrap();
+    for name in ["acme", "globex"] {
+        fleet.create_tenant(name).await;
+    }
+
+    fleet.add_migration("V2__labels.sql", V2);
+    let (status, older) = json(&fleet, "migrate verify").await;
+    assert_eq!((status, &older["behind"]), (0, &2.into()), "{older:#}");
+    fleet.add_migration("R__more.sql", "create or replace view more as select * from labels");
+    let (status, lacking) = json(&fleet, "migrate verify").await;
+    assert_eq!((status, &lacking["behind"]), (0, &2.into()), "{lacking:#}");
+    fleet.add_migration("R__titles.sql", &format!("{view} where title <> ''"));
+    let (status, changed) = json(&fleet, "migrate verify").await;
+    assert_eq!((status, &changed["unverified"]), (1, &2.into()), "{changed:#}");
+    assert!(changed.to_string().contains("R__titles.sql in an older form"), "{changed:#}");
+
+    assert_eq!(run(&fleet, "migrate up").await.status.code(), Some(0));
+    let (status, clean) = json(&fleet, "migrate verify").await;
+    assert_eq!((status, &clean["clean"]), (0, &2.into()), "{clean:#}");
+}
+
+#[tokio::test]
 async fn a_history_that_the_files_contradict_is_drift_and_a_missing_database_is_not() {
     let fleet = Fleet::start().await;
     for name in ["acme", "globex", "initech"] {

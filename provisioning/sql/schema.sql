@@ -222,6 +222,14 @@ left join pg_attrdef d on d.adrelid = a.attrelid and d.adnum = a.attnum
 where c.relkind in ('r', 'p', 'f')
 
 union all
+select format('default of column %s.%I', c.name, a.attname),
+       format('alter view %s alter column %I set default %s', c.name, a.attname, pg_get_expr(d.adbin, d.adrelid))
+from c
+join pg_attribute a on a.attrelid = c.oid
+join pg_attrdef d on d.adrelid = a.attrelid and d.adnum = a.attnum
+where c.relkind = 'v'
+
+union all
 select format('%s of column %s.%I', x.what, c.name, a.attname),
        format('alter %s %s alter column %I set %s', c.kind, c.name, a.attname, x.setting)
 from c
@@ -332,7 +340,8 @@ select t.kind || ' ' || t.name,
 from t left join pg_type b on b.oid = t.typbasetype
 
 union all
-select 'statistics ' || n.name || '.' || quote_ident(s.stxname), pg_get_statisticsobjdef(s.oid)
+select 'statistics ' || n.name || '.' || quote_ident(s.stxname),
+       pg_get_statisticsobjdef(s.oid) || coalesce(' -- target ' || nullif(s.stxstattarget, -1), '')
 from pg_statistic_ext s join n on n.oid = s.stxnamespace
 
 union all
@@ -346,7 +355,11 @@ where ('pg_collation'::regclass, l.oid) not in (select classid, objid from ext)
 
 union all
 select 'operator ' || r.oid::regoperator,
-       format('create operator %s (function = %s%s%s)', r.oid::regoperator, r.oprcode,
+       format('create operator %s (function = %s%s%s%s%s%s%s)', r.oid::regoperator, r.oprcode,
+              case when r.oprrest <> 0 then ', restrict = ' || r.oprrest else '' end,
+              case when r.oprjoin <> 0 then ', join = ' || r.oprjoin else '' end,
+              case when r.oprcanhash then ', hashes' else '' end,
+              case when r.oprcanmerge then ', merges' else '' end,
               case when r.oprcom <> 0 then ', commutator = ' || r.oprcom::regoperator else '' end,
               case when r.oprnegate <> 0 then ', negator = ' || r.oprnegate::regoperator else '' end)
 from pg_operator r join n on n.oid = r.oprnamespace
@@ -392,12 +405,18 @@ where ('pg_event_trigger'::regclass, oid) not in (select classid, objid from ext
 
 union all
 select 'publication ' || quote_ident(b.pubname),
-       format('create publication %I%s with (publish = %s)', b.pubname,
+       format('create publication %I%s with (publish = %s%s)', b.pubname,
               case when b.puballtables then ' for all tables'
-                   else coalesce(' for table ' || (select string_agg(r.prrelid::regclass::text, ', ' order by r.prrelid::regclass::text)
-                                                   from pg_publication_rel r where r.prpubid = b.oid), '') end,
+                   -- Columns and rows can be chosen from version 15 on.
+                   else coalesce(' for table ' || (
+                       select string_agg(format('%I.%I%s%s', r.schemaname, r.tablename,
+                                  (select format(' (%s)', string_agg(quote_ident(column_name), ', ' order by column_name))
+                                   from jsonb_array_elements_text(to_jsonb(r) -> 'attnames') column_name),
+                                  ' where ' || (to_jsonb(r) ->> 'rowfilter')), ', ' order by r.schemaname, r.tablename)
+                       from pg_publication_tables r where r.pubname = b.pubname), '') end,
               concat_ws(',', case when b.pubinsert then 'insert' end, case when b.pubupdate then 'update' end,
-                        case when b.pubdelete then 'delete' end, case when b.pubtruncate then 'truncate' end))
+                        case when b.pubdelete then 'delete' end, case when b.pubtruncate then 'truncate' end),
+              case when b.pubviaroot then ', publish_via_partition_root' else '' end)
 from pg_publication b
 
 union all

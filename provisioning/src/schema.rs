@@ -214,7 +214,7 @@ pub async fn build_from_zero(
     timeouts: MigrationTimeouts,
 ) -> Result<Applied, SchemaError> {
     match furnish(server, build, set, timeouts).await {
-        Err(SchemaError::InDoubt { .. }) => {
+        Err(SchemaError::InDoubt { .. } | SchemaError::HalfDone { .. }) => {
             server.drop_owned_database(build, Proof::Name).await?;
             furnish(server, build, set, timeouts).await
         }

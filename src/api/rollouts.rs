@@ -13,6 +13,7 @@ use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use futures_util::{Stream, stream};
 use serde::Serialize;
+use serde_json::Value;
 use tokio::time::timeout;
 use utoipa::ToSchema;
 use uuid::Uuid;
@@ -68,6 +69,10 @@ pub(super) async fn start(
 ) -> Result<Response, ApiError> {
     caller.require(Scope::Migrate)?;
     let plan: RolloutPlan = optional_json(&body)?;
+    let asked: Value = optional_json(&body)?;
+    if asked["tenants"].as_array().is_some_and(Vec::is_empty) {
+        return Err(ApiError::invalid("`tenants` names none; leave it out to migrate the fleet"));
+    }
     reload(&admin).await?;
     let started = admin.environment.start_rollout(&plan, caller.requester().name).await?;
     match started {

@@ -64,13 +64,23 @@ impl TenantLock {
         let failure = failure.map(|failure| serde_json::json!(failure));
         let settled = maybe(
             self.session()?,
+            // Of a rollout that was given up meanwhile nothing begins again; its row makes the two wait for each
+            // other.
             "-- operations::settle
-             with durable as (select set_config('synchronous_commit', 'on', true))
+             with durable as (select set_config('synchronous_commit', 'on', true)),
+             rollout as (
+                 select r.state from rollouts r join operations o on o.batch_id = r.id
+                 where o.id = $1 and o.kind = 'migrate' and $3::text = 'queued' for share of r
+             ), outcome as materialized (
+                 select case when exists (select from rollout where state = 'aborted') then 'cancelled'
+                             else $3::text end as becomes
+             )
              update operations
-             set state = $3, completed_steps = $4, error = $5,
+             set state = becomes, completed_steps = $4, error = $5,
                  run_after = now() + $6::float8 * interval '1 second',
-                 finished_at = case when $3 = 'queued' then null else now() end,
+                 finished_at = case when becomes = 'queued' then null else now() end,
                  lease_token = null, lease_until = null, leased_by = null
+             from outcome
              where id = $1 and lease_token = $2 and state = 'running' and (select true from durable)
              returning pg_advisory_unlock(hashtextextended(tenant_id::text, 0))",
             &[&self.operation(), &self.token(), &state.as_str(), &completed, &failure, &delay_secs],

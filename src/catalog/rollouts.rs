@@ -324,7 +324,7 @@ impl Catalog {
     }
 
     /// Goes on with a paused rollout, or with what failed of one that has ended: tenants that failed are
-    /// tried again, those that are done stay done.
+    /// tried again, those that are done stay done. One that is running is left as it is.
     pub async fn resume_rollout(
         &self,
         id: Uuid,
@@ -332,17 +332,16 @@ impl Catalog {
         migrations_digest: &str,
     ) -> Result<RolloutRecord, CatalogError> {
         let before = self.rollout(id).await?;
-        if !matches!(before.state, RolloutState::Paused | RolloutState::Failed) {
-            return Err(CatalogError::Conflict(format!(
-                "rollout {id} is {}; only one that is paused or has failed can be resumed",
-                before.state.as_str()
-            )));
-        }
-        if before.migrations_digest != migrations_digest {
+        let is_over = matches!(before.state, RolloutState::Aborted | RolloutState::Succeeded);
+        if !is_over && before.migrations_digest != migrations_digest {
             return Err(CatalogError::Conflict(format!(
                 "the migration files have changed since rollout {id} began; abort it if it is still open \
                  (`tenantry migrate abort {id}`), then start another with `tenantry migrate up`"
             )));
+        }
+        // Its leader may have died: whoever asks goes on with it.
+        if before.state == RolloutState::Running {
+            return Ok(before);
         }
         let mut client = self.client().await?;
         let transaction = client.transaction().await.map_err(CatalogError::Database)?;
@@ -366,6 +365,13 @@ impl Catalog {
                 return Err(self.or_open(error).await);
             }
         };
+        let Some(changed) = changed else {
+            drop(transaction);
+            let state = self.rollout(id).await?.state.as_str();
+            return Err(CatalogError::Conflict(format!(
+                "rollout {id} is {state}; only one that is paused or has failed can be resumed"
+            )));
+        };
         execute(
             &transaction,
             "-- rollouts::retry
@@ -379,7 +385,7 @@ impl Catalog {
         )
         .await?;
         transaction.commit().await.map_err(CatalogError::Database)?;
-        Ok(changed.as_ref().map_or(before, RolloutRecord::from_row))
+        Ok(RolloutRecord::from_row(&changed))
     }
 
     /// Gives a rollout up: operations under way end, the others are cancelled. What is done stays done.

@@ -2,7 +2,7 @@
 //! missing, so a second run finds nothing to do.
 
 use futures_util::FutureExt as _;
-use tenantry_provisioning::{MigrationSet, apply};
+use tenantry_provisioning::{MigrationSet, Server, apply, current_version};
 
 use super::{Plan, Step, StepContext, StepError, Work};
 use crate::tenant::{Tenant, TenantState};
@@ -31,8 +31,14 @@ async fn apply_migrations(cx: &StepContext<'_>) -> Result<(), StepError> {
     if let Work::Migrate { to: Some(ceiling) } = cx.work()? {
         set = set.up_to(ceiling);
     }
-    let applied =
-        apply(&server, &cx.tenant.database, &set, cx.environment.limits.migration_timeouts).await?;
+    let timeouts = cx.environment.limits.migration_timeouts;
+    let outcome = apply(&server, &cx.tenant.database, &set, timeouts).await;
+    if outcome.is_err()
+        && let Err(error) = note_version(cx, &server).await
+    {
+        tracing::debug!(%error, "how far the migration came is not known");
+    }
+    let applied = outcome?;
     for file in &applied.files {
         tracing::info!(version = file.version, name = file.name, elapsed = ?file.elapsed, "migration applied");
     }
@@ -41,6 +47,16 @@ async fn apply_migrations(cx: &StepContext<'_>) -> Result<(), StepError> {
         || repeatables.is_some_and(|digest| digest != cx.tenant.repeatables_digest)
     {
         cx.lock.set_schema(applied.to, repeatables).await?;
+    }
+    Ok(())
+}
+
+/// The files before the one that failed are applied, and stay so.
+async fn note_version(cx: &StepContext<'_>, server: &Server) -> Result<(), StepError> {
+    let session = server.connect(&cx.tenant.database).await?;
+    let version = current_version(&session).await?;
+    if version != cx.tenant.schema_version {
+        cx.lock.set_schema(version, None).await?;
     }
     Ok(())
 }

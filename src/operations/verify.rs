@@ -53,7 +53,7 @@ pub struct Verified {
 pub enum DriftState {
     /// As the newest file left it.
     Clean,
-    /// As the files up to an older version left it.
+    /// As the files up to an older version left it, or as it was before a repeatable file changed.
     Behind,
     /// Otherwise than the files make it, or with a history that they contradict.
     Drifted,
@@ -121,11 +121,9 @@ impl Environment {
 
     /// What a tenant's database has, against what the files up to a version make.
     pub async fn compare(&self, tenant: &Tenant, version: i64) -> Result<Comparison, StepError> {
-        let set = self.migrations();
-        let (expected, found) = tokio::try_join!(
-            make_reference(self, tenant.server_id, &set, version),
-            read(self, tenant),
-        )?;
+        let files = self.migrations().at(version).ok_or_else(|| no_version(version))?;
+        let (expected, found) =
+            tokio::try_join!(make_reference(self, tenant.server_id, &files), read(self, tenant),)?;
         let differences = expected.differences(&found.schema);
         Ok(Comparison { found, differences })
     }
@@ -139,8 +137,8 @@ struct Looker {
     set: MigrationSet,
     /// Whether each server answers: nobody waits a thousand times for one that is away.
     servers: Known<Uuid, ()>,
-    /// What each version is like on each server.
-    references: Known<(Uuid, i64), Schema>,
+    /// What each set of files makes on each server.
+    references: Known<(Uuid, String), Schema>,
 }
 
 impl Looker {
@@ -178,20 +176,26 @@ impl Looker {
             self.record(tenant, verified, 1).await?;
             return Err(failure(&contradiction.into()));
         }
-        let reference = cell(&self.references, (tenant.server_id, verified.version));
+        let files = found.files(&self.set);
+        let files = files.ok_or_else(|| failure(&no_version(verified.version)))?;
+        let reference = cell(&self.references, (tenant.server_id, files.digest().to_owned()));
         let make = || async {
-            make_reference(&self.environment, tenant.server_id, &self.set, verified.version)
+            make_reference(&self.environment, tenant.server_id, &files)
                 .await
                 .map_err(|error| failure(&error))
         };
         let expected = reference.get_or_init(make).await.as_ref().map_err(Clone::clone)?;
         verified.differences = expected.differences(&found.schema);
+        let outdated = found.outdated(&self.set);
+        if !verified.differences.is_empty() && !outdated.is_empty() {
+            return Err(unknown(tenant, &outdated));
+        }
         verified.state = if !verified.differences.is_empty() {
             DriftState::Drifted
-        } else if verified.version < self.set.target_version() {
-            DriftState::Behind
-        } else {
+        } else if found.is_up_to_date(&self.set) {
             DriftState::Clean
+        } else {
+            DriftState::Behind
         };
         if !found.has_history() {
             verified.problem = Some(Failure {
@@ -236,17 +240,15 @@ async fn read(environment: &Environment, tenant: &Tenant) -> Result<Reading, Ste
     Ok(read_schema(&server, &tenant.database, PATIENCE).await?)
 }
 
-/// What the files up to a version make, on one server. Goes on to its end even if the caller stops waiting, so
+/// What these files make, on one server. Goes on to its end even if the caller stops waiting, so
 /// that no build is left.
 async fn make_reference(
     environment: &Environment,
     server_id: Uuid,
-    set: &MigrationSet,
-    version: i64,
+    files: &MigrationSet,
 ) -> Result<Schema, StepError> {
-    let (environment, set) = (environment.clone(), set.clone());
-    let made =
-        tokio::spawn(async move { build_reference(&environment, server_id, &set, version).await });
+    let (environment, files) = (environment.clone(), files.clone());
+    let made = tokio::spawn(async move { build_reference(&environment, server_id, &files).await });
     made.await.unwrap_or_else(|ended| Err(StepError::new(ended, true, None)))
 }
 
@@ -254,15 +256,8 @@ async fn make_reference(
 async fn build_reference(
     environment: &Environment,
     server_id: Uuid,
-    set: &MigrationSet,
-    version: i64,
+    files: &MigrationSet,
 ) -> Result<Schema, StepError> {
-    let files = set.at(version).ok_or_else(|| {
-        StepError::fail(
-            format!("there is no migration file of version {version}"),
-            "choose a version that the directory has (TENANTRY_TENANT_MIGRATIONS_DIR)",
-        )
-    })?;
     let chore = format!("reference on {server_id}");
     let _chore = loop {
         match environment.catalog.try_chore(&chore).await? {
@@ -278,12 +273,34 @@ async fn build_reference(
         .map(|template| DatabaseName::template(&template.digest));
     let timeouts = environment.limits.migration_timeouts;
     let (build, template) = (reference_build(), template.as_ref());
-    Ok(reference_schema(&server, &build, template, &files, timeouts).await?)
+    Ok(reference_schema(&server, &build, template, files, timeouts).await?)
 }
 
 /// The build in which versions are looked at. A crash may leave it; the next look drops it.
 pub(crate) fn reference_build() -> DatabaseName {
     DatabaseName::build(REFERENCE)
+}
+
+fn no_version(version: i64) -> StepError {
+    StepError::fail(
+        format!("there is no migration file of version {version}"),
+        "choose a version that the directory has (TENANTRY_TENANT_MIGRATIONS_DIR)",
+    )
+}
+
+/// What a file made in an older form cannot be told from what somebody changed by hand.
+fn unknown(tenant: &Tenant, outdated: &[&str]) -> Failure {
+    let files = outdated.join(", ");
+    Failure {
+        step: "verify".to_owned(),
+        message: format!(
+            "it has {files} in an older form, and what that made is not known any more"
+        ),
+        remedy: Some(format!(
+            "`tenantry migrate up --tenant {}` brings it to the present form; then verify again",
+            tenant.slug
+        )),
+    }
 }
 
 fn failure(error: &StepError) -> Failure {

@@ -119,6 +119,25 @@ async fn what_happens_every_day_is_no_drift() {
 }
 
 #[tokio::test]
+async fn what_is_dropped_during_a_look_is_passed_over() {
+    let ground = Ground::new().await;
+    let server = ground.server().await;
+    let acme = made("acme", &server, &set(3)).await;
+    let looking = server.connect(&acme.database).await.unwrap();
+    let other = server.connect(&acme.database).await.unwrap();
+    // A look of its own time sees rows of what is gone by now.
+    let begin = "begin isolation level repeatable read; select count(*) from pg_class";
+    looking.batch_execute(begin).await.unwrap();
+    other.batch_execute("drop index boards_title").await.unwrap();
+
+    let found = Schema::read(&looking).await.unwrap();
+
+    looking.batch_execute("rollback").await.unwrap();
+    let later = Schema::read(&looking).await.unwrap();
+    assert_eq!(later.differences(&found), []);
+}
+
+#[tokio::test]
 async fn a_look_waits_for_a_migration_and_not_for_ever() {
     let ground = Ground::new().await;
     let server = ground.server().await;

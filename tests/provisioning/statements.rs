@@ -274,3 +274,96 @@ async fn a_build_that_is_in_doubt_begins_anew() {
     let admin = server.connect(&acme.database).await.unwrap();
     assert_eq!(number(&admin, "select count(*) from once").await, 1);
 }
+
+#[tokio::test]
+async fn a_run_that_goes_on_has_the_settings_of_the_one_that_was_cut() {
+    let scene = Scene::new(
+        "-- tenantry: no-transaction
+select pg_catalog.set_config('search_path', 'stats', false);
+insert into public.t1 values (1);
+vacuum public.t5;
+create table there (n int)",
+    )
+    .await;
+
+    scene.cut_at("lock table t5 in access exclusive mode").await;
+    scene.apply().await.unwrap();
+
+    assert_eq!(number(&scene.admin, "select count(*) from stats.there").await, 0);
+    assert_eq!(number(&scene.admin, "select count(*) from t1").await, 1);
+}
+
+#[tokio::test]
+async fn a_file_that_commits_by_itself_is_not_run_twice_unseen() {
+    let scene =
+        Scene::new("insert into t1 values (1);\ncommit;\nalter table t2 add column m int").await;
+
+    scene.cut_at("lock table t1 in access exclusive mode").await;
+    let cut = scene.cut_at("lock table t2 in access exclusive mode").await;
+    let doubt = scene.apply().await.unwrap_err();
+    let remedy = doubt.remedy().unwrap().into_owned();
+    let statement = remedy.split('`').nth(1).unwrap();
+    scene.admin.batch_execute("alter table t2 add column m int").await.unwrap();
+    scene.admin.batch_execute(statement).await.unwrap();
+    let applied = scene.apply().await.unwrap();
+
+    assert!(cut.is_transient(), "nothing was committed before: {cut}");
+    assert!(matches!(doubt, SchemaError::HalfDone { .. }) && !doubt.is_transient(), "{doubt}");
+    assert_eq!(applied, 5);
+    assert_eq!(number(&scene.admin, "select count(*) from t1").await, 1);
+    assert_eq!(number(&scene.admin, "select count(*) from tenantry.schema_statements").await, 0);
+}
+
+#[tokio::test]
+async fn a_file_that_brings_its_own_transaction_leaves_no_mark() {
+    let scene = Scene::new("begin;\ninsert into t1 values (1);\ncommit;").await;
+
+    scene.apply().await.unwrap();
+
+    assert_eq!(number(&scene.admin, "select count(*) from t1").await, 1);
+    assert_eq!(number(&scene.admin, "select count(*) from tenantry.schema_statements").await, 0);
+}
+
+#[tokio::test]
+async fn a_block_that_commits_and_is_refused_a_lock_is_not_begun_again_unseen() {
+    let scene = Scene::new(
+        "-- tenantry: no-transaction
+do $$ begin insert into t1 values (1); commit; lock table t2; commit; end $$",
+    )
+    .await;
+    let gate = scene.server.connect(&scene.acme.database).await.unwrap();
+    gate.batch_execute("begin; lock table t2").await.unwrap();
+    let short = MigrationTimeouts { lock: Duration::from_millis(200), ..timeouts() };
+    let set = migrations(&scene.files);
+
+    let refused = apply(&scene.server, &scene.acme.database, &set, short).await.unwrap_err();
+    gate.batch_execute("rollback").await.unwrap();
+    let doubt = scene.apply().await.unwrap_err();
+
+    assert!(matches!(refused, SchemaError::Blocked { tries: 1, .. }), "{refused}");
+    assert!(matches!(doubt, SchemaError::InDoubt { number: 1, .. }), "{doubt}");
+    assert_eq!(number(&scene.admin, "select count(*) from t1").await, 1);
+}
+
+#[tokio::test]
+async fn a_reindex_that_is_cut_leaves_no_copy_behind() {
+    let scene = Scene::new(
+        "-- tenantry: no-transaction\r
+create schema \"Odd\"; create table \"Odd\".\"T;\" (n int);\r
+create unique index concurrently if not exists \"I;\" on \"Odd\" . \"T;\" (n);\r
+reindex table concurrently t4",
+    )
+    .await;
+    let indexes = "select count(*) from pg_index where indrelid = 't4'::regclass";
+    let lock = "lock table t4 in row exclusive mode";
+
+    scene.cut_at(lock).await;
+    let copies = number(&scene.admin, indexes).await;
+    scene.cut_at(lock).await;
+    scene.apply().await.unwrap();
+
+    assert_eq!(copies, 2, "PostgreSQL itself leaves one");
+    assert_eq!(number(&scene.admin, indexes).await, 1);
+    assert_eq!(valid(&scene.admin, "t4_old").await, Some(true));
+    assert_eq!(valid(&scene.admin, "\"Odd\".\"I;\"").await, Some(true));
+}

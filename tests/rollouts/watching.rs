@@ -84,6 +84,21 @@ async fn what_is_given_up_is_not_begun() {
 }
 
 #[tokio::test]
+async fn a_rollout_whose_leader_died_is_gone_on_with() {
+    let fleet = Fleet::start().await;
+    fleet.create_tenant("acme").await;
+    labels(&fleet);
+    assert_eq!(cli(&fleet, "migrate up --wait=false").await.status.code(), Some(0));
+
+    let resumed = cli(&fleet, "migrate resume").await;
+
+    assert_eq!(resumed.status.code(), Some(0), "{}", text(&resumed.stderr));
+    assert_eq!(versions(&fleet, ["acme"]).await, [2]);
+    let again = cli(&fleet, "migrate resume").await;
+    assert_eq!(again.status.code(), Some(4), "{}", text(&again.stderr));
+}
+
+#[tokio::test]
 async fn the_status_tells_a_guard_from_a_failure() {
     let fleet = Fleet::start().await;
     fleet.create_tenant_with("acme", true).await;
@@ -213,6 +228,9 @@ async fn a_worker_leads_what_the_api_started_and_streams_its_events() {
     let (status, refused) = replica.call(Method::POST, "/api/rollouts", tag).await;
     assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY, "{refused}");
     assert!(refused.to_string().contains("tier=shared"), "{refused}");
+    let nobody = Some(json!({ "tenants": [] }));
+    let (status, refused) = replica.call(Method::POST, "/api/rollouts", nobody).await;
+    assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY, "nobody is not everybody: {refused}");
     let (status, _) = replica.call(Method::POST, &format!("{path}/pause"), None).await;
     assert_eq!(status, StatusCode::CONFLICT, "it has ended");
 }

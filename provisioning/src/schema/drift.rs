@@ -4,13 +4,15 @@
 //! which itself accepts no connections, or a build from zero. It is dropped at once. The database that is
 //! looked at is only read, between two migrations and never in the middle of one.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use futures_util::future;
 
 use super::fingerprint::Schema;
 use super::{
-    MIGRATION_LOCK_SHARED, MigrationSet, MigrationTimeouts, SchemaError, build_from_zero, history,
+    MIGRATION_LOCK_SHARED, MigrationSet, MigrationTimeouts, RepeatableFile, SchemaError,
+    build_from_zero, history, journal,
 };
 use crate::database::{Proof, Source};
 use crate::name::DatabaseName;
@@ -20,6 +22,8 @@ use crate::server::Server;
 #[derive(Debug)]
 pub struct Reading {
     history: Vec<history::Row>,
+    /// The repeatable files that it has, with their checksums.
+    repeatables: BTreeMap<String, String>,
     /// Its schema.
     pub schema: Schema,
 }
@@ -37,6 +41,40 @@ impl Reading {
         !self.history.is_empty()
     }
 
+    /// The files that made it, as far as they are known: those up to its version, and of the repeatable ones
+    /// those that it has in their present form. `None` if there is no file of its version.
+    #[must_use]
+    pub fn files(&self, set: &MigrationSet) -> Option<MigrationSet> {
+        let at = set.at(self.version())?;
+        let known: Vec<_> = set.repeatables().iter().filter(|file| self.has(file)).collect();
+        if known.len() == at.repeatables().len() {
+            return Some(at);
+        }
+        let sql = |version| set.sql(version).unwrap_or_default().to_owned();
+        let versions = at.files().map(|file| (file.file.clone(), sql(file.version)));
+        let repeatables = known.iter().map(|file| (file.file.clone(), file.sql.clone()));
+        MigrationSet::from_sources(versions.chain(repeatables).collect()).ok()
+    }
+
+    /// The repeatable files that it has in another form than the present one.
+    #[must_use]
+    pub fn outdated<'a>(&self, set: &'a MigrationSet) -> Vec<&'a str> {
+        let is_noted = |file: &&RepeatableFile| self.repeatables.contains_key(&file.file);
+        let outdated = set.repeatables().iter().filter(is_noted).filter(|file| !self.has(file));
+        outdated.map(|file| file.file.as_str()).collect()
+    }
+
+    /// Whether it has all of these files as they are.
+    #[must_use]
+    pub fn is_up_to_date(&self, set: &MigrationSet) -> bool {
+        self.version() >= set.target_version()
+            && set.repeatables().iter().all(|file| self.has(file))
+    }
+
+    fn has(&self, file: &RepeatableFile) -> bool {
+        self.repeatables.get(&file.file) == Some(&file.sha256)
+    }
+
     /// Makes sure that the history is one that these files can have left.
     pub fn check_history(&self, set: &MigrationSet) -> Result<(), SchemaError> {
         history::pending(set, &self.history).map(drop)
@@ -52,14 +90,15 @@ pub async fn read_schema(
 ) -> Result<Reading, SchemaError> {
     let connection = server.connect(database).await?;
     let wait = format!("set lock_timeout = {}; {MIGRATION_LOCK_SHARED}", patience.as_millis());
-    let (waited, history, schema) = future::join3(
+    let (waited, history, repeatables, schema) = future::join4(
         connection.batch_execute(&wait),
         history::read(&connection),
+        journal::repeatables(&connection),
         Schema::read(&connection),
     )
     .await;
     waited.map_err(SchemaError::not_locked)?;
-    Ok(Reading { history: history?, schema: schema? })
+    Ok(Reading { history: history?, repeatables: repeatables?, schema: schema? })
 }
 
 /// Reads what these files make, in `build`: a clone of their template where there is one, else a build from

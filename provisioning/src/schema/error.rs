@@ -95,6 +95,15 @@ pub enum SchemaError {
         /// Its beginning.
         statement: String,
     },
+    /// A file ended its transaction by itself, and an earlier run came no further than somewhere after that.
+    #[error(
+        "the migration {file} ends its transaction by itself, and an earlier run stopped after that: \
+         nobody can tell how much of it was done"
+    )]
+    HalfDone {
+        /// The file's name.
+        file: String,
+    },
     /// A statement failed; its file left no trace, the files before it are applied.
     #[error("the migration {} failed: {source}", place(file, *line))]
     Failed {
@@ -137,6 +146,7 @@ impl SchemaError {
             | Self::MissingFile { .. }
             | Self::OutOfOrder { .. }
             | Self::InDoubt { .. }
+            | Self::HalfDone { .. }
             | Self::HasHistory { .. }
             | Self::History(_) => false,
         }
@@ -170,6 +180,7 @@ impl SchemaError {
             Self::InDoubt { file, number, .. } => {
                 return Some(in_doubt_remedy(file, *number).into());
             }
+            Self::HalfDone { file } => return Some(half_done_remedy(file).into()),
             Self::Failed { source, .. } => failed_remedy(source),
             Self::Interrupted(_) => "run it again; if it ends in the same way, report it",
             Self::Server(error) => return error.remedy(),
@@ -184,6 +195,15 @@ fn in_doubt_remedy(file: &str, number: i32) -> String {
         "look in the tenant's database. If it was done, run `update tenantry.schema_statements set \
          ended_at = now() {row}`; if not, `delete from tenantry.schema_statements {row}`. Then retry. A \
          comment `-- tenantry: may-repeat` above a statement says that it may be run again"
+    )
+}
+
+fn half_done_remedy(file: &str) -> String {
+    let row = format!("where file = '{file}' and number = 0");
+    format!(
+        "look in the tenant's database, and finish the file by hand; then run `update \
+         tenantry.schema_statements set ended_at = now() {row}`. Or undo what was done of it, and `delete \
+         from tenantry.schema_statements {row}`. Then retry. Without `commit` in it a file is done or not"
     )
 }
 

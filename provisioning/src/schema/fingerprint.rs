@@ -55,7 +55,10 @@ impl Schema {
         set?;
         let mut objects = BTreeMap::<String, String>::new();
         for row in rows? {
-            let (object, statement): (String, &str) = (row.get(0), row.get(1));
+            // What is dropped at this moment has no definition any more.
+            let (object, Some(statement)): (String, Option<&str>) = (row.get(0), row.get(1)) else {
+                continue;
+            };
             // A body is kept as it was written.
             let is_body = object.starts_with("function ") || object.starts_with("procedure ");
             let statement = if is_body { statement.to_owned() } else { canonical(statement) };

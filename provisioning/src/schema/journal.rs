@@ -6,6 +6,9 @@
 //! adopted, an invalid one is dropped and built again. Of a statement that leaves nothing to look for
 //! we do not guess: [`SchemaError::InDoubt`] asks the operator.
 //!
+//! A file that should run in one transaction may end that by itself. Then a mark is committed with the first
+//! part of it: where an earlier run has left one, [`SchemaError::HalfDone`] asks the operator.
+//!
 //! Two runs never meet here: the migration lock belongs to the session, and PostgreSQL keeps it until the
 //! last statement of a session whose client has died has ended.
 
@@ -28,6 +31,9 @@ const JOURNAL: &str = include_str!("../../sql/journal.sql");
 
 /// How much longer a statement may wait that nobody queues up behind.
 const PATIENCE: u32 = 30;
+
+/// The number of a mark; statements are counted from 1.
+const MARK: i32 = 0;
 
 /// A statement that was begun.
 struct Record {
@@ -98,6 +104,37 @@ impl Run<'_> {
         Ok(self.client.batch_execute(note).await.map_err(Error::from)?)
     }
 
+    /// Runs a file that ends its transaction by itself, unless an earlier run has committed a part of it.
+    pub(super) async fn with_mark(&self, piece: &Piece<'_>, note: &str) -> Result<(), SchemaError> {
+        let client = self.client;
+        client.batch_execute(FRESH).await.map_err(Error::from)?;
+        prepare(client).await?;
+        let marks = client
+            .query_typed(
+                "-- journal::with_mark
+                 select ended_at is not null from tenantry.schema_statements where file = $1 and number = $2",
+                &[(&piece.file, Type::TEXT), (&MARK, Type::INT4)],
+            )
+            .await
+            .map_err(Error::from)?;
+        let (file, sha256) = (escape_literal(piece.file), digest(&SHA256, piece.sql.as_bytes()));
+        let note = format!(
+            "{note};\ndelete from tenantry.schema_statements where file = {file} and number = {MARK}"
+        );
+        match marks.first().map(|mark| mark.get(0)) {
+            Some(false) => return Err(SchemaError::HalfDone { file: piece.file.to_owned() }),
+            // Somebody has looked, and says that all of it is done.
+            Some(true) => return Ok(client.batch_execute(&note).await.map_err(Error::from)?),
+            None => {}
+        }
+        let opening = format!(
+            "begin;\ninsert into tenantry.schema_statements (file, number, sha256)
+             values ({file}, {MARK}, '{}')",
+            hex::encode(sha256)
+        );
+        self.patiently(piece, || self.transaction(&opening, piece.sql, &note)).await
+    }
+
     /// What earlier runs of the file wrote down. What has ended must still stand in the file.
     async fn records(
         &self,
@@ -139,7 +176,8 @@ impl Run<'_> {
     /// Runs one statement. `begun` if an earlier run began it and did not live to see its end.
     async fn statement(&self, entry: Entry<'_>, begun: bool) -> Result<(), SchemaError> {
         let Entry { file, statement, .. } = entry;
-        let piece = Piece { file, sql: statement.sql, line: statement.line };
+        let is_whole = !statement.may_be_half_done();
+        let piece = Piece { file, sql: statement.sql, line: statement.line, is_whole };
         let (client, sql) = (self.client, statement.sql);
         let manner = statement.manner();
         if begun && self.is_done(&manner).await.map_err(Error::from)? {
@@ -158,11 +196,15 @@ impl Run<'_> {
         }
         self.write_down(entry, false).await?;
         let ran = if statement.is_patient() {
-            self.with_patience(&piece, &manner).await
+            self.with_patience(&piece, statement, &manner).await
         } else {
             self.patiently(&piece, || client.batch_execute(sql)).await
         };
         if let Err(failure) = ran {
+            // It would be tried again, and nobody can tell how much of it was committed.
+            if !is_whole && failure.is_transient() {
+                return Err(failure);
+            }
             // Where this does not succeed either, the next run sees to it.
             if self.give_up(entry, &manner).await.is_err() {
                 tracing::debug!(file, "a failed statement stays written down as begun");
@@ -186,7 +228,12 @@ impl Run<'_> {
     }
 
     /// Runs what waits for old transactions to end and keeps nobody waiting meanwhile.
-    async fn with_patience(&self, piece: &Piece<'_>, manner: &Manner) -> Result<(), SchemaError> {
+    async fn with_patience(
+        &self,
+        piece: &Piece<'_>,
+        statement: &Statement<'_>,
+        manner: &Manner,
+    ) -> Result<(), SchemaError> {
         let client = self.client;
         let usual = client
             .query_typed("-- journal::with_patience\nselect current_setting('lock_timeout')", &[])
@@ -197,10 +244,8 @@ impl Run<'_> {
         let set = |value: &str| format!("set lock_timeout = {}", escape_literal(value));
         client.batch_execute(&set(&longer.to_string())).await.map_err(Error::from)?;
         self.patiently(piece, || async {
-            if let Manner::CreateIndex(index) = manner {
-                self.clear_away(index).await?;
-            }
-            client.batch_execute(piece.sql).await
+            self.clear_up(statement, manner).await?;
+            client.batch_execute(statement.sql).await
         })
         .await?;
         Ok(client.batch_execute(&set(&usual)).await.map_err(Error::from)?)
@@ -212,9 +257,7 @@ impl Run<'_> {
         entry: Entry<'_>,
         manner: &Manner,
     ) -> Result<(), tokio_postgres::Error> {
-        if let Manner::CreateIndex(index) = manner {
-            self.clear_away(index).await?;
-        }
+        self.clear_up(entry.statement, manner).await?;
         let forget = format!(
             "-- journal::give_up
              delete from tenantry.schema_statements where file = {} and number = {}",
@@ -244,7 +287,42 @@ impl Run<'_> {
         }
     }
 
-    /// Drops an index that is not valid: it costs writes and serves no reader.
+    /// Drops what a try that was cut has left: it costs writes and serves no reader.
+    async fn clear_up(
+        &self,
+        statement: &Statement<'_>,
+        manner: &Manner,
+    ) -> Result<(), tokio_postgres::Error> {
+        match manner {
+            Manner::CreateIndex(index) => self.clear_away(index).await,
+            _ if statement.is_reindex() => self.clear_copies().await,
+            _ => Ok(()),
+        }
+    }
+
+    /// Drops the copies of indexes that were never finished, or never dropped, under PostgreSQL's own names.
+    async fn clear_copies(&self) -> Result<(), tokio_postgres::Error> {
+        let copies = self
+            .client
+            .query_typed(
+                "-- journal::clear_copies
+                 select format('%I.%I', n.nspname, c.relname)
+                 from pg_index i
+                 join pg_class c on c.oid = i.indexrelid
+                 join pg_namespace n on n.oid = c.relnamespace
+                 where not i.indisvalid and c.relname ~ '_cc(new|old)[0-9]*$' and c.relkind = 'i'",
+                &[],
+            )
+            .await?;
+        for copy in &copies {
+            let name: &str = copy.get(0);
+            tracing::info!(index = name, "the copy of an index is dropped");
+            self.client.batch_execute(&format!("drop index concurrently {name}")).await?;
+        }
+        Ok(())
+    }
+
+    /// Drops an index that is not valid.
     async fn clear_away(&self, index: &Index) -> Result<(), tokio_postgres::Error> {
         let Some(found) = self.find(index).await?.filter(|found| !found.valid) else {
             return Ok(());

@@ -15,7 +15,7 @@ use tokio_postgres::error::{ErrorPosition, SqlState};
 use uuid::Uuid;
 
 use super::blockers::{self, Blocker};
-use super::statement::{Manner, split};
+use super::statement::{Manner, Statement, split};
 use super::{MigrationTimeouts, SchemaError};
 use crate::error::Cause;
 use crate::server::Server;
@@ -53,13 +53,8 @@ pub(super) struct Piece<'a> {
     pub(super) sql: &'a str,
     /// The line that it begins in.
     pub(super) line: usize,
-}
-
-impl Piece<'_> {
-    /// What it has committed by itself cannot be rolled back.
-    fn is_whole(&self) -> bool {
-        split(self.sql).iter().all(|statement| statement.manner() != Manner::Transaction)
-    }
+    /// Whether nothing of it stays when it is refused: it commits nothing by itself.
+    pub(super) is_whole: bool,
 }
 
 impl Run<'_> {
@@ -68,17 +63,27 @@ impl Run<'_> {
         if !script.in_transaction {
             return self.one_by_one(script, note).await;
         }
-        let piece = Piece { file: script.file, sql: script.sql, line: 1 };
-        self.patiently(&piece, || self.transaction(script.sql, note)).await
+        let commits = |statement: &Statement<'_>| statement.manner() == Manner::Transaction;
+        let is_whole = !split(script.sql).iter().any(commits);
+        let piece = Piece { file: script.file, sql: script.sql, line: 1, is_whole };
+        if !is_whole {
+            return self.with_mark(&piece, note).await;
+        }
+        self.patiently(&piece, || self.transaction("begin", script.sql, note)).await
     }
 
-    /// Runs a text and its note in one transaction, in two round trips.
-    async fn transaction(&self, sql: &str, note: &str) -> Result<(), tokio_postgres::Error> {
+    /// Runs a text and its note in the transaction that `opening` begins, in two round trips.
+    pub(super) async fn transaction(
+        &self,
+        opening: &str,
+        sql: &str,
+        note: &str,
+    ) -> Result<(), tokio_postgres::Error> {
         // The note follows only after success: a file may have ended the transaction by itself.
         let client = self.client;
         let ran = future::join3(
             client.batch_execute(FRESH),
-            client.batch_execute("begin"),
+            client.batch_execute(opening),
             client.batch_execute(sql),
         );
         let (fresh, begun, ran) = ran.await;
@@ -108,7 +113,7 @@ impl Run<'_> {
                 return Err(SchemaError::Failed { file, line, source });
             }
             self.client.batch_execute("rollback").await.map_err(crate::Error::from)?;
-            if tries >= TRIES || !piece.is_whole() {
+            if tries >= TRIES || !piece.is_whole {
                 return Err(SchemaError::Blocked { file, line, tries, blockers, source });
             }
             tracing::debug!(file, tries, "a migration could not get a lock");

@@ -15,10 +15,13 @@ use aws_lc_rs::digest::{Context, SHA256, digest};
 use refinery_core::Migration;
 
 use super::SchemaError;
-use super::statement::{Manner, is_directive, split};
+use super::statement::{Manner, copy_from_stdin, is_directive, split};
 
 /// In the first line of a file: its statements run one by one, each by itself.
 const NO_TRANSACTION: &str = "no-transaction";
+
+/// What some editors put in front of a file; to PostgreSQL it is a word.
+const BOM: char = '\u{feff}';
 
 /// Versions of at least so many digits are points in time: there may be gaps between them.
 const FIRST_TIMESTAMP: i64 = 10_000_000;
@@ -278,8 +281,15 @@ fn check_content(file: &str, sql: &str) -> Result<bool, SchemaError> {
     if sql.trim().is_empty() {
         return Err(refused("is empty".to_owned()));
     }
+    if sql.starts_with(BOM) {
+        return Err(refused("begins with a byte order mark, which is no SQL".to_owned()));
+    }
     if sql.contains('\0') {
         return Err(refused("holds a NUL byte".to_owned()));
+    }
+    if let Some(line) = copy_from_stdin(sql) {
+        let problem = "copies rows from stdin, where there are none: write them as `insert`";
+        return Err(refused(format!("{problem} (line {line})")));
     }
     if !sql.lines().next().is_some_and(|line| is_directive(line, NO_TRANSACTION)) {
         return Ok(true);
@@ -372,6 +382,11 @@ mod tests {
         let marked = |sql: &str| load(&format!("-- tenantry: no-transaction\n{sql}"));
 
         assert_eq!(load("vacuum"), Ok(true));
+        let copy = "select 1;\nCOPY t (n) FROM STDIN;\n1\n\\.\n";
+        assert!(load(copy).unwrap_err().contains("stdin"));
+        assert!(marked(copy).unwrap_err().contains("line 3"));
+        assert_eq!(load("copy t from program 'x'; select 'from stdin'"), Ok(true));
+        assert!(load("\u{feff}select 1").unwrap_err().contains("byte order mark"));
         assert_eq!(load("select 1;\n-- tenantry: no-transaction"), Ok(true));
         assert_eq!(marked("vacuum"), Ok(false));
         assert!(marked("vacuum;\nbegin; select 1; commit").unwrap_err().contains("line 3"));

@@ -61,6 +61,7 @@ impl Statement<'_> {
         let is_concurrent = self.has("concurrently");
         match (first.as_str(), second.as_str()) {
             ("set" | "reset", _) => Manner::Setting,
+            ("select", _) if self.is_set_config() => Manner::Setting,
             (
                 "begin" | "start" | "commit" | "end" | "rollback" | "abort" | "savepoint"
                 | "release",
@@ -85,15 +86,34 @@ impl Statement<'_> {
     pub(super) fn is_patient(&self) -> bool {
         match self.manner() {
             Manner::CreateIndex(_) | Manner::DropIndex(_) => true,
-            Manner::Repeatable => self.has("reindex") && self.has("concurrently"),
-            _ => false,
+            _ => self.is_reindex(),
         }
+    }
+
+    /// Whether it builds indexes beside those that it replaces.
+    pub(super) fn is_reindex(&self) -> bool {
+        is_word(self.tokens.first(), "reindex") && self.has("concurrently")
+    }
+
+    /// Whether some of it may be committed although it failed.
+    pub(super) fn may_be_half_done(&self) -> bool {
+        let is_block = is_word(self.tokens.first(), "do") || is_word(self.tokens.first(), "call");
+        is_block && self.manner() == Manner::Once
     }
 
     /// Whether a `do` block may end its transaction, by itself or in a procedure that it calls.
     fn may_commit(&self) -> bool {
         let text = self.sql.to_ascii_lowercase();
         ["commit", "rollback", "call"].iter().any(|word| text.contains(word))
+    }
+
+    /// `select [pg_catalog.]set_config(…)` and nothing else, as `pg_dump` writes it.
+    fn is_set_config(&self) -> bool {
+        let is_named = |at| is_word(self.tokens.get(at), "set_config");
+        let is_system =
+            is_word(self.tokens.get(1), "pg_catalog") && self.tokens.get(2) == Some(&".");
+        let calls = self.tokens.iter().filter(|token| **token == "(").count();
+        (is_named(1) || is_system && is_named(3)) && calls == 1 && self.tokens.last() == Some(&")")
     }
 
     fn has(&self, word: &str) -> bool {
@@ -150,6 +170,18 @@ pub(super) fn split(sql: &str) -> Vec<Statement<'_>> {
     }
     cutter.cut(sql);
     cutter.statements
+}
+
+/// The line of a `copy … from stdin`: there is nobody who sends the rows, and the session would wait for ever.
+pub(super) fn copy_from_stdin(sql: &str) -> Option<usize> {
+    if !sql.to_ascii_lowercase().contains("stdin") {
+        return None;
+    }
+    let is_stdin = |pair: &[&str]| is_word(pair.first(), "from") && is_word(pair.last(), "stdin");
+    let copies = |statement: &Statement<'_>| {
+        is_word(statement.tokens.first(), "copy") && statement.tokens.windows(2).any(is_stdin)
+    };
+    split(sql).into_iter().find(copies).map(|statement| statement.line)
 }
 
 /// Whether some text is a directive to us: `-- tenantry: <word>`.
@@ -333,6 +365,8 @@ mod tests {
             ("-- tenantry: may-repeat\ndo $$ begin commit; end $$", Manner::Repeatable),
             ("alter table t detach partition p concurrently", Manner::Once),
             ("set search_path = app", Manner::Setting),
+            ("SELECT pg_catalog.set_config('search_path', '', false)", Manner::Setting),
+            ("select set_config('search_path', '', false), f()", Manner::Recorded),
             ("commit", Manner::Transaction),
             ("insert into t select 1", Manner::Recorded),
         ] {

@@ -129,9 +129,9 @@ impl Catalog {
         execute(
             &transaction,
             "-- rollouts::note_failures
-             insert into rollout_events (rollout_id, kind, detail)
+             insert into rollout_events (rollout_id, kind, detail, at)
              select i.rollout_id, 'tenant_failed', jsonb_build_object('tenant', i.slug, 'wave', i.wave,
-                        'operation_id', i.latest_operation, 'error', i.error)
+                        'operation_id', i.latest_operation, 'error', i.error), clock_timestamp()
              from rollout_items i
              where i.rollout_id = $1 and i.state = 'failed'
                and not exists (

@@ -91,7 +91,12 @@ impl Follow<'_> {
         if self.context.output != OutputFormat::Json {
             return Ok(());
         }
-        for event in self.environment.catalog.rollout_events(self.id, *seen).await? {
+        let events = match self.environment.catalog.rollout_events(self.id, *seen).await {
+            // The next look tells it.
+            Err(error) if error.is_transient() => return Ok(()),
+            events => events?,
+        };
+        for event in events {
             *seen = event.seq;
             self.context.print_line(&event, String::new)?;
         }

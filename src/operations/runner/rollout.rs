@@ -56,7 +56,14 @@ impl Runner {
     async fn lead_to_its_end(&self, id: Uuid) -> Result<RolloutRecord, CatalogError> {
         loop {
             self.environment.lead(id).await;
-            let record = self.environment.catalog.rollout(id).await?;
+            let record = match self.environment.catalog.rollout(id).await {
+                Err(error) if error.is_transient() => {
+                    tracing::debug!(error = %chain(&error), "the rollout cannot be looked at");
+                    sleep(RETRY).await;
+                    continue;
+                }
+                found => found?,
+            };
             if record.state != RolloutState::Running {
                 return Ok(record);
             }

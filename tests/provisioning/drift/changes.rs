@@ -45,7 +45,10 @@ pub const FILES: &[(&str, &str)] = &[
          alter table boards drop column body;
          alter table boards add column notes text;
          create procedure tidy() language sql as 'delete from cards where done';
-         grant execute on procedure tidy() to tenantry_app;",
+         grant execute on procedure tidy() to tenantry_app;
+         create view titles as select id, title from boards;
+         create operator === (function = texteq, leftarg = text, rightarg = text, restrict = eqsel, hashes);
+         create publication feed for table boards (title, id) where (id > 0) with (publish = 'insert');",
     ),
 ];
 
@@ -283,6 +286,36 @@ pub const CHANGES: &[(&str, &str, &str)] = &[
         "create event trigger watch on ddl_command_end execute function told()",
         "event trigger watch",
         "ddl_command_end",
+    ),
+    (
+        "alter publication feed set table boards (id) where (id > 0)",
+        "publication feed",
+        "+ create publication feed for table public.boards (id) where (id > 0)",
+    ),
+    (
+        "alter publication feed set table boards (id, title) where (id > 1)",
+        "publication feed",
+        "(id, title) where (id > 1)",
+    ),
+    (
+        "alter publication feed set (publish_via_partition_root)",
+        "publication feed",
+        "publish_via_partition_root",
+    ),
+    (
+        "alter view titles alter title set default 'x'",
+        "default of column public.titles.title",
+        "set default 'x'",
+    ),
+    (
+        "alter statistics boards_moods set statistics 100",
+        "statistics public.boards_moods",
+        "target 100",
+    ),
+    (
+        "alter operator === (text, text) set (restrict = none)",
+        "operator public.===(text,text)",
+        "restrict = eqsel",
     ),
     ("create publication news for table cards", "publication news", "public.cards"),
     (

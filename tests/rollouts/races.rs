@@ -1,0 +1,149 @@
+//! Who comes at the wrong moment: an abort beside a worker, a resume beside an abort, two who count failures.
+
+use tenantry::catalog::lock::Claim;
+use tenantry::catalog::operations::{OperationFilter, OperationState};
+use tenantry::catalog::rollouts::RolloutState;
+use tenantry::operations::rollouts::RolloutPlan;
+use tokio_postgres::Client;
+use uuid::Uuid;
+
+use super::{PICKY, complete, kinds, labels, start, versions};
+use crate::harness::{Fleet, eventually};
+
+/// One tenant whose migration is in the queue, in a rollout that nobody leads.
+async fn queued(fleet: &Fleet) -> Uuid {
+    let rollout = start(fleet, &RolloutPlan::default()).await;
+    fleet.environment.advance(rollout.id).await.unwrap();
+    fleet.environment.advance(rollout.id).await.unwrap();
+    rollout.id
+}
+
+async fn operation_states(fleet: &Fleet, batch: Uuid) -> Vec<OperationState> {
+    let filter = OperationFilter { batch: Some(batch), limit: 10, ..OperationFilter::default() };
+    let found = fleet.catalog().operations(&filter).await.unwrap();
+    found.into_iter().map(|(operation, _)| operation.state).collect()
+}
+
+/// Waits until a session of this database waits for a lock.
+async fn somebody_waits(admin: &Client) {
+    let waiting = "select count(*) from pg_stat_activity
+        where datname = current_database() and wait_event_type = 'Lock'";
+    let waits = async || admin.query_one(waiting, &[]).await.unwrap().get::<_, i64>(0) > 0;
+    eventually("somebody waits for a lock", waits).await;
+}
+
+#[tokio::test]
+async fn what_is_under_way_at_an_abort_is_not_tried_again() {
+    let fleet = Fleet::start().await;
+    fleet.create_tenant("acme").await;
+    fleet.add_migration("V2__done.sql", "alter table boards add done boolean;");
+    let id = queued(&fleet).await;
+    let (holder, admin) = (fleet.admin("tenant_acme").await, fleet.admin("tenant_acme").await);
+    holder.batch_execute("begin; lock table boards").await.unwrap();
+    let runner = fleet.runner();
+    let turn = tokio::spawn(async move { runner.run_one(Claim::Batch(id)).await.unwrap() });
+    somebody_waits(&admin).await;
+
+    fleet.catalog().abort_rollout(id, "test").await.unwrap();
+    let end = "select pg_terminate_backend(pid) from pg_stat_activity
+        where datname = current_database() and wait_event_type = 'Lock'";
+    admin.execute(end, &[]).await.unwrap();
+    turn.await.unwrap().expect("it was taken");
+    holder.batch_execute("rollback").await.unwrap();
+
+    assert_eq!(operation_states(&fleet, id).await, [OperationState::Cancelled]);
+    assert_eq!(versions(&fleet, ["acme"]).await, [1]);
+}
+
+#[tokio::test]
+async fn a_resume_beside_an_abort_begins_nothing_again() {
+    let fleet = Fleet::start().await;
+    fleet.create_tenant("acme").await;
+    labels(&fleet);
+    let id = queued(&fleet).await;
+    fleet.environment.pause_rollout(id, "test").await.unwrap();
+    let (aborting, admin) = (fleet.admin("tenantry").await, fleet.admin("tenantry").await);
+    aborting.batch_execute("begin; select from rollouts for update").await.unwrap();
+    let environment = fleet.environment.clone();
+    let resuming = tokio::spawn(async move { environment.resume_rollout(id, "test").await });
+    somebody_waits(&admin).await;
+
+    aborting
+        .batch_execute(
+            "update rollouts set state = 'aborted', finished_at = now();
+             update operations set state = 'cancelled', finished_at = now() where state = 'queued';
+             commit",
+        )
+        .await
+        .unwrap();
+    let resumed = resuming.await.unwrap();
+
+    assert!(resumed.unwrap_err().to_string().contains("aborted"));
+    assert_eq!(operation_states(&fleet, id).await, [OperationState::Cancelled]);
+}
+
+#[tokio::test]
+async fn a_failure_is_told_once_however_many_look() {
+    let fleet = Fleet::start().await;
+    fleet.create_tenant("acme").await;
+    labels(&fleet);
+    let id = queued(&fleet).await;
+    let (failing, admin) = (fleet.admin("tenantry").await, fleet.admin("tenantry").await);
+    failing.batch_execute("begin; select from rollouts for update").await.unwrap();
+    let catalog = fleet.catalog().clone();
+    let looking = tokio::spawn(async move { catalog.guard_rollout(id).await });
+    somebody_waits(&admin).await;
+
+    failing
+        .batch_execute(
+            "update operations set state = 'failed', finished_at = clock_timestamp()
+             where state = 'queued';
+             commit",
+        )
+        .await
+        .unwrap();
+    looking.await.unwrap().unwrap();
+    fleet.catalog().guard_rollout(id).await.unwrap();
+
+    let told = kinds(&fleet, id).await;
+    assert_eq!(told.iter().filter(|kind| *kind == "tenant_failed").count(), 1, "{told:?}");
+}
+
+#[tokio::test]
+async fn whoever_fails_is_known_to_have_the_files_before() {
+    let fleet = Fleet::start().await;
+    fleet.create_tenant_with("acme", true).await;
+    labels(&fleet);
+    fleet.add_migration("V3__picky.sql", PICKY);
+
+    let rollout = start(&fleet, &RolloutPlan::default()).await;
+    let ended = complete(&fleet, &rollout).await;
+
+    assert_eq!(ended.state, RolloutState::Failed);
+    assert_eq!(versions(&fleet, ["acme"]).await, [2]);
+}
+
+#[tokio::test]
+async fn a_catalog_that_is_away_for_a_moment_ends_no_rollout() {
+    let fleet = Fleet::start().await;
+    fleet.create_tenant("acme").await;
+    labels(&fleet);
+    let rollout = start(&fleet, &RolloutPlan::default()).await;
+    let _leader = fleet.catalog().try_chore("rollout").await.unwrap().unwrap();
+    let (runner, id) = (fleet.runner(), rollout.id);
+    let running = tokio::spawn(async move { runner.complete_rollout(id, 1).await });
+    let admin = fleet.admin("postgres").await;
+    let looks = "select count(*) from pg_stat_activity where query like '-- rollouts::by_id%'";
+    let looked = async || admin.query_one(looks, &[]).await.unwrap().get::<_, i64>(0) > 0;
+    eventually("it looks whether somebody leads", looked).await;
+
+    admin.batch_execute("alter database tenantry allow_connections false").await.unwrap();
+    let end = "select pg_terminate_backend(pid) from pg_stat_activity where datname = 'tenantry'";
+    admin.query(end, &[]).await.unwrap();
+    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+    admin.batch_execute("alter database tenantry allow_connections true").await.unwrap();
+
+    let ended = running.await.unwrap().unwrap();
+    assert_eq!(ended.state, RolloutState::Succeeded);
+    assert_eq!(versions(&fleet, ["acme"]).await, [2]);
+}
