@@ -1,0 +1,220 @@
+//! `make bench`: a change of a whole fleet's schema, by the program itself, beside the loop of a shell. Prints
+//! rows of the same table as the other parts. `cargo bench --bench rollouts -- up` measures only that part.
+
+#[path = "../tests/harness/mod.rs"]
+#[expect(dead_code, reason = "the tests use the rest")]
+mod harness;
+
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use harness::{Fleet, Options, product, slug};
+use tenantry::embedded::PostgresSettings;
+use tenantry::router::TenantRouter;
+use tenantry::tenant::TenantSlug;
+use tenantry_provisioning::ServerUrl;
+use tokio::task::JoinSet;
+
+const TENANTS: usize = 1000;
+/// How many of them are written to while they are migrated, and by how many clients.
+const BUSY: usize = 200;
+const CLIENTS: usize = 8;
+
+#[tokio::main]
+async fn main() {
+    println!("{:<70} {:>12} {:>12} {:>8}  bar", "what", "tenantry", "peer", "ratio");
+    let parts: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with('-')).collect();
+    let wanted = |part: &str| parts.is_empty() || parts.iter().any(|wanted| wanted == part);
+    if wanted("history") {
+        history().await;
+    }
+    if wanted("up") {
+        let fleet = start().await;
+        let slugs: Vec<_> = (0..TENANTS).map(|number| slug(&format!("t{number}"))).collect();
+        for tenant in &slugs {
+            fleet.create_tenant_with(tenant.as_str(), true).await;
+        }
+        verify(&fleet);
+        up(&fleet, &slugs).await;
+        nothing_to_do(&fleet).await;
+        under_load(&fleet, &slugs[..BUSY]).await;
+    }
+}
+
+async fn start() -> Fleet {
+    let mut postgres = PostgresSettings::scratch();
+    postgres.durable = true;
+    postgres.max_connections = 200;
+    Fleet::start_with(Options { spares: 0, template: true, postgres }).await
+}
+
+/// A tenant of a product that is some years old, beside its files run one by one.
+async fn history() {
+    const ROUNDS: usize = 5;
+    let fleet = start().await;
+    let files = product::files();
+    for (name, sql) in &files {
+        fleet.add_migration(name, sql);
+    }
+    std::fs::remove_file(fleet.migrations.path().join("V1__boards.sql")).expect("the sample's file");
+    fleet.environment.reload_migrations().await.expect("the files are good");
+    fleet.create_tenant("first").await;
+    let (mut clones, mut loops) = (Vec::new(), Vec::new());
+    let folder = fleet.migrations.path().display();
+    for round in 0..ROUNDS {
+        let started = Instant::now();
+        fleet.create_tenant(&format!("clone{round}")).await;
+        clones.push(started.elapsed());
+        loops.push(shell(
+            &fleet,
+            &format!(
+                "createdb peer{round}
+                 for file in $(cd {folder}; ls V*.sql | sort -V; ls R*.sql); do
+                     psql -qX -v ON_ERROR_STOP=1 -d peer{round} -f {folder}/$file
+                 done"
+            ),
+        ));
+    }
+    let what = format!("a tenant of {} files / createdb and psql -f of each", files.len());
+    row(&what, middle(clones), middle(loops), "<= 0.05");
+}
+
+/// Every tenant compared with what its files make.
+fn verify(fleet: &Fleet) {
+    let time = tenantry(fleet, &["migrate", "verify"]);
+    let rate = TENANTS as f64 / time.as_secs_f64();
+    println!("{:<70} {rate:>10.0}/s {:>12} {:>8}  (rate)", "verify 1,000 tenants", "", "");
+}
+
+/// One added column on all of them.
+async fn up(fleet: &Fleet, slugs: &[TenantSlug]) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (file, names) = (folder.path().join("column.sql"), folder.path().join("names"));
+    std::fs::write(&file, "alter table cards add column peer text;").expect("a file");
+    let databases: Vec<_> = slugs.iter().map(|slug| format!("tenant_{slug}\n")).collect();
+    std::fs::write(&names, databases.concat()).expect("a file");
+    let loops = format!(
+        "xargs -P 4 -I{{}} psql -qX -v ON_ERROR_STOP=1 -d {{}} -f {} < {}",
+        file.display(),
+        names.display()
+    );
+    let peer = shell(fleet, &loops);
+
+    fleet.add_migration("V2__due.sql", "alter table cards add column due date;");
+    let ours = tenantry(fleet, &["migrate", "up", "--concurrency", "4"]);
+    assert_eq!(at(fleet, 2).await, slugs.len(), "every tenant is recorded");
+    row("migrate 1,000 tenants / xargs -P 4 psql", ours, peer, "<= 0.5");
+}
+
+async fn nothing_to_do(fleet: &Fleet) {
+    let before = sessions(fleet).await;
+    let time = tenantry(fleet, &["migrate", "up"]);
+    let opened = sessions(fleet).await - before;
+    figure("migrate 1,000 tenants, nothing to do", &format!("{time:.0?}"), "< 1 s");
+    figure("  connections to their databases", &opened.to_string(), "0");
+}
+
+/// A column and an index that is built concurrently, while clients write all the time.
+async fn under_load(fleet: &Fleet, slugs: &[TenantSlug]) {
+    fleet.add_migration("V3__done_at.sql", "alter table cards add column done_at timestamptz;");
+    fleet.add_migration(
+        "V4__titles.sql",
+        "-- tenantry: no-transaction\ncreate index concurrently cards_titles on cards (title);",
+    );
+    let router = fleet.router();
+    let running = Arc::new(AtomicBool::new(true));
+    let (written, failed) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicU32::new(0)));
+    let mut clients = JoinSet::new();
+    for client in 0..CLIENTS {
+        let (router, running) = (router.clone(), Arc::clone(&running));
+        let (written, failed) = (Arc::clone(&written), Arc::clone(&failed));
+        let slugs: Vec<_> = slugs.iter().skip(client).step_by(CLIENTS).cloned().collect();
+        clients.spawn(async move {
+            for slug in slugs.iter().cycle() {
+                if !running.load(Ordering::Relaxed) {
+                    return;
+                }
+                match write(&router, slug).await {
+                    Ok(()) => written.fetch_add(1, Ordering::Relaxed),
+                    Err(_) => failed.fetch_add(1, Ordering::Relaxed),
+                };
+            }
+        });
+    }
+    let mut arguments = vec!["migrate", "up", "--concurrency", "4"];
+    arguments.extend(slugs.iter().flat_map(|slug| ["--tenant", slug.as_str()]));
+    let time = tenantry(fleet, &arguments);
+    running.store(false, Ordering::Relaxed);
+    clients.join_all().await;
+    assert_eq!(at(fleet, 4).await, slugs.len(), "every tenant is recorded");
+    let (written, failed) = (written.load(Ordering::Relaxed), failed.load(Ordering::Relaxed));
+    figure(
+        &format!("failed of {written} writes while 200 tenants get a column and an index"),
+        &failed.to_string(),
+        &format!("0 (took {time:.1?})"),
+    );
+}
+
+async fn write(router: &TenantRouter, slug: &TenantSlug) -> Result<(), Box<dyn std::error::Error>> {
+    let sql = "insert into cards (board_id, title) select min(id), 'while it changes' from boards";
+    let connection = router.connection(slug).await?;
+    connection.execute(sql, &[]).await?;
+    Ok(())
+}
+
+/// How many tenants have a version, by the catalog.
+async fn at(fleet: &Fleet, version: i64) -> usize {
+    let session = fleet.admin("tenantry").await;
+    let sql = "select count(*) from tenants where schema_version = $1";
+    let row = session.query_one(sql, &[&version]).await.expect("the catalog answers");
+    usize::try_from(row.get::<_, i64>(0)).expect("it is positive")
+}
+
+/// Sessions that there ever were on the tenants' databases.
+async fn sessions(fleet: &Fleet) -> i64 {
+    // A backend that has ended may tell a moment later.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let session = fleet.admin("postgres").await;
+    let sql = "select sum(sessions)::bigint from pg_stat_database where datname like 'tenant\\_t%'";
+    session.query_one(sql, &[]).await.expect("the server answers").get(0)
+}
+
+/// Runs the program and returns how long it took.
+fn tenantry(fleet: &Fleet, arguments: &[&str]) -> Duration {
+    let started = Instant::now();
+    let mut command = harness::process::command(fleet);
+    let command = command.env("TENANTRY_WARM_SPARES", "0").args(arguments);
+    let status = command.stdout(Stdio::null()).stderr(Stdio::null()).status();
+    let time = started.elapsed();
+    assert!(status.expect("the program runs").success(), "{arguments:?}");
+    time
+}
+
+/// Runs a command line with PostgreSQL's own tools and returns how long it took.
+fn shell(fleet: &Fleet, line: &str) -> Duration {
+    let url = ServerUrl::parse(&fleet.postgres.url()).expect("our own URL");
+    let path = format!("{}:/usr/bin:/bin", fleet.postgres.bin_dir().display());
+    let started = Instant::now();
+    let mut command = Command::new("bash");
+    let command = command.args(["-ec", line]).env("PATH", path).envs(url.libpq_env());
+    let status = command.stdout(Stdio::null()).status().expect("bash runs");
+    assert!(status.success(), "{line}");
+    started.elapsed()
+}
+
+fn middle(mut times: Vec<Duration>) -> Duration {
+    times.sort();
+    times[times.len() / 2]
+}
+
+fn row(what: &str, ours: Duration, peer: Duration, bar: &str) {
+    let ratio = ours.as_secs_f64() / peer.as_secs_f64();
+    let (ours, peer) = (format!("{ours:.1?}"), format!("{peer:.1?}"));
+    println!("{what:<70} {ours:>12} {peer:>12} {ratio:>8.3}  {bar}");
+}
+
+fn figure(what: &str, figure: &str, bar: &str) {
+    println!("{what:<70} {figure:>12} {:>12} {:>8}  {bar}", "", "");
+}
