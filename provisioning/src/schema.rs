@@ -30,6 +30,7 @@ mod error;
 mod fingerprint;
 mod history;
 mod journal;
+mod risk;
 mod run;
 mod session;
 mod set;
@@ -41,6 +42,7 @@ pub use drift::{Reading, read_schema, reference_schema};
 pub use dry_run::{DryRun, dry_run};
 pub use error::SchemaError;
 pub use fingerprint::{Difference, Schema};
+pub use risk::{Effect, FileEffects, Labour, Risk, Rule, TableLock};
 pub use set::{MigrationFile, MigrationSet, RepeatableFile};
 
 use history::Row;
