@@ -34,6 +34,7 @@ mod risk;
 mod run;
 mod session;
 mod set;
+mod sizes;
 mod statement;
 
 pub use baseline::baseline;
@@ -44,6 +45,7 @@ pub use error::SchemaError;
 pub use fingerprint::{Difference, Schema};
 pub use risk::{Effect, FileEffects, Labour, Risk, Rule, TableLock};
 pub use set::{MigrationFile, MigrationSet, RepeatableFile};
+pub use sizes::{TableSize, database_sizes, table_sizes};
 
 use history::Row;
 use run::{Run, Script};

@@ -99,7 +99,9 @@ pub struct Risk {
 pub struct FileEffects {
     /// Its version; 0 for a repeatable file.
     pub version: i64,
-    /// Its name.
+    /// Its name, without version.
+    pub name: String,
+    /// The name of the file.
     pub file: String,
     /// Whether it runs in one transaction.
     pub in_transaction: bool,
@@ -166,16 +168,16 @@ impl MigrationSet {
             }
             if file.version > above {
                 let (version, in_transaction) = (file.version, file.in_transaction);
-                let file = file.file.clone();
-                files.push(FileEffects { version, file, in_transaction, effects });
+                let (name, file) = (file.name.clone(), file.file.clone());
+                files.push(FileEffects { version, name, file, in_transaction, effects });
             }
         }
         for repeatable in self.repeatables() {
             let in_transaction = repeatable.in_transaction;
             let effects = look(&repeatable.sql, in_transaction, &mut known);
             known.age();
-            let file = repeatable.file.clone();
-            files.push(FileEffects { version: 0, file, in_transaction, effects });
+            let (name, file) = (repeatable.name.clone(), repeatable.file.clone());
+            files.push(FileEffects { version: 0, name, file, in_transaction, effects });
         }
         files
     }
