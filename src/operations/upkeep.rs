@@ -116,16 +116,17 @@ async fn make_template(
     }
     catalog.record_template(server_id, digest, version, false, None).await?;
     let build = DatabaseName::build(build_id(digest));
-    let built = build_from_zero(server, &build, set, environment.limits.migration_timeouts).await?;
+    let applied =
+        build_from_zero(server, &build, set, environment.limits.migration_timeouts).await?;
     server.seal_as_template(&build, &template, digest, version).await?;
-    catalog.record_template(server_id, digest, version, true, Some(&timings(&built))).await?;
+    catalog.record_template(server_id, digest, version, true, Some(&timings(&applied))).await?;
     tracing::info!(version, template = template.as_str(), "template made");
     Ok(())
 }
 
 /// How many milliseconds each file took.
-fn timings(built: &Applied) -> BTreeMap<String, f64> {
-    let files = built.files.iter();
+fn timings(applied: &Applied) -> BTreeMap<String, f64> {
+    let files = applied.files.iter();
     files
         .map(|file| (timing_key(file.version, &file.name), file.elapsed.as_secs_f64() * 1000.0))
         .collect()

@@ -2,6 +2,7 @@
 //! says it reads, and the files that it writes anew.
 
 use futures_util::{StreamExt as _, stream};
+use tenantry::tokio_postgres::error::SqlState;
 use tenantry::tokio_postgres::{AsyncMessage, Client, NoTls};
 use tenantry_provisioning::{FileEffects, Labour, Rule, TableLock};
 use tokio::sync::mpsc;
@@ -13,11 +14,14 @@ use super::subject::migrations;
 const SCHEMA: &str = "
 create table owners (id bigint primary key, name text);
 create table boards (id bigint primary key, owner bigint, title varchar(20) not null, body text, n int,
-    price numeric(10,2), at timestamp(3), label text, key bigint not null);
+    price numeric(10,2), at timestamp(3), label text, key bigint not null,
+    small varchar(10), free timestamp(3));
 insert into owners values (1, 'one');
 insert into boards select i, 1, 'title', 'body', i, 1, now(), 'x', i from generate_series(1, 50) i;
 create index boards_n on boards (n);
 create unique index boards_key on boards (key);
+create index boards_at on boards (at) where at is not null;
+create index boards_small on boards (lower(small));
 create unique index boards_label on boards (label, id);
 alter table boards add constraint body_there check (body is not null);
 alter table boards add constraint n_there check (n is not null) not valid;
@@ -78,7 +82,10 @@ alter table boards alter title type text | boards | ACCESS EXCLUSIVE | none |
 alter table boards alter column label set data type character varying | boards | ACCESS EXCLUSIVE | none |
 alter table boards alter body type varchar | boards | ACCESS EXCLUSIVE | scan | change-type
 alter table boards alter price type numeric(12, 2) | boards | ACCESS EXCLUSIVE | none |
-alter table boards alter at type timestamp without time zone | boards | ACCESS EXCLUSIVE | none |
+alter table boards alter free type timestamp without time zone | boards | ACCESS EXCLUSIVE | none |
+alter table boards alter at type timestamp without time zone | boards | ACCESS EXCLUSIVE | scan | change-type
+alter table boards alter small type text | boards | ACCESS EXCLUSIVE | scan | change-type
+alter table boards alter label type text collate "C" | boards | ACCESS EXCLUSIVE | scan | change-type
 alter table boards alter price type numeric(12, 3) | boards | ACCESS EXCLUSIVE | rewrite | change-type
 alter table boards alter title type varchar(10) | boards | ACCESS EXCLUSIVE | rewrite | change-type
 alter table boards alter n type bigint | boards | ACCESS EXCLUSIVE | rewrite | change-type
@@ -133,6 +140,7 @@ create or replace view titles as select id, name from owners where id > 0 | titl
 alter view titles rename to names | titles | ACCESS EXCLUSIVE | none | rename
 # Rows.
 update boards set n = 0 | boards | ROW EXCLUSIVE | update | backfill
+with gone as (delete from boards returning id) insert into owners select -id from gone | boards | ROW EXCLUSIVE | update | backfill
 delete from boards where n = 0 | boards | ROW EXCLUSIVE | update | backfill
 insert into boards select * from boards where false | boards | ROW EXCLUSIVE | none |
 alter table boards add m int; update boards set m = n | boards | ACCESS EXCLUSIVE | update | backfill lock-held
@@ -200,7 +208,7 @@ async fn what_the_server_refuses_in_a_transaction_is_told() {
 
         assert!(inside.contains(&Rule::InTransaction), "{sql}: {inside:?}");
         assert!(!outside.contains(&Rule::InTransaction), "{sql}: {outside:?}");
-        assert_eq!(error.code().map(|code| code.code()), Some("25001"), "{sql}");
+        assert_eq!(error.code().map(SqlState::code), Some("25001"), "{sql}");
     }
 }
 

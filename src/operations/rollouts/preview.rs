@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use futures_util::{StreamExt as _, stream};
 use serde::Serialize;
 use tenantry_provisioning::{
-    DatabaseName, Effect, FileEffects, Labour, TableSize, database_sizes, table_sizes,
+    DatabaseName, Effect, FileEffects, Labour, TableLock, TableSize, database_sizes, table_sizes,
 };
 use utoipa::ToSchema;
 use uuid::Uuid;
@@ -314,7 +314,7 @@ impl Sizes {
             line: effect.line,
             statement: effect.statement.clone(),
             table: effect.table.clone(),
-            lock: effect.lock.map(|lock| lock.as_str()),
+            lock: effect.lock.map(TableLock::as_str),
             labour: effect.labour.as_str(),
             size: size.cloned(),
             risks: risks.collect(),

@@ -71,19 +71,19 @@ impl Known {
     }
 
     /// A new table keeps being new under another name.
-    pub(super) fn renamed(&mut self, from: &str, to: String) {
+    pub(super) fn renamed(&mut self, from: &str, to: &str) {
         if self.new.remove(from) {
-            self.new.insert(to.clone());
+            self.new.insert(to.to_owned());
         }
         let of_table = |(table, column): &(String, String)| {
-            (table == from).then(|| (to.clone(), column.clone()))
+            (table == from).then(|| (to.to_owned(), column.clone()))
         };
         rekey(&mut self.columns, of_table);
         rekey(&mut self.constraints, of_table);
         let checked = std::mem::take(&mut self.checked);
         self.checked = checked.into_iter().map(|key| of_table(&key).unwrap_or(key)).collect();
         for (table, _) in self.indexes.values_mut().filter(|(table, _)| table == from) {
-            table.clone_from(&to);
+            to.clone_into(table);
         }
     }
 

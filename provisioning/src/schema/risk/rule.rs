@@ -156,9 +156,10 @@ impl Rule {
             Self::ChangeType => {
                 "the table and its indexes are rewritten, or read where only a check is checked again, while nobody reads or writes it"
             }
-            Self::SetNotNull => "every row is read while nobody reads or writes the table",
             Self::AddForeignKey => "nobody writes to either table while every row is looked up",
-            Self::AddCheck => "every row is read while nobody reads or writes the table",
+            Self::SetNotNull | Self::AddCheck => {
+                "every row is read while nobody reads or writes the table"
+            }
             Self::AddUnique => "an index is built while nobody reads or writes the table",
             Self::ValidatedTogether => {
                 "the lock of the statement that added the constraint is held while every row is read"

@@ -21,6 +21,7 @@ const DEEDS: &[&str] = &[
 impl Look<'_> {
     pub(super) fn look_at(&mut self, statement: &Stmt) {
         self.look_for_new_values(statement.syntax());
+        self.look_inside(statement);
         match statement {
             Stmt::AlterTable(it) => self.alter_table(it),
             Stmt::CreateTable(it) => self.create_table(it),
@@ -61,12 +62,23 @@ impl Look<'_> {
             Stmt::CreateType(it) => {
                 self.known.enums.extend(name(it.type_name()));
             }
-            Stmt::CreateDomain(it) => {
-                if it.domain_qualifiers().any(|one| is_constraint(one.syntax())) {
-                    self.known.domains.extend(name(it.domain()));
-                }
+            Stmt::CreateDomain(it)
+                if it.domain_qualifiers().any(|one| is_constraint(one.syntax())) =>
+            {
+                self.known.domains.extend(name(it.domain()));
             }
             Stmt::CreateFunction(it) => self.create_function(it),
+            Stmt::AlterFunction(it) => {
+                self.known.steady.retain(|known| !words(it.syntax()).contains(known));
+            }
+            Stmt::AlterDomain(it) => self.alter_domain(it.syntax()),
+            other => self.look_at_rows(other),
+        }
+    }
+
+    /// What is about rows, maintenance, code and transactions.
+    fn look_at_rows(&mut self, statement: &Stmt) {
+        match statement {
             Stmt::Truncate(it) => {
                 let rules = cascading(it.syntax(), &[Rule::Truncate, Rule::DropCascade]);
                 let tables =
@@ -98,6 +110,7 @@ impl Look<'_> {
             Stmt::Cluster(it) => self.cluster(it),
             Stmt::Vacuum(it) => self.vacuum(it),
             Stmt::Do(it) => self.code(it.syntax()),
+            Stmt::Call(_) => self.note(None, None, Labour::Nothing, &[Rule::Code]),
             Stmt::AlterSystem(_)
             | Stmt::CreateDatabase(_)
             | Stmt::DropDatabase(_)
@@ -114,7 +127,45 @@ impl Look<'_> {
             Stmt::DropSchema(it) if has(it.syntax(), SyntaxKind::CASCADE_KW) => {
                 self.note(None, WHOLE, Labour::Nothing, &[Rule::DropTable, Rule::DropCascade]);
             }
+            Stmt::DropType(_)
+            | Stmt::DropDomain(_)
+            | Stmt::DropFunction(_)
+            | Stmt::DropExtension(_)
+            | Stmt::DropSequence(_)
+            | Stmt::DropOwned(_)
+                if has(statement.syntax(), SyntaxKind::CASCADE_KW) =>
+            {
+                self.note(None, WHOLE, Labour::Nothing, &[Rule::DropCascade]);
+            }
             _ => {}
+        }
+    }
+
+    /// Rows that are changed inside of another statement: `with gone as (delete …) insert …`.
+    fn look_inside(&mut self, statement: &Stmt) {
+        let node = statement.syntax();
+        if !matches!(
+            statement,
+            Stmt::Select(_) | Stmt::Insert(_) | Stmt::Update(_) | Stmt::Delete(_) | Stmt::Merge(_)
+        ) {
+            return;
+        }
+        let updates = below::<ast::Update>(node).filter(|inner| inner.syntax() != node);
+        for table in updates.map(|update| name(update.relation_name())) {
+            self.change(table);
+        }
+        let deletes = below::<ast::Delete>(node).filter(|inner| inner.syntax() != node);
+        for table in deletes.map(|delete| name(delete.relation_name())) {
+            self.change(table);
+        }
+    }
+
+    /// A new condition on a domain is checked in every table that has a column of it.
+    fn alter_domain(&mut self, node: &SyntaxNode) {
+        let adds = has(node, SyntaxKind::ADD_KW) || has(node, SyntaxKind::SET_KW);
+        if adds && is_constraint(node) && !has(node, SyntaxKind::VALID_KW) {
+            let lock = Some(TableLock::Share);
+            self.note(None, lock, Labour::Scan, &[Rule::AddCheck]);
         }
     }
 
@@ -195,6 +246,15 @@ impl Look<'_> {
             let columns = statement.partition_item_list().map(|list| listed(list.syntax()));
             self.known.has_index(index, table.clone(), columns.unwrap_or_default());
         }
+        // Indexes with conditions or expressions are built anew when a column's type changes, whatever it is.
+        let list = statement.partition_item_list().map(|list| words(list.syntax()));
+        let list = list.unwrap_or_default();
+        if let Some(table) = &table
+            && (statement.where_clause().is_some()
+                || list.iter().filter(|word| *word == "(").count() > 1)
+        {
+            self.known.check(table, words(statement.syntax()).iter().map(|word| identifier(word)));
+        }
         if has(statement.syntax(), SyntaxKind::CONCURRENTLY_KW) {
             let rules = self.refused();
             self.note(table, QUIET, Labour::Scan, rules);
@@ -255,10 +315,10 @@ impl Look<'_> {
     fn alter_type(&mut self, statement: &ast::AlterType) {
         let ty = name(statement.type_name_ref()).unwrap_or_default();
         match statement.action() {
-            Some(ast::AlterTypeAction::AddValue(added)) if self.in_transaction => {
-                if !self.known.enums.contains(&ty) {
-                    self.known.values.extend(added.literal().map(|value| text_of(value.syntax())));
-                }
+            Some(ast::AlterTypeAction::AddValue(added))
+                if self.in_transaction && !self.known.enums.contains(&ty) =>
+            {
+                self.known.values.extend(added.literal().map(|value| text_of(value.syntax())));
             }
             Some(
                 ast::AlterTypeAction::RenameAttribute(_)
@@ -286,10 +346,12 @@ impl Look<'_> {
     fn create_function(&mut self, statement: &ast::CreateFunction) {
         let node = statement.syntax();
         let steady = has(node, SyntaxKind::IMMUTABLE_KW) || has(node, SyntaxKind::STABLE_KW);
-        if let Some(function) = name(below::<ast::Path>(node).next())
-            && steady
-        {
-            self.known.steady.insert(function);
+        if let Some(function) = name(below::<ast::Path>(node).next()) {
+            if steady {
+                self.known.steady.insert(function);
+            } else {
+                self.known.steady.remove(&function);
+            }
         }
     }
 

@@ -24,7 +24,7 @@ impl Look<'_> {
         if let [Action::TableRenameTo(to)] = actions.as_slice() {
             self.note(Some(table.clone()), WHOLE, Labour::Nothing, &[Rule::Rename]);
             if let Some(to) = name(to.table_name()) {
-                self.known.renamed(&table, to);
+                self.known.renamed(&table, &to);
             }
             return;
         }
@@ -57,11 +57,8 @@ impl Look<'_> {
                 if let Some(constraint) = name(dropped.constraint_name_ref()) {
                     self.known.unconstrain(table, &constraint);
                 }
-                (
-                    WHOLE,
-                    Labour::Nothing,
-                    &cascading(dropped.syntax(), &[Rule::DropColumn, Rule::DropCascade])[1..],
-                )
+                let cascades = has(dropped.syntax(), SyntaxKind::CASCADE_KW);
+                (WHOLE, Labour::Nothing, if cascades { &[Rule::DropCascade] } else { &[] })
             }
             Action::AttachPartition(attached) => {
                 let partition = name(attached.table_name_ref());
@@ -241,10 +238,12 @@ impl Look<'_> {
         let (lock, labour, rules): (_, _, &[Rule]) = match column.option() {
             Some(AlterColumnOption::SetType(change)) => {
                 let new = change.ty().map(|ty| text(ty.syntax())).unwrap_or_default();
-                let is_checked = self.known.is_checked(table, &own);
+                // Its indexes are built anew in another order.
+                let is_checked = self.known.is_checked(table, &own) || change.collate().is_some();
                 let stays =
                     self.known.type_of(table, &own).is_some_and(|old| keeps_rows(old, &new))
-                        && change.using_expr().is_none();
+                        && change.using_expr().is_none()
+                        && change.collate().is_none();
                 self.known.has_column(table, own, new);
                 if stays && !is_checked {
                     (WHOLE, Labour::Nothing, &[])
@@ -287,8 +286,8 @@ impl Look<'_> {
     }
 }
 
-/// All of two rules where it cascades, the first one otherwise.
-pub(super) fn cascading(node: &SyntaxNode, rules: &'static [Rule; 2]) -> &'static [Rule] {
+/// All of the rules where it cascades, the first one otherwise.
+pub(super) fn cascading(node: &SyntaxNode, rules: &'static [Rule]) -> &'static [Rule] {
     if has(node, SyntaxKind::CASCADE_KW) { rules } else { &rules[..1] }
 }
 

@@ -76,8 +76,9 @@ pub(super) fn keeps_rows(old: &str, new: &str) -> bool {
         (Some(before), Some(after)) => before <= after,
     };
     match (from.as_str(), to.as_str()) {
-        ("varchar", "varchar") | ("varbit", "varbit") => longer,
-        ("timestamp", "timestamp") | ("timestamptz", "timestamptz") | ("time", "time") => longer,
+        ("varchar" | "varbit" | "timestamp" | "timestamptz" | "time", same) if from == same => {
+            longer
+        }
         ("numeric", "numeric") => {
             longer
                 && (after.is_empty() || before.get(1).unwrap_or(&0) == after.get(1).unwrap_or(&0))
