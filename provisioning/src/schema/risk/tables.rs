@@ -238,12 +238,11 @@ impl Look<'_> {
         let (lock, labour, rules): (_, _, &[Rule]) = match column.option() {
             Some(AlterColumnOption::SetType(change)) => {
                 let new = change.ty().map(|ty| text(ty.syntax())).unwrap_or_default();
-                // Its indexes are built anew in another order.
+                // Indexes in another order are built anew.
                 let is_checked = self.known.is_checked(table, &own) || change.collate().is_some();
+                let old = self.known.type_of(table, &own);
                 let stays =
-                    self.known.type_of(table, &own).is_some_and(|old| keeps_rows(old, &new))
-                        && change.using_expr().is_none()
-                        && change.collate().is_none();
+                    old.is_some_and(|old| keeps_rows(old, &new)) && change.using_expr().is_none();
                 self.known.has_column(table, own, new);
                 if stays && !is_checked {
                     (WHOLE, Labour::Nothing, &[])
