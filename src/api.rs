@@ -38,6 +38,7 @@ mod layers;
 mod members;
 mod migrations;
 mod operations;
+mod preview;
 mod registrations;
 mod rollouts;
 mod servers;
@@ -170,10 +171,12 @@ fn admin_routes() -> OpenApiRouter<Admin> {
         .routes(routes!(operations::retry))
         .routes(routes!(operations::cancel))
         .routes(routes!(migrations::status, migrations::start))
+        .routes(routes!(preview::plan))
         .routes(routes!(migrations::show))
         .routes(routes!(verification::verify))
         .routes(routes!(verification::baseline))
         .routes(routes!(rollouts::list, rollouts::start))
+        .routes(routes!(preview::dry_run))
         .routes(routes!(rollouts::get))
         .routes(routes!(rollouts::pause))
         .routes(routes!(rollouts::resume))
@@ -265,10 +268,12 @@ mod tests {
             "/api/operations/{id}/cancel",
             "/api/migrations",
             "/api/migrations/{batch}",
+            "/api/migrations/plan",
             "/api/migrations/verify",
             "/api/setup/tenants/{slug}/baseline",
             "/api/rollouts",
             "/api/rollouts/{id}",
+            "/api/rollouts/dry-run",
             "/api/rollouts/{id}/pause",
             "/api/rollouts/{id}/resume",
             "/api/rollouts/{id}/abort",

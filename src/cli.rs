@@ -158,6 +158,8 @@ pub enum Outcome {
     PartlyDone,
     /// A schema is not what the files make.
     Drifted,
+    /// A statement has a risk that nobody has allowed.
+    Risky,
     /// A guard, or somebody, holds the rest.
     Paused,
 }
@@ -251,7 +253,7 @@ impl From<Outcome> for ExitCode {
             Outcome::Done => 0,
             Outcome::Failed => 1,
             Outcome::PartlyDone => 3,
-            Outcome::Drifted | Outcome::Paused => 4,
+            Outcome::Drifted | Outcome::Risky | Outcome::Paused => 4,
         })
     }
 }

@@ -6,6 +6,7 @@ mod isolation;
 mod politeness;
 mod possession;
 mod renaming;
+mod risk;
 mod schema;
 mod server;
 mod sets;

@@ -14,6 +14,7 @@ use uuid::Uuid;
 use crate::harness::{BY, Fleet, limits, slug, store};
 
 mod crash;
+mod preview;
 mod races;
 mod watching;
 

@@ -16,8 +16,9 @@ pub use marker::{Marker, Owner};
 pub use name::{DatabaseName, NameError, RoleName};
 pub use role::{RoleFacts, random_password, scram_verifier};
 pub use schema::{
-    Applied, AppliedFile, Blocker, Difference, DryRun, MigrationFile, MigrationSet,
-    MigrationTimeouts, Reading, RepeatableFile, Schema, SchemaError, apply, baseline,
-    build_from_zero, current_version, dry_run, read_schema, reference_schema,
+    Applied, AppliedFile, Blocker, Difference, DryRun, Effect, FileEffects, Labour, MigrationFile,
+    MigrationSet, MigrationTimeouts, Reading, RepeatableFile, Risk, Rule, Schema, SchemaError,
+    TableLock, TableSize, apply, baseline, build_from_zero, current_version, database_sizes,
+    dry_run, read_schema, reference_schema, table_sizes,
 };
 pub use server::{Connection, PooledClient, Problem, Server, ServerFacts, ServerUrl, TlsConnector};

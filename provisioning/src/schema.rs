@@ -30,9 +30,11 @@ mod error;
 mod fingerprint;
 mod history;
 mod journal;
+mod risk;
 mod run;
 mod session;
 mod set;
+mod sizes;
 mod statement;
 
 pub use baseline::baseline;
@@ -41,7 +43,9 @@ pub use drift::{Reading, read_schema, reference_schema};
 pub use dry_run::{DryRun, dry_run};
 pub use error::SchemaError;
 pub use fingerprint::{Difference, Schema};
+pub use risk::{Effect, FileEffects, Labour, Risk, Rule, TableLock};
 pub use set::{MigrationFile, MigrationSet, RepeatableFile};
+pub use sizes::{TableSize, database_sizes, table_sizes};
 
 use history::Row;
 use run::{Run, Script};

@@ -2,9 +2,11 @@
 //! that a restore replaced. Each row names what may exist on a server before it is made there, so that
 //! nothing on a server is ever without an owner.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use tenantry_provisioning::DatabaseName;
+use tokio_postgres::types::Json;
 use uuid::Uuid;
 
 use super::{Catalog, CatalogError, TenantLock, execute, maybe, rows};
@@ -36,7 +38,7 @@ pub struct Retained {
 }
 
 /// A template database, ready or being made.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Template {
     /// The set of migration files that it holds.
     pub digest: String,
@@ -44,6 +46,8 @@ pub struct Template {
     pub version: i64,
     /// Whether it is complete.
     pub ready: bool,
+    /// How many milliseconds each file took, by its name; empty where nobody knows.
+    pub timings: BTreeMap<String, f64>,
 }
 
 impl Catalog {
@@ -53,31 +57,42 @@ impl Catalog {
         let found = rows(
             &client,
             "-- stock::templates
-             select digest, version, ready from templates where server_id = $1 order by created_at",
+             select digest, version, ready, timings from templates where server_id = $1 order by created_at",
             &[&server],
         )
         .await?;
         Ok(found
             .iter()
-            .map(|row| Template { digest: row.get(0), version: row.get(1), ready: row.get(2) })
+            .map(|row| Template {
+                digest: row.get(0),
+                version: row.get(1),
+                ready: row.get(2),
+                timings: row
+                    .get::<_, Option<Json<BTreeMap<String, f64>>>>(3)
+                    .map(|Json(timings)| timings)
+                    .unwrap_or_default(),
+            })
             .collect())
     }
 
-    /// Writes down a template: about to be made, or complete.
+    /// Writes down a template: about to be made, or complete. Timings that are known stay known.
     pub async fn record_template(
         &self,
         server: Uuid,
         digest: &str,
         version: i64,
         ready: bool,
+        timings: Option<&BTreeMap<String, f64>>,
     ) -> Result<(), CatalogError> {
         let client = self.client().await?;
         execute(
             &client,
             "-- stock::record_template
-             insert into templates (server_id, digest, version, ready) values ($1, $2, $3, $4)
-             on conflict (server_id, digest) do update set ready = excluded.ready",
-            &[&server, &digest, &version, &ready],
+             insert into templates (server_id, digest, version, ready, timings)
+             values ($1, $2, $3, $4, $5)
+             on conflict (server_id, digest) do update
+                 set ready = excluded.ready, timings = coalesce(excluded.timings, templates.timings)",
+            &[&server, &digest, &version, &ready, &timings.map(Json)],
         )
         .await
         .map(drop)

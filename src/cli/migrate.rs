@@ -8,9 +8,11 @@ mod abort;
 mod baseline;
 mod follow;
 mod pause;
+mod plan;
 mod resume;
 mod show;
 mod status;
+mod trial;
 mod up;
 mod verify;
 
@@ -21,6 +23,8 @@ pub(super) use up::{describe_failures, parse_concurrency};
 pub(super) enum Command {
     /// Show how many tenants are at which version, and how the last rollout went
     Status(status::Options),
+    /// Show what `up` would do: files, waves, and statements that lock or rewrite tables in use
+    Plan(plan::Options),
     /// Bring tenants to the newest migration, in waves if you like
     Up(Box<up::Options>),
     /// Show how a rollout goes, or went
@@ -40,6 +44,7 @@ pub(super) enum Command {
 pub(super) async fn run(command: Command, context: &Context) -> Result<Outcome> {
     match command {
         Command::Status(options) => status::run(options, context).await,
+        Command::Plan(options) => plan::run(options, context).await,
         Command::Up(options) => up::run(*options, context).await,
         Command::Show(options) => show::run(options, context).await,
         Command::Pause(options) => pause::run(options, context).await,

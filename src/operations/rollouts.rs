@@ -18,7 +18,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use futures_util::{StreamExt as _, stream};
-use tenantry_provisioning::current_version;
+use tenantry_provisioning::{MigrationSet, current_version};
 use thiserror::Error;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -33,9 +33,15 @@ use crate::catalog::tenants::TenantFilter;
 use crate::tenant::{Tenant, TenantSlug, TenantState};
 
 mod plan;
+mod preview;
+mod trial;
 pub mod webhook;
 
 pub use plan::{Bound, PlanError, RolloutPlan, Selection};
+pub use preview::{
+    Forecast, Preview, PreviewEffect, PreviewFile, PreviewRisk, PreviewSize, PreviewWave,
+};
+pub use trial::{Skipped, Trial, TrialOutcome};
 
 /// How often the leader looks: where nothing but the waves is bounded, and where each end makes room.
 const LOOK: Duration = Duration::from_millis(100);
@@ -95,6 +101,25 @@ impl Environment {
         plan: &RolloutPlan,
         by: &str,
     ) -> Result<Option<RolloutRecord>, RolloutError> {
+        let drawn = self.draw(plan).await?;
+        if drawn.waves.is_empty() {
+            return Ok(None);
+        }
+        let new = NewRollout {
+            id: Uuid::now_v7(),
+            target_version: drawn.target,
+            migrations_digest: drawn.set.digest(),
+            plan: serde_json::to_value(plan).expect("a plan is plain data"),
+            waves: &drawn.waves,
+            max_failures: plan.max_failures.map(|bound| bound.of(drawn.due.len())),
+            backup_first: plan.backup_first,
+            requested_by: by,
+        };
+        Ok(Some(self.catalog.start_rollout(&new).await?))
+    }
+
+    /// What a plan comes to, with the fleet as it is now.
+    async fn draw(&self, plan: &RolloutPlan) -> Result<Drawn, RolloutError> {
         plan.check()?;
         let set = self.migrations();
         let target = plan.target(&set)?;
@@ -109,20 +134,8 @@ impl Environment {
         let due: Vec<&Tenant> =
             fleet.iter().filter(|tenant| !plan.tenants.is_empty() || is_due_in(tenant)).collect();
         let waves = plan.waves(&due, &fleet)?;
-        if waves.is_empty() {
-            return Ok(None);
-        }
-        let new = NewRollout {
-            id: Uuid::now_v7(),
-            target_version: target,
-            migrations_digest: set.digest(),
-            plan: serde_json::to_value(plan).expect("a plan is plain data"),
-            waves: &waves,
-            max_failures: plan.max_failures.map(|bound| bound.of(due.len())),
-            backup_first: plan.backup_first,
-            requested_by: by,
-        };
-        Ok(Some(self.catalog.start_rollout(&new).await?))
+        let due = due.into_iter().cloned().collect();
+        Ok(Drawn { set, held, target, due, waves })
     }
 
     /// Holds a rollout, for whoever asks.
@@ -340,6 +353,17 @@ impl Environment {
         });
         Ok(all)
     }
+}
+
+/// What a plan comes to.
+struct Drawn {
+    /// Every file.
+    set: MigrationSet,
+    /// The files up to the target.
+    held: MigrationSet,
+    target: i64,
+    due: Vec<Tenant>,
+    waves: Vec<(String, Vec<Uuid>)>,
 }
 
 fn refusal(id: Uuid, step: &str, message: String) -> Failure {

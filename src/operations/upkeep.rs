@@ -7,9 +7,12 @@
 //!
 //! Stocking up waits while tenants are being provisioned: a file copy belongs on nobody's path.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use tenantry_provisioning::{DatabaseName, MigrationSet, Proof, Server, Source, build_from_zero};
+use tenantry_provisioning::{
+    Applied, DatabaseName, MigrationSet, Proof, Server, Source, build_from_zero,
+};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -109,15 +112,29 @@ async fn make_template(
     let (catalog, digest, version) = (&environment.catalog, set.digest(), set.target_version());
     let template = DatabaseName::template(digest);
     if server.database(&template).await?.is_some_and(|facts| facts.is_template) {
-        return Ok(catalog.record_template(server_id, digest, version, true).await?);
+        return Ok(catalog.record_template(server_id, digest, version, true, None).await?);
     }
-    catalog.record_template(server_id, digest, version, false).await?;
+    catalog.record_template(server_id, digest, version, false, None).await?;
     let build = DatabaseName::build(build_id(digest));
-    build_from_zero(server, &build, set, environment.limits.migration_timeouts).await?;
+    let applied =
+        build_from_zero(server, &build, set, environment.limits.migration_timeouts).await?;
     server.seal_as_template(&build, &template, digest, version).await?;
-    catalog.record_template(server_id, digest, version, true).await?;
+    catalog.record_template(server_id, digest, version, true, Some(&timings(&applied))).await?;
     tracing::info!(version, template = template.as_str(), "template made");
     Ok(())
+}
+
+/// How many milliseconds each file took.
+fn timings(applied: &Applied) -> BTreeMap<String, f64> {
+    let files = applied.files.iter();
+    files
+        .map(|file| (timing_key(file.version, &file.name), file.elapsed.as_secs_f64() * 1000.0))
+        .collect()
+}
+
+/// A file as the timings of a template name it.
+pub(super) fn timing_key(version: i64, name: &str) -> String {
+    if version == 0 { format!("R__{name}") } else { format!("V{version}") }
 }
 
 /// Drops templates and spares of older migrations, and spares that were never finished.

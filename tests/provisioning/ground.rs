@@ -21,6 +21,10 @@ impl Ground {
         Server::new(ServerUrl::parse(&self.cluster.url()).unwrap(), 4)
     }
 
+    pub fn url(&self) -> String {
+        self.cluster.url()
+    }
+
     /// The server, prepared.
     pub async fn server(&self) -> Server {
         let server = self.bare_server();

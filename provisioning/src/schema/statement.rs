@@ -10,6 +10,9 @@ use squawk_lexer::{LiteralKind, TokenKind, tokenize};
 /// Above a statement: if it was cut, it may simply be run again.
 const MAY_REPEAT: &str = "may-repeat";
 
+/// Above a statement: it may break the rule that follows.
+const ALLOW: &str = "allow";
+
 /// One statement of a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Statement<'a> {
@@ -20,6 +23,8 @@ pub(super) struct Statement<'a> {
     /// Its words and signs.
     tokens: Vec<&'a str>,
     may_repeat: bool,
+    /// The rules that it may break.
+    allowed: Vec<&'a str>,
 }
 
 /// How a statement is run and what is known of it after a crash.
@@ -80,6 +85,11 @@ impl Statement<'_> {
             ("alter", "table") if is_concurrent && self.has("detach") => Manner::Once,
             _ => Manner::Recorded,
         }
+    }
+
+    /// Whether a comment above it says that it may break a rule.
+    pub(super) fn allows(&self, rule: &str) -> bool {
+        self.allowed.contains(&rule)
     }
 
     /// Whether nobody's queries queue up behind it while it waits.
@@ -186,9 +196,11 @@ pub(super) fn copy_from_stdin(sql: &str) -> Option<usize> {
 
 /// Whether some text is a directive to us: `-- tenantry: <word>`.
 pub(super) fn is_directive(line: &str, word: &str) -> bool {
-    let directive =
-        line.trim().strip_prefix("--").and_then(|line| line.trim().strip_prefix("tenantry:"));
-    directive.is_some_and(|directive| directive.trim() == word)
+    directive(line) == Some(word)
+}
+
+fn directive(line: &str) -> Option<&str> {
+    line.trim().strip_prefix("--")?.trim().strip_prefix("tenantry:").map(str::trim)
 }
 
 /// A query in one line with its strings left out, as they may be anything; at most 100 characters.
@@ -223,6 +235,7 @@ struct Cutter<'a> {
     /// Of `begin` and `case`, in the body of a function or procedure.
     blocks: usize,
     may_repeat: bool,
+    allowed: Vec<&'a str>,
 }
 
 impl<'a> Cutter<'a> {
@@ -230,8 +243,13 @@ impl<'a> Cutter<'a> {
         self.parentheses == 0 && self.blocks == 0
     }
 
-    fn comment(&mut self, text: &str) {
-        self.may_repeat |= self.tokens.is_empty() && is_directive(text, MAY_REPEAT);
+    fn comment(&mut self, text: &'a str) {
+        if !self.tokens.is_empty() {
+            return;
+        }
+        self.may_repeat |= is_directive(text, MAY_REPEAT);
+        let allowed = directive(text).and_then(|directive| directive.strip_prefix(ALLOW));
+        self.allowed.extend(allowed.into_iter().flat_map(|rules| rules.split([' ', ','])));
     }
 
     fn push(&mut self, kind: TokenKind, text: &'a str, at: std::ops::Range<usize>, line: usize) {
@@ -265,10 +283,11 @@ impl<'a> Cutter<'a> {
     fn cut(&mut self, sql: &'a str) {
         let tokens = std::mem::take(&mut self.tokens);
         let may_repeat = std::mem::take(&mut self.may_repeat);
+        let allowed = std::mem::take(&mut self.allowed);
         (self.parentheses, self.blocks) = (0, 0);
         if !tokens.is_empty() {
             let (sql, line) = (&sql[self.span.clone()], self.line);
-            self.statements.push(Statement { sql, line, tokens, may_repeat });
+            self.statements.push(Statement { sql, line, tokens, may_repeat, allowed });
         }
     }
 }

@@ -27,6 +27,7 @@ Examples:
   tenantry migrate up --canary acme-corp --canary 2% --bake 10m --wave 25% --wave 100%
   tenantry migrate up --wave tier=shared --wave server=eu-1 --max-failures 1% --per-server 2
   tenantry migrate up --to V17 --backup-first
+  tenantry migrate up --dry-run --canary acme-corp would the files run? Nobody is migrated
   tenantry migrate up --output-format json         one event a line, the rollout at its end last
 
 The files are tried on a new template of every server first: a file that does not run touches no
@@ -35,8 +36,23 @@ counts everybody before it. The next wave begins when the one before has ended, 
 over and its databases answer, unless more tenants have failed than may. Tenants that fail are served
 at their old version; `tenantry migrate resume` takes just them.
 
-Exit status 3 when some tenants failed, 1 when all did, 4 when the rollout was paused.")]
+With --dry-run the files make the template of every server, which stays, and are then run for each tenant
+of the canary (or that is named) in a transaction that is rolled back. It holds their locks until then.
+
+Exit status 3 when some tenants failed or a dry run did, 1 when all did, 4 when the rollout was paused.")]
 pub(in crate::cli) struct Options {
+    #[command(flatten)]
+    who: Who,
+    /// Try the files on a template of every server and on the canary, and migrate nobody
+    #[arg(long)]
+    dry_run: bool,
+    #[command(flatten)]
+    wait: Wait,
+}
+
+/// Whom a rollout takes, and how; the same for `plan`.
+#[derive(Debug, Args)]
+pub(super) struct Who {
     /// Only this tenant; may be repeated
     #[arg(long = "tenant", value_name = "SLUG", value_parser = TenantSlug::parse)]
     tenants: Vec<TenantSlug>,
@@ -64,8 +80,6 @@ pub(in crate::cli) struct Options {
     /// The version to stop at
     #[arg(long, value_name = "VERSION", value_parser = parse_version)]
     to: Option<i64>,
-    #[command(flatten)]
-    wait: Wait,
 }
 
 /// What there is to say when every tenant is where it should be.
@@ -76,23 +90,15 @@ struct Nothing {
 }
 
 pub(super) async fn run(options: Options, context: &Context) -> Result<Outcome> {
-    let concurrency = usize::try_from(options.concurrency.unwrap_or(CONCURRENCY)).unwrap_or(1);
+    let plan = options.who.plan();
+    let concurrency = usize::try_from(plan.concurrency.unwrap_or(CONCURRENCY)).unwrap_or(1);
     let context = &context.with_concurrency(concurrency);
     let environment = context.environment().await?;
-    let plan = RolloutPlan {
-        tenants: options.tenants,
-        canary: options.canary,
-        waves: options.waves,
-        bake_secs: u32::try_from(options.bake.as_secs()).unwrap_or(u32::MAX),
-        max_failures: options.max_failures,
-        concurrency: options.concurrency,
-        per_server: options.per_server,
-        backup_first: options.backup_first,
-        to: options.to,
-    };
+    if options.dry_run {
+        return super::trial::run(&environment, &plan, context).await;
+    }
     let Some(rollout) = environment.start_rollout(&plan, &context.requester()).await? else {
-        let target_version =
-            options.to.unwrap_or_else(|| environment.migrations().target_version());
+        let target_version = plan.to.unwrap_or_else(|| environment.migrations().target_version());
         let nothing = Nothing { status: "nothing_to_do", target_version };
         context.print_line(&nothing, || {
             format!("Nothing to do: every tenant is at version {target_version}.")
@@ -104,6 +110,22 @@ pub(super) async fn run(options: Options, context: &Context) -> Result<Outcome> 
     }
     let follow = Follow { context, environment: &environment, id: rollout.id, concurrency };
     Box::pin(follow.run()).await
+}
+
+impl Who {
+    pub(super) fn plan(self) -> RolloutPlan {
+        RolloutPlan {
+            tenants: self.tenants,
+            canary: self.canary,
+            waves: self.waves,
+            bake_secs: u32::try_from(self.bake.as_secs()).unwrap_or(u32::MAX),
+            max_failures: self.max_failures,
+            concurrency: self.concurrency,
+            per_server: self.per_server,
+            backup_first: self.backup_first,
+            to: self.to,
+        }
+    }
 }
 
 /// Every tenant of a batch that failed, with what went wrong and what to do; empty when none did.
