@@ -49,12 +49,9 @@ pub(super) async fn list(
     caller: Caller,
 ) -> Result<Json<Rollouts>, ApiError> {
     caller.require(Scope::Migrate)?;
-    let catalog = &admin.environment.catalog;
-    let mut rollouts = Vec::new();
-    for record in catalog.rollouts(LISTED).await? {
-        rollouts.push(RolloutDocument::new(&record, &catalog.count_rollout(record.id).await?));
-    }
-    Ok(Json(Rollouts { rollouts }))
+    let found = admin.environment.catalog.rollouts(LISTED).await?;
+    let rollouts = found.iter().map(|(record, counts)| RolloutDocument::new(record, counts));
+    Ok(Json(Rollouts { rollouts: rollouts.collect() }))
 }
 
 /// Starts a rollout; a worker leads it. Without a body, everybody at once. 204 when there is nothing to do.

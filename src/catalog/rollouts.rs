@@ -10,14 +10,16 @@ use tokio_postgres::Row;
 use uuid::Uuid;
 
 use super::operations::Failure;
-use super::{Catalog, CatalogError, execute, maybe, one, rows};
+use super::{Catalog, CatalogError, execute, maybe, one};
 use crate::tenant::TenantSlug;
 
 mod events;
+mod status;
 mod waves;
 
 pub use events::RolloutEvent;
-pub use waves::{Enqueue, FleetStatus};
+pub use status::{FleetStatus, TenantStanding, VersionCount};
+pub use waves::Enqueue;
 
 /// One row: a rollout as the catalog knows it.
 #[derive(Clone, Debug)]
@@ -129,7 +131,7 @@ pub enum ItemState {
 }
 
 /// How many tenants of one wave stand where.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 pub struct WaveCount {
     /// The wave.
     pub wave: i32,
@@ -282,15 +284,6 @@ impl Catalog {
         let row = maybe(&self.client().await?, &sql, &[&id]).await?;
         row.map(|row| RolloutRecord::from_row(&row))
             .ok_or_else(|| CatalogError::Missing { what: "rollout", name: id.to_string() })
-    }
-
-    /// The newest rollouts first.
-    pub async fn rollouts(&self, limit: i64) -> Result<Vec<RolloutRecord>, CatalogError> {
-        let sql = format!(
-            "-- rollouts::list\nselect {COLUMNS} from rollouts order by created_at desc limit $1"
-        );
-        let found = rows(&self.client().await?, &sql, &[&limit]).await?;
-        Ok(found.iter().map(RolloutRecord::from_row).collect())
     }
 
     /// The one that is running or paused.

@@ -249,25 +249,6 @@ impl Catalog {
         Ok(found.iter().map(|row| (row.get(0), row.get(1))).collect())
     }
 
-    /// How many served or suspended tenants are at this version, but have other repeatable files.
-    pub async fn count_outdated_repeatables(
-        &self,
-        version: i64,
-        repeatables: &str,
-    ) -> Result<i64, CatalogError> {
-        let client = self.client().await?;
-        let row = one(
-            &client,
-            "-- tenants::count_outdated_repeatables
-             select count(*) from tenants
-             where state in ('active', 'suspended', 'restoring', 'renaming')
-               and schema_version = $1 and repeatables_digest <> $2",
-            &[&version, &repeatables],
-        )
-        .await?;
-        Ok(row.get(0))
-    }
-
     /// Where a living tenant is served, and with which password; `None` when there is no such tenant, or
     /// only what a deletion has left of it.
     pub async fn place(&self, slug: &TenantSlug) -> Result<Option<Place>, CatalogError> {

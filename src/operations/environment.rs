@@ -13,6 +13,7 @@ use uuid::Uuid;
 
 use super::StepError;
 use super::rollouts::webhook::Webhook;
+use crate::catalog::rollouts::{FleetStatus, TenantStanding};
 use crate::catalog::{Catalog, CatalogError};
 use crate::tenant::settings::SettingsRules;
 
@@ -98,11 +99,15 @@ impl Environment {
         self.migrations.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// How many tenants are at the newest version, but have other repeatable files than these.
-    pub async fn count_outdated(&self) -> Result<i64, CatalogError> {
+    /// Where the fleet stands beside these files; one look at the catalog.
+    pub async fn fleet_status(&self) -> Result<FleetStatus, CatalogError> {
         let set = self.migrations();
-        let digest = set.repeatables_digest().unwrap_or_default();
-        self.catalog.count_outdated_repeatables(set.target_version(), digest).await
+        self.catalog.fleet_status(set.target_version(), set.repeatables_digest()).await
+    }
+
+    /// Where each tenant stands beside these files; one look at the catalog.
+    pub async fn tenant_standings(&self) -> Result<Vec<TenantStanding>, CatalogError> {
+        self.catalog.tenant_standings(self.migrations().repeatables_digest()).await
     }
 
     /// Reads the migrations again: a deploy may have added files.

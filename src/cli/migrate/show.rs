@@ -41,7 +41,7 @@ pub(super) async fn find(catalog: &Catalog, id: Option<Uuid>) -> Result<RolloutR
     if let Some(id) = id {
         return Ok(catalog.rollout(id).await?);
     }
-    let newest = catalog.rollouts(1).await?.pop();
+    let newest = catalog.rollouts(1).await?.pop().map(|(newest, _)| newest);
     let none = || CatalogError::Conflict("there has been no rollout yet".to_owned());
     Ok(newest.ok_or_else(none)?)
 }
