@@ -86,7 +86,10 @@ async fn files_that_do_not_run_stop_before_any_tenant() {
     let server = fleet.catalog().server_by_name("default").await.unwrap();
 
     let error =
-        upkeep::ensure_template(&fleet.environment, server.id).await.unwrap_err().to_string();
+        upkeep::ensure_template(&fleet.environment, server.id, &fleet.environment.migrations())
+            .await
+            .unwrap_err()
+            .to_string();
 
     assert!(error.contains("V2__typo.sql"), "{error}");
     assert!(error.contains("line 3") || error.contains(":3"), "{error}");

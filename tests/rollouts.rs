@@ -14,6 +14,7 @@ use uuid::Uuid;
 use crate::harness::{BY, Fleet, limits, slug, store};
 
 mod crash;
+mod files;
 mod watching;
 
 /// Refused where a board is called Welcome, as in the sample data.

@@ -25,7 +25,7 @@ use super::migrations::reload;
 use crate::catalog::changes::{Change, Subscription};
 use crate::catalog::rollouts::{RolloutEvent, RolloutRecord};
 use crate::catalog::tokens::Scope;
-use crate::operations::rollouts::RolloutPlan;
+use crate::operations::rollouts::{RolloutPlan, changes};
 use crate::problem::Problem;
 
 /// The newest ones that are listed.
@@ -86,7 +86,8 @@ pub(super) async fn get(
     let record = catalog.rollout(id?.0).await?;
     let counts = catalog.count_rollout(record.id).await?;
     let tenants = catalog.rollout_tenants(record.id).await?;
-    Ok(Json(RolloutDetail::new(&record, &counts, tenants)))
+    let changes = changes(&record, &admin.environment.migrations());
+    Ok(Json(RolloutDetail::new(&record, &counts, tenants, changes)))
 }
 
 /// Holds a rollout: what is under way ends, nothing else begins.

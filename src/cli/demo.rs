@@ -185,7 +185,8 @@ impl Actors {
         tokio::fs::write(file, NEW_MIGRATION).await?;
         self.environment.reload_migrations().await?;
         for server in self.environment.catalog.servers().await? {
-            upkeep::ensure_template(&self.environment, server.id).await?;
+            let set = self.environment.migrations();
+            upkeep::ensure_template(&self.environment, server.id, &set).await?;
         }
         let batch = self.environment.migrate_fleet(&[], BY.name).await?;
         self.complete_batch(batch).await?;

@@ -27,7 +27,7 @@ async fn apply_migrations(cx: &StepContext<'_>) -> Result<(), StepError> {
         ));
     }
     let server = cx.environment.server(cx.tenant.server_id).await?;
-    let mut set = cx.environment.migrations();
+    let mut set = cx.migrations();
     if let Work::Migrate { to: Some(ceiling) } = cx.work()? {
         set = set.up_to(ceiling);
     }

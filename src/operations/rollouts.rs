@@ -18,7 +18,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use futures_util::{StreamExt as _, stream};
-use tenantry_provisioning::current_version;
+use tenantry_provisioning::{MigrationSet, current_version};
 use thiserror::Error;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -32,9 +32,11 @@ use crate::catalog::rollouts::{Enqueue, ItemState, NewRollout, RolloutRecord, Ro
 use crate::catalog::tenants::TenantFilter;
 use crate::tenant::{Tenant, TenantSlug, TenantState};
 
+mod files;
 mod plan;
 pub mod webhook;
 
+pub use files::{FileChange, changes, contradiction};
 pub use plan::{Bound, PlanError, RolloutPlan, Selection};
 
 /// How often the leader looks: where nothing but the waves is bounded, and where each end makes room.
@@ -63,11 +65,16 @@ pub enum RolloutError {
 /// Leads whatever rollout is open and tells the webhook, until `shutdown`.
 pub async fn run(environment: Environment, changes: Changes, shutdown: CancellationToken) {
     let mut news = changes.subscribe();
+    let mut abandoned = None;
     let leading = async {
         loop {
             match environment.catalog.open_rollout().await {
                 Ok(Some(open)) if open.state == RolloutState::Running => {
-                    environment.lead(open.id).await;
+                    if open.migrations_digest == environment.migrations().digest() {
+                        environment.lead(open.id).await;
+                    } else {
+                        environment.leave_to_others(&open, &mut abandoned).await;
+                    }
                 }
                 Ok(_) => {}
                 Err(error) => {
@@ -116,6 +123,7 @@ impl Environment {
             id: Uuid::now_v7(),
             target_version: target,
             migrations_digest: set.digest(),
+            files: set.checksums().collect(),
             plan: serde_json::to_value(plan).expect("a plan is plain data"),
             waves: &waves,
             max_failures: plan.max_failures.map(|bound| bound.of(due.len())),
@@ -145,9 +153,18 @@ impl Environment {
         }
     }
 
-    /// Goes on with a rollout: see [`crate::catalog::Catalog::resume_rollout`].
+    /// Goes on with a rollout, with the files that it began with: see [`crate::catalog::Catalog::resume_rollout`].
     pub async fn resume_rollout(&self, id: Uuid, by: &str) -> Result<RolloutRecord, CatalogError> {
-        self.catalog.resume_rollout(id, by, self.migrations().digest()).await
+        let found = self.catalog.rollout(id).await?;
+        match contradiction(&found, &self.migrations()) {
+            Some(Failure { message, remedy, .. })
+                if matches!(found.state, RolloutState::Paused | RolloutState::Failed) =>
+            {
+                let remedy = remedy.unwrap_or_default();
+                Err(CatalogError::Conflict(format!("{message}; {remedy}")))
+            }
+            _ => self.catalog.resume_rollout(id, by).await,
+        }
     }
 
     /// Leads a rollout until it no longer runs, unless somebody else does. Returns at once then.
@@ -188,7 +205,7 @@ impl Environment {
             return Ok(record);
         }
         if record.begun_at.is_none() {
-            self.prepare(&record).await?;
+            self.prepare(&record, &set).await?;
             return Ok(self.catalog.rollout(id).await?);
         }
         let plan = RolloutPlan::of(&record)?;
@@ -207,7 +224,8 @@ impl Environment {
     }
 
     /// The templates of every server first: files that do not run end here, and no tenant has seen them.
-    async fn prepare(&self, record: &RolloutRecord) -> Result<(), StepError> {
+    async fn prepare(&self, record: &RolloutRecord, set: &MigrationSet) -> Result<(), StepError> {
+        let set = set.up_to(record.target_version);
         let mut servers = BTreeSet::new();
         let tenants = self.catalog.rollout_tenants(record.id).await?;
         for tenant in self.migratable(&[]).await? {
@@ -216,7 +234,7 @@ impl Environment {
             }
         }
         for server in servers {
-            match upkeep::ensure_template(self, server).await {
+            match upkeep::ensure_template(self, server, &set).await {
                 Ok(()) => {}
                 Err(error @ StepError::Fail(..)) => {
                     let reason = error.to_failure("template");
