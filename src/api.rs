@@ -33,6 +33,7 @@ mod cors;
 pub mod document;
 mod domains;
 mod error;
+mod freeze;
 mod health;
 mod layers;
 mod members;
@@ -170,6 +171,7 @@ fn admin_routes() -> OpenApiRouter<Admin> {
         .routes(routes!(operations::retry))
         .routes(routes!(operations::cancel))
         .routes(routes!(migrations::status, migrations::start))
+        .routes(routes!(freeze::set, freeze::lift))
         .routes(routes!(migrations::show))
         .routes(routes!(verification::verify))
         .routes(routes!(verification::baseline))
@@ -265,6 +267,7 @@ mod tests {
             "/api/operations/{id}/cancel",
             "/api/migrations",
             "/api/migrations/{batch}",
+            "/api/migrations/freeze",
             "/api/migrations/verify",
             "/api/setup/tenants/{slug}/baseline",
             "/api/rollouts",

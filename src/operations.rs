@@ -246,9 +246,9 @@ impl StepContext<'_> {
         Ok(Work::of(self.operation)?)
     }
 
-    /// The migration files to run.
+    /// The migration files to run: those above the version at which the fleet is frozen are held back.
     fn migrations(&self) -> MigrationSet {
-        self.files.clone()
+        self.lock.ceiling().map_or_else(|| self.files.clone(), |ceiling| self.files.up_to(ceiling))
     }
 
     /// What an earlier step wrote down under this key.

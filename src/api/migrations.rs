@@ -65,7 +65,7 @@ pub(super) async fn status(
     let Query(Wanted { detail }) = wanted?;
     let status = admin.environment.fleet_status().await?;
     let tenants = match detail {
-        true => Some(admin.environment.tenant_standings().await?),
+        true => Some(admin.environment.tenant_standings(&status).await?),
         false => None,
     };
     let fleet = FleetDocument::new(&status, tenants);

@@ -24,6 +24,7 @@ pub struct TenantLock {
     tenant: Uuid,
     operation: Uuid,
     token: Uuid,
+    ceiling: Option<i64>,
 }
 
 /// Proof that no other replica does a certain chore now; the chore is free again when this is dropped.
@@ -82,7 +83,7 @@ impl Catalog {
                  leased_by = $3, attempts = o.attempts + 1, started_at = coalesce(o.started_at, now())
              from candidate c
              where o.id = c.id and pg_try_advisory_lock(hashtextextended(c.tenant_id::text, 0))
-             returning o.*",
+             returning o.*, (select version from schema_freeze) as ceiling",
             &[&token, &LEASE.as_secs_f64(), &worker, &operation, &batch, &migrations_digest],
         )
         .await;
@@ -90,9 +91,10 @@ impl Catalog {
         if let Ok(Some(row)) = &row {
             let record = OperationRecord::from_row(row);
             let (tenant, operation) = (record.tenant_id, record.id);
+            let ceiling = row.get("ceiling");
             return Ok(Some((
                 record,
-                TenantLock { session: Some(session), tenant, operation, token },
+                TenantLock { session: Some(session), tenant, operation, token, ceiling },
             )));
         }
         // The lock may have been taken although no row came back: never reuse such a session.
@@ -161,6 +163,12 @@ impl TenantLock {
     #[must_use]
     pub fn operation(&self) -> Uuid {
         self.operation
+    }
+
+    /// How far tenants may be migrated, as it was when the lock was taken.
+    #[must_use]
+    pub fn ceiling(&self) -> Option<i64> {
+        self.ceiling
     }
 
     /// The lease token that writes about the operation must carry.

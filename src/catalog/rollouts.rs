@@ -44,6 +44,8 @@ pub struct RolloutRecord {
     pub waves: Vec<String>,
     /// The wave under way.
     pub wave: i32,
+    /// How far tenants may be migrated at present, by the catalog.
+    pub ceiling: Option<i64>,
     /// More failed tenants than this stop it.
     pub max_failures: Option<i32>,
     /// When the first wave began; none while the templates are being made.
@@ -150,7 +152,8 @@ pub struct WaveCount {
 }
 
 const COLUMNS: &str = "id, target_version, migrations_digest, migration_files, state, plan, waves, wave, max_failures, begun_at, \
-     bake_until, coalesce(bake_until <= now(), false) as baked, reason, requested_by, created_at, finished_at";
+     bake_until, coalesce(bake_until <= now(), false) as baked, reason, requested_by, created_at, finished_at, \
+     (select version from schema_freeze) as ceiling";
 
 impl RolloutState {
     /// The state's name in the catalog and in JSON.
@@ -222,6 +225,7 @@ impl RolloutRecord {
             plan: row.get("plan"),
             waves: row.get("waves"),
             wave: row.get("wave"),
+            ceiling: row.get("ceiling"),
             max_failures: row.get("max_failures"),
             begun_at: row.get("begun_at"),
             bake_until: row.get("bake_until"),

@@ -28,8 +28,14 @@ async fn apply_migrations(cx: &StepContext<'_>) -> Result<(), StepError> {
     }
     let server = cx.environment.server(cx.tenant.server_id).await?;
     let mut set = cx.migrations();
-    if let Work::Migrate { to: Some(ceiling) } = cx.work()? {
-        set = set.up_to(ceiling);
+    if let Work::Migrate { to: Some(to) } = cx.work()? {
+        if let Some(ceiling) = cx.lock.ceiling().filter(|ceiling| *ceiling < to) {
+            return Err(StepError::fail(
+                format!("the fleet is frozen at version {ceiling}, and version {to} is beyond"),
+                "`tenantry migrate unfreeze` lifts that; then retry",
+            ));
+        }
+        set = set.up_to(to);
     }
     let applied =
         apply(&server, &cx.tenant.database, &set, cx.environment.limits.migration_timeouts).await?;

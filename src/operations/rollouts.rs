@@ -104,7 +104,19 @@ impl Environment {
     ) -> Result<Option<RolloutRecord>, RolloutError> {
         plan.check()?;
         let set = self.migrations();
-        let target = plan.target(&set)?;
+        let freeze = self.catalog.freeze().await?;
+        let target = match (&freeze, plan.to) {
+            (Some(freeze), None) => set.up_to(freeze.version).target_version(),
+            _ => plan.target(&set)?,
+        };
+        if let Some(freeze) = freeze.filter(|freeze| freeze.version < target) {
+            return Err(CatalogError::Conflict(format!(
+                "the fleet is frozen at version {}, and version {target} is beyond; `tenantry migrate unfreeze` \
+                 lifts that",
+                freeze.version
+            ))
+            .into());
+        }
         if plan.backup_first {
             self.require_store()?;
         }
@@ -156,15 +168,14 @@ impl Environment {
     /// Goes on with a rollout, with the files that it began with: see [`crate::catalog::Catalog::resume_rollout`].
     pub async fn resume_rollout(&self, id: Uuid, by: &str) -> Result<RolloutRecord, CatalogError> {
         let found = self.catalog.rollout(id).await?;
-        match contradiction(&found, &self.migrations()) {
-            Some(Failure { message, remedy, .. })
-                if matches!(found.state, RolloutState::Paused | RolloutState::Failed) =>
-            {
-                let remedy = remedy.unwrap_or_default();
-                Err(CatalogError::Conflict(format!("{message}; {remedy}")))
-            }
-            _ => self.catalog.resume_rollout(id, by).await,
+        let obstacle = contradiction(&found, &self.migrations()).or_else(|| frozen(&found));
+        if matches!(found.state, RolloutState::Paused | RolloutState::Failed)
+            && let Some(Failure { message, remedy, .. }) = obstacle
+        {
+            let remedy = remedy.unwrap_or_default();
+            return Err(CatalogError::Conflict(format!("{message}; {remedy}")));
         }
+        self.catalog.resume_rollout(id, by).await
     }
 
     /// Leads a rollout until it no longer runs, unless somebody else does. Returns at once then.
@@ -204,13 +215,18 @@ impl Environment {
         if record.state != RolloutState::Running || record.migrations_digest != set.digest() {
             return Ok(record);
         }
+        if let Some(reason) = frozen(&record) {
+            self.catalog.pause_rollout(id, &reason).await?;
+            return Ok(self.catalog.rollout(id).await?);
+        }
         if record.begun_at.is_none() {
             self.prepare(&record, &set).await?;
             return Ok(self.catalog.rollout(id).await?);
         }
         let plan = RolloutPlan::of(&record)?;
         self.catalog.guard_rollout(id).await?;
-        let migrate = Work::Migrate { to: plan.to }.new_operation(Uuid::nil(), "").input;
+        let migrate =
+            Work::Migrate { to: Some(record.target_version) }.new_operation(Uuid::nil(), "").input;
         let enqueue = Enqueue {
             migrate,
             backup: Work::Backup {}.new_operation(Uuid::nil(), "").input,
@@ -366,6 +382,20 @@ fn refusal(id: Uuid, step: &str, message: String) -> Failure {
          again and goes on"
     );
     Failure { step: step.to_owned(), message, remedy: Some(remedy) }
+}
+
+/// Why a rollout must wait that goes beyond the version at which the fleet is frozen.
+fn frozen(record: &RolloutRecord) -> Option<Failure> {
+    let ceiling = record.ceiling.filter(|ceiling| *ceiling < record.target_version)?;
+    let (id, target) = (record.id, record.target_version);
+    let message = format!(
+        "the fleet is frozen at version {ceiling}, and the rollout goes to version {target}"
+    );
+    let remedy = format!(
+        "`tenantry migrate unfreeze`, then `tenantry migrate resume {id}`; or `tenantry migrate abort {id}` gives \
+         it up"
+    );
+    Some(Failure { step: "freeze".to_owned(), message, remedy: Some(remedy) })
 }
 
 /// How long the leader may look away.

@@ -74,7 +74,7 @@ async fn tend_server(environment: &Environment, server_id: Uuid) -> Result<(), S
     else {
         return Ok(());
     };
-    let set = environment.migrations();
+    let set = environment.permitted().await?;
     let server = environment.server(server_id).await?;
     clear_out(environment, server_id, &server, &set).await?;
     make_template(environment, server_id, &server, &set).await?;

@@ -7,6 +7,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::rollout::RolloutDocument;
+use crate::catalog::freeze::Freeze;
 use crate::catalog::rollouts::{FleetStatus, TenantStanding};
 use crate::tenant::TenantSlug;
 
@@ -15,13 +16,16 @@ use crate::tenant::TenantSlug;
 pub struct FleetDocument {
     /// The version that every tenant should be at.
     pub target_version: i64,
+    /// Nobody is migrated further than this, whatever files there are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub freeze: Option<Freeze>,
     /// Tenants at it.
     pub current: i64,
     /// Tenants below it.
     pub behind: i64,
     /// Tenants at it, but with other repeatable files; not among the current ones.
     pub outdated: i64,
-    /// Tenants at a version that these files do not have: somebody newer has migrated them.
+    /// Tenants beyond it: somebody has migrated them with newer files, or before the fleet was frozen.
     pub ahead: i64,
     /// Tenants that failed in the newest rollout, and are served at their old version.
     pub failed: i64,
@@ -88,6 +92,7 @@ impl FleetDocument {
         let standing = |tenant| StandingDocument::new(tenant, fleet.target);
         Self {
             target_version: fleet.target,
+            freeze: fleet.freeze.clone(),
             current: fleet.current(),
             behind: fleet.behind(),
             outdated: fleet.outdated(),

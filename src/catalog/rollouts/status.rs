@@ -12,6 +12,7 @@ use uuid::Uuid;
 use super::super::tenants::slug_of;
 use super::super::{Catalog, CatalogError, one, rows};
 use super::{COLUMNS, RolloutRecord, WaveCount, failure_of};
+use crate::catalog::freeze::Freeze;
 use crate::catalog::operations::Failure;
 use crate::tenant::TenantSlug;
 
@@ -27,6 +28,10 @@ const COUNTED: &str = "left join lateral (
 pub struct FleetStatus {
     /// The version that every tenant should be at.
     pub target: i64,
+    /// Whether the repeatable files count: not where the fleet is held back from the newest file.
+    pub has_repeatables: bool,
+    /// Where the fleet is held back.
+    pub freeze: Option<Freeze>,
     /// How many tenants are at each version, the oldest first.
     pub versions: Vec<VersionCount>,
     /// When the tenant was looked at for drift whose look is the longest ago.
@@ -70,6 +75,14 @@ pub struct TenantStanding {
 }
 
 impl FleetStatus {
+    /// The same for a fleet that is held back from the newest file.
+    #[must_use]
+    pub fn held_at(mut self, target: i64, has_repeatables: bool) -> Self {
+        self.target = target;
+        self.has_repeatables = has_repeatables;
+        self
+    }
+
     /// Tenants below the target.
     #[must_use]
     pub fn behind(&self) -> i64 {
@@ -79,13 +92,13 @@ impl FleetStatus {
     /// Tenants at the target that have other repeatable files than they should.
     #[must_use]
     pub fn outdated(&self) -> i64 {
-        self.sum(Ordering::Equal, |count| count.outdated)
+        if self.has_repeatables { self.sum(Ordering::Equal, |count| count.outdated) } else { 0 }
     }
 
     /// Tenants at the target, and with the repeatable files that they should have.
     #[must_use]
     pub fn current(&self) -> i64 {
-        self.sum(Ordering::Equal, |count| count.tenants - count.outdated)
+        self.sum(Ordering::Equal, |count| count.tenants) - self.outdated()
     }
 
     /// Tenants beyond the target.
@@ -122,7 +135,7 @@ impl Catalog {
     ) -> Result<FleetStatus, CatalogError> {
         let sql = format!(
             "-- rollouts::fleet_status
-             select v.*, r.*, counted.counts from (
+             select v.*, r.*, counted.counts, to_jsonb(f) as freeze from (
                  select jsonb_agg(a order by a.version) as versions, min(a.oldest_check) as oldest_check
                  from (select t.schema_version as version, count(*) as tenants,
                               count(*) filter (where t.repeatables_digest <> $1) as outdated,
@@ -133,13 +146,16 @@ impl Catalog {
                        where t.state in ('active', 'suspended', 'restoring', 'renaming') group by 1) a
              ) v
              left join lateral (select {COLUMNS} from rollouts order by created_at desc limit 1) r on true
-             {COUNTED}"
+             {COUNTED}
+             left join schema_freeze f on true"
         );
         let row = one(&self.client().await?, &sql, &[&repeatables]).await?;
         let versions: Option<Json<Vec<VersionCount>>> = row.get("versions");
         let has_rollout = row.get::<_, Option<Uuid>>("id").is_some();
         Ok(FleetStatus {
             target,
+            has_repeatables: repeatables.is_some(),
+            freeze: row.get::<_, Option<Json<Freeze>>>("freeze").map(|Json(freeze)| freeze),
             versions: versions.map(|Json(versions)| versions).unwrap_or_default(),
             oldest_check: row.get("oldest_check"),
             rollout: has_rollout.then(|| RolloutRecord::from_row(&row)),
@@ -217,6 +233,8 @@ mod tests {
         }
         let fleet = FleetStatus {
             target: 3,
+            has_repeatables: true,
+            freeze: None,
             versions,
             oldest_check: None,
             rollout: None,
@@ -225,5 +243,7 @@ mod tests {
 
         assert_eq!((fleet.behind(), fleet.current(), fleet.ahead()), (6, 30, 2));
         assert_eq!(fleet.outdated(), 10);
+        let held = fleet.held_at(2, false);
+        assert_eq!((held.behind(), held.current(), held.outdated(), held.ahead()), (5, 1, 0, 42));
     }
 }

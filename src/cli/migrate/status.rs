@@ -28,14 +28,14 @@ pub(super) async fn run(options: Options, context: &Context) -> Result<Outcome> 
     let environment = context.environment().await?;
     let status = environment.fleet_status().await?;
     let tenants = match options.detail {
-        true => Some(environment.tenant_standings().await?),
+        true => Some(environment.tenant_standings(&status).await?),
         false => None,
     };
     let document = FleetDocument::new(&status, tenants);
     context.print(&document, || {
         let dir = context.settings.tenant_migrations_dir.display();
-        let target = document.target_version;
-        format!("Newest migration in {dir}: version {target}\n\n{}", describe(&document))
+        let newest = environment.migrations().target_version();
+        format!("Newest migration in {dir}: version {newest}\n\n{}", describe(&document))
     })?;
     context.note(&next(&document));
     Ok(Outcome::Done)
@@ -52,6 +52,10 @@ fn describe(fleet: &FleetDocument) -> String {
         ]);
     }
     let mut text = table.or("No tenants.");
+    if let Some(freeze) = &fleet.freeze {
+        let (by, since) = (&freeze.frozen_by, age(freeze.frozen_at));
+        _ = write!(text, "\nFrozen at version {} by {by}, {since} ago", freeze.version);
+    }
     if fleet.outdated > 0 {
         _ = write!(text, "\nWith repeatable files that have changed since: {}", fleet.outdated);
     }
@@ -110,7 +114,7 @@ fn next(fleet: &FleetDocument) -> String {
             fleet.behind + fleet.outdated,
             fleet.target_version
         ),
-        _ if fleet.ahead > 0 => {
+        _ if fleet.ahead > 0 && fleet.freeze.is_none() => {
             "\nSome tenants are ahead of these files: look with a newer checkout".to_owned()
         }
         _ if fleet.drifted > 0 => {

@@ -91,8 +91,10 @@ pub(super) async fn run(options: Options, context: &Context) -> Result<Outcome> 
         to: options.to,
     };
     let Some(rollout) = environment.start_rollout(&plan, &context.requester()).await? else {
-        let target_version =
-            options.to.unwrap_or_else(|| environment.migrations().target_version());
+        let target_version = match options.to {
+            Some(to) => to,
+            None => environment.permitted().await?.target_version(),
+        };
         let nothing = Nothing { status: "nothing_to_do", target_version };
         context.print_line(&nothing, || {
             format!("Nothing to do: every tenant is at version {target_version}.")
@@ -147,7 +149,7 @@ fn parse_bake(text: &str) -> std::result::Result<Duration, String> {
     duration::parse(text).ok_or_else(|| "it is a length of time such as 30s or 10m".to_owned())
 }
 
-fn parse_version(text: &str) -> std::result::Result<i64, String> {
+pub(super) fn parse_version(text: &str) -> std::result::Result<i64, String> {
     text.trim_start_matches('V')
         .parse()
         .ok()
