@@ -32,6 +32,7 @@ use crate::tenant::settings::SettingsError;
 mod attempts;
 pub mod audit_log;
 pub mod backups;
+pub mod catching_up;
 pub mod changes;
 pub mod domains;
 pub mod freeze;
@@ -55,7 +56,7 @@ pub mod tokens;
 
 pub use lock::TenantLock;
 
-/// Our own schema, in order. `V20__…` goes here and nowhere else.
+/// Our own schema, in order. `V21__…` goes here and nowhere else.
 const MIGRATIONS: &[(&str, &str)] = &[
     ("V1__servers_and_tenants", include_str!("../migrations/catalog/V1__servers_and_tenants.sql")),
     ("V2__operations", include_str!("../migrations/catalog/V2__operations.sql")),
@@ -76,6 +77,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("V17__rollouts", include_str!("../migrations/catalog/V17__rollouts.sql")),
     ("V18__rollout_files", include_str!("../migrations/catalog/V18__rollout_files.sql")),
     ("V19__freeze", include_str!("../migrations/catalog/V19__freeze.sql")),
+    ("V20__catching_up", include_str!("../migrations/catalog/V20__catching_up.sql")),
 ];
 
 /// A worker's notes need not reach the disk one by one: a step that is repeated because the catalog's

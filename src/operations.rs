@@ -32,6 +32,7 @@ use crate::tenant::{Tenant, TenantSlug};
 
 mod backup;
 mod baseline;
+pub mod catching_up;
 mod delete;
 pub mod environment;
 mod migrate;

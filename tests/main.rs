@@ -13,6 +13,7 @@ mod backups;
 mod budget;
 mod burst;
 mod catalog_away;
+mod catching_up;
 mod cli;
 mod connections;
 mod crash;

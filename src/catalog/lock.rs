@@ -47,7 +47,8 @@ impl Catalog {
     /// Takes a queued operation together with its tenant's lock; `None` when nothing is due.
     ///
     /// An operation that needs a set of migration files is taken only by a worker whose own set has
-    /// the same digest. Those of a rollout that is paused stay where they are.
+    /// the same digest. Those of a rollout that is paused stay where they are, and while one is open so do those
+    /// that bring a tenant up to date without anybody asking.
     pub async fn claim(
         &self,
         claim: Claim,
@@ -72,9 +73,11 @@ impl Catalog {
                    and ($5::uuid is null or o.batch_id = $5)
                    and (o.migrations_digest is null or o.migrations_digest = $6)
                    and (o.batch_id = (select r.id from rollouts r where r.state = 'paused')) is not true
+                   and (o.urgency = 0
+                        or not exists (select from rollouts r where r.state in ('running', 'paused')))
                    and not exists (select from operations r
                                    where r.tenant_id = o.tenant_id and r.state = 'running')
-                 order by o.created_at, o.id
+                 order by o.urgency desc, o.created_at, o.id
                  limit 1
                  for update skip locked
              )

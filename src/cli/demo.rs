@@ -81,6 +81,7 @@ async fn prepare(
         migrations_dir: migrations,
         sample_data: Some(sample_data),
         pg_bin_dir: Some(postgres.bin_dir().to_owned()),
+        catch_up: None,
         migration_timeouts: MigrationTimeouts::default(),
         settings: SettingsRules::default(),
         restore_keep: Duration::from_hours(7 * 24),

@@ -13,6 +13,7 @@ use uuid::Uuid;
 
 use super::StepError;
 use super::rollouts::webhook::Webhook;
+use crate::catalog::catching_up::CatchUpMode;
 use crate::catalog::freeze::Freeze;
 use crate::catalog::rollouts::{FleetStatus, TenantStanding};
 use crate::catalog::{Catalog, CatalogError};
@@ -52,6 +53,8 @@ pub struct Limits {
     pub sample_data: Option<PathBuf>,
     /// Where `pg_dump` and `pg_restore` are, if not in the usual places.
     pub pg_bin_dir: Option<PathBuf>,
+    /// When tenants that are behind are migrated without anybody asking; none where they are not.
+    pub catch_up: Option<CatchUpMode>,
     /// Bounds on the statements of a migration.
     pub migration_timeouts: MigrationTimeouts,
     /// What the settings of tenants must keep to.

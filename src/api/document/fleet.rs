@@ -7,6 +7,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::rollout::RolloutDocument;
+use crate::catalog::catching_up::CatchingUp;
 use crate::catalog::freeze::Freeze;
 use crate::catalog::rollouts::{FleetStatus, TenantStanding};
 use crate::tenant::TenantSlug;
@@ -19,6 +20,9 @@ pub struct FleetDocument {
     /// Nobody is migrated further than this, whatever files there are.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub freeze: Option<Freeze>,
+    /// How it goes with bringing tenants up to date without anybody asking, where workers do.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub catching_up: Option<CatchingUp>,
     /// Tenants at it.
     pub current: i64,
     /// Tenants below it.
@@ -72,7 +76,7 @@ pub struct StandingDocument {
     /// How much it had otherwise than the files make it when it was last looked at.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub differences: Option<i32>,
-    /// Why it failed in the newest rollout.
+    /// Why it failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
 }
@@ -93,6 +97,7 @@ impl FleetDocument {
         Self {
             target_version: fleet.target,
             freeze: fleet.freeze.clone(),
+            catching_up: fleet.catching_up,
             current: fleet.current(),
             behind: fleet.behind(),
             outdated: fleet.outdated(),

@@ -12,6 +12,7 @@ use uuid::Uuid;
 use super::super::tenants::slug_of;
 use super::super::{Catalog, CatalogError, one, rows};
 use super::{COLUMNS, RolloutRecord, WaveCount, failure_of};
+use crate::catalog::catching_up::CatchingUp;
 use crate::catalog::freeze::Freeze;
 use crate::catalog::operations::Failure;
 use crate::tenant::TenantSlug;
@@ -34,6 +35,9 @@ pub struct FleetStatus {
     pub freeze: Option<Freeze>,
     /// How many tenants are at each version, the oldest first.
     pub versions: Vec<VersionCount>,
+    /// How it goes with bringing tenants up to date without anybody asking; none where workers do not, or may not
+    /// now.
+    pub catching_up: Option<CatchingUp>,
     /// When the tenant was looked at for drift whose look is the longest ago.
     pub oldest_check: Option<Timestamp>,
     /// The newest rollout.
@@ -68,7 +72,7 @@ pub struct TenantStanding {
     pub is_outdated: bool,
     /// How much it had otherwise than the files make it when it was last looked at.
     pub differences: Option<i32>,
-    /// Whether it failed in the newest rollout.
+    /// Whether it failed in the newest rollout, or when it was to be brought up to date.
     pub has_failed: bool,
     /// Why.
     pub error: Option<Failure>,
@@ -135,7 +139,8 @@ impl Catalog {
     ) -> Result<FleetStatus, CatalogError> {
         let sql = format!(
             "-- rollouts::fleet_status
-             select v.*, r.*, counted.counts, to_jsonb(f) as freeze from (
+             select v.*, r.*, counted.counts, to_jsonb(f) as freeze, to_jsonb(u) as catching_up
+             from (
                  select jsonb_agg(a order by a.version) as versions, min(a.oldest_check) as oldest_check
                  from (select t.schema_version as version, count(*) as tenants,
                               count(*) filter (where t.repeatables_digest <> $1) as outdated,
@@ -147,7 +152,8 @@ impl Catalog {
              ) v
              left join lateral (select {COLUMNS} from rollouts order by created_at desc limit 1) r on true
              {COUNTED}
-             left join schema_freeze f on true"
+             left join schema_freeze f on true
+             left join catching_up u on true"
         );
         let row = one(&self.client().await?, &sql, &[&repeatables]).await?;
         let versions: Option<Json<Vec<VersionCount>>> = row.get("versions");
@@ -156,6 +162,7 @@ impl Catalog {
             target,
             has_repeatables: repeatables.is_some(),
             freeze: row.get::<_, Option<Json<Freeze>>>("freeze").map(|Json(freeze)| freeze),
+            catching_up: row.get::<_, Option<Json<CatchingUp>>>("catching_up").map(|Json(how)| how),
             versions: versions.map(|Json(versions)| versions).unwrap_or_default(),
             oldest_check: row.get("oldest_check"),
             rollout: has_rollout.then(|| RolloutRecord::from_row(&row)),
@@ -172,11 +179,15 @@ impl Catalog {
             &self.client().await?,
             "-- rollouts::tenant_standings
              select t.slug, t.schema_version, coalesce(t.repeatables_digest <> $1, false) as is_outdated,
-                    c.differences, i.tenant_id is not null as has_failed, i.error
+                    c.differences, coalesce(i.tenant_id, b.tenant_id) is not null as has_failed,
+                    coalesce(o.error, i.error) as error
              from tenants t
              left join schema_checks c on c.tenant_id = t.id
              left join rollout_items i on i.tenant_id = t.id and i.state = 'failed'
               and i.rollout_id = (select id from rollouts order by created_at desc limit 1)
+             left join (catch_ups u join operations o on o.id = u.operation_id and o.state = 'failed'
+                        join tenants_behind b on b.tenant_id = u.tenant_id and b.digest = u.digest)
+              on u.tenant_id = t.id
              where t.state in ('active', 'suspended', 'restoring', 'renaming')
              order by t.schema_version, t.slug",
             &[&repeatables],
@@ -235,6 +246,7 @@ mod tests {
             target: 3,
             has_repeatables: true,
             freeze: None,
+            catching_up: None,
             versions,
             oldest_check: None,
             rollout: None,

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use clap::Args;
 
 use crate::api::document::fleet::FleetDocument;
+use crate::catalog::catching_up::CatchUpMode;
 use crate::catalog::rollouts::RolloutState;
 use crate::cli::report::{Table, age};
 use crate::cli::{Context, Outcome, Result};
@@ -55,6 +56,16 @@ fn describe(fleet: &FleetDocument) -> String {
     if let Some(freeze) = &fleet.freeze {
         let (by, since) = (&freeze.frozen_by, age(freeze.frozen_at));
         _ = write!(text, "\nFrozen at version {} by {by}, {since} ago", freeze.version);
+    }
+    if let Some(how) = &fleet.catching_up {
+        let when = match how.mode {
+            CatchUpMode::OnDemand => "when they are next used",
+            CatchUpMode::Background => "in the background",
+        };
+        _ = write!(text, "\nBrought to version {} {when}: {} failed", how.version, how.failed);
+        if how.is_stopped && how.mode == CatchUpMode::Background {
+            text.push_str(", and nobody else is taken: the last three failed in a row");
+        }
     }
     if fleet.outdated > 0 {
         _ = write!(text, "\nWith repeatable files that have changed since: {}", fleet.outdated);
@@ -108,6 +119,11 @@ fn next(fleet: &FleetDocument) -> String {
         }
         Some((id, RolloutState::Failed)) if fleet.failed > 0 && fleet.behind > 0 => {
             format!("\nNext: `tenantry migrate show {id}` tells who failed and why")
+        }
+        _ if fleet.catching_up.is_some_and(|how| how.failed > 0) => {
+            "\nNext: `tenantry migrate status --detail` tells who failed and why; mend them, then `tenantry \
+             operation retry` or `tenantry migrate up`"
+                .to_owned()
         }
         _ if fleet.behind + fleet.outdated > 0 => format!(
             "\nNext: `tenantry migrate up` brings {} to version {}",
