@@ -15,6 +15,7 @@ use crate::harness::{BY, Fleet, limits, slug, store};
 
 mod crash;
 mod files;
+mod history;
 mod watching;
 
 /// Refused where a board is called Welcome, as in the sample data.

@@ -5,6 +5,7 @@
 pub mod certificates;
 pub mod dns;
 pub mod process;
+pub mod product;
 pub mod provider;
 pub mod replica;
 
