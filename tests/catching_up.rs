@@ -207,7 +207,9 @@ async fn a_rollout_a_freeze_and_files_that_do_not_run_migrate_nobody_on_demand()
     fleet.create_tenant("acme").await;
     let mut worker = worker(&fleet, CatchUpMode::OnDemand, "V2__labels.sql", LABELS).await;
     let _driven = drive(&fleet);
-    let router = router(&fleet, Duration::from_secs(5));
+    // With routes that live long: it must hear of whatever changes who is behind.
+    let settings = RouterSettings { migrates_on_demand: true, ..router_settings() };
+    let router = TenantRouter::new(fleet.catalog().clone(), fleet.changes.clone(), settings);
     let mut use_it = async || {
         worker.look().await.unwrap();
         tokio::time::sleep(Duration::from_millis(300)).await;

@@ -64,10 +64,14 @@ alter table operations add column urgency smallint not null default 0;
 drop index operations_queue;
 create index operations_queue on operations (urgency desc, created_at, id) where state = 'queued';
 
--- Routers look again at tenants that they took to be up to date, and workers at how far they may go.
+-- Routers look again at tenants that they took to be up to date, and workers at how far they may go: when files
+-- come, when they have run in a template, when a rollout has ended or a freeze has changed. Where nobody wants it,
+-- nobody is told.
 create function schema_wanted() returns trigger language plpgsql as $$
 begin
-    perform pg_notify('tenantry_migrations', '');
+    if tg_table_name = 'wanted_schemas' or exists (select from wanted_schemas) then
+        perform pg_notify('tenantry_migrations', '');
+    end if;
     return null;
 end
 $$;
@@ -77,6 +81,11 @@ create trigger schema_wanted after insert or delete on wanted_schemas
 create trigger schema_wanted_anew after update on wanted_schemas
     for each row when ((old.mode, old.version, old.repeatables, old.template)
                        is distinct from (new.mode, new.version, new.repeatables, new.template))
+    execute function schema_wanted();
+create trigger schema_tried after insert or update on templates
+    for each row when (new.ready) execute function schema_wanted();
+create trigger schema_free after update on rollouts
+    for each row when (old.state in ('running', 'paused') and new.state not in ('running', 'paused'))
     execute function schema_wanted();
 create trigger schema_frozen after insert or update or delete on schema_freeze
     for each row execute function schema_wanted();

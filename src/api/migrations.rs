@@ -64,10 +64,10 @@ pub(super) async fn status(
     caller.require(Scope::Migrate)?;
     let Query(Wanted { detail }) = wanted?;
     let status = admin.environment.fleet_status().await?;
-    let tenants = match detail {
-        true => Some(admin.environment.tenant_standings(&status).await?),
-        false => None,
-    };
+    let mut tenants = None;
+    if detail {
+        tenants = Some(admin.environment.tenant_standings(&status).await?);
+    }
     let fleet = FleetDocument::new(&status, tenants);
     Ok(Json(Status { target: status.target, fleet }))
 }

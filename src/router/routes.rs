@@ -108,7 +108,7 @@ impl Routes {
                 TenantState::Active => match route.awaited() {
                     // Boxed: it is large, and most tenants are up to date.
                     Some(behind) => {
-                        _ = Box::pin(behind.get_or_init(|| self.catch_up(&route))).await;
+                        Box::pin(behind.get_or_init(|| self.catch_up(&route))).await;
                     }
                     None => return Ok(route),
                 },

@@ -38,8 +38,11 @@ const ENTITIES: &[Entity] = &[
     entity("invoices", Some("teams"), "cents bigint default 0, due date", ["due", "paid"]),
 ];
 
+/// What a year makes of an entity.
+type Change = fn(&Entity) -> String;
+
 /// What happens to every entity, in this order.
-const YEARS: &[(&str, fn(&Entity) -> String)] = &[
+const YEARS: &[(&str, Change)] = &[
     ("create", create),
     ("state", state),
     ("indexes", indexes),

@@ -28,10 +28,10 @@ pub(in crate::cli) struct Options {
 pub(super) async fn run(options: Options, context: &Context) -> Result<Outcome> {
     let environment = context.environment().await?;
     let status = environment.fleet_status().await?;
-    let tenants = match options.detail {
-        true => Some(environment.tenant_standings(&status).await?),
-        false => None,
-    };
+    let mut tenants = None;
+    if options.detail {
+        tenants = Some(environment.tenant_standings(&status).await?);
+    }
     let document = FleetDocument::new(&status, tenants);
     context.print(&document, || {
         let dir = context.settings.tenant_migrations_dir.display();
