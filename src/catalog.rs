@@ -32,8 +32,10 @@ use crate::tenant::settings::SettingsError;
 mod attempts;
 pub mod audit_log;
 pub mod backups;
+pub mod catching_up;
 pub mod changes;
 pub mod domains;
+pub mod freeze;
 pub mod lock;
 pub mod members;
 pub mod operations;
@@ -54,7 +56,7 @@ pub mod tokens;
 
 pub use lock::TenantLock;
 
-/// Our own schema, in order. `V19__…` goes here and nowhere else.
+/// Our own schema, in order. `V22__…` goes here and nowhere else.
 const MIGRATIONS: &[(&str, &str)] = &[
     ("V1__servers_and_tenants", include_str!("../migrations/catalog/V1__servers_and_tenants.sql")),
     ("V2__operations", include_str!("../migrations/catalog/V2__operations.sql")),
@@ -74,6 +76,9 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("V16__schema_checks", include_str!("../migrations/catalog/V16__schema_checks.sql")),
     ("V17__rollouts", include_str!("../migrations/catalog/V17__rollouts.sql")),
     ("V18__template_timings", include_str!("../migrations/catalog/V18__template_timings.sql")),
+    ("V19__rollout_files", include_str!("../migrations/catalog/V19__rollout_files.sql")),
+    ("V20__freeze", include_str!("../migrations/catalog/V20__freeze.sql")),
+    ("V21__catching_up", include_str!("../migrations/catalog/V21__catching_up.sql")),
 ];
 
 /// A worker's notes need not reach the disk one by one: a step that is repeated because the catalog's

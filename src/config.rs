@@ -17,6 +17,7 @@ use tenantry_backup::{BackupStore, S3Settings, StoreError};
 use tenantry_provisioning::{MigrationTimeouts, ServerUrl};
 
 use crate::catalog::Catalog;
+use crate::catalog::catching_up::CatchUpMode;
 use crate::operations::Limits;
 use crate::operations::rollouts::webhook::Webhook;
 use crate::router::RouterSettings;
@@ -119,6 +120,8 @@ pub struct Settings {
     pub warm_spares: usize,
     /// How long the database that a restore replaced is kept.
     pub restore_keep: Duration,
+    /// When a tenant that is behind is migrated.
+    pub migration_mode: MigrationMode,
     /// How long a migration waits for a lock.
     pub migration_lock_timeout: Duration,
     /// How long one statement of a migration may run.
@@ -154,6 +157,17 @@ pub enum AuthProvider {
     Jwt,
     /// An OpenID provider.
     Oidc,
+}
+
+/// When a tenant that is behind is migrated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MigrationMode {
+    /// When somebody asks for it.
+    Manual,
+    /// When it is next used, too.
+    OnDemand,
+    /// One after the other, too.
+    Background,
 }
 
 /// How a line of the log looks.
@@ -254,6 +268,7 @@ impl Settings {
             worker_concurrency: r.get("worker_concurrency").map_or(4, |Positive(number)| number),
             warm_spares: r.get("warm_spares").map_or(2, |Count(number)| number),
             restore_keep: r.get("restore_keep").unwrap_or(Duration::from_hours(7 * 24)),
+            migration_mode: r.get("migration_mode").unwrap_or(MigrationMode::Manual),
             migration_lock_timeout: r
                 .get("migration_lock_timeout")
                 .unwrap_or(Duration::from_secs(2)),
@@ -345,6 +360,11 @@ impl Settings {
             migrations_dir: self.tenant_migrations_dir.clone(),
             sample_data: self.tenant_sample_data.clone(),
             pg_bin_dir: self.pg_bin_dir.clone(),
+            catch_up: match self.migration_mode {
+                MigrationMode::Manual => None,
+                MigrationMode::OnDemand => Some(CatchUpMode::OnDemand),
+                MigrationMode::Background => Some(CatchUpMode::Background),
+            },
             migration_timeouts: MigrationTimeouts {
                 lock: self.migration_lock_timeout,
                 statement: self.migration_statement_timeout,
@@ -366,6 +386,7 @@ impl Settings {
             pool_idle_timeout: self.pool_idle_timeout,
             pool_wait_timeout: self.pool_wait_timeout,
             replica_max_lag: self.replica_max_lag,
+            migrates_on_demand: self.migration_mode == MigrationMode::OnDemand,
             ..RouterSettings::default()
         }
     }

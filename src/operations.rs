@@ -22,6 +22,7 @@ use std::sync::{Mutex, PoisonError};
 use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use tenantry_provisioning::MigrationSet;
 use thiserror::Error;
 use uuid::Uuid;
 
@@ -31,6 +32,7 @@ use crate::tenant::{Tenant, TenantSlug};
 
 mod backup;
 mod baseline;
+pub mod catching_up;
 mod delete;
 pub mod environment;
 mod migrate;
@@ -130,6 +132,8 @@ pub struct StepContext<'a> {
     pub tenant: Tenant,
     /// Proof that nobody else is at this tenant.
     pub lock: &'a TenantLock,
+    /// The migration files as they were when the worker took it; they may be others on the disk by now.
+    files: &'a MigrationSet,
     /// What earlier steps and attempts wrote down; the catalog has the same.
     memory: &'a Mutex<Value>,
 }
@@ -241,6 +245,11 @@ impl StepContext<'_> {
     /// The work's parameters.
     fn work(&self) -> Result<Work, StepError> {
         Ok(Work::of(self.operation)?)
+    }
+
+    /// The migration files to run: those above the version at which the fleet is frozen are held back.
+    fn migrations(&self) -> MigrationSet {
+        self.lock.ceiling().map_or_else(|| self.files.clone(), |ceiling| self.files.up_to(ceiling))
     }
 
     /// What an earlier step wrote down under this key.

@@ -81,6 +81,7 @@ async fn prepare(
         migrations_dir: migrations,
         sample_data: Some(sample_data),
         pg_bin_dir: Some(postgres.bin_dir().to_owned()),
+        catch_up: None,
         migration_timeouts: MigrationTimeouts::default(),
         settings: SettingsRules::default(),
         restore_keep: Duration::from_hours(7 * 24),
@@ -185,7 +186,8 @@ impl Actors {
         tokio::fs::write(file, NEW_MIGRATION).await?;
         self.environment.reload_migrations().await?;
         for server in self.environment.catalog.servers().await? {
-            upkeep::ensure_template(&self.environment, server.id).await?;
+            let set = self.environment.migrations();
+            upkeep::ensure_template(&self.environment, server.id, &set).await?;
         }
         let batch = self.environment.migrate_fleet(&[], BY.name).await?;
         self.complete_batch(batch).await?;

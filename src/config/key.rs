@@ -160,6 +160,11 @@ pub const KEYS: &[Key] = &[
     plain("warm_spares", "2", "ready clones kept on each server"),
     plain("restore_keep", "7d", "how long the database that a restore replaced is kept"),
     plain(
+        "migration_mode",
+        "manual",
+        "when a tenant that is behind is migrated: manual (somebody asks), on-demand (it is used) or background",
+    ),
+    plain(
         "migration_lock_timeout",
         "2s",
         "how long a migration waits for a lock before it lets others pass and tries again",

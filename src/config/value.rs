@@ -9,7 +9,7 @@ use secrecy::SecretString;
 use tenantry_provisioning::ServerUrl;
 use tracing_subscriber::EnvFilter;
 
-use super::{AuthProvider, Deployment, LogFormat};
+use super::{AuthProvider, Deployment, LogFormat, MigrationMode};
 use crate::duration;
 use crate::oidc::Algorithm;
 use crate::registration::Rate;
@@ -256,6 +256,19 @@ impl Value for LogFormat {
         match text {
             "pretty" => Ok(Self::Pretty),
             "json" => Ok(Self::Json),
+            _ => Err(None),
+        }
+    }
+}
+
+impl Value for MigrationMode {
+    const EXPECTED: &'static str = "`manual`, `on-demand` or `background`";
+
+    fn read(text: &str) -> Result<Self, Option<String>> {
+        match text {
+            "manual" => Ok(Self::Manual),
+            "on-demand" => Ok(Self::OnDemand),
+            "background" => Ok(Self::Background),
             _ => Err(None),
         }
     }

@@ -161,14 +161,14 @@ impl Environment {
         slugs: &[TenantSlug],
         by: &str,
     ) -> Result<Uuid, CatalogError> {
-        let set = self.migrations();
+        let (set, files) = (self.permitted().await?, self.migrations());
         let due: Vec<Tenant> = self
             .fleet(slugs)
             .await?
             .into_iter()
             .filter(|tenant| !slugs.is_empty() || migrate::is_due(tenant, &set))
             .collect();
-        self.enqueue_fleet(&due, &Work::Migrate { to: None }, Some(set.digest()), by).await
+        self.enqueue_fleet(&due, &Work::Migrate { to: None }, Some(files.digest()), by).await
     }
 
     /// Adopts a database whose schema is there already, as what the files up to a version make: the newest

@@ -118,7 +118,7 @@ async fn verify(cx: &StepContext<'_>) -> Result<(), StepError> {
 async fn migrate_beside(cx: &StepContext<'_>) -> Result<(), StepError> {
     let server = cx.environment.server(cx.tenant.server_id).await?;
     let build = DatabaseName::build(cx.operation.id);
-    let set = cx.environment.migrations();
+    let set = cx.migrations();
     let applied = apply(&server, &build, &set, cx.environment.limits.migration_timeouts).await?;
     cx.remember(REPEATABLES, &set.repeatables_digest()).await?;
     cx.remember(VERSION, &applied.to).await

@@ -5,6 +5,7 @@
 pub mod certificates;
 pub mod dns;
 pub mod process;
+pub mod product;
 pub mod provider;
 pub mod replica;
 
@@ -268,6 +269,7 @@ pub fn limits(migrations_dir: PathBuf, spares: usize) -> Limits {
         migrations_dir,
         sample_data: Some("migrations/sample/boards.sql".into()),
         pg_bin_dir: None,
+        catch_up: None,
         migration_timeouts: MigrationTimeouts::default(),
         settings: SettingsRules::default(),
         restore_keep: Duration::from_hours(7 * 24),

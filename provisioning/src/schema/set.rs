@@ -142,6 +142,13 @@ impl MigrationSet {
         &self.digest
     }
 
+    /// Name and SHA-256 of every file that counts, the repeatable ones last.
+    pub fn checksums(&self) -> impl Iterator<Item = (&str, &str)> {
+        let files = self.files().map(|file| (file.file.as_str(), file.sha256.as_str()));
+        files
+            .chain(self.repeatables().iter().map(|file| (file.file.as_str(), file.sha256.as_str())))
+    }
+
     /// SHA-256 over names and contents of the repeatable files; empty if there is none, and `None` where
     /// a ceiling holds them back.
     #[must_use]
