@@ -38,6 +38,7 @@ pub mod lock;
 pub mod members;
 pub mod operations;
 mod progress;
+pub mod protection;
 pub mod read_replicas;
 pub mod registrations;
 pub mod rollouts;
@@ -54,7 +55,7 @@ pub mod tokens;
 
 pub use lock::TenantLock;
 
-/// Our own schema, in order. `V18__…` goes here and nowhere else.
+/// Our own schema, in order. `V19__…` goes here and nowhere else.
 const MIGRATIONS: &[(&str, &str)] = &[
     ("V1__servers_and_tenants", include_str!("../migrations/catalog/V1__servers_and_tenants.sql")),
     ("V2__operations", include_str!("../migrations/catalog/V2__operations.sql")),
@@ -73,6 +74,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("V15__repeatables", include_str!("../migrations/catalog/V15__repeatables.sql")),
     ("V16__schema_checks", include_str!("../migrations/catalog/V16__schema_checks.sql")),
     ("V17__rollouts", include_str!("../migrations/catalog/V17__rollouts.sql")),
+    ("V18__backup_schedules", include_str!("../migrations/catalog/V18__backup_schedules.sql")),
 ];
 
 /// A worker's notes need not reach the disk one by one: a step that is repeated because the catalog's

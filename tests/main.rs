@@ -33,6 +33,7 @@ mod rename;
 mod replicas;
 mod rollouts;
 mod routing;
+mod schedules;
 mod scopes;
 mod serving;
 mod settings;

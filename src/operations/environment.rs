@@ -12,6 +12,7 @@ use tokio::time::timeout;
 use uuid::Uuid;
 
 use super::StepError;
+use super::backup::BackupRules;
 use super::rollouts::webhook::Webhook;
 use crate::catalog::{Catalog, CatalogError};
 use crate::tenant::settings::SettingsRules;
@@ -58,6 +59,8 @@ pub struct Limits {
     pub restore_keep: Duration,
     /// How many ready clones to keep on each server.
     pub spares: usize,
+    /// What holds for scheduled backups.
+    pub backups: BackupRules,
     /// How many dumps and restores may run at once in this process.
     pub dumps: usize,
     /// Administrator connections to each server.
