@@ -19,6 +19,7 @@ use tenantry_provisioning::{MigrationTimeouts, ServerUrl};
 use crate::catalog::Catalog;
 use crate::catalog::catching_up::CatchUpMode;
 use crate::operations::Limits;
+use crate::operations::backup::BackupRules;
 use crate::operations::rollouts::webhook::Webhook;
 use crate::router::RouterSettings;
 use crate::sealing::MasterKey;
@@ -28,6 +29,7 @@ use crate::tenant::settings::SettingsRules;
 
 mod access;
 mod auth;
+mod backup;
 mod edge;
 mod error;
 mod key;
@@ -114,6 +116,8 @@ pub struct Settings {
     pub s3_force_path_style: bool,
     /// Backups that one command takes at a time.
     pub backup_concurrency: usize,
+    /// What holds for scheduled backups.
+    pub backups: BackupRules,
     /// Operations that one replica drives at a time.
     pub worker_concurrency: usize,
     /// Ready clones on each server.
@@ -228,6 +232,7 @@ impl Settings {
         let r = &mut reader;
         let environment = r.get("environment").unwrap_or(Deployment::Development);
         let listen = r.get("listen").unwrap_or(SocketAddr::from(([127, 0, 0, 1], 8080)));
+        let backup_concurrency = r.get("backup_concurrency").map_or(2, |Positive(number)| number);
         let settings = Self {
             environment,
             catalog_url: r.get("catalog_url").map(|PostgresUrl(url)| url),
@@ -264,7 +269,8 @@ impl Settings {
             s3_access_key_id: r.get("s3_access_key_id"),
             s3_secret_access_key: r.get("s3_secret_access_key"),
             s3_force_path_style: r.get("s3_force_path_style").unwrap_or(false),
-            backup_concurrency: r.get("backup_concurrency").map_or(2, |Positive(number)| number),
+            backup_concurrency,
+            backups: backup::read(r, backup_concurrency),
             worker_concurrency: r.get("worker_concurrency").map_or(4, |Positive(number)| number),
             warm_spares: r.get("warm_spares").map_or(2, |Count(number)| number),
             restore_keep: r.get("restore_keep").unwrap_or(Duration::from_hours(7 * 24)),
@@ -372,6 +378,7 @@ impl Settings {
             settings: self.tenant_settings.clone(),
             restore_keep: self.restore_keep,
             spares: self.warm_spares,
+            backups: self.backups.clone(),
             dumps: self.backup_concurrency,
             admin_connections: self.sessions(),
         }

@@ -30,7 +30,7 @@ use crate::catalog::operations::{Failure, NewOperation, OperationRecord};
 use crate::catalog::{CatalogError, TenantLock};
 use crate::tenant::{Tenant, TenantSlug};
 
-mod backup;
+pub mod backup;
 mod baseline;
 pub mod catching_up;
 mod delete;
@@ -74,7 +74,11 @@ pub enum Work {
         accepted: Option<String>,
     },
     /// Dump the database to the object store.
-    Backup {},
+    Backup {
+        /// Take none where the newest one is proven to hold what there is.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        unless_unchanged: bool,
+    },
     /// Put a backup in the place of the live database, which is kept for a while.
     Restore {
         /// The backup.
@@ -160,7 +164,7 @@ impl Work {
             Self::Provision { .. } => &provision::PLAN,
             Self::Migrate { .. } => &migrate::PLAN,
             Self::Baseline { .. } => &baseline::PLAN,
-            Self::Backup {} => &backup::PLAN,
+            Self::Backup { .. } => &backup::PLAN,
             Self::Restore { .. } => &restore::PLAN,
             Self::Suspend { .. } => &suspend::SUSPEND,
             Self::Resume {} => &suspend::RESUME,
@@ -177,7 +181,7 @@ impl Work {
             Self::Provision { .. } => "provision",
             Self::Migrate { .. } => "migrate",
             Self::Baseline { .. } => "baseline",
-            Self::Backup {} => "backup",
+            Self::Backup { .. } => "backup",
             Self::Restore { .. } => "restore",
             Self::Suspend { .. } => "suspend",
             Self::Resume {} => "resume",

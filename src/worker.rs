@@ -1,6 +1,6 @@
-//! The loops of a replica that does control-plane work: drive operations, lead rollouts, bring tenants up to date,
-//! make the tenants of registrations, tend templates and spares, keep the gauges. Every loop ends with the shutdown signal; operations under way are handed back
-//! between two steps.
+//! The loops of a replica that does control-plane work: drive operations, lead rollouts, bring tenants up to
+//! date, ask for scheduled backups, make the tenants of registrations, tend templates and spares, keep the
+//! gauges. Every loop ends with the shutdown signal; operations under way are handed back between two steps.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use crate::catalog::CatalogError;
 use crate::catalog::changes::Changes;
 use crate::metrics;
-use crate::operations::{Environment, Runner, catching_up, registrations, rollouts, upkeep};
+use crate::operations::{Environment, Runner, backup, catching_up, registrations, rollouts, upkeep};
 use crate::tenant::TenantState;
 
 /// How often the gauges are brought up to date.
@@ -40,6 +40,7 @@ impl Worker {
             registrations::run(self.environment.clone(), self.changes.clone(), shutdown.clone()),
             catching_up::run(self.environment.clone(), self.changes.clone(), shutdown.clone()),
             rollouts::run(self.environment.clone(), self.changes.clone(), shutdown.clone()),
+            backup::schedule::run(self.environment.clone(), self.changes.clone(), shutdown.clone()),
             upkeep::run(self.environment.clone(), self.changes.clone(), shutdown.clone()),
             watch_gauges(&self.environment, shutdown),
         );

@@ -35,6 +35,7 @@ mod rename;
 mod replicas;
 mod rollouts;
 mod routing;
+mod schedules;
 mod scopes;
 mod serving;
 mod settings;

@@ -137,13 +137,15 @@ async fn list(options: ListOptions, context: &Context) -> Result<Outcome> {
     let backups = catalog.backups(options.slug.as_ref(), options.limit).await?;
     let documents: Vec<BackupDocument> = backups.into_iter().map(BackupDocument::from).collect();
     context.print(&documents, || {
-        let mut table = Table::new(&["ID", "TENANT", "OF", "AGE", "SIZE", "SCHEMA", "POSTGRES"]);
+        let mut table =
+            Table::new(&["ID", "TENANT", "OF", "AGE", "UNCHANGED", "SIZE", "SCHEMA", "POSTGRES"]);
         for backup in &documents {
             table.row([
                 backup.id.to_string(),
                 backup.tenant_slug.to_string(),
                 moment(backup.started_at),
                 age(backup.started_at),
+                backup.confirmed_at.map_or_else(|| "-".to_owned(), |at| format!("{} ago", age(at))),
                 size(backup.dump_bytes),
                 backup.schema_version.to_string(),
                 backup.server_version.clone(),
@@ -161,6 +163,7 @@ async fn show(options: ShowOptions, context: &Context) -> Result<Outcome> {
             ("Id", Some(backup.id.to_string())),
             ("Tenant", Some(format!("{} ({})", backup.tenant_slug, backup.tenant_id))),
             ("Data of", Some(moment(backup.started_at))),
+            ("Unchanged", backup.confirmed_at.map(|at| format!("at {}", moment(at)))),
             ("Taken in", Some(elapsed(between(backup.started_at, backup.finished_at)))),
             ("Stored", Some(size(backup.dump_bytes))),
             ("Dump", Some(size(backup.plain_bytes))),

@@ -16,6 +16,7 @@ use crate::catalog::Catalog;
 use crate::catalog::operations::{OperationRecord, OperationState};
 use crate::catalog::tenants::NewTenant;
 use crate::embedded::{EmbeddedPostgres, EmbeddedS3, PostgresSettings};
+use crate::operations::backup::BackupRules;
 use crate::operations::request::{BackupChoice, Requester};
 use crate::operations::{Environment, Limits, Runner, upkeep};
 use crate::router::{RouterSettings, TenantRouter};
@@ -86,6 +87,7 @@ async fn prepare(
         settings: SettingsRules::default(),
         restore_keep: Duration::from_hours(7 * 24),
         spares: TENANTS.len(),
+        backups: BackupRules::default(),
         dumps: 2,
         admin_connections: 6,
     };

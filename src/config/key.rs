@@ -155,7 +155,26 @@ pub const KEYS: &[Key] = &[
         "false",
         "whether the bucket is part of the path; most stores but AWS want it",
     ),
-    plain("backup_concurrency", "2", "backups that one command takes at a time"),
+    plain(
+        "backup_concurrency",
+        "2",
+        "backups that one command, or the schedule over all replicas, takes at a time",
+    ),
+    plain(
+        "backup_schedule",
+        "",
+        "when every tenant is backed up, as a cron expression in UTC such as `0 2 * * *`; spread over the hour",
+    ),
+    plain(
+        "backup_server_concurrency",
+        "backup_concurrency",
+        "scheduled backups on one server at a time",
+    ),
+    plain(
+        "backup_pause_above",
+        "50%",
+        "sessions at work on a server, as a part of its max_connections, above which no scheduled backup begins there",
+    ),
     plain("worker_concurrency", "4", "operations that one replica drives at a time"),
     plain("warm_spares", "2", "ready clones kept on each server"),
     plain("restore_keep", "7d", "how long the database that a restore replaced is kept"),

@@ -15,7 +15,7 @@ use crate::oidc::Algorithm;
 use crate::registration::Rate;
 use crate::resolve::{AdminClaim, ClaimPath, TrustedProxies};
 use crate::tenant::settings::SettingsRules;
-use crate::tenant::{DomainName, TenantSlug};
+use crate::tenant::{DomainName, Schedule, TenantSlug};
 
 /// A type that a setting may have.
 pub(super) trait Value: Sized {
@@ -79,6 +79,27 @@ impl Value for Positive {
 
     fn read(text: &str) -> Result<Self, Option<String>> {
         text.parse().ok().filter(|number| (1..=10_000).contains(number)).map(Self).ok_or(None)
+    }
+}
+
+/// A part of a hundred.
+#[derive(Clone, Copy)]
+pub(super) struct Percent(pub usize);
+
+impl Value for Percent {
+    const EXPECTED: &'static str = "part of a hundred, such as `50%`";
+
+    fn read(text: &str) -> Result<Self, Option<String>> {
+        let number = text.strip_suffix('%').and_then(|number| number.parse().ok());
+        number.filter(|number| *number <= 100).map(Self).ok_or(None)
+    }
+}
+
+impl Value for Schedule {
+    const EXPECTED: &'static str = Self::EXPECTED;
+
+    fn read(text: &str) -> Result<Self, Option<String>> {
+        Self::parse(text).ok_or(None)
     }
 }
 

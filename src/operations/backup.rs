@@ -2,6 +2,8 @@
 //!
 //! Rows are counted in the snapshot that `pg_dump` reads, so that a restore can be compared with what
 //! was there. Nothing counts as a backup before its manifest lies beside it.
+//!
+//! One that the schedule asks for takes none where the newest backup is proven to hold what there is.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -15,20 +17,30 @@ use tenantry_backup::{
     DumpProgress, DumpRequest, MANIFEST_FORMAT, Manifest, ObjectClass, TableRows, dump, finish,
 };
 use tenantry_provisioning::Connection;
+use uuid::Uuid;
 
-use super::{Plan, Step, StepContext, StepError};
+use self::unchanged::Witness;
+use super::{Plan, Step, StepContext, StepError, Work};
 use crate::tenant::TenantState;
+
+pub(crate) mod schedule;
+mod unchanged;
+
+pub use schedule::{BackupRules, Look};
 
 pub(super) const PLAN: Plan = Plan {
     steps: &[
+        Step::new("look_for_changes", |cx| look_for_changes(cx).boxed()),
         Step::new("upload_dump", |cx| upload_dump(cx).boxed()),
         Step::new("write_manifest", |cx| write_manifest(cx).boxed()),
     ],
     abandon: &[Step::new("remove_objects", |cx| remove_objects(cx).boxed())],
-    no_return: 2,
+    no_return: 3,
 };
 
 const DUMP: &str = "dump";
+/// The backup that still stands, where none is taken.
+const STANDS: &str = "stands";
 
 /// What the manifest will say of the dump.
 #[derive(Serialize, Deserialize)]
@@ -37,6 +49,8 @@ struct Note {
     dump_sha256: String,
     plain_bytes: u64,
     tables: Vec<TableRows>,
+    #[serde(default)]
+    witness: Option<Witness>,
     schema_version: i64,
     server_version: String,
     client_version: String,
@@ -44,13 +58,22 @@ struct Note {
     finished_at: Timestamp,
 }
 
-async fn upload_dump(cx: &StepContext<'_>) -> Result<(), StepError> {
-    if !matches!(cx.tenant.state, TenantState::Active | TenantState::Suspended) {
-        return Err(StepError::fail(
-            format!("the tenant is {}, so there is nothing to back up", cx.tenant.state),
-            "finish or retry its other operation first (`tenantry operation list`)",
-        ));
+async fn look_for_changes(cx: &StepContext<'_>) -> Result<(), StepError> {
+    require_data(cx)?;
+    if cx.work()? != (Work::Backup { unless_unchanged: true }) {
+        return Ok(());
     }
+    match unchanged::still_stands(cx).await? {
+        Some(backup) => cx.remember(STANDS, &backup).await,
+        None => Ok(()),
+    }
+}
+
+async fn upload_dump(cx: &StepContext<'_>) -> Result<(), StepError> {
+    if cx.recall::<Uuid>(STANDS).is_some() {
+        return Ok(());
+    }
+    require_data(cx)?;
     let store = cx.environment.store()?;
     let server = cx.environment.server(cx.tenant.server_id).await?;
     let (tools, server_version) = cx.environment.tools(&server).await?;
@@ -67,6 +90,7 @@ async fn upload_dump(cx: &StepContext<'_>) -> Result<(), StepError> {
             drop(turn.lock().unwrap_or_else(PoisonError::into_inner).take());
         }
     };
+    let witness = Witness::of(cx, &session).await?;
     let started_at = Timestamp::now();
     let Snapshot { id, absent } = open_snapshot(&session).await?;
     let request = DumpRequest {
@@ -84,6 +108,7 @@ async fn upload_dump(cx: &StepContext<'_>) -> Result<(), StepError> {
         dump_sha256: dumped.dump_sha256,
         plain_bytes: dumped.plain_bytes,
         tables: tables?,
+        witness,
         schema_version: cx.tenant.schema_version,
         server_version,
         client_version: tools.version().to_owned(),
@@ -91,6 +116,17 @@ async fn upload_dump(cx: &StepContext<'_>) -> Result<(), StepError> {
         finished_at: Timestamp::now(),
     };
     cx.remember(DUMP, &note).await
+}
+
+/// Refuses a tenant that has no database to be dumped now.
+fn require_data(cx: &StepContext<'_>) -> Result<(), StepError> {
+    if matches!(cx.tenant.state, TenantState::Active | TenantState::Suspended) {
+        return Ok(());
+    }
+    Err(StepError::fail(
+        format!("the tenant is {}, so there is nothing to back up", cx.tenant.state),
+        "finish or retry its other operation first (`tenantry operation list`)",
+    ))
 }
 
 /// What `pg_dump` needs to know of a snapshot.
@@ -160,12 +196,17 @@ pub(super) async fn count_rows(session: &Connection) -> Result<Vec<TableRows>, S
 }
 
 async fn write_manifest(cx: &StepContext<'_>) -> Result<(), StepError> {
+    if cx.recall::<Uuid>(STANDS).is_some() {
+        return Ok(());
+    }
     let store = cx.environment.store()?;
     let catalog = &cx.environment.catalog;
     let key = catalog.backup_key(cx.tenant.id).await?;
     let note: Note = cx.recall(DUMP).ok_or_else(|| {
         StepError::fail("the dump's size was not written down", "take a new backup")
     })?;
+    let witness =
+        note.witness.map(|witness| serde_json::to_value(witness).expect("a witness is plain data"));
     let mut manifest = Manifest {
         format: MANIFEST_FORMAT,
         tenant: cx.tenant.id,
@@ -187,7 +228,7 @@ async fn write_manifest(cx: &StepContext<'_>) -> Result<(), StepError> {
     };
     manifest.sign(&key.open);
     finish(store, &manifest).await?;
-    cx.lock.record_backup(&manifest).await?;
+    cx.lock.record_backup(&manifest, witness.as_ref()).await?;
     Ok(())
 }
 

@@ -12,6 +12,7 @@ use tokio::time::timeout;
 use uuid::Uuid;
 
 use super::StepError;
+use super::backup::BackupRules;
 use super::rollouts::webhook::Webhook;
 use crate::catalog::catching_up::CatchUpMode;
 use crate::catalog::freeze::Freeze;
@@ -63,6 +64,8 @@ pub struct Limits {
     pub restore_keep: Duration,
     /// How many ready clones to keep on each server.
     pub spares: usize,
+    /// What holds for scheduled backups.
+    pub backups: BackupRules,
     /// How many dumps and restores may run at once in this process.
     pub dumps: usize,
     /// Administrator connections to each server.

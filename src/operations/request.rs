@@ -125,7 +125,7 @@ impl Environment {
     ) -> Result<OperationRecord, CatalogError> {
         self.require_store()?;
         let wanted = &[TenantState::Active, TenantState::Suspended];
-        self.ask(slug, wanted, &Work::Backup {}, by).await
+        self.ask(slug, wanted, &Work::Backup { unless_unchanged: false }, by).await
     }
 
     /// Puts a backup in the place of a tenant's live database.
@@ -209,7 +209,7 @@ impl Environment {
     ) -> Result<Uuid, CatalogError> {
         self.require_store()?;
         let fleet = self.fleet(slugs).await?;
-        self.enqueue_fleet(&fleet, &Work::Backup {}, None, by).await
+        self.enqueue_fleet(&fleet, &Work::Backup { unless_unchanged: false }, None, by).await
     }
 
     /// The served and suspended tenants, or those named.

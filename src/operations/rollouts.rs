@@ -242,7 +242,7 @@ impl Environment {
             Work::Migrate { to: Some(record.target_version) }.new_operation(Uuid::nil(), "").input;
         let enqueue = Enqueue {
             migrate,
-            backup: Work::Backup {}.new_operation(Uuid::nil(), "").input,
+            backup: Work::Backup { unless_unchanged: false }.new_operation(Uuid::nil(), "").input,
             migrations_digest: set.digest(),
             overall: plan.concurrency.map(i64::from),
             per_server: plan.per_server.map(i64::from),

@@ -21,6 +21,7 @@ use tenantry::catalog::changes::Changes;
 use tenantry::catalog::operations::{OperationRecord, OperationState};
 use tenantry::catalog::tenants::NewTenant;
 use tenantry::embedded::{EmbeddedPostgres, EmbeddedS3, PostgresSettings};
+use tenantry::operations::backup::BackupRules;
 use tenantry::operations::request::Requester;
 use tenantry::operations::runner::Disturb;
 use tenantry::operations::{Environment, Limits, Runner, upkeep};
@@ -274,6 +275,7 @@ pub fn limits(migrations_dir: PathBuf, spares: usize) -> Limits {
         settings: SettingsRules::default(),
         restore_keep: Duration::from_hours(7 * 24),
         spares,
+        backups: BackupRules::default(),
         dumps: 2,
         admin_connections: 6,
     }
