@@ -107,9 +107,10 @@ impl TenantLock {
             self.session()?,
             "-- backups::record
              insert into backups
-                 (id, tenant_id, dump_bytes, plain_bytes, schema_version, server_version, started_at, finished_at)
-             values ($1, $2, $3, $4, $5, $6, $7, $8)
-             on conflict (id) do nothing",
+                 (id, tenant_id, dump_bytes, plain_bytes, schema_version, server_version, started_at, finished_at,
+                  key_id)
+             values ($1, $2, $3, $4, $5, $6, $7, $8, $9)
+             on conflict (id) do update set key_id = excluded.key_id",
             &[
                 &manifest.backup,
                 &self.tenant(),
@@ -119,6 +120,7 @@ impl TenantLock {
                 &manifest.server_version,
                 &manifest.started_at,
                 &manifest.finished_at,
+                &manifest.key_id,
             ],
         )
         .await

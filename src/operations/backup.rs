@@ -42,6 +42,9 @@ struct Note {
     client_version: String,
     started_at: Timestamp,
     finished_at: Timestamp,
+    /// The public half of the key: the tenant may have another one by the time of the manifest.
+    #[serde(default)]
+    key: Option<String>,
 }
 
 async fn upload_dump(cx: &StepContext<'_>) -> Result<(), StepError> {
@@ -89,6 +92,7 @@ async fn upload_dump(cx: &StepContext<'_>) -> Result<(), StepError> {
         client_version: tools.version().to_owned(),
         started_at,
         finished_at: Timestamp::now(),
+        key: Some(key.open.public()),
     };
     cx.remember(DUMP, &note).await
 }
@@ -162,10 +166,10 @@ pub(super) async fn count_rows(session: &Connection) -> Result<Vec<TableRows>, S
 async fn write_manifest(cx: &StepContext<'_>) -> Result<(), StepError> {
     let store = cx.environment.store()?;
     let catalog = &cx.environment.catalog;
-    let key = catalog.backup_key(cx.tenant.id).await?;
     let note: Note = cx.recall(DUMP).ok_or_else(|| {
         StepError::fail("the dump's size was not written down", "take a new backup")
     })?;
+    let key = catalog.backup_key_named(cx.tenant.id, note.key.as_deref()).await?;
     let mut manifest = Manifest {
         format: MANIFEST_FORMAT,
         tenant: cx.tenant.id,
