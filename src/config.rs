@@ -66,6 +66,8 @@ pub struct Settings {
     pub server_url: Option<SecretString>,
     /// Seals the catalog's secrets.
     pub master_key: Option<SecretString>,
+    /// Keys that open what the master key of before has sealed.
+    pub master_key_previous: Option<SecretString>,
     /// Where the data plane listens.
     pub listen: SocketAddr,
     /// Where the admin API listens.
@@ -238,6 +240,7 @@ impl Settings {
             catalog_url: r.get("catalog_url").map(|PostgresUrl(url)| url),
             server_url: r.get("server_url").map(|PostgresUrl(url)| url),
             master_key: r.get("master_key"),
+            master_key_previous: r.get("master_key_previous"),
             listen,
             admin_listen: r.get("admin_listen").unwrap_or(SocketAddr::from(([127, 0, 0, 1], 8081))),
             edge: edge::read(r, environment),
@@ -306,16 +309,30 @@ impl Settings {
                  catalog, and no backup, can be read",
             )
         })?;
-        let key = MasterKey::parse(key).map_err(|_| {
+        let mut key = self.parse_master_key("master_key", key)?;
+        if let Some(others) = &self.master_key_previous {
+            for other in others.expose_secret().split(',') {
+                let other = other.trim().to_owned().into();
+                key = key.opening_too(self.parse_master_key("master_key_previous", &other)?);
+            }
+        }
+        Ok(Catalog::new(&url, key, self.sessions()))
+    }
+
+    fn parse_master_key(
+        &self,
+        name: &'static str,
+        text: &SecretString,
+    ) -> Result<MasterKey, ConfigError> {
+        MasterKey::parse(text).map_err(|_| {
             ConfigError::one(Problem::Value {
-                place: self.place("master_key"),
+                place: self.place(name),
                 value: None,
                 expected:
                     "32 random bytes in base64 or hex; make some with `openssl rand -base64 32`"
                         .to_owned(),
             })
-        })?;
-        Ok(Catalog::new(&url, key, self.sessions()))
+        })
     }
 
     /// The control database.

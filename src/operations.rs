@@ -31,6 +31,7 @@ use crate::catalog::{CatalogError, TenantLock};
 use crate::tenant::{Tenant, TenantSlug};
 
 pub mod backup;
+mod backup_keys;
 mod baseline;
 pub mod catching_up;
 mod delete;
@@ -93,6 +94,10 @@ pub enum Work {
     Resume {},
     /// Give the tenant's login role another password.
     RotatePassword {},
+    /// Encrypt its backups to another key, from the next one on.
+    RotateBackupKey {},
+    /// Put the keys in the manifests of its backups under the present master key.
+    ResealBackups {},
     /// Give the tenant, its database and its role another name; the slug that it had stays an alias.
     Rename {
         /// The new slug.
@@ -169,6 +174,8 @@ impl Work {
             Self::Suspend { .. } => &suspend::SUSPEND,
             Self::Resume {} => &suspend::RESUME,
             Self::RotatePassword {} => &rotate_password::PLAN,
+            Self::RotateBackupKey {} => &backup_keys::ROTATE,
+            Self::ResealBackups {} => &backup_keys::RESEAL,
             Self::Rename { .. } => &rename::PLAN,
             Self::Delete { .. } => &delete::PLAN,
         }
@@ -186,6 +193,8 @@ impl Work {
             Self::Suspend { .. } => "suspend",
             Self::Resume {} => "resume",
             Self::RotatePassword {} => "rotate_password",
+            Self::RotateBackupKey {} => "rotate_backup_key",
+            Self::ResealBackups {} => "reseal_backups",
             Self::Rename { .. } => "rename",
             Self::Delete { .. } => "delete",
         }

@@ -10,7 +10,9 @@ use tokio_util::sync::CancellationToken;
 use crate::catalog::CatalogError;
 use crate::catalog::changes::Changes;
 use crate::metrics;
-use crate::operations::{Environment, Runner, backup, catching_up, registrations, rollouts, upkeep};
+use crate::operations::{
+    Environment, Runner, backup, catching_up, registrations, rollouts, upkeep,
+};
 use crate::tenant::TenantState;
 
 /// How often the gauges are brought up to date.

@@ -23,6 +23,7 @@ mod edges;
 mod fleet;
 mod freeze;
 mod identity;
+mod keys;
 mod layer;
 mod limits;
 mod migrations;

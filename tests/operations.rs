@@ -17,7 +17,7 @@ use crate::harness::{BY, Fleet, Options, new_tenant, slug};
 type Inventory = BTreeMap<&'static str, Vec<String>>;
 
 /// The kinds, each with the story that leads up to it.
-const KINDS: [&str; 11] = [
+const KINDS: [&str; 13] = [
     "provision",
     "provision_clone",
     "migrate",
@@ -27,6 +27,8 @@ const KINDS: [&str; 11] = [
     "suspend",
     "resume",
     "rotate_password",
+    "rotate_backup_key",
+    "reseal_backups",
     "rename",
     "delete",
 ];
@@ -74,6 +76,19 @@ async fn ask(fleet: &Fleet, kind: &str) -> OperationRecord {
             environment.resume(&acme, BY).await.unwrap()
         }
         "rotate_password" => environment.rotate_password(&acme, BY).await.unwrap(),
+        "rotate_backup_key" => environment.rotate_backup_key(&acme, BY).await.unwrap(),
+        "reseal_backups" => {
+            fleet.back_up("acme").await;
+            let catalog = fleet.admin("tenantry").await;
+            catalog.batch_execute("update backups set key_id = null").await.unwrap();
+            let batch = environment.reseal_backups("test").await.unwrap();
+            let filter = tenantry::catalog::operations::OperationFilter {
+                batch,
+                limit: 2,
+                ..Default::default()
+            };
+            fleet.catalog().operations(&filter).await.unwrap().remove(0).0
+        }
         "rename" => environment.rename(&acme, &slug("initech"), BY).await.unwrap(),
         "delete" => {
             fleet.back_up("acme").await;
@@ -182,6 +197,8 @@ for_every_kind! {
     suspend: "suspend",
     resume: "resume",
     rotate_password: "rotate_password",
+    rotate_backup_key: "rotate_backup_key",
+    reseal_backups: "reseal_backups",
     rename: "rename",
     delete: "delete",
 }

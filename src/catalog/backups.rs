@@ -130,9 +130,9 @@ impl TenantLock {
             "-- backups::record
              insert into backups
                  (id, tenant_id, dump_bytes, plain_bytes, schema_version, server_version, started_at, finished_at,
-                  witness)
-             values ($1, $2, $3, $4, $5, $6, $7, $8, $9)
-             on conflict (id) do nothing",
+                  witness, key_id)
+             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+             on conflict (id) do update set key_id = excluded.key_id",
             &[
                 &manifest.backup,
                 &self.tenant(),
@@ -143,6 +143,7 @@ impl TenantLock {
                 &manifest.started_at,
                 &manifest.finished_at,
                 &witness,
+                &manifest.key_id,
             ],
         )
         .await

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use deadpool_postgres::GenericClient;
 use secrecy::SecretString;
 use serde_json::json;
-use tenantry_backup::BackupKey;
 use tenantry_provisioning::{DatabaseName, RoleName, ServerUrl, random_password};
 use tokio_postgres::Row;
 use tokio_postgres::types::Json;
@@ -126,7 +125,7 @@ impl Catalog {
         let database = DatabaseName::tenant(new.slug.as_str()).map_err(|e| corrupt(&e))?;
         let role = RoleName::tenant(new.slug.as_str()).map_err(|e| corrupt(&e))?;
         let password = self.seal(Purpose::TenantPassword, id, &random_password());
-        let backup_key = self.seal(Purpose::BackupKey, id, &BackupKey::generate().to_secret());
+        let backup_key = self.new_backup_key(id);
 
         let created = execute(
             transaction,

@@ -14,6 +14,8 @@ use crate::operations::Environment;
 use crate::operations::request::Requester;
 use crate::tenant::TenantSlug;
 
+mod key;
+
 /// The commands about backups.
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -23,6 +25,9 @@ pub(super) enum Command {
     List(ListOptions),
     /// Show one backup
     Show(ShowOptions),
+    /// The keys to which tenants' backups are encrypted
+    #[command(subcommand)]
+    Key(key::Command),
 }
 
 #[derive(Debug, Args)]
@@ -73,6 +78,7 @@ pub(super) async fn run(command: Command, context: &Context) -> Result<Outcome> 
         Command::Run(options) => back_up(options, context).await,
         Command::List(options) => list(options, context).await,
         Command::Show(options) => show(options, context).await,
+        Command::Key(command) => key::run(command, context).await,
     }
 }
 

@@ -37,6 +37,12 @@ pub const KEYS: &[Key] = &[
     secret("catalog_url", "", "PostgreSQL URL of the control database"),
     secret("server_url", "the catalog's server", "PostgreSQL URL of the first tenant server"),
     secret("master_key", "", "32 random bytes in base64 or hex, which seal the catalog's secrets"),
+    secret(
+        "master_key_previous",
+        "",
+        "keys that were the master key before, or will be: they open and do not seal; several with commas \
+         between",
+    ),
     plain("listen", "127.0.0.1:8080", "where the data plane listens"),
     plain("admin_listen", "127.0.0.1:8081", "where the admin API listens"),
     plain("tls_cert", "", "PEM file of the certificate that both listeners show, and its chain"),

@@ -56,6 +56,9 @@ struct Note {
     client_version: String,
     started_at: Timestamp,
     finished_at: Timestamp,
+    /// The public half of the key: the tenant may have another one by the time of the manifest.
+    #[serde(default)]
+    key: Option<String>,
 }
 
 async fn look_for_changes(cx: &StepContext<'_>) -> Result<(), StepError> {
@@ -114,6 +117,7 @@ async fn upload_dump(cx: &StepContext<'_>) -> Result<(), StepError> {
         client_version: tools.version().to_owned(),
         started_at,
         finished_at: Timestamp::now(),
+        key: Some(key.open.public()),
     };
     cx.remember(DUMP, &note).await
 }
@@ -201,12 +205,12 @@ async fn write_manifest(cx: &StepContext<'_>) -> Result<(), StepError> {
     }
     let store = cx.environment.store()?;
     let catalog = &cx.environment.catalog;
-    let key = catalog.backup_key(cx.tenant.id).await?;
     let note: Note = cx.recall(DUMP).ok_or_else(|| {
         StepError::fail("the dump's size was not written down", "take a new backup")
     })?;
     let witness =
         note.witness.map(|witness| serde_json::to_value(witness).expect("a witness is plain data"));
+    let key = catalog.backup_key_named(cx.tenant.id, note.key.as_deref()).await?;
     let mut manifest = Manifest {
         format: MANIFEST_FORMAT,
         tenant: cx.tenant.id,

@@ -265,7 +265,7 @@ impl Environment {
         }
     }
 
-    async fn ask(
+    pub(super) async fn ask(
         &self,
         slug: &TenantSlug,
         wanted: &[TenantState],

@@ -6,7 +6,7 @@
 //! transaction the live tenant is untouched, whatever goes wrong.
 
 use futures_util::FutureExt as _;
-use tenantry_backup::{Manifest, RestoreError, RestoreRequest, load_manifest, restore};
+use tenantry_backup::{BackupKey, Manifest, RestoreError, RestoreRequest, load_manifest, restore};
 use tenantry_provisioning::{DatabaseName, Owner, Source, Swap, apply, current_version};
 
 use super::backup::count_rows;
@@ -51,8 +51,7 @@ async fn restore_beside(cx: &StepContext<'_>) -> Result<(), StepError> {
     let store = cx.environment.store()?;
     let server = cx.environment.server(cx.tenant.server_id).await?;
     let (tools, _) = cx.environment.tools(&server).await?;
-    let key = cx.environment.catalog.backup_key(cx.tenant.id).await?.open;
-    let manifest = manifest(cx).await?;
+    let (manifest, key) = manifest(cx).await?;
     let build = DatabaseName::build(cx.operation.id);
 
     // pg_restore cannot go on in the middle: every attempt starts from an empty database.
@@ -69,22 +68,22 @@ async fn restore_beside(cx: &StepContext<'_>) -> Result<(), StepError> {
     Ok(())
 }
 
-/// The manifest, proven to be of this tenant and unaltered.
-async fn manifest(cx: &StepContext<'_>) -> Result<Manifest, StepError> {
+/// The manifest, proven to be of this tenant and unaltered, and the key that proves it.
+async fn manifest(cx: &StepContext<'_>) -> Result<(Manifest, BackupKey), StepError> {
     let Work::Restore { backup } = cx.work()? else {
         unreachable!("only a restore has these steps")
     };
-    let key = cx.environment.catalog.backup_key(cx.tenant.id).await?.open;
     let owner = cx.environment.catalog.backup(backup).await?.tenant_id;
     let manifest = load_manifest(cx.environment.store()?, owner, backup).await?;
+    let key = cx.environment.catalog.backup_key_of(&manifest).await?.open;
     manifest.verify(&key, cx.tenant.id).map_err(RestoreError::from)?;
-    Ok(manifest)
+    Ok((manifest, key))
 }
 
 /// Compares what was restored with what was backed up.
 async fn verify(cx: &StepContext<'_>) -> Result<(), StepError> {
     let server = cx.environment.server(cx.tenant.server_id).await?;
-    let manifest = manifest(cx).await?;
+    let (manifest, _) = manifest(cx).await?;
     let session = server.connect(&DatabaseName::build(cx.operation.id)).await?;
 
     let counted = count_rows(&session).await?;
