@@ -33,6 +33,7 @@ mod attempts;
 pub mod audit_log;
 pub mod backups;
 pub mod changes;
+mod cutover;
 pub mod domains;
 pub mod lock;
 pub mod members;

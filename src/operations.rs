@@ -31,6 +31,7 @@ use crate::tenant::{Tenant, TenantSlug};
 
 mod backup;
 mod baseline;
+mod cutover;
 mod delete;
 pub mod environment;
 mod migrate;
@@ -43,11 +44,14 @@ pub mod rollouts;
 mod rotate_password;
 pub mod runner;
 mod suspend;
+mod transfer;
+mod undo;
 pub mod upkeep;
 pub mod verify;
 
 pub use environment::{Environment, Limits};
 pub use runner::Runner;
+pub use transfer::Transfer;
 
 /// What an operation does, with its parameters.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -77,6 +81,21 @@ pub enum Work {
     Restore {
         /// The backup.
         backup: Uuid,
+        /// On this server, if not on the tenant's own.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        server: Option<Uuid>,
+    },
+    /// Make the tenant from a backup, of another tenant or of one that the catalog has lost.
+    RestoreAs {
+        /// The backup.
+        backup: Uuid,
+    },
+    /// Put back the database that a restore replaced; the one that replaced it is kept in its turn.
+    UndoRestore {
+        /// The restore.
+        operation: Uuid,
+        /// Where the replaced database is.
+        server: Uuid,
     },
     /// Stop serving the tenant; its data stays.
     Suspend {
@@ -157,7 +176,9 @@ impl Work {
             Self::Migrate { .. } => &migrate::PLAN,
             Self::Baseline { .. } => &baseline::PLAN,
             Self::Backup {} => &backup::PLAN,
-            Self::Restore { .. } => &restore::PLAN,
+            Self::Restore { .. } => &restore::IN_PLACE,
+            Self::RestoreAs { .. } => &restore::AS_TENANT,
+            Self::UndoRestore { .. } => &undo::PLAN,
             Self::Suspend { .. } => &suspend::SUSPEND,
             Self::Resume {} => &suspend::RESUME,
             Self::RotatePassword {} => &rotate_password::PLAN,
@@ -175,6 +196,8 @@ impl Work {
             Self::Baseline { .. } => "baseline",
             Self::Backup {} => "backup",
             Self::Restore { .. } => "restore",
+            Self::RestoreAs { .. } => "restore_as",
+            Self::UndoRestore { .. } => "undo_restore",
             Self::Suspend { .. } => "suspend",
             Self::Resume {} => "resume",
             Self::RotatePassword {} => "rotate_password",

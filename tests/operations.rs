@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use tenantry::catalog::operations::{OperationRecord, OperationState};
-use tenantry::operations::request::BackupChoice;
+use tenantry::operations::request::{BackupChoice, RestoreAs};
 use tenantry::operations::runner::{Disturbance, StepPoint};
 use tenantry::operations::{Plan, Work};
 use tokio::sync::Mutex;
@@ -17,13 +17,15 @@ use crate::harness::{BY, Fleet, Options, new_tenant, slug};
 type Inventory = BTreeMap<&'static str, Vec<String>>;
 
 /// The kinds, each with the story that leads up to it.
-const KINDS: [&str; 11] = [
+const KINDS: [&str; 13] = [
     "provision",
     "provision_clone",
     "migrate",
     "baseline",
     "backup",
     "restore",
+    "restore_as",
+    "undo_restore",
     "suspend",
     "resume",
     "rotate_password",
@@ -66,6 +68,17 @@ async fn ask(fleet: &Fleet, kind: &str) -> OperationRecord {
             fleet.back_up("acme").await;
             fleet.admin("tenant_acme").await.batch_execute("delete from cards").await.unwrap();
             environment.restore(&acme, BackupChoice::Latest, BY).await.unwrap()
+        }
+        "restore_as" => {
+            fleet.back_up("acme").await;
+            let to = RestoreAs { slug: slug("globex"), server: None };
+            environment.restore_as(&acme, BackupChoice::Latest, to, BY).await.unwrap()
+        }
+        "undo_restore" => {
+            fleet.back_up("acme").await;
+            let restore = environment.restore(&acme, BackupChoice::Latest, BY).await.unwrap();
+            fleet.complete(&restore).await;
+            environment.undo_restore(&acme, BY).await.unwrap()
         }
         "suspend" => environment.suspend(&acme, None, BY).await.unwrap(),
         "resume" => {
@@ -130,6 +143,9 @@ async fn every_step(kind: &'static str, done: bool, disturbance: Disturbance) {
         if disturbance == Disturbance::Fail {
             assert_eq!(ended.state, OperationState::Failed, "{kind}: {step}");
             assert_eq!(ended.error.as_ref().unwrap().step, step);
+            if kind.contains("restore") {
+                fleet.router().connection(&slug("acme")).await.unwrap();
+            }
             fleet.catalog().retry(operation.id).await.unwrap();
             ended = fleet.runner().complete(operation.id).await.unwrap();
         }
@@ -179,6 +195,8 @@ for_every_kind! {
     baseline: "baseline",
     backup: "backup",
     restore: "restore",
+    restore_as: "restore_as",
+    undo_restore: "undo_restore",
     suspend: "suspend",
     resume: "resume",
     rotate_password: "rotate_password",
@@ -215,6 +233,11 @@ async fn an_operation_given_up_at_any_step_leaves_no_trace() {
             before.remove("slugs");
             let own: &[&str] =
                 if kind.starts_with("provision") { &[] } else { &["acme leads=true kept=false"] };
+            if kind == "restore_as" {
+                // The row of the tenant that never came to be stays for the record.
+                after.get_mut("tenants").unwrap().retain(|tenant| tenant.starts_with("acme"));
+                before.get_mut("tenants").unwrap().retain(|tenant| tenant.starts_with("acme"));
+            }
             assert_eq!(after.remove("slugs").unwrap(), own, "{kind}: {step}");
             if kind.starts_with("provision") {
                 // The tenant's row stays for the record, and a spare may have been used up.
@@ -319,8 +342,8 @@ async fn a_spare_that_somebody_drops_is_replaced_on_retry() {
 
 #[tokio::test]
 async fn a_cancel_that_comes_after_the_point_of_no_return_is_refused() {
-    let fleet = fleet_for("restore").await;
-    let operation = ask(&fleet, "restore").await;
+    let fleet = fleet_for("rename").await;
+    let operation = ask(&fleet, "rename").await;
     disturb_once(&fleet, &operation, "serve", false, Disturbance::Fail).await;
 
     let refused = fleet.environment.cancel(operation.id).await.unwrap_err();

@@ -15,7 +15,7 @@ use crate::catalog::servers::ServerRecord;
 use crate::catalog::tiers::TierRecord;
 use crate::catalog::tokens::{Scope, TokenRecord};
 use crate::domains::{record_name, record_text};
-use crate::operations::Work;
+use crate::operations::{Transfer, Work};
 use crate::tenant::settings::Limits;
 use crate::tenant::{
     DomainName, EffectiveLimits, Tenant, TenantSettings, TenantSlug, TenantState, Tier,
@@ -110,6 +110,9 @@ pub struct OperationDocument {
     pub step: Option<&'static str>,
     /// How many steps are done.
     pub completed_steps: i32,
+    /// How far a restore is with its data.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub transfer: Option<Transfer>,
     /// How often a worker has taken it.
     pub attempts: i32,
     /// Why it stopped.
@@ -146,6 +149,7 @@ impl OperationDocument {
             abandoning: record.abandoning,
             step: Work::progress(record).filter(|_| open).map(|(name, _, _)| name),
             completed_steps: record.completed_steps,
+            transfer: Transfer::of(record),
             attempts: record.attempts,
             error: record.error.clone().filter(|_| open),
             batch_id: record.batch_id,

@@ -148,7 +148,7 @@ fn scope_of(record: &OperationRecord) -> Result<Scope, CatalogError> {
         | Work::Delete { .. } => Scope::TenantsWrite,
         Work::Migrate { .. } | Work::Baseline { .. } => Scope::Migrate,
         Work::Backup {} => Scope::Backup,
-        Work::Restore { .. } => Scope::Restore,
+        Work::Restore { .. } | Work::RestoreAs { .. } | Work::UndoRestore { .. } => Scope::Restore,
     })
 }
 
