@@ -35,11 +35,14 @@ pub mod backups;
 pub mod changes;
 mod cutover;
 pub mod domains;
+pub mod export;
 pub mod lock;
 pub mod members;
 pub mod operations;
 mod progress;
+pub mod proofs;
 pub mod read_replicas;
+pub mod rebuild;
 pub mod registrations;
 pub mod rollouts;
 pub mod routers;
@@ -55,7 +58,7 @@ pub mod tokens;
 
 pub use lock::TenantLock;
 
-/// Our own schema, in order. `V19__…` goes here and nowhere else.
+/// Our own schema, in order. `V20__…` goes here and nowhere else.
 const MIGRATIONS: &[(&str, &str)] = &[
     ("V1__servers_and_tenants", include_str!("../migrations/catalog/V1__servers_and_tenants.sql")),
     ("V2__operations", include_str!("../migrations/catalog/V2__operations.sql")),
@@ -75,6 +78,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("V16__schema_checks", include_str!("../migrations/catalog/V16__schema_checks.sql")),
     ("V17__rollouts", include_str!("../migrations/catalog/V17__rollouts.sql")),
     ("V18__template_timings", include_str!("../migrations/catalog/V18__template_timings.sql")),
+    ("V19__proofs", include_str!("../migrations/catalog/V19__proofs.sql")),
 ];
 
 /// A worker's notes need not reach the disk one by one: a step that is repeated because the catalog's

@@ -7,6 +7,7 @@
 //!
 //! This is the one place that reads the environment of the process.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -18,6 +19,7 @@ use tenantry_provisioning::{MigrationTimeouts, ServerUrl};
 
 use crate::catalog::Catalog;
 use crate::operations::Limits;
+use crate::operations::drills::{DrillSchedule, DrillTimes};
 use crate::operations::rollouts::webhook::Webhook;
 use crate::router::RouterSettings;
 use crate::sealing::MasterKey;
@@ -117,6 +119,10 @@ pub struct Settings {
     pub worker_concurrency: usize,
     /// Ready clones on each server.
     pub warm_spares: usize,
+    /// When backups are drilled without anybody asking.
+    pub drill_schedule: Option<DrillTimes>,
+    /// How many tenants' backups then.
+    pub drill_sample: usize,
     /// How long the database that a restore replaced is kept.
     pub restore_keep: Duration,
     /// How long a migration waits for a lock.
@@ -253,6 +259,8 @@ impl Settings {
             backup_concurrency: r.get("backup_concurrency").map_or(2, |Positive(number)| number),
             worker_concurrency: r.get("worker_concurrency").map_or(4, |Positive(number)| number),
             warm_spares: r.get("warm_spares").map_or(2, |Count(number)| number),
+            drill_schedule: r.get("drill_schedule"),
+            drill_sample: r.get("drill_sample").map_or(5, |Positive(number)| number),
             restore_keep: r.get("restore_keep").unwrap_or(Duration::from_hours(7 * 24)),
             migration_lock_timeout: r
                 .get("migration_lock_timeout")
@@ -338,6 +346,13 @@ impl Settings {
         BackupStore::s3(settings).await.map(Some)
     }
 
+    /// Every setting in force, without the secrets: of those only whether they are set.
+    #[must_use]
+    pub fn configuration(&self) -> BTreeMap<String, String> {
+        let named = |one: &Explained| (one.key.name.to_owned(), one.value.clone());
+        self.explained.iter().map(named).collect()
+    }
+
     /// Bounds on what operations do.
     #[must_use]
     pub fn limits(&self) -> Limits {
@@ -351,6 +366,11 @@ impl Settings {
             },
             settings: self.tenant_settings.clone(),
             restore_keep: self.restore_keep,
+            configuration: self.configuration(),
+            drills: self.drill_schedule.clone().map(|moments| DrillSchedule {
+                moments,
+                sample: i64::try_from(self.drill_sample).unwrap_or(i64::MAX),
+            }),
             spares: self.warm_spares,
             dumps: self.backup_concurrency,
             admin_connections: self.sessions(),

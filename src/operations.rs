@@ -31,11 +31,15 @@ use crate::tenant::{Tenant, TenantSlug};
 
 mod backup;
 mod baseline;
+pub mod catalog_backup;
 mod cutover;
 mod delete;
+mod drill;
+pub mod drills;
 pub mod environment;
 mod migrate;
 mod provision;
+pub mod rebuild;
 pub mod registrations;
 mod rename;
 pub mod request;
@@ -48,6 +52,7 @@ mod transfer;
 mod undo;
 pub mod upkeep;
 pub mod verify;
+mod verify_backup;
 
 pub use environment::{Environment, Limits};
 pub use runner::Runner;
@@ -87,6 +92,14 @@ pub enum Work {
     },
     /// Make the tenant from a backup, of another tenant or of one that the catalog has lost.
     RestoreAs {
+        /// The backup.
+        backup: Uuid,
+        /// Whether the tenant comes back as it was, which is suspended.
+        #[serde(default)]
+        suspended: bool,
+    },
+    /// Restore a backup beside, compare what comes of it, and drop it again.
+    Drill {
         /// The backup.
         backup: Uuid,
     },
@@ -178,6 +191,7 @@ impl Work {
             Self::Backup {} => &backup::PLAN,
             Self::Restore { .. } => &restore::IN_PLACE,
             Self::RestoreAs { .. } => &restore::AS_TENANT,
+            Self::Drill { .. } => &drill::PLAN,
             Self::UndoRestore { .. } => &undo::PLAN,
             Self::Suspend { .. } => &suspend::SUSPEND,
             Self::Resume {} => &suspend::RESUME,
@@ -197,6 +211,7 @@ impl Work {
             Self::Backup {} => "backup",
             Self::Restore { .. } => "restore",
             Self::RestoreAs { .. } => "restore_as",
+            Self::Drill { .. } => "drill",
             Self::UndoRestore { .. } => "undo_restore",
             Self::Suspend { .. } => "suspend",
             Self::Resume {} => "resume",

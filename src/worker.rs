@@ -10,7 +10,9 @@ use tokio_util::sync::CancellationToken;
 use crate::catalog::CatalogError;
 use crate::catalog::changes::Changes;
 use crate::metrics;
-use crate::operations::{Environment, Runner, registrations, rollouts, upkeep};
+use crate::operations::{
+    Environment, Runner, catalog_backup, drills, registrations, rollouts, upkeep,
+};
 use crate::tenant::TenantState;
 
 /// How often the gauges are brought up to date.
@@ -39,6 +41,8 @@ impl Worker {
             runner.work(self.concurrency, &self.changes),
             registrations::run(self.environment.clone(), self.changes.clone(), shutdown.clone()),
             rollouts::run(self.environment.clone(), self.changes.clone(), shutdown.clone()),
+            catalog_backup::run(self.environment.clone(), shutdown.clone()),
+            drills::run(self.environment.clone(), shutdown.clone()),
             upkeep::run(self.environment.clone(), self.changes.clone(), shutdown.clone()),
             watch_gauges(&self.environment, shutdown),
         );

@@ -6,7 +6,8 @@ use std::os::unix::fs::MetadataExt as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use tenantry::catalog::operations::{OperationRecord, OperationState};
+use tenantry::catalog::operations::{OperationFilter, OperationRecord, OperationState};
+use tenantry::operations::drills::DrillChoice;
 use tenantry::operations::request::{BackupChoice, RestoreAs};
 use tenantry::operations::runner::{Disturbance, StepPoint};
 use tenantry::operations::{Plan, Work};
@@ -17,7 +18,7 @@ use crate::harness::{BY, Fleet, Options, new_tenant, slug};
 type Inventory = BTreeMap<&'static str, Vec<String>>;
 
 /// The kinds, each with the story that leads up to it.
-const KINDS: [&str; 13] = [
+const KINDS: [&str; 14] = [
     "provision",
     "provision_clone",
     "migrate",
@@ -26,6 +27,7 @@ const KINDS: [&str; 13] = [
     "restore",
     "restore_as",
     "undo_restore",
+    "drill",
     "suspend",
     "resume",
     "rotate_password",
@@ -51,11 +53,7 @@ async fn ask(fleet: &Fleet, kind: &str) -> OperationRecord {
             fleet.add_migration("V2__labels.sql", "create table labels (id bigint primary key);");
             environment.reload_migrations().await.unwrap();
             let batch = environment.migrate_fleet(&[], "test").await.unwrap();
-            let filter = tenantry::catalog::operations::OperationFilter {
-                batch: Some(batch),
-                limit: 2,
-                ..Default::default()
-            };
+            let filter = OperationFilter { batch: Some(batch), limit: 2, ..Default::default() };
             fleet.catalog().operations(&filter).await.unwrap().remove(0).0
         }
         "baseline" => {
@@ -79,6 +77,12 @@ async fn ask(fleet: &Fleet, kind: &str) -> OperationRecord {
             let restore = environment.restore(&acme, BackupChoice::Latest, BY).await.unwrap();
             fleet.complete(&restore).await;
             environment.undo_restore(&acme, BY).await.unwrap()
+        }
+        "drill" => {
+            fleet.back_up("acme").await;
+            let batch = environment.drill(DrillChoice::Of(&[acme]), "test").await.unwrap();
+            let filter = OperationFilter { batch: Some(batch), limit: 1, ..Default::default() };
+            fleet.catalog().operations(&filter).await.unwrap().remove(0).0
         }
         "suspend" => environment.suspend(&acme, None, BY).await.unwrap(),
         "resume" => {
@@ -197,6 +201,7 @@ for_every_kind! {
     restore: "restore",
     restore_as: "restore_as",
     undo_restore: "undo_restore",
+    drill: "drill",
     suspend: "suspend",
     resume: "resume",
     rotate_password: "rotate_password",

@@ -69,7 +69,10 @@ async fn a_backup_becomes_a_tenant_of_its_own() {
     );
     assert_ne!(format!("{:?}", secret(&one)), format!("{:?}", secret(&other)));
     assert_eq!(check.schema_version, acme.schema_version);
-    assert_eq!((fleet.count("acme", "boards").await, fleet.count("acme-check", "boards").await), (2, 3));
+    assert_eq!(
+        (fleet.count("acme", "boards").await, fleet.count("acme-check", "boards").await),
+        (2, 3)
+    );
     fleet.router().connection(&slug("acme-check")).await.unwrap();
     let transfer = Transfer::of(&done).unwrap();
     assert_eq!(transfer.bytes, transfer.total_bytes);
@@ -86,8 +89,7 @@ fn secret(text: &secrecy::SecretString) -> &str {
 #[tokio::test]
 async fn an_undone_restore_leaves_what_was_there_and_can_be_undone_too() {
     let fleet = fleet_with_backup().await;
-    let restore =
-        fleet.environment.restore(&slug("acme"), BackupChoice::Latest, BY).await.unwrap();
+    let restore = fleet.environment.restore(&slug("acme"), BackupChoice::Latest, BY).await.unwrap();
     fleet.complete(&restore).await;
     execute(&fleet, "insert into boards (title) values ('after'), ('the restore')").await;
 
@@ -99,15 +101,17 @@ async fn an_undone_restore_leaves_what_was_there_and_can_be_undone_too() {
 
     assert_eq!((before, undone, again), (5, 2, 5));
     assert_eq!(fleet.tenant("acme").await.epoch, 4);
-    assert_eq!(left_on(&fleet.postgres).await, ["database tenant_acme", "database tenantry_old_<id>", "role tenant_acme"]);
+    assert_eq!(
+        left_on(&fleet.postgres).await,
+        ["database tenant_acme", "database tenantry_old_<id>", "role tenant_acme"]
+    );
     fleet.assert_healthy().await;
 }
 
 #[tokio::test]
 async fn an_undo_brings_the_old_database_to_the_schema_of_today() {
     let fleet = fleet_with_backup().await;
-    let restore =
-        fleet.environment.restore(&slug("acme"), BackupChoice::Latest, BY).await.unwrap();
+    let restore = fleet.environment.restore(&slug("acme"), BackupChoice::Latest, BY).await.unwrap();
     fleet.complete(&restore).await;
     fleet.add_migration("V2__labels.sql", "create table labels (id bigint primary key);");
     fleet.environment.reload_migrations().await.unwrap();

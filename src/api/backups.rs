@@ -85,9 +85,14 @@ pub(super) async fn restore(
     let (slug, body) = (TenantSlug::parse(&slug)?, body?.0);
     let (environment, by) = (&admin.environment, caller.requester());
     let asked = match body {
-        Restore { backup: None, latest: false, before: None, into: None, server: None, undo: true } => {
-            environment.undo_restore(&slug, by).await?
-        }
+        Restore {
+            backup: None,
+            latest: false,
+            before: None,
+            into: None,
+            server: None,
+            undo: true,
+        } => environment.undo_restore(&slug, by).await?,
         Restore { undo: true, .. } => {
             return Err(ApiError::invalid("`undo` stands alone"));
         }
@@ -111,6 +116,20 @@ fn choice(body: &Restore) -> Result<BackupChoice, ApiError> {
         }
         _ => Err(ApiError::invalid("give exactly one of `backup`, `latest` and `before`")),
     }
+}
+
+/// Restores a tenant's newest good backup to a scratch database, compares what comes of it, and drops it.
+#[utoipa::path(post, path = "/api/setup/tenants/{slug}/drill", tag = "backups", params(("slug" = String, Path)),
+    responses((status = ACCEPTED, body = OperationDocument), (status = NOT_FOUND, body = Problem)))]
+pub(super) async fn drill(
+    State(admin): State<Admin>,
+    caller: Caller,
+    Path(slug): Path<String>,
+) -> Result<Response, ApiError> {
+    caller.require(Scope::Backup)?;
+    let slug = TenantSlug::parse(&slug)?;
+    let asked = admin.environment.drill_tenant(&slug, caller.requester()).await?;
+    accepted(&admin, &asked).await
 }
 
 /// Lists a tenant's backups.

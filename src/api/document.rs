@@ -220,6 +220,18 @@ pub struct BackupDocument {
     pub started_at: Timestamp,
     /// When it ended.
     pub finished_at: Timestamp,
+    /// When every byte of it was last read and compared with its manifest.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub verified_at: Option<Timestamp>,
+    /// When a drill last restored it and compared what came of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub proven_at: Option<Timestamp>,
+    /// How many seconds that restore took.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub proven_seconds: Option<f64>,
+    /// Why it is not to be relied on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
 }
 
 impl From<BackupRecord> for BackupDocument {
@@ -234,6 +246,10 @@ impl From<BackupRecord> for BackupDocument {
             server_version: record.server_version,
             started_at: record.started_at,
             finished_at: record.finished_at,
+            verified_at: record.proof.verified_at,
+            proven_at: record.proof.proven_at,
+            proven_seconds: record.proof.proven_seconds,
+            problem: record.proof.problem,
         }
     }
 }

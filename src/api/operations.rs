@@ -147,7 +147,7 @@ fn scope_of(record: &OperationRecord) -> Result<Scope, CatalogError> {
         | Work::Rename { .. }
         | Work::Delete { .. } => Scope::TenantsWrite,
         Work::Migrate { .. } | Work::Baseline { .. } => Scope::Migrate,
-        Work::Backup {} => Scope::Backup,
+        Work::Backup {} | Work::Drill { .. } => Scope::Backup,
         Work::Restore { .. } | Work::RestoreAs { .. } | Work::UndoRestore { .. } => Scope::Restore,
     })
 }

@@ -84,6 +84,8 @@ async fn prepare(
         migration_timeouts: MigrationTimeouts::default(),
         settings: SettingsRules::default(),
         restore_keep: Duration::from_hours(7 * 24),
+        drills: None,
+        configuration: std::collections::BTreeMap::default(),
         spares: TENANTS.len(),
         dumps: 2,
         admin_connections: 6,

@@ -161,7 +161,9 @@ async fn put_back(
         let source = cx.environment.server(before.server_id).await?;
         let (live, role, epoch) = (&cx.tenant.database, &cx.tenant.role, before.epoch);
         if server_id == before.server_id {
-            source.swap(Swap { live, incoming: &old, retired: incoming, role, owner, epoch }).await?;
+            source
+                .swap(Swap { live, incoming: &old, retired: incoming, role, owner, epoch })
+                .await?;
         } else {
             possess(cx, &source, &old, owner, epoch).await?;
         }
@@ -223,11 +225,7 @@ async fn refuse_stranger(
     ))
 }
 
-async fn is_ours(
-    server: &Server,
-    live: &DatabaseName,
-    operation: Uuid,
-) -> Result<bool, StepError> {
+async fn is_ours(server: &Server, live: &DatabaseName, operation: Uuid) -> Result<bool, StepError> {
     let facts = server.database(live).await?;
     Ok(matches!(
         facts.and_then(|facts| facts.marker),

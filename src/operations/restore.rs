@@ -6,6 +6,7 @@
 //! puts it back in the same way.
 
 use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
 use tenantry_backup::{
     BackupKey, Manifest, RestoreError, RestoreRequest, Restored, load_manifest, restore,
 };
@@ -37,9 +38,9 @@ pub(super) const IN_PLACE: Plan = Plan {
 
 pub(super) const AS_TENANT: Plan = Plan {
     steps: &[
-        Step::new("restore_beside", |cx| restore_beside(cx).boxed()),
-        Step::new("verify", |cx| verify(cx).boxed()),
-        Step::new("migrate_beside", |cx| migrate_beside(cx).boxed()),
+        Step::new("restore_beside", |cx| unless_there(cx, restore_beside(cx).boxed()).boxed()),
+        Step::new("verify", |cx| unless_there(cx, verify(cx).boxed()).boxed()),
+        Step::new("migrate_beside", |cx| unless_there(cx, migrate_beside(cx).boxed()).boxed()),
         Step::new("take_possession", |cx| take_possession(cx).boxed()),
         Step::new("activate", |cx| activate(cx).boxed()),
     ],
@@ -63,7 +64,7 @@ struct Origin {
 async fn origin(cx: &StepContext<'_>) -> Result<Origin, StepError> {
     let (backup, server_id) = match cx.work()? {
         Work::Restore { backup, server } => (backup, server.unwrap_or(cx.tenant.server_id)),
-        Work::RestoreAs { backup } => (backup, cx.tenant.server_id),
+        Work::RestoreAs { backup, .. } => (backup, cx.tenant.server_id),
         _ => unreachable!("only a restore has these steps"),
     };
     let catalog = &cx.environment.catalog;
@@ -208,6 +209,16 @@ fn target(cx: &StepContext<'_>) -> Result<Uuid, StepError> {
     }
 }
 
+/// A tenant that has its database is made already: by an earlier attempt, or because nothing but the catalog
+/// was lost. What is in it is newer than any backup.
+async fn unless_there(
+    cx: &StepContext<'_>,
+    step: BoxFuture<'_, Result<(), StepError>>,
+) -> Result<(), StepError> {
+    let server = cx.environment.server(cx.tenant.server_id).await?;
+    if provision::is_done(cx, &server).await? { Ok(()) } else { step.await }
+}
+
 async fn take_possession(cx: &StepContext<'_>) -> Result<(), StepError> {
     let server = cx.environment.server(cx.tenant.server_id).await?;
     let password = cx.environment.catalog.tenant_password(cx.tenant.id).await?;
@@ -215,17 +226,21 @@ async fn take_possession(cx: &StepContext<'_>) -> Result<(), StepError> {
     let from = DatabaseName::build(cx.operation.id);
     let owner = Owner { tenant: cx.tenant.id, operation: cx.operation.id };
     let (database, role, epoch) = (&cx.tenant.database, &cx.tenant.role, cx.tenant.epoch);
-    let possession =
-        Possession { from: &from, database, role, verifier: &verifier, owner, epoch };
+    let possession = Possession { from: &from, database, role, verifier: &verifier, owner, epoch };
     Ok(server.take_possession(possession).await?)
 }
 
 async fn activate(cx: &StepContext<'_>) -> Result<(), StepError> {
     let server = cx.environment.server(cx.tenant.server_id).await?;
     provision::prove_isolation(cx, &server, cx.tenant.epoch).await?;
-    let version = cx.recall(VERSION).unwrap_or(0);
+    let version = match cx.recall(VERSION) {
+        Some(version) => version,
+        None => current_version(&server.connect(&cx.tenant.database).await?).await?,
+    };
+    let suspended = matches!(cx.work()?, Work::RestoreAs { suspended: true, .. });
+    let state = if suspended { TenantState::Suspended } else { TenantState::Active };
     let repeatables = cx.recall::<Option<String>>(REPEATABLES).flatten();
     let repeatables = repeatables.as_deref();
     let epoch = cx.tenant.epoch;
-    Ok(cx.lock.serve(&cx.tenant, TenantState::Active, epoch, version, repeatables).await?)
+    Ok(cx.lock.serve(&cx.tenant, state, epoch, version, repeatables).await?)
 }

@@ -89,7 +89,7 @@ impl Environment {
             server: to.server,
         };
         let id = Uuid::now_v7();
-        let work = Work::RestoreAs { backup: backup.id };
+        let work = Work::RestoreAs { backup: backup.id, suspended: false };
         let mut operation = work.new_operation(id, by.name);
         operation.idempotency_key = by.idempotency_key;
         let asked = self.catalog.create_tenant(id, &new, &operation).await;
@@ -114,6 +114,18 @@ impl Environment {
         self.ask(slug, wanted, &work, by).await
     }
 
+    /// Restores the newest good backup of a tenant to a scratch database, to prove it.
+    pub async fn drill_tenant(
+        &self,
+        slug: &TenantSlug,
+        by: Requester<'_>,
+    ) -> Result<OperationRecord, CatalogError> {
+        self.require_store()?;
+        let backup = self.choose_backup(slug, BackupChoice::Latest).await?.id;
+        let wanted = &[TenantState::Active, TenantState::Suspended];
+        self.ask(slug, wanted, &Work::Drill { backup }, by).await
+    }
+
     /// The backup that is meant, which must be this tenant's.
     pub async fn choose_backup(
         &self,
@@ -124,9 +136,7 @@ impl Environment {
             BackupChoice::Id(id) => {
                 let backup = self.catalog.backup(id).await?;
                 // Of a tenant that is gone only its slug is left to compare.
-                if backup.slug != *slug
-                    && self.catalog.tenant(slug).await?.id != backup.tenant_id
-                {
+                if backup.slug != *slug && self.catalog.tenant(slug).await?.id != backup.tenant_id {
                     return Err(CatalogError::Conflict(format!(
                         "backup {id} belongs to another tenant than {slug}; list this tenant's with \
                          `tenantry backup list {slug}`"
