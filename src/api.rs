@@ -164,6 +164,7 @@ fn admin_routes() -> OpenApiRouter<Admin> {
         .routes(routes!(audit_log::list))
         .routes(routes!(backups::back_up))
         .routes(routes!(backups::restore))
+        .routes(routes!(backups::drill))
         .routes(routes!(backups::list_of_tenant))
         .routes(routes!(backups::list))
         .routes(routes!(backups::get))
@@ -254,6 +255,7 @@ mod tests {
             "/api/setup/tenants/{slug}/aliases",
             "/api/setup/tenants/{slug}/backup",
             "/api/setup/tenants/{slug}/restore",
+            "/api/setup/tenants/{slug}/drill",
             "/api/setup/tenants/{slug}/backups",
             "/api/setup/tenants/{slug}/members",
             "/api/setup/tenants/{slug}/domains",

@@ -186,7 +186,10 @@ impl Cli {
         let mut flags = command.flags();
         flags.extend(global.catalog_url.map(|url| ("catalog_url", url)));
         let loaded = Settings::load(global.config.as_deref(), &flags);
-        if let Command::Config(command) = command {
+        if let Command::Config(
+            command @ (configuration::Command::Check(_) | configuration::Command::Show(_)),
+        ) = command
+        {
             return configuration::run(&command, loaded, global.output_format);
         }
         let settings = loaded?;
@@ -228,6 +231,9 @@ impl Command {
             Self::Key(command) => key::run(command, context).await,
             Self::AuditLog(options) => audit_log::run(options, context).await,
             Self::Doctor(options) => doctor::run(options, context).await,
+            Self::Config(configuration::Command::Export(options)) => {
+                configuration::export::run(options, context).await
+            }
             Self::Config(_) => {
                 unreachable!("it needs no settings that are right, so it ran before")
             }

@@ -7,6 +7,7 @@
 //!
 //! This is the one place that reads the environment of the process.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -20,6 +21,7 @@ use crate::catalog::Catalog;
 use crate::catalog::catching_up::CatchUpMode;
 use crate::operations::Limits;
 use crate::operations::backup::BackupRules;
+use crate::operations::drills::{DrillSchedule, DrillTimes};
 use crate::operations::rollouts::webhook::Webhook;
 use crate::router::RouterSettings;
 use crate::sealing::MasterKey;
@@ -124,6 +126,10 @@ pub struct Settings {
     pub worker_concurrency: usize,
     /// Ready clones on each server.
     pub warm_spares: usize,
+    /// When backups are drilled without anybody asking.
+    pub drill_schedule: Option<DrillTimes>,
+    /// How many tenants' backups then.
+    pub drill_sample: usize,
     /// How long the database that a restore replaced is kept.
     pub restore_keep: Duration,
     /// When a tenant that is behind is migrated.
@@ -276,6 +282,8 @@ impl Settings {
             backups: backup::read(r, backup_concurrency),
             worker_concurrency: r.get("worker_concurrency").map_or(4, |Positive(number)| number),
             warm_spares: r.get("warm_spares").map_or(2, |Count(number)| number),
+            drill_schedule: r.get("drill_schedule"),
+            drill_sample: r.get("drill_sample").map_or(5, |Positive(number)| number),
             restore_keep: r.get("restore_keep").unwrap_or(Duration::from_hours(7 * 24)),
             migration_mode: r.get("migration_mode").unwrap_or(MigrationMode::Manual),
             migration_lock_timeout: r
@@ -376,6 +384,13 @@ impl Settings {
         BackupStore::s3(settings).await.map(Some)
     }
 
+    /// Every setting in force, without the secrets: of those only whether they are set.
+    #[must_use]
+    pub fn configuration(&self) -> BTreeMap<String, String> {
+        let named = |one: &Explained| (one.key.name.to_owned(), one.value.clone());
+        self.explained.iter().map(named).collect()
+    }
+
     /// Bounds on what operations do.
     #[must_use]
     pub fn limits(&self) -> Limits {
@@ -394,6 +409,11 @@ impl Settings {
             },
             settings: self.tenant_settings.clone(),
             restore_keep: self.restore_keep,
+            configuration: self.configuration(),
+            drills: self.drill_schedule.clone().map(|moments| DrillSchedule {
+                moments,
+                sample: i64::try_from(self.drill_sample).unwrap_or(i64::MAX),
+            }),
             spares: self.warm_spares,
             backups: self.backups.clone(),
             dumps: self.backup_concurrency,

@@ -33,11 +33,16 @@ use crate::tenant::{Tenant, TenantSlug};
 pub mod backup;
 mod backup_keys;
 mod baseline;
+pub mod catalog_backup;
 pub mod catching_up;
+mod cutover;
 mod delete;
+mod drill;
+pub mod drills;
 pub mod environment;
 mod migrate;
 mod provision;
+pub mod rebuild;
 pub mod registrations;
 mod rename;
 pub mod request;
@@ -46,11 +51,15 @@ pub mod rollouts;
 mod rotate_password;
 pub mod runner;
 mod suspend;
+mod transfer;
+mod undo;
 pub mod upkeep;
 pub mod verify;
+mod verify_backup;
 
 pub use environment::{Environment, Limits};
 pub use runner::Runner;
+pub use transfer::Transfer;
 
 /// What an operation does, with its parameters.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -84,6 +93,29 @@ pub enum Work {
     Restore {
         /// The backup.
         backup: Uuid,
+        /// On this server, if not on the tenant's own.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        server: Option<Uuid>,
+    },
+    /// Make the tenant from a backup, of another tenant or of one that the catalog has lost.
+    RestoreAs {
+        /// The backup.
+        backup: Uuid,
+        /// Whether the tenant comes back as it was, which is suspended.
+        #[serde(default)]
+        suspended: bool,
+    },
+    /// Restore a backup beside, compare what comes of it, and drop it again.
+    Drill {
+        /// The backup.
+        backup: Uuid,
+    },
+    /// Put back the database that a restore replaced; the one that replaced it is kept in its turn.
+    UndoRestore {
+        /// The restore.
+        operation: Uuid,
+        /// Where the replaced database is.
+        server: Uuid,
     },
     /// Stop serving the tenant; its data stays.
     Suspend {
@@ -170,7 +202,10 @@ impl Work {
             Self::Migrate { .. } => &migrate::PLAN,
             Self::Baseline { .. } => &baseline::PLAN,
             Self::Backup { .. } => &backup::PLAN,
-            Self::Restore { .. } => &restore::PLAN,
+            Self::Restore { .. } => &restore::IN_PLACE,
+            Self::RestoreAs { .. } => &restore::AS_TENANT,
+            Self::Drill { .. } => &drill::PLAN,
+            Self::UndoRestore { .. } => &undo::PLAN,
             Self::Suspend { .. } => &suspend::SUSPEND,
             Self::Resume {} => &suspend::RESUME,
             Self::RotatePassword {} => &rotate_password::PLAN,
@@ -190,6 +225,9 @@ impl Work {
             Self::Baseline { .. } => "baseline",
             Self::Backup { .. } => "backup",
             Self::Restore { .. } => "restore",
+            Self::RestoreAs { .. } => "restore_as",
+            Self::Drill { .. } => "drill",
+            Self::UndoRestore { .. } => "undo_restore",
             Self::Suspend { .. } => "suspend",
             Self::Resume {} => "resume",
             Self::RotatePassword {} => "rotate_password",

@@ -40,6 +40,8 @@ pub enum Purpose {
     ServerUrl,
     /// The connection string of a server's read replica.
     ReadReplicaUrl,
+    /// A backup of the catalog, as a whole.
+    CatalogBackup,
     /// The value by which a catalog recognises its master key.
     KeyCheck,
 }
@@ -178,6 +180,7 @@ fn associated_data(purpose: Purpose, owner: Uuid) -> Aad<Vec<u8>> {
         Purpose::BackupKey => b"backup key",
         Purpose::ServerUrl => b"server url",
         Purpose::ReadReplicaUrl => b"read replica url",
+        Purpose::CatalogBackup => b"catalog backup",
         Purpose::KeyCheck => b"key check",
     };
     Aad::from([b"tenantry:", purpose, b":", owner.as_bytes()].concat())

@@ -157,7 +157,7 @@ impl TenantState {
         let allowed = match (self, to) {
             (from, to) if from == to => true,
             (Provisioning | Suspended | Restoring | Renaming, Active)
-            | (Active | Restoring | Renaming, Suspended)
+            | (Provisioning | Active | Restoring | Renaming, Suspended)
             | (Active | Suspended, Restoring | Renaming)
             | (Provisioning | Active | Suspended | Restoring | Renaming, Deleting)
             | (Deleting, Deleted) => true,
@@ -220,8 +220,8 @@ mod tests {
     }
 
     #[test]
-    fn a_half_made_tenant_cannot_be_suspended_restored_or_renamed() {
-        for to in [TenantState::Suspended, TenantState::Restoring, TenantState::Renaming] {
+    fn a_half_made_tenant_cannot_be_restored_or_renamed() {
+        for to in [TenantState::Restoring, TenantState::Renaming] {
             assert!(TenantState::Provisioning.transition(to).is_err());
         }
     }

@@ -11,7 +11,8 @@ use crate::catalog::CatalogError;
 use crate::catalog::changes::Changes;
 use crate::metrics;
 use crate::operations::{
-    Environment, Runner, backup, catching_up, registrations, rollouts, upkeep,
+    Environment, Runner, backup, catalog_backup, catching_up, drills, registrations, rollouts,
+    upkeep,
 };
 use crate::tenant::TenantState;
 
@@ -43,6 +44,8 @@ impl Worker {
             catching_up::run(self.environment.clone(), self.changes.clone(), shutdown.clone()),
             rollouts::run(self.environment.clone(), self.changes.clone(), shutdown.clone()),
             backup::schedule::run(self.environment.clone(), self.changes.clone(), shutdown.clone()),
+            catalog_backup::run(self.environment.clone(), shutdown.clone()),
+            drills::run(self.environment.clone(), shutdown.clone()),
             upkeep::run(self.environment.clone(), self.changes.clone(), shutdown.clone()),
             watch_gauges(&self.environment, shutdown),
         );

@@ -6,8 +6,9 @@ use std::os::unix::fs::MetadataExt as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use tenantry::catalog::operations::{OperationRecord, OperationState};
-use tenantry::operations::request::BackupChoice;
+use tenantry::catalog::operations::{OperationFilter, OperationRecord, OperationState};
+use tenantry::operations::drills::DrillChoice;
+use tenantry::operations::request::{BackupChoice, RestoreAs};
 use tenantry::operations::runner::{Disturbance, StepPoint};
 use tenantry::operations::{Plan, Work};
 use tokio::sync::Mutex;
@@ -17,13 +18,16 @@ use crate::harness::{BY, Fleet, Options, new_tenant, slug};
 type Inventory = BTreeMap<&'static str, Vec<String>>;
 
 /// The kinds, each with the story that leads up to it.
-const KINDS: [&str; 13] = [
+const KINDS: [&str; 16] = [
     "provision",
     "provision_clone",
     "migrate",
     "baseline",
     "backup",
     "restore",
+    "restore_as",
+    "undo_restore",
+    "drill",
     "suspend",
     "resume",
     "rotate_password",
@@ -51,11 +55,7 @@ async fn ask(fleet: &Fleet, kind: &str) -> OperationRecord {
             fleet.add_migration("V2__labels.sql", "create table labels (id bigint primary key);");
             environment.reload_migrations().await.unwrap();
             let batch = environment.migrate_fleet(&[], "test").await.unwrap();
-            let filter = tenantry::catalog::operations::OperationFilter {
-                batch: Some(batch),
-                limit: 2,
-                ..Default::default()
-            };
+            let filter = OperationFilter { batch: Some(batch), limit: 2, ..Default::default() };
             fleet.catalog().operations(&filter).await.unwrap().remove(0).0
         }
         "baseline" => {
@@ -68,6 +68,23 @@ async fn ask(fleet: &Fleet, kind: &str) -> OperationRecord {
             fleet.back_up("acme").await;
             fleet.admin("tenant_acme").await.batch_execute("delete from cards").await.unwrap();
             environment.restore(&acme, BackupChoice::Latest, BY).await.unwrap()
+        }
+        "restore_as" => {
+            fleet.back_up("acme").await;
+            let to = RestoreAs { slug: slug("globex"), server: None };
+            environment.restore_as(&acme, BackupChoice::Latest, to, BY).await.unwrap()
+        }
+        "undo_restore" => {
+            fleet.back_up("acme").await;
+            let restore = environment.restore(&acme, BackupChoice::Latest, BY).await.unwrap();
+            fleet.complete(&restore).await;
+            environment.undo_restore(&acme, BY).await.unwrap()
+        }
+        "drill" => {
+            fleet.back_up("acme").await;
+            let batch = environment.drill(DrillChoice::Of(&[acme]), "test").await.unwrap();
+            let filter = OperationFilter { batch: Some(batch), limit: 1, ..Default::default() };
+            fleet.catalog().operations(&filter).await.unwrap().remove(0).0
         }
         "suspend" => environment.suspend(&acme, None, BY).await.unwrap(),
         "resume" => {
@@ -145,6 +162,9 @@ async fn every_step(kind: &'static str, done: bool, disturbance: Disturbance) {
         if disturbance == Disturbance::Fail {
             assert_eq!(ended.state, OperationState::Failed, "{kind}: {step}");
             assert_eq!(ended.error.as_ref().unwrap().step, step);
+            if kind.contains("restore") {
+                fleet.router().connection(&slug("acme")).await.unwrap();
+            }
             fleet.catalog().retry(operation.id).await.unwrap();
             ended = fleet.runner().complete(operation.id).await.unwrap();
         }
@@ -194,6 +214,9 @@ for_every_kind! {
     baseline: "baseline",
     backup: "backup",
     restore: "restore",
+    restore_as: "restore_as",
+    undo_restore: "undo_restore",
+    drill: "drill",
     suspend: "suspend",
     resume: "resume",
     rotate_password: "rotate_password",
@@ -232,6 +255,11 @@ async fn an_operation_given_up_at_any_step_leaves_no_trace() {
             before.remove("slugs");
             let own: &[&str] =
                 if kind.starts_with("provision") { &[] } else { &["acme leads=true kept=false"] };
+            if kind == "restore_as" {
+                // The row of the tenant that never came to be stays for the record.
+                after.get_mut("tenants").unwrap().retain(|tenant| tenant.starts_with("acme"));
+                before.get_mut("tenants").unwrap().retain(|tenant| tenant.starts_with("acme"));
+            }
             assert_eq!(after.remove("slugs").unwrap(), own, "{kind}: {step}");
             if kind.starts_with("provision") {
                 // The tenant's row stays for the record, and a spare may have been used up.
@@ -336,8 +364,8 @@ async fn a_spare_that_somebody_drops_is_replaced_on_retry() {
 
 #[tokio::test]
 async fn a_cancel_that_comes_after_the_point_of_no_return_is_refused() {
-    let fleet = fleet_for("restore").await;
-    let operation = ask(&fleet, "restore").await;
+    let fleet = fleet_for("rename").await;
+    let operation = ask(&fleet, "rename").await;
     disturb_once(&fleet, &operation, "serve", false, Disturbance::Fail).await;
 
     let refused = fleet.environment.cancel(operation.id).await.unwrap_err();

@@ -196,7 +196,9 @@ enum Stopped {
 }
 
 fn start(request: DumpRequest<'_>) -> io::Result<Process> {
-    let DumpRequest { tools, libpq_env, snapshot, lock_timeout, absent } = request;
+    let DumpRequest { tools, mut libpq_env, snapshot, lock_timeout, absent } = request;
+    // Moments are written in one zone, whatever the database's: so rows can be compared as text.
+    libpq_env.push(("PGTZ", "UTC".to_owned()));
     let mut arguments = vec![
         "--format=custom".to_owned(),
         "--compress=0".to_owned(),

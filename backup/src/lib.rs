@@ -15,7 +15,10 @@ pub use dump::{DumpError, DumpProgress, DumpRequest, Dumped, ObjectClass, dump, 
 pub use key::{BackupKey, KeyError};
 pub use manifest::{MANIFEST_FORMAT, Manifest, ManifestError, TableRows};
 pub use object_key::{KeyScope, ObjectKey};
-pub use restore::{RestoreError, RestoreRequest, Restored, load_manifest, restore, verify_stored};
+pub use restore::{
+    RestoreError, RestoreRequest, Restored, RowDigest, TableDigest, digest_tables, list_contents,
+    load_manifest, restore, verify_stored,
+};
 pub use store::{
     BackupStore, MAX_SMALL_OBJECT_BYTES, ObjectInfo, ObjectReader, S3Settings, StoreError, Uploaded,
 };

@@ -13,6 +13,7 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use crate::key::BackupKey;
+use crate::tools::major_of;
 
 /// The format that this version writes, and the newest that it reads.
 pub const MANIFEST_FORMAT: u32 = 1;
@@ -168,6 +169,12 @@ impl Manifest {
         // Only a hint for the operator: a forger can choose which of the two errors to see.
         let other_key = check.len() == KEY_CHECK_DIGITS && check != key_check(key);
         Err(if other_key { ManifestError::WrongKey } else { ManifestError::Altered })
+    }
+
+    /// The major version of the programs that made the dump, and of those that read it at least.
+    #[must_use]
+    pub fn client_major(&self) -> Option<u32> {
+        major_of(&self.client_version)
     }
 
     fn signed_bytes(&self) -> Vec<u8> {

@@ -6,6 +6,7 @@
 //! part of the data: its target is to be dropped.
 
 mod archive;
+mod contents;
 
 use std::fmt;
 use std::io;
@@ -16,6 +17,7 @@ use tokio::process::ChildStdin;
 use uuid::Uuid;
 
 use self::archive::Archive;
+pub use self::contents::{RowDigest, TableDigest, digest_tables, list_contents};
 use crate::key::BackupKey;
 use crate::manifest::{Manifest, ManifestError};
 use crate::object_key::ObjectKey;
@@ -169,30 +171,10 @@ pub async fn restore(
     progress: impl Fn(u64) + Send + Sync,
 ) -> Result<Restored, RestoreError> {
     manifest.verify(key, request.tenant)?;
-    if major_of(&manifest.client_version) > Some(request.tools.major()) {
-        let dumped = manifest.client_version.clone();
-        return Err(RestoreError::OlderTools { dumped, tools: request.tools.version().to_owned() });
-    }
+    require_readable(manifest, request.tools)?;
     let archive = Archive::open(store, manifest, key).await?;
     let mut process = start(request).map_err(RestoreError::Run)?;
-    let mut stdin = process.take_stdin();
-    match feed(archive, &mut stdin, progress).await {
-        Ok(Fed::Whole(restored)) => {
-            drop(stdin);
-            succeeded(&mut process).await?;
-            Ok(restored)
-        }
-        Ok(Fed::InPart(archive)) => {
-            drop(stdin);
-            succeeded(&mut process).await?;
-            archive.finish().await
-        }
-        Err(error) => {
-            // Only now may stdin close: `pg_restore` must not take a cut stream for a whole one.
-            process.kill().await;
-            Err(error)
-        }
-    }
+    drive(archive, &mut process, progress).await
 }
 
 /// Reads a whole backup back, decrypts and checks it, and restores nothing.
@@ -203,6 +185,32 @@ pub async fn verify_stored(
 ) -> Result<Restored, RestoreError> {
     manifest.verify(key, manifest.tenant)?;
     Archive::open(store, manifest, key).await?.finish().await
+}
+
+/// Feeds `pg_restore` to its end, and checks every byte of the dump, whatever of it `pg_restore` read.
+async fn drive(
+    archive: Archive<'_>,
+    process: &mut Process,
+    progress: impl Fn(u64) + Send + Sync,
+) -> Result<Restored, RestoreError> {
+    let mut stdin = process.take_stdin();
+    match feed(archive, &mut stdin, progress).await {
+        Ok(Fed::Whole(restored)) => {
+            drop(stdin);
+            succeeded(process).await?;
+            Ok(restored)
+        }
+        Ok(Fed::InPart(archive)) => {
+            drop(stdin);
+            succeeded(process).await?;
+            archive.finish().await
+        }
+        Err(error) => {
+            // Only now may stdin close: `pg_restore` must not take a cut stream for a whole one.
+            process.kill().await;
+            Err(error)
+        }
+    }
 }
 
 /// How much of an archive `pg_restore` took.
@@ -231,6 +239,15 @@ async fn feed<'a>(
         fed += read as u64;
         progress(fed);
     }
+}
+
+/// Archives of a newer `pg_dump` are nothing for an older `pg_restore`.
+fn require_readable(manifest: &Manifest, tools: &PgTools) -> Result<(), RestoreError> {
+    if major_of(&manifest.client_version) > Some(tools.major()) {
+        let dumped = manifest.client_version.clone();
+        return Err(RestoreError::OlderTools { dumped, tools: tools.version().to_owned() });
+    }
+    Ok(())
 }
 
 fn start(request: RestoreRequest<'_>) -> io::Result<Process> {

@@ -4,6 +4,7 @@
 //! bound; no error and no `Debug` shows a credential. Keys that this crate did not write are neither
 //! listed nor deleted.
 
+mod catalog;
 mod directory;
 mod error;
 mod memory;

@@ -22,7 +22,7 @@ mod possession;
 mod rename;
 
 pub use build::{Proof, Source};
-pub use possession::{Possession, Swap};
+pub use possession::{Possession, Retirement, Swap};
 pub use rename::Rename;
 
 /// How long ended sessions may take to go: a backend looks for the order between two pieces of work.

@@ -9,7 +9,7 @@ mod role;
 mod schema;
 mod server;
 
-pub use database::{DatabaseFacts, Possession, Proof, Rename, Source, Swap};
+pub use database::{DatabaseFacts, Possession, Proof, Rename, Retirement, Source, Swap};
 pub use error::{Cause, Error};
 pub use isolation::{Finding, FindingKind, lock_down};
 pub use marker::{Marker, Owner};

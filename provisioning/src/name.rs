@@ -104,6 +104,11 @@ impl DatabaseName {
     pub(crate) fn is_build_form(&self) -> bool {
         is_numbered(&self.0, BUILD, 32)
     }
+
+    /// Whether this is the name of something that an operation replaced.
+    pub(crate) fn is_old_form(&self) -> bool {
+        is_numbered(&self.0, OLD, 32)
+    }
 }
 
 impl RoleName {

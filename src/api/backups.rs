@@ -15,11 +15,12 @@ use super::document::{BackupDocument, OperationDocument};
 use super::error::ApiError;
 use super::operations::{accepted, page};
 use crate::catalog::tokens::Scope;
-use crate::operations::request::BackupChoice;
+use crate::operations::request::{BackupChoice, RestoreAs};
 use crate::problem::Problem;
 use crate::tenant::TenantSlug;
 
-/// Which backup takes the place of the live database; exactly one of the three.
+/// Which backup takes the place of the live database, or becomes another tenant: exactly one of `backup`,
+/// `latest` and `before`. Or `undo` alone.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Restore {
@@ -30,6 +31,15 @@ pub(super) struct Restore {
     latest: bool,
     /// The newest that was started before this moment.
     before: Option<Timestamp>,
+    /// Make this tenant of it, and leave the live database alone.
+    #[serde(rename = "as")]
+    #[schema(value_type = Option<String>)]
+    into: Option<String>,
+    /// On the server with this name, if not on the tenant's own.
+    server: Option<String>,
+    /// Put back the database that the last restore replaced.
+    #[serde(default)]
+    undo: bool,
 }
 
 #[derive(Debug, Deserialize, IntoParams)]
@@ -59,7 +69,8 @@ pub(super) async fn back_up(
     accepted(&admin, &asked).await
 }
 
-/// Puts a backup in the place of a tenant's live database, which is kept for a while.
+/// Puts a backup in the place of a tenant's live database, which is kept for a while; or makes another tenant
+/// of it; or undoes the last restore.
 #[utoipa::path(post, path = "/api/setup/tenants/{slug}/restore", tag = "backups", params(("slug" = String, Path)),
     request_body = Restore,
     responses((status = ACCEPTED, body = OperationDocument), (status = NOT_FOUND, body = Problem),
@@ -71,16 +82,53 @@ pub(super) async fn restore(
     body: Result<Json<Restore>, JsonRejection>,
 ) -> Result<Response, ApiError> {
     caller.require(Scope::Restore)?;
-    let choice = match body?.0 {
-        Restore { backup: Some(id), latest: false, before: None } => BackupChoice::Id(id),
-        Restore { backup: None, latest: true, before: None } => BackupChoice::Latest,
-        Restore { backup: None, latest: false, before: Some(moment) } => {
-            BackupChoice::Before(moment)
+    let (slug, body) = (TenantSlug::parse(&slug)?, body?.0);
+    let (environment, by) = (&admin.environment, caller.requester());
+    let asked = match body {
+        Restore {
+            backup: None,
+            latest: false,
+            before: None,
+            into: None,
+            server: None,
+            undo: true,
+        } => environment.undo_restore(&slug, by).await?,
+        Restore { undo: true, .. } => {
+            return Err(ApiError::invalid("`undo` stands alone"));
         }
-        _ => return Err(ApiError::invalid("give exactly one of `backup`, `latest` and `before`")),
+        Restore { into: Some(ref into), ref server, .. } => {
+            let to = RestoreAs { slug: TenantSlug::parse(into)?, server: server.clone() };
+            environment.restore_as(&slug, choice(&body)?, to, by).await?
+        }
+        Restore { ref server, .. } => {
+            environment.restore_on(&slug, choice(&body)?, server.as_deref(), by).await?
+        }
     };
+    accepted(&admin, &asked).await
+}
+
+fn choice(body: &Restore) -> Result<BackupChoice, ApiError> {
+    match *body {
+        Restore { backup: Some(id), latest: false, before: None, .. } => Ok(BackupChoice::Id(id)),
+        Restore { backup: None, latest: true, before: None, .. } => Ok(BackupChoice::Latest),
+        Restore { backup: None, latest: false, before: Some(moment), .. } => {
+            Ok(BackupChoice::Before(moment))
+        }
+        _ => Err(ApiError::invalid("give exactly one of `backup`, `latest` and `before`")),
+    }
+}
+
+/// Restores a tenant's newest good backup to a scratch database, compares what comes of it, and drops it.
+#[utoipa::path(post, path = "/api/setup/tenants/{slug}/drill", tag = "backups", params(("slug" = String, Path)),
+    responses((status = ACCEPTED, body = OperationDocument), (status = NOT_FOUND, body = Problem)))]
+pub(super) async fn drill(
+    State(admin): State<Admin>,
+    caller: Caller,
+    Path(slug): Path<String>,
+) -> Result<Response, ApiError> {
+    caller.require(Scope::Backup)?;
     let slug = TenantSlug::parse(&slug)?;
-    let asked = admin.environment.restore(&slug, choice, caller.requester()).await?;
+    let asked = admin.environment.drill_tenant(&slug, caller.requester()).await?;
     accepted(&admin, &asked).await
 }
 

@@ -15,7 +15,7 @@ use crate::catalog::servers::ServerRecord;
 use crate::catalog::tiers::TierRecord;
 use crate::catalog::tokens::{Scope, TokenRecord};
 use crate::domains::{record_name, record_text};
-use crate::operations::Work;
+use crate::operations::{Transfer, Work};
 use crate::tenant::settings::{BackupPolicy, Limits};
 use crate::tenant::{
     DomainName, EffectiveLimits, Tenant, TenantSettings, TenantSlug, TenantState, Tier,
@@ -111,6 +111,9 @@ pub struct OperationDocument {
     pub step: Option<&'static str>,
     /// How many steps are done.
     pub completed_steps: i32,
+    /// How far a restore is with its data.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub transfer: Option<Transfer>,
     /// How often a worker has taken it.
     pub attempts: i32,
     /// Why it stopped.
@@ -147,6 +150,7 @@ impl OperationDocument {
             abandoning: record.abandoning,
             step: Work::progress(record).filter(|_| open).map(|(name, _, _)| name),
             completed_steps: record.completed_steps,
+            transfer: Transfer::of(record),
             attempts: record.attempts,
             error: record.error.clone().filter(|_| open),
             batch_id: record.batch_id,
@@ -219,6 +223,18 @@ pub struct BackupDocument {
     pub finished_at: Timestamp,
     /// Until when it is proven that nothing was written after it.
     pub confirmed_at: Option<Timestamp>,
+    /// When every byte of it was last read and compared with its manifest.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub verified_at: Option<Timestamp>,
+    /// When a drill last restored it and compared what came of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub proven_at: Option<Timestamp>,
+    /// How many seconds that restore took.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub proven_seconds: Option<f64>,
+    /// Why it is not to be relied on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
 }
 
 impl From<BackupRecord> for BackupDocument {
@@ -234,6 +250,10 @@ impl From<BackupRecord> for BackupDocument {
             started_at: record.started_at,
             finished_at: record.finished_at,
             confirmed_at: record.confirmed_at,
+            verified_at: record.proof.verified_at,
+            proven_at: record.proof.proven_at,
+            proven_seconds: record.proof.proven_seconds,
+            problem: record.proof.problem,
         }
     }
 }

@@ -147,8 +147,11 @@ fn scope_of(record: &OperationRecord) -> Result<Scope, CatalogError> {
         | Work::Rename { .. }
         | Work::Delete { .. } => Scope::TenantsWrite,
         Work::Migrate { .. } | Work::Baseline { .. } => Scope::Migrate,
-        Work::Backup { .. } | Work::RotateBackupKey {} | Work::ResealBackups {} => Scope::Backup,
-        Work::Restore { .. } => Scope::Restore,
+        Work::Backup { .. }
+        | Work::Drill { .. }
+        | Work::RotateBackupKey {}
+        | Work::ResealBackups {} => Scope::Backup,
+        Work::Restore { .. } | Work::RestoreAs { .. } | Work::UndoRestore { .. } => Scope::Restore,
     })
 }
 

@@ -5,6 +5,7 @@ use serde_json::Value;
 use tokio_postgres::Row;
 use uuid::Uuid;
 
+use super::proofs::Proof;
 use super::slugs::LEADS_TO;
 use super::{Catalog, CatalogError, TenantLock, execute, maybe, rows};
 use crate::tenant::TenantSlug;
@@ -32,12 +33,15 @@ pub struct BackupRecord {
     pub finished_at: Timestamp,
     /// Until when nothing was written after it, as far as that was looked at.
     pub confirmed_at: Option<Timestamp>,
+    /// What is known of it beyond its being there.
+    pub proof: Proof,
 }
 
-const COLUMNS: &str = "b.id, b.tenant_id, t.slug, b.dump_bytes, b.plain_bytes, b.schema_version, \
-     b.server_version, b.started_at, b.finished_at, b.confirmed_at";
+pub(super) const COLUMNS: &str = "b.id, b.tenant_id, t.slug, b.dump_bytes, b.plain_bytes, b.schema_version, \
+     b.server_version, b.started_at, b.finished_at, b.confirmed_at, b.verified_at, b.proven_at, \
+     b.proven_seconds, b.problem";
 
-fn from_row(row: &Row) -> Result<BackupRecord, CatalogError> {
+pub(super) fn from_row(row: &Row) -> Result<BackupRecord, CatalogError> {
     Ok(BackupRecord {
         id: row.get("id"),
         tenant_id: row.get("tenant_id"),
@@ -49,6 +53,12 @@ fn from_row(row: &Row) -> Result<BackupRecord, CatalogError> {
         started_at: row.get("started_at"),
         finished_at: row.get("finished_at"),
         confirmed_at: row.get("confirmed_at"),
+        proof: Proof {
+            verified_at: row.get("verified_at"),
+            proven_at: row.get("proven_at"),
+            proven_seconds: row.get("proven_seconds"),
+            problem: row.get("problem"),
+        },
     })
 }
 
@@ -71,7 +81,7 @@ impl Catalog {
         found.iter().map(from_row).collect()
     }
 
-    /// The newest backup of a tenant that was started before a moment, or the newest of all.
+    /// The newest good backup of a tenant that was started before a moment, or the newest of all.
     pub async fn newest_backup(
         &self,
         tenant: Uuid,
@@ -81,7 +91,8 @@ impl Catalog {
         let sql = format!(
             "-- backups::newest
              select {COLUMNS} from backups b join tenants t on t.id = b.tenant_id
-             where b.tenant_id = $1 and ($2::timestamptz is null or b.started_at < $2)
+             where b.tenant_id = $1 and b.problem is null
+               and ($2::timestamptz is null or b.started_at < $2)
              order by b.started_at desc limit 1"
         );
         maybe(&client, &sql, &[&tenant, &before]).await?.as_ref().map(from_row).transpose()

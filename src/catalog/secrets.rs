@@ -1,5 +1,7 @@
 //! The secrets of tenants: sealed columns of `tenants`, each opened for its own purpose.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use secrecy::SecretString;
 use tenantry_backup::{BackupKey, Manifest, ManifestError};
 use uuid::Uuid;
@@ -85,6 +87,27 @@ impl Catalog {
             // The present one, and its verdict.
             None => keys.into_iter().next().ok_or_else(|| missing_key(tenant)),
         }
+    }
+
+    /// Takes the key that a manifest holds for one of its tenant's, where the catalog has lost it. One that the
+    /// master key does not open is nobody's.
+    pub async fn adopt_backup_key(&self, manifest: &Manifest) -> Result<(), CatalogError> {
+        let Ok(wrapped) = STANDARD.decode(&manifest.wrapped_key) else { return Ok(()) };
+        if self.open_backup_key(manifest.tenant, wrapped.clone()).is_err() {
+            return Ok(());
+        }
+        execute(
+            &self.client().await?,
+            "-- secrets::adopt_backup_key
+             insert into retired_backup_keys (id, tenant_id, key_sealed)
+             select $1, t.id, $3 from tenants t
+             where t.id = $2 and t.backup_key_sealed <> $3
+               and not exists (select from retired_backup_keys k where k.tenant_id = t.id and k.key_sealed = $3)
+             on conflict (id) do nothing",
+            &[&manifest.backup, &manifest.tenant, &wrapped],
+        )
+        .await
+        .map(drop)
     }
 
     /// A new key for the backups of a tenant, as the catalog keeps it.

@@ -302,7 +302,7 @@ impl TenantLock {
     }
 }
 
-fn retained_of(row: &tokio_postgres::Row) -> Result<Retained, CatalogError> {
+pub(super) fn retained_of(row: &tokio_postgres::Row) -> Result<Retained, CatalogError> {
     Ok(Retained {
         database: DatabaseName::parse(row.get(0))
             .map_err(|error| CatalogError::Corrupt(error.to_string()))?,

@@ -1,6 +1,6 @@
 //! `tenantry backup …`
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use clap::{Args, Subcommand};
 use uuid::Uuid;
@@ -14,7 +14,9 @@ use crate::operations::Environment;
 use crate::operations::request::Requester;
 use crate::tenant::TenantSlug;
 
+mod drill;
 mod key;
+mod verify;
 
 /// The commands about backups.
 #[derive(Debug, Subcommand)]
@@ -28,6 +30,10 @@ pub(super) enum Command {
     /// The keys to which tenants' backups are encrypted
     #[command(subcommand)]
     Key(key::Command),
+    /// Read backups whole, decrypt them and compare them with their manifests
+    Verify(verify::Options),
+    /// Restore backups to a scratch database, compare what comes of them, and drop it
+    Drill(drill::Options),
 }
 
 #[derive(Debug, Args)]
@@ -79,6 +85,8 @@ pub(super) async fn run(command: Command, context: &Context) -> Result<Outcome> 
         Command::List(options) => list(options, context).await,
         Command::Show(options) => show(options, context).await,
         Command::Key(command) => key::run(command, context).await,
+        Command::Verify(options) => verify::run(options, context).await,
+        Command::Drill(options) => drill::run(options, context).await,
     }
 }
 
@@ -143,8 +151,17 @@ async fn list(options: ListOptions, context: &Context) -> Result<Outcome> {
     let backups = catalog.backups(options.slug.as_ref(), options.limit).await?;
     let documents: Vec<BackupDocument> = backups.into_iter().map(BackupDocument::from).collect();
     context.print(&documents, || {
-        let mut table =
-            Table::new(&["ID", "TENANT", "OF", "AGE", "UNCHANGED", "SIZE", "SCHEMA", "POSTGRES"]);
+        let mut table = Table::new(&[
+            "ID",
+            "TENANT",
+            "OF",
+            "AGE",
+            "UNCHANGED",
+            "SIZE",
+            "SCHEMA",
+            "POSTGRES",
+            "PROOF",
+        ]);
         for backup in &documents {
             table.row([
                 backup.id.to_string(),
@@ -155,6 +172,7 @@ async fn list(options: ListOptions, context: &Context) -> Result<Outcome> {
                 size(backup.dump_bytes),
                 backup.schema_version.to_string(),
                 backup.server_version.clone(),
+                describe_proof(backup),
             ]);
         }
         table.or("No backups. `tenantry backup run --all` takes some.")
@@ -175,9 +193,28 @@ async fn show(options: ShowOptions, context: &Context) -> Result<Outcome> {
             ("Dump", Some(size(backup.plain_bytes))),
             ("Schema", Some(format!("version {}", backup.schema_version))),
             ("PostgreSQL", Some(backup.server_version.clone())),
+            ("Verified", backup.verified_at.map(moment)),
+            ("Proven", backup.proven_at.map(moment)),
+            (
+                "Restored in",
+                backup.proven_seconds.map(|secs| elapsed(Duration::from_secs_f64(secs))),
+            ),
+            ("Problem", backup.problem.clone()),
         ])
     })?;
     Ok(Outcome::Done)
+}
+
+/// What is known of a backup, in a word or two.
+fn describe_proof(backup: &BackupDocument) -> String {
+    match backup {
+        BackupDocument { problem: Some(_), .. } => "bad".to_owned(),
+        BackupDocument { proven_at: Some(_), proven_seconds: Some(secs), .. } => {
+            format!("restored in {}", elapsed(Duration::from_secs_f64(*secs)))
+        }
+        BackupDocument { verified_at: Some(_), .. } => "verified".to_owned(),
+        _ => "-".to_owned(),
+    }
 }
 
 /// Refuses before anything is queued that could only fail.

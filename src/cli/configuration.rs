@@ -9,6 +9,8 @@ use super::report::{Table, print_json, print_text};
 use super::{Error, Outcome, OutputFormat, Result};
 use crate::config::{ConfigError, Settings};
 
+pub(super) mod export;
+
 /// The commands about settings.
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -16,6 +18,8 @@ pub(super) enum Command {
     Check(CheckOptions),
     /// Show every setting, its value and who set it; secrets are not shown
     Show(ShowOptions),
+    /// Write down the settings and the catalog, to keep them; secrets stay sealed
+    Export(export::Options),
 }
 
 #[derive(Debug, Args)]
@@ -67,6 +71,7 @@ pub(super) fn run(
     match command {
         Command::Check(_) => check(loaded, output),
         Command::Show(_) => show(&loaded?, output),
+        Command::Export(_) => unreachable!("it asks the catalog, so it has run elsewhere"),
     }
 }
 

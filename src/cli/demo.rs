@@ -86,6 +86,8 @@ async fn prepare(
         migration_timeouts: MigrationTimeouts::default(),
         settings: SettingsRules::default(),
         restore_keep: Duration::from_hours(7 * 24),
+        drills: None,
+        configuration: std::collections::BTreeMap::default(),
         spares: TENANTS.len(),
         backups: BackupRules::default(),
         dumps: 2,

@@ -183,6 +183,12 @@ pub const KEYS: &[Key] = &[
     ),
     plain("worker_concurrency", "4", "operations that one replica drives at a time"),
     plain("warm_spares", "2", "ready clones kept on each server"),
+    plain(
+        "drill_schedule",
+        "",
+        "when backups are restored to prove them, as a cron expression in UTC; none means when asked",
+    ),
+    plain("drill_sample", "5", "how many tenants' backups are proven each time"),
     plain("restore_keep", "7d", "how long the database that a restore replaced is kept"),
     plain(
         "migration_mode",

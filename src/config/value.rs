@@ -12,6 +12,7 @@ use tracing_subscriber::EnvFilter;
 use super::{AuthProvider, Deployment, LogFormat, MigrationMode};
 use crate::duration;
 use crate::oidc::Algorithm;
+use crate::operations::drills::DrillTimes;
 use crate::registration::Rate;
 use crate::resolve::{AdminClaim, ClaimPath, TrustedProxies};
 use crate::tenant::settings::SettingsRules;
@@ -226,6 +227,14 @@ impl Value for Domains {
         let List(names) = List::read(text)?;
         let all: Result<Vec<_>, _> = names.iter().map(|name| DomainName::parse(name)).collect();
         all.map(Self).map_err(|_| None)
+    }
+}
+
+impl Value for DrillTimes {
+    const EXPECTED: &'static str = "cron expression such as `30 3 * * *`";
+
+    fn read(text: &str) -> Result<Self, Option<String>> {
+        text.parse().map_err(Some)
     }
 }
 

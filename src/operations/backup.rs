@@ -16,7 +16,8 @@ use serde::{Deserialize, Serialize};
 use tenantry_backup::{
     DumpProgress, DumpRequest, MANIFEST_FORMAT, Manifest, ObjectClass, TableRows, dump, finish,
 };
-use tenantry_provisioning::Connection;
+use tenantry_provisioning::{Connection, Schema};
+use tokio_postgres::types::Type;
 use uuid::Uuid;
 
 use self::unchanged::Witness;
@@ -41,6 +42,8 @@ pub(super) const PLAN: Plan = Plan {
 const DUMP: &str = "dump";
 /// The backup that still stands, where none is taken.
 const STANDS: &str = "stands";
+/// From this size on, a backup says what the schema is.
+const LARGE_BYTES: i64 = 64 * 1024 * 1024;
 
 /// What the manifest will say of the dump.
 #[derive(Serialize, Deserialize)]
@@ -52,6 +55,8 @@ struct Note {
     #[serde(default)]
     witness: Option<Witness>,
     schema_version: i64,
+    #[serde(default)]
+    schema_digest: Option<String>,
     server_version: String,
     client_version: String,
     started_at: Timestamp,
@@ -95,7 +100,7 @@ async fn upload_dump(cx: &StepContext<'_>) -> Result<(), StepError> {
     };
     let witness = Witness::of(cx, &session).await?;
     let started_at = Timestamp::now();
-    let Snapshot { id, absent } = open_snapshot(&session).await?;
+    let Snapshot { id, absent, is_large } = open_snapshot(&session).await?;
     let request = DumpRequest {
         tools: &tools,
         libpq_env: server.url().with_database(cx.tenant.database.as_str()).libpq_env(),
@@ -104,15 +109,21 @@ async fn upload_dump(cx: &StepContext<'_>) -> Result<(), StepError> {
         absent,
     };
     let uploaded = dump(store, cx.tenant.id, cx.operation.id, &key.open, request, progress);
-    let (dumped, tables) = tokio::join!(uploaded, count_rows(&session));
-    let dumped = dumped?;
+    let looked = async {
+        let tables = count_rows(&session).await?;
+        let schema = if is_large { Some(Schema::read(&session).await?) } else { None };
+        Ok::<_, StepError>((tables, schema.map(|schema| schema.fingerprint())))
+    };
+    let (dumped, looked) = tokio::join!(uploaded, looked);
+    let (dumped, (tables, schema_digest)) = (dumped?, looked?);
     let note = Note {
         dump_bytes: dumped.dump_bytes,
         dump_sha256: dumped.dump_sha256,
         plain_bytes: dumped.plain_bytes,
-        tables: tables?,
+        tables,
         witness,
         schema_version: cx.tenant.schema_version,
+        schema_digest,
         server_version,
         client_version: tools.version().to_owned(),
         started_at,
@@ -137,6 +148,8 @@ fn require_data(cx: &StepContext<'_>) -> Result<(), StepError> {
 struct Snapshot {
     id: String,
     absent: Vec<ObjectClass>,
+    /// Whether a look at the whole schema, some 40 ms of work for the server, is nothing beside the dump.
+    is_large: bool,
 }
 
 /// Opens a transaction whose snapshot `pg_dump` shares; it must stay open until the dump has ended.
@@ -154,8 +167,9 @@ async fn open_snapshot(session: &Connection) -> Result<Snapshot, StepError> {
                     not exists (select from pg_largeobject_metadata),
                     not exists (select from pg_publication),
                     not exists (select from pg_seclabel),
-                    not exists (select subdbid from pg_subscription)",
-            &[],
+                    not exists (select subdbid from pg_subscription),
+                    pg_database_size(current_database()) >= $1",
+            &[(&LARGE_BYTES, Type::INT8)],
         ),
     )
     .await;
@@ -167,10 +181,10 @@ async fn open_snapshot(session: &Connection) -> Result<Snapshot, StepError> {
         ObjectClass::SecurityLabels,
         ObjectClass::Subscriptions,
     ];
-    let absent = classes.into_iter().enumerate().filter(|(index, _)| row.get(index + 1));
+    let absent = classes.iter().copied().enumerate().filter(|(index, _)| row.get(index + 1));
     let absent = absent.map(|(_, class)| class).collect();
-    let id = row.get(0);
-    Ok(Snapshot { id, absent })
+    let (id, is_large) = (row.get(0), row.get(classes.len() + 1));
+    Ok(Snapshot { id, absent, is_large })
 }
 
 /// Counts the rows of every table that a dump holds data of.
@@ -223,7 +237,7 @@ async fn write_manifest(cx: &StepContext<'_>) -> Result<(), StepError> {
         server_version: note.server_version,
         client_version: note.client_version,
         schema_version: note.schema_version,
-        schema_digest: None,
+        schema_digest: note.schema_digest,
         tables: note.tables,
         key_id: catalog.master_key_id(),
         wrapped_key: STANDARD.encode(&key.wrapped),

@@ -102,6 +102,7 @@ async fn forget(cx: &StepContext<'_>) -> Result<(), StepError> {
     Ok(cx.lock.set_state(TenantState::Deleted, None).await?)
 }
 
+/// A tenant that could not be made from its backups still has them.
 fn keeps_backups(cx: &StepContext<'_>) -> Result<bool, StepError> {
-    Ok(matches!(cx.work()?, Work::Delete { keep_backups: true }))
+    Ok(matches!(cx.work()?, Work::Delete { keep_backups: true } | Work::RestoreAs { .. }))
 }

@@ -1,5 +1,6 @@
 //! [`Environment`]: what operations work with, built once per process.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -13,6 +14,7 @@ use uuid::Uuid;
 
 use super::StepError;
 use super::backup::BackupRules;
+use super::drills::DrillSchedule;
 use super::rollouts::webhook::Webhook;
 use crate::catalog::catching_up::CatchUpMode;
 use crate::catalog::freeze::Freeze;
@@ -62,6 +64,10 @@ pub struct Limits {
     pub settings: SettingsRules,
     /// How long the database that a restore replaced is kept.
     pub restore_keep: Duration,
+    /// The settings in force, without any secret, for backups of the catalog.
+    pub configuration: BTreeMap<String, String>,
+    /// When backups are drilled without anybody asking.
+    pub drills: Option<DrillSchedule>,
     /// How many ready clones to keep on each server.
     pub spares: usize,
     /// What holds for scheduled backups.

@@ -65,7 +65,7 @@ async fn build_database(cx: &StepContext<'_>) -> Result<(), StepError> {
 }
 
 /// Whether an earlier attempt has already given the tenant its database.
-async fn is_done(cx: &StepContext<'_>, server: &Server) -> Result<bool, StepError> {
+pub(super) async fn is_done(cx: &StepContext<'_>, server: &Server) -> Result<bool, StepError> {
     let database = server.database(&cx.tenant.database).await?;
     Ok(database.is_some_and(|facts| facts.belongs_to(cx.tenant.id)))
 }

@@ -2,7 +2,6 @@
 //!
 //! What cannot succeed in the tenant's present state is refused here, before anything is queued.
 
-use jiff::Timestamp;
 use uuid::Uuid;
 
 use super::environment::{NO_STORE, SET_STORE};
@@ -12,6 +11,10 @@ use crate::catalog::operations::{BatchItem, OperationRecord};
 use crate::catalog::tenants::{NewTenant, TenantFilter};
 use crate::tenant::{Tenant, TenantSlug, TenantState};
 
+mod restore;
+
+pub use restore::{BackupChoice, RestoreAs};
+
 /// Who asks, and under which key the same request finds the same operation again.
 #[derive(Clone, Copy, Debug)]
 pub struct Requester<'a> {
@@ -19,17 +22,6 @@ pub struct Requester<'a> {
     pub name: &'a str,
     /// The request's `Idempotency-Key`.
     pub idempotency_key: Option<&'a str>,
-}
-
-/// Which backup to restore.
-#[derive(Clone, Copy, Debug)]
-pub enum BackupChoice {
-    /// This one.
-    Id(Uuid),
-    /// The newest.
-    Latest,
-    /// The newest that was started before this moment.
-    Before(Timestamp),
 }
 
 impl Environment {
@@ -126,33 +118,6 @@ impl Environment {
         self.require_store()?;
         let wanted = &[TenantState::Active, TenantState::Suspended];
         self.ask(slug, wanted, &Work::Backup { unless_unchanged: false }, by).await
-    }
-
-    /// Puts a backup in the place of a tenant's live database.
-    pub async fn restore(
-        &self,
-        slug: &TenantSlug,
-        choice: BackupChoice,
-        by: Requester<'_>,
-    ) -> Result<OperationRecord, CatalogError> {
-        self.require_store()?;
-        let tenant = self.catalog.tenant(slug).await?;
-        let newest = |before| self.catalog.newest_backup(tenant.id, before);
-        let none =
-            || CatalogError::Missing { what: "suitable backup of tenant", name: slug.to_string() };
-        let backup = match choice {
-            BackupChoice::Id(id) => self.catalog.backup(id).await?,
-            BackupChoice::Latest => newest(None).await?.ok_or_else(none)?,
-            BackupChoice::Before(moment) => newest(Some(moment)).await?.ok_or_else(none)?,
-        };
-        if backup.tenant_id != tenant.id {
-            return Err(CatalogError::Conflict(format!(
-                "backup {} belongs to another tenant than {slug}; list this tenant's with `tenantry backup list {slug}`",
-                backup.id
-            )));
-        }
-        let wanted = &[TenantState::Active, TenantState::Suspended];
-        self.ask(slug, wanted, &Work::Restore { backup: backup.id }, by).await
     }
 
     /// Brings tenants to the newest migration: those named, or all that are behind. Returns the batch.

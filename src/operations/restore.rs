@@ -1,26 +1,33 @@
-//! Restoring a backup into the place of the live database.
+//! Restoring a backup: into the place of the live database, or as a tenant of its own.
 //!
 //! The backup is restored beside the live database, compared with its manifest and brought to the
-//! schema version that the application knows. Only then comes the cutover: requests are held, one
-//! transaction swaps the two databases, and the replaced one is kept for a while. Until that
-//! transaction the live tenant is untouched, whatever goes wrong.
+//! schema version that the application knows. Only then comes the cutover, and until the catalog's word
+//! in it the live tenant is served, whatever goes wrong. What was replaced is kept for a while: `undo`
+//! puts it back in the same way.
 
 use futures_util::FutureExt as _;
-use tenantry_backup::{BackupKey, Manifest, RestoreError, RestoreRequest, load_manifest, restore};
-use tenantry_provisioning::{DatabaseName, Owner, Source, Swap, apply, current_version};
+use futures_util::future::BoxFuture;
+use tenantry_backup::{
+    BackupKey, Manifest, RestoreError, RestoreRequest, Restored, load_manifest, restore,
+};
+use tenantry_provisioning::{
+    DatabaseName, Owner, Possession, Server, Source, apply, current_version, scram_verifier,
+};
+use uuid::Uuid;
 
 use super::backup::count_rows;
-use super::{Plan, Step, StepContext, StepError, Work, provision};
+use super::cutover::{self, Incoming};
+use super::transfer::watched;
+use super::{Plan, Step, StepContext, StepError, Work, delete, provision};
 use crate::tenant::TenantState;
 
-pub(super) const PLAN: Plan = Plan {
+pub(super) const IN_PLACE: Plan = Plan {
     steps: &[
         Step::new("restore_beside", |cx| restore_beside(cx).boxed()),
         Step::new("verify", |cx| verify(cx).boxed()),
         Step::new("migrate_beside", |cx| migrate_beside(cx).boxed()),
-        Step::new("hold", |cx| hold(cx).boxed()),
-        Step::new("swap", |cx| swap(cx).boxed()),
-        Step::new("serve", |cx| serve(cx).boxed()),
+        Step::new("cut_over", |cx| cut_over(cx).boxed()),
+        Step::new("leave_server", |cx| cutover::leave_server(cx).boxed()),
     ],
     abandon: &[
         Step::new("let_go", |cx| let_go(cx).boxed()),
@@ -29,17 +36,85 @@ pub(super) const PLAN: Plan = Plan {
     no_return: 4,
 };
 
-/// The state to go back to after the cutover.
-const STATE: &str = "state";
-/// The epoch of the incoming database.
-const EPOCH: &str = "epoch";
-/// The schema version of the incoming database.
+pub(super) const AS_TENANT: Plan = Plan {
+    steps: &[
+        Step::new("restore_beside", |cx| unless_there(cx, restore_beside(cx).boxed()).boxed()),
+        Step::new("verify", |cx| unless_there(cx, verify(cx).boxed()).boxed()),
+        Step::new("migrate_beside", |cx| unless_there(cx, migrate_beside(cx).boxed()).boxed()),
+        Step::new("take_possession", |cx| take_possession(cx).boxed()),
+        Step::new("activate", |cx| activate(cx).boxed()),
+    ],
+    abandon: delete::STEPS,
+    no_return: 5,
+};
+
+/// The schema version of the restored database.
 const VERSION: &str = "version";
 /// The digest of its repeatable migration files.
 const REPEATABLES: &str = "repeatables";
 
+/// Where the data comes from, and the server that it goes to.
+struct Origin {
+    /// Proven to be of its tenant and unaltered.
+    manifest: Manifest,
+    key: BackupKey,
+    server: Server,
+}
+
+async fn origin(cx: &StepContext<'_>) -> Result<Origin, StepError> {
+    let (backup, server_id) = match cx.work()? {
+        Work::Restore { backup, server } => (backup, server.unwrap_or(cx.tenant.server_id)),
+        Work::RestoreAs { backup, .. } => (backup, cx.tenant.server_id),
+        _ => unreachable!("only a restore has these steps"),
+    };
+    let catalog = &cx.environment.catalog;
+    let owner = catalog.backup(backup).await?.tenant_id;
+    let manifest = load_manifest(cx.environment.store()?, owner, backup).await?;
+    let key = catalog.backup_key_of(&manifest).await?.open;
+    // Into the place of a tenant's database comes nothing but its own.
+    let is_in_place = matches!(cx.work()?, Work::Restore { .. });
+    let tenant = if is_in_place { cx.tenant.id } else { owner };
+    manifest.verify(&key, tenant).map_err(RestoreError::from)?;
+    let server = cx.environment.server(server_id).await?;
+    Ok(Origin { manifest, key, server })
+}
+
 async fn restore_beside(cx: &StepContext<'_>) -> Result<(), StepError> {
-    if !matches!(cx.tenant.state, TenantState::Active | TenantState::Suspended) {
+    require_state(cx)?;
+    let Origin { manifest, key, server, .. } = origin(cx).await?;
+    restore_into(cx, &manifest, &key, &server).await?;
+    Ok(())
+}
+
+/// Restores a backup into the operation's build.
+pub(super) async fn restore_into(
+    cx: &StepContext<'_>,
+    manifest: &Manifest,
+    key: &BackupKey,
+    server: &Server,
+) -> Result<Restored, StepError> {
+    let (tools, _) = cx.environment.tools(server).await?;
+    let build = DatabaseName::build(cx.operation.id);
+
+    // pg_restore cannot go on in the middle: every attempt starts from an empty database.
+    provision::drop_build(server, cx.operation.id).await?;
+    server.create_build(&build, Source::Zero).await?;
+    server.open_build(&build).await?;
+    let request = RestoreRequest {
+        tenant: manifest.tenant,
+        tools: &tools,
+        libpq_env: server.url().with_database(build.as_str()).libpq_env(),
+    };
+    let _turn = cx.environment.turn().await;
+    let store = cx.environment.store()?;
+    watched(cx, manifest.plain_bytes, |progress| restore(store, manifest, key, request, progress))
+        .await
+}
+
+/// A tenant that is being made from a backup is none of these yet, nor is anything at stake.
+fn require_state(cx: &StepContext<'_>) -> Result<(), StepError> {
+    let is_in_place = !matches!(cx.work()?, Work::RestoreAs { .. });
+    if is_in_place && !matches!(cx.tenant.state, TenantState::Active | TenantState::Suspended) {
         return Err(StepError::fail(
             format!(
                 "the tenant is {}; only an active or suspended one can be restored in place",
@@ -48,42 +123,12 @@ async fn restore_beside(cx: &StepContext<'_>) -> Result<(), StepError> {
             "finish or retry its other operation first (`tenantry operation list`)",
         ));
     }
-    let store = cx.environment.store()?;
-    let server = cx.environment.server(cx.tenant.server_id).await?;
-    let (tools, _) = cx.environment.tools(&server).await?;
-    let (manifest, key) = manifest(cx).await?;
-    let build = DatabaseName::build(cx.operation.id);
-
-    // pg_restore cannot go on in the middle: every attempt starts from an empty database.
-    provision::drop_build(&server, cx.operation.id).await?;
-    server.create_build(&build, Source::Zero).await?;
-    server.open_build(&build).await?;
-    let request = RestoreRequest {
-        tenant: cx.tenant.id,
-        tools: &tools,
-        libpq_env: server.url().with_database(build.as_str()).libpq_env(),
-    };
-    let _turn = cx.environment.turn().await;
-    restore(store, &manifest, &key, request, |_| {}).await?;
     Ok(())
-}
-
-/// The manifest, proven to be of this tenant and unaltered, and the key that proves it.
-async fn manifest(cx: &StepContext<'_>) -> Result<(Manifest, BackupKey), StepError> {
-    let Work::Restore { backup } = cx.work()? else {
-        unreachable!("only a restore has these steps")
-    };
-    let owner = cx.environment.catalog.backup(backup).await?.tenant_id;
-    let manifest = load_manifest(cx.environment.store()?, owner, backup).await?;
-    let key = cx.environment.catalog.backup_key_of(&manifest).await?.open;
-    manifest.verify(&key, cx.tenant.id).map_err(RestoreError::from)?;
-    Ok((manifest, key))
 }
 
 /// Compares what was restored with what was backed up.
 async fn verify(cx: &StepContext<'_>) -> Result<(), StepError> {
-    let server = cx.environment.server(cx.tenant.server_id).await?;
-    let (manifest, _) = manifest(cx).await?;
+    let Origin { manifest, server, .. } = origin(cx).await?;
     let session = server.connect(&DatabaseName::build(cx.operation.id)).await?;
 
     let counted = count_rows(&session).await?;
@@ -115,65 +160,87 @@ async fn verify(cx: &StepContext<'_>) -> Result<(), StepError> {
 
 /// Brings the restored database to the version that the live one has, so that the application fits it.
 async fn migrate_beside(cx: &StepContext<'_>) -> Result<(), StepError> {
-    let server = cx.environment.server(cx.tenant.server_id).await?;
-    let build = DatabaseName::build(cx.operation.id);
+    let server = origin(cx).await?.server;
+    migrate(cx, &server, &DatabaseName::build(cx.operation.id)).await
+}
+
+/// Brings a database that is not served yet to the newest files.
+pub(super) async fn migrate(
+    cx: &StepContext<'_>,
+    server: &Server,
+    database: &DatabaseName,
+) -> Result<(), StepError> {
     let set = cx.migrations();
-    let applied = apply(&server, &build, &set, cx.environment.limits.migration_timeouts).await?;
+    let applied = apply(server, database, &set, cx.environment.limits.migration_timeouts).await?;
     cx.remember(REPEATABLES, &set.repeatables_digest()).await?;
     cx.remember(VERSION, &applied.to).await
 }
 
-/// Holds new requests, on every replica. From here the restore goes forward only.
-async fn hold(cx: &StepContext<'_>) -> Result<(), StepError> {
-    if cx.recall::<TenantState>(STATE).is_none() {
-        cx.remember(EPOCH, &(cx.tenant.epoch + 1)).await?;
-        cx.remember(STATE, &cx.tenant.state).await?;
+/// A database that [`migrate`] has seen to, as what comes into the place of the tenant's.
+pub(super) fn incoming(cx: &StepContext<'_>, database: DatabaseName, server_id: Uuid) -> Incoming {
+    Incoming {
+        database,
+        server_id,
+        version: cx.recall(VERSION).unwrap_or(cx.tenant.schema_version),
+        repeatables: cx.recall::<Option<String>>(REPEATABLES).flatten(),
     }
-    Ok(cx.lock.set_state(TenantState::Restoring, None).await?)
 }
 
-async fn swap(cx: &StepContext<'_>) -> Result<(), StepError> {
-    let server = cx.environment.server(cx.tenant.server_id).await?;
-    let retired = DatabaseName::old(cx.operation.id);
-    let keep = cx.environment.limits.restore_keep;
-    cx.lock.retain_database(&retired, cx.tenant.server_id, keep).await?;
-    server
-        .swap(Swap {
-            live: &cx.tenant.database,
-            incoming: &DatabaseName::build(cx.operation.id),
-            retired: &retired,
-            role: &cx.tenant.role,
-            owner: Owner { tenant: cx.tenant.id, operation: cx.operation.id },
-            epoch: epoch(cx)?,
-        })
-        .await?;
-    Ok(())
+async fn cut_over(cx: &StepContext<'_>) -> Result<(), StepError> {
+    let incoming = incoming(cx, DatabaseName::build(cx.operation.id), target(cx)?);
+    cutover::cut_over(cx, &incoming).await
 }
 
-async fn serve(cx: &StepContext<'_>) -> Result<(), StepError> {
-    let server = cx.environment.server(cx.tenant.server_id).await?;
-    provision::prove_isolation(cx, &server, epoch(cx)?).await?;
-    let state = cx.recall(STATE).unwrap_or(TenantState::Active);
-    let version = cx.recall(VERSION).unwrap_or(cx.tenant.schema_version);
-    let repeatables = cx.recall::<Option<String>>(REPEATABLES).flatten();
-    let repeatables = repeatables.as_deref();
-    Ok(cx.lock.serve(&cx.tenant, state, epoch(cx)?, version, repeatables).await?)
-}
-
-fn epoch(cx: &StepContext<'_>) -> Result<i64, StepError> {
-    cx.recall(EPOCH).ok_or_else(|| StepError::fail("the new epoch was not written down", "retry"))
-}
-
-/// Gives up before the swap: the live database is served again.
+/// Gives up before the cutover has come to its end: the live database is served again.
 async fn let_go(cx: &StepContext<'_>) -> Result<(), StepError> {
-    if cx.tenant.state == TenantState::Restoring {
-        let state = cx.recall(STATE).unwrap_or(TenantState::Active);
-        cx.lock.set_state(state, None).await?;
-    }
-    Ok(())
+    cutover::let_go(cx, &DatabaseName::build(cx.operation.id), target(cx)?).await
 }
 
 async fn drop_build(cx: &StepContext<'_>) -> Result<(), StepError> {
-    let server = cx.environment.server(cx.tenant.server_id).await?;
+    let server = cx.environment.server(target(cx)?).await?;
     provision::drop_build(&server, cx.operation.id).await
+}
+
+/// The server that a restore in place goes to.
+fn target(cx: &StepContext<'_>) -> Result<Uuid, StepError> {
+    match cx.work()? {
+        Work::Restore { server: Some(server), .. } => Ok(server),
+        _ => Ok(cx.tenant.server_id),
+    }
+}
+
+/// A tenant that has its database is made already: by an earlier attempt, or because nothing but the catalog
+/// was lost. What is in it is newer than any backup.
+async fn unless_there(
+    cx: &StepContext<'_>,
+    step: BoxFuture<'_, Result<(), StepError>>,
+) -> Result<(), StepError> {
+    let server = cx.environment.server(cx.tenant.server_id).await?;
+    if provision::is_done(cx, &server).await? { Ok(()) } else { step.await }
+}
+
+async fn take_possession(cx: &StepContext<'_>) -> Result<(), StepError> {
+    let server = cx.environment.server(cx.tenant.server_id).await?;
+    let password = cx.environment.catalog.tenant_password(cx.tenant.id).await?;
+    let verifier = scram_verifier(&password);
+    let from = DatabaseName::build(cx.operation.id);
+    let owner = Owner { tenant: cx.tenant.id, operation: cx.operation.id };
+    let (database, role, epoch) = (&cx.tenant.database, &cx.tenant.role, cx.tenant.epoch);
+    let possession = Possession { from: &from, database, role, verifier: &verifier, owner, epoch };
+    Ok(server.take_possession(possession).await?)
+}
+
+async fn activate(cx: &StepContext<'_>) -> Result<(), StepError> {
+    let server = cx.environment.server(cx.tenant.server_id).await?;
+    provision::prove_isolation(cx, &server, cx.tenant.epoch).await?;
+    let version = match cx.recall(VERSION) {
+        Some(version) => version,
+        None => current_version(&server.connect(&cx.tenant.database).await?).await?,
+    };
+    let suspended = matches!(cx.work()?, Work::RestoreAs { suspended: true, .. });
+    let state = if suspended { TenantState::Suspended } else { TenantState::Active };
+    let repeatables = cx.recall::<Option<String>>(REPEATABLES).flatten();
+    let repeatables = repeatables.as_deref();
+    let epoch = cx.tenant.epoch;
+    Ok(cx.lock.serve(&cx.tenant, state, epoch, version, repeatables).await?)
 }

@@ -274,6 +274,8 @@ pub fn limits(migrations_dir: PathBuf, spares: usize) -> Limits {
         migration_timeouts: MigrationTimeouts::default(),
         settings: SettingsRules::default(),
         restore_keep: Duration::from_hours(7 * 24),
+        drills: None,
+        configuration: std::collections::BTreeMap::default(),
         spares,
         backups: BackupRules::default(),
         dumps: 2,

@@ -6,6 +6,7 @@
 //! build that nobody can enter, or a tenant that is complete.
 
 use tokio_postgres::error::SqlState;
+use uuid::Uuid;
 
 use super::{DatabaseFacts, database_facts, missing, not_ours};
 use crate::error::{Cause, Error};
@@ -17,7 +18,7 @@ use crate::server::Server;
 /// A build or a spare, and the tenant that is to have it.
 #[derive(Clone, Copy, Debug)]
 pub struct Possession<'a> {
-    /// The build or spare.
+    /// The build or spare, or a database that the tenant had before.
     pub from: &'a DatabaseName,
     /// What it is to be called.
     pub database: &'a DatabaseName,
@@ -36,9 +37,10 @@ pub struct Possession<'a> {
 pub struct Swap<'a> {
     /// The tenant's database; may be missing after a disaster.
     pub live: &'a DatabaseName,
-    /// The build that replaces it.
+    /// The build that replaces it, or a database that it was replaced by before.
     pub incoming: &'a DatabaseName,
-    /// What the replaced database is to be called.
+    /// What the replaced database is to be called: kept under an old name it stays the tenant's, and under
+    /// the name of a build it is nobody's any more.
     pub retired: &'a DatabaseName,
     /// The tenant's login role.
     pub role: &'a RoleName,
@@ -46,6 +48,19 @@ pub struct Swap<'a> {
     pub owner: Owner,
     /// The epoch of the incoming database.
     pub epoch: i64,
+}
+
+/// A tenant's database that another one, on another server, is to replace.
+#[derive(Clone, Copy, Debug)]
+pub struct Retirement<'a> {
+    /// The tenant's database.
+    pub live: &'a DatabaseName,
+    /// What it is to be called; as in a [`Swap`].
+    pub retired: &'a DatabaseName,
+    /// The tenant's login role.
+    pub role: &'a RoleName,
+    /// Whose it is, and which operation does it.
+    pub owner: Owner,
 }
 
 impl Server {
@@ -92,7 +107,7 @@ impl Server {
             None => {
                 let facts =
                     database_facts(&transaction, from).await?.ok_or_else(|| missing(from))?;
-                if !is_free(from, &facts) {
+                if !may_come(from, &facts, owner.tenant) {
                     return Err(not_ours(from));
                 }
                 statements
@@ -131,7 +146,7 @@ impl Server {
         if !is_swapped {
             let build =
                 database_facts(&*client, incoming).await?.ok_or_else(|| missing(incoming))?;
-            if !is_free(incoming, &build) {
+            if !may_come(incoming, &build, owner.tenant) {
                 return Err(not_ours(incoming));
             }
             if let Some(facts) = present {
@@ -139,11 +154,7 @@ impl Server {
                     return Err(not_ours(live));
                 }
                 self.shut(&*client, live, facts.oid).await?;
-                statements.extend([
-                    format!("revoke connect on database {} from {}", live.quoted(), role.quoted()),
-                    format!("alter database {} rename to {}", live.quoted(), retired.quoted()),
-                    format!("comment on database {} is '{marker}'", retired.quoted()),
-                ]);
+                statements.extend(retiring(live, retired, role, owner));
             }
             self.shut(&*client, incoming, build.oid).await?;
             statements.extend([
@@ -158,6 +169,23 @@ impl Server {
             .await
             .map_err(|error| self.explain_stamp(error))?;
         transaction.commit().await?;
+        client.release().await
+    }
+
+    /// Takes a tenant's database out of service and keeps it, shut, under another name. That there is none
+    /// is fine: it has been retired already.
+    pub async fn retire(&self, retirement: Retirement<'_>) -> Result<(), Error> {
+        let Retirement { live, retired, role, owner } = retirement;
+        let mut client = self.lock_names(&[live, retired]).await?;
+        if let Some(facts) = database_facts(&*client, live).await? {
+            if !facts.belongs_to(owner.tenant) {
+                return Err(not_ours(live));
+            }
+            self.shut(&*client, live, facts.oid).await?;
+            let transaction = client.transaction().await?;
+            transaction.batch_execute(&retiring(live, retired, role, owner).join(";\n")).await?;
+            transaction.commit().await?;
+        }
         client.release().await
     }
 
@@ -190,6 +218,28 @@ fn opening(database: &DatabaseName, role: &RoleName, owner: Owner, epoch: i64) -
         format!("grant connect on database {database} to {role}"),
         format!("alter database {database} allow_connections true"),
     ]
+}
+
+/// What takes a database out of a tenant's use.
+fn retiring(
+    live: &DatabaseName,
+    retired: &DatabaseName,
+    role: &RoleName,
+    owner: Owner,
+) -> [String; 3] {
+    let marker = Marker::Tenant(owner);
+    let (live, name) = (live.quoted(), retired.quoted());
+    let comment = if retired.is_build_form() { "null".to_owned() } else { format!("'{marker}'") };
+    [
+        format!("revoke connect on database {live} from {}", role.quoted()),
+        format!("alter database {live} rename to {name}"),
+        format!("comment on database {name} is {comment}"),
+    ]
+}
+
+/// Whether a database may become the tenant's: it is free, or was the tenant's before.
+fn may_come(name: &DatabaseName, facts: &DatabaseFacts, tenant: Uuid) -> bool {
+    is_free(name, facts) || (name.is_old_form() && facts.belongs_to(tenant))
 }
 
 /// Whether a database is one of ours that no tenant owns.

@@ -1,0 +1,90 @@
+//! What a cutover writes down: where a tenant is served now, and which of its databases are kept.
+
+use std::time::Duration;
+
+use tenantry_provisioning::DatabaseName;
+use uuid::Uuid;
+
+use super::stock::{Retained, retained_of};
+use super::{Catalog, CatalogError, TenantLock, execute, maybe};
+use crate::tenant::TenantState;
+
+impl Catalog {
+    /// The database of a tenant that was replaced last, of those that are still kept.
+    pub async fn newest_retained(
+        &self,
+        tenant: Uuid,
+    ) -> Result<Option<(Uuid, Retained)>, CatalogError> {
+        let client = self.client().await?;
+        let row = maybe(
+            &client,
+            // Ids of operations are in the order of time.
+            "-- cutover::newest_retained
+             select database_name, server_id, tenant_id, operation_id from retained_databases
+             where tenant_id = $1 and drop_after > now() order by operation_id desc limit 1",
+            &[&tenant],
+        )
+        .await?;
+        row.map(|row| Ok((row.get(3), retained_of(&row)?))).transpose()
+    }
+}
+
+impl TenantLock {
+    /// Serves the tenant from a database with this epoch, schema version and set of repeatable files
+    /// (`None` if it kept the ones it had), on this server.
+    pub async fn serve_at(
+        &self,
+        server: Uuid,
+        state: TenantState,
+        epoch: i64,
+        version: i64,
+        repeatables: Option<&str>,
+    ) -> Result<(), CatalogError> {
+        let from = self.read_tenant().await?.state;
+        let to =
+            from.transition(state).map_err(|error| CatalogError::Conflict(error.to_string()))?;
+        self.update(
+            "-- cutover::serve_at
+             update tenants set state = $2, server_id = $3, epoch = $4, schema_version = $5,
+                    repeatables_digest = coalesce($6, repeatables_digest)
+             where id = $1",
+            &[&self.tenant(), &to.as_str(), &server, &epoch, &version, &repeatables],
+        )
+        .await
+    }
+
+    /// Keeps a replaced database for at least so long from now. False if it is kept no more.
+    pub async fn keep_retained(
+        &self,
+        database: &DatabaseName,
+        keep: Duration,
+    ) -> Result<bool, CatalogError> {
+        let changed = execute(
+            self.session()?,
+            "-- cutover::keep_retained
+             update retained_databases
+             set drop_after = greatest(drop_after, now() + $3::float8 * interval '1 second')
+             where tenant_id = $1 and database_name = $2",
+            &[&self.tenant(), &database.as_str(), &keep.as_secs_f64()],
+        )
+        .await?;
+        Ok(changed > 0)
+    }
+
+    /// Forgets a replaced database that has another name again.
+    pub async fn forget_retained(
+        &self,
+        database: &DatabaseName,
+        server: Uuid,
+    ) -> Result<(), CatalogError> {
+        execute(
+            self.session()?,
+            "-- cutover::forget_retained
+             delete from retained_databases
+             where tenant_id = $1 and database_name = $2 and server_id = $3",
+            &[&self.tenant(), &database.as_str(), &server],
+        )
+        .await
+        .map(drop)
+    }
+}

@@ -1,0 +1,121 @@
+//! What verifying and drills found out about backups: columns of `backups`.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use uuid::Uuid;
+
+use super::backups::{BackupRecord, COLUMNS, from_row};
+use super::operations::{BatchItem, NewOperation};
+use super::{Catalog, CatalogError, TenantLock, execute, one, rows};
+
+/// What is known of a backup beyond its being there.
+#[derive(Clone, Debug, Default)]
+pub struct Proof {
+    /// When every byte of it was last read and compared with its manifest.
+    pub verified_at: Option<Timestamp>,
+    /// When a drill last restored it and compared what came of it.
+    pub proven_at: Option<Timestamp>,
+    /// How many seconds that restore took.
+    pub proven_seconds: Option<f64>,
+    /// Why it is not to be relied on.
+    pub problem: Option<String>,
+}
+
+impl Catalog {
+    /// Writes down that a backup was verified, or what is wrong with it. Only a drill takes a problem back.
+    pub async fn record_verified(
+        &self,
+        backup: Uuid,
+        problem: Option<&str>,
+    ) -> Result<(), CatalogError> {
+        let client = self.client().await?;
+        execute(
+            &client,
+            "-- proofs::record_verified
+             update backups
+             set verified_at = case when $2::text is null then now() else verified_at end,
+                 problem = coalesce($2, problem)
+             where id = $1",
+            &[&backup, &problem],
+        )
+        .await
+        .map(drop)
+    }
+
+    /// The newest good backup of every served or suspended tenant; those first that no drill has proven, or
+    /// not for the longest time.
+    pub async fn drill_candidates(&self, limit: i64) -> Result<Vec<BackupRecord>, CatalogError> {
+        let client = self.client().await?;
+        let sql = format!(
+            "-- proofs::drill_candidates
+             select {COLUMNS}
+             from (select distinct on (tenant_id) * from backups
+                   where problem is null order by tenant_id, started_at desc) b
+             join tenants t on t.id = b.tenant_id and t.state in ('active', 'suspended')
+             order by (select max(p.proven_at) from backups p where p.tenant_id = b.tenant_id) nulls first, b.id
+             limit $1"
+        );
+        rows(&client, &sql, &[&limit]).await?.iter().map(from_row).collect()
+    }
+
+    /// When a drill was last asked for by this requester.
+    pub async fn last_drill(&self, requested_by: &str) -> Result<Option<Timestamp>, CatalogError> {
+        let client = self.client().await?;
+        let row = one(
+            &client,
+            "-- proofs::last_drill
+             select max(created_at) from operations where kind = 'drill' and requested_by = $1",
+            &[&requested_by],
+        )
+        .await?;
+        Ok(row.get(0))
+    }
+
+    /// Enqueues operations that are of one kind and of one batch, each with parameters of its own.
+    pub async fn enqueue_each(
+        &self,
+        like: &NewOperation<'_>,
+        items: &[(BatchItem, serde_json::Value)],
+    ) -> Result<(), CatalogError> {
+        let mut client = self.client().await?;
+        let transaction = client.transaction().await.map_err(CatalogError::Database)?;
+        for (item, input) in items {
+            let operation = NewOperation {
+                id: item.operation,
+                tenant_id: item.tenant,
+                input: input.clone(),
+                ..like.clone()
+            };
+            super::operations::insert(&transaction, &operation).await?;
+        }
+        transaction.commit().await.map_err(CatalogError::Database)
+    }
+}
+
+impl TenantLock {
+    /// Writes down that a drill has restored a backup, and how long that took.
+    pub async fn record_proven(&self, backup: Uuid, took: Duration) -> Result<(), CatalogError> {
+        execute(
+            self.session()?,
+            "-- proofs::record_proven
+             update backups set verified_at = now(), proven_at = now(), proven_seconds = $3, problem = null
+             where id = $1 and tenant_id = $2",
+            &[&backup, &self.tenant(), &took.as_secs_f64()],
+        )
+        .await
+        .map(drop)
+    }
+
+    /// Writes down why a backup is not to be relied on.
+    pub async fn record_problem(&self, backup: Uuid, problem: &str) -> Result<(), CatalogError> {
+        execute(
+            self.session()?,
+            "-- proofs::record_problem
+             update backups set problem = $3 where id = $1 and tenant_id = $2",
+            &[&backup, &self.tenant(), &problem],
+        )
+        .await
+        .map(drop)
+    }
+}

@@ -1,0 +1,180 @@
+//! Filling an empty catalog again: tenants that it has lost, each with the operation that restores its
+//! database, and whatever else a catalog backup knows of them.
+
+use secrecy::SecretString;
+use serde_json::Value;
+use tenantry_backup::Manifest;
+use tenantry_provisioning::random_password;
+use tokio_postgres::types::Json;
+use uuid::Uuid;
+
+use super::export::CatalogExport;
+use super::operations::{NewOperation, insert};
+use super::{Catalog, CatalogError, execute, maybe};
+use crate::sealing::Purpose;
+
+/// A tenant that the catalog has lost.
+#[derive(Clone, Debug)]
+pub struct LostTenant {
+    /// Its row, as a catalog backup has it or as it was made up; sealed secrets and all.
+    pub row: Value,
+    /// The server that it was on, if that is known.
+    pub server: Option<String>,
+}
+
+impl Catalog {
+    /// The row of a tenant of which only backups are left: their key is known, and nothing else.
+    #[must_use]
+    pub fn make_up_tenant(&self, id: Uuid, wrapped_key: &[u8]) -> Value {
+        // The end of an id is random; its beginning is the time.
+        let digits = id.simple().to_string();
+        let slug = format!("restored-{}", &digits[20..]);
+        let bytea = |bytes: &[u8]| format!("\\x{}", hex::encode(bytes));
+        let password: SecretString = random_password();
+        serde_json::json!({
+            "id": id,
+            "slug": slug,
+            "name": slug,
+            "tier": "shared",
+            "state": "active",
+            "settings": {},
+            "database_name": format!("tenant_{slug}"),
+            "role_name": format!("tenant_{slug}"),
+            "epoch": 1,
+            "password_sealed": bytea(&self.seal(Purpose::TenantPassword, id, &password)),
+            "backup_key_sealed": bytea(wrapped_key),
+        })
+    }
+
+    /// Writes down a lost tenant with the operation that restores it, in one transaction, on one of these
+    /// servers: its own if that is one of them, else the one with the fewest tenants. False if the catalog has
+    /// the tenant already.
+    pub async fn rebuild_tenant(
+        &self,
+        lost: &LostTenant,
+        servers: &[String],
+        operation: &NewOperation<'_>,
+    ) -> Result<bool, CatalogError> {
+        let mut client = self.client().await?;
+        let transaction = client.transaction().await.map_err(CatalogError::Database)?;
+        let inserted = execute(
+            &transaction,
+            // Another epoch: a database that comes back from the dead is not to be taken for this one.
+            "-- rebuild::tenant
+             insert into tenants (id, slug, name, tier, state, suspended_reason, settings, server_id, database_name,
+                                  role_name, epoch, password_sealed, backup_key_sealed, created_at)
+             select r.id, r.slug, r.name, r.tier, 'provisioning', r.suspended_reason, r.settings, s.id,
+                    r.database_name, r.role_name, r.epoch + 1, r.password_sealed, r.backup_key_sealed,
+                    coalesce(r.created_at, now())
+             from jsonb_populate_record(null::tenants, $1) r, servers s
+             where s.name = any($2)
+             order by s.name = $3 desc nulls last,
+                      (select count(*) from tenants t where t.server_id = s.id and t.state <> 'deleted'), s.name
+             limit 1
+             on conflict (id) do nothing",
+            &[&Json(&lost.row), &servers, &lost.server],
+        )
+        .await?;
+        if inserted == 1 {
+            insert(&transaction, operation).await?;
+        }
+        transaction.commit().await.map_err(CatalogError::Database)?;
+        Ok(inserted == 1)
+    }
+
+    /// Writes down a tenant that was deleted, so that it stays so.
+    pub async fn bury_tenant(&self, row: &Value) -> Result<(), CatalogError> {
+        let client = self.client().await?;
+        execute(
+            &client,
+            "-- rebuild::bury_tenant
+             insert into tenants (id, slug, name, tier, state, settings, server_id, database_name, role_name, epoch,
+                                  backup_key_sealed, created_at, deleted_at)
+             select r.id, r.slug, r.name, r.tier, 'deleted', r.settings, s.id, r.database_name, r.role_name, r.epoch,
+                    r.backup_key_sealed, r.created_at, r.deleted_at
+             from jsonb_populate_record(null::tenants, $1) r, (select id from servers order by name limit 1) s
+             on conflict (id) do nothing",
+            &[&Json(row)],
+        )
+        .await
+        .map(drop)
+    }
+
+    /// What else a catalog backup knows of the tenants that are there now: aliases, members and domains; and
+    /// the tiers' limits and the tokens of the admin API. What is there already stays as it is.
+    pub async fn rebuild_rest(&self, export: &CatalogExport) -> Result<(), CatalogError> {
+        const FILL: [(&str, &str); 4] = [
+            (
+                "tenant_slugs",
+                "insert into tenant_slugs (slug, tenant_id, created_at)
+                 select r.slug, r.tenant_id, r.created_at
+                 from jsonb_populate_recordset(null::tenant_slugs, $1) r
+                 join tenants t on t.id = r.tenant_id and t.state <> 'deleted' on conflict do nothing",
+            ),
+            (
+                "members",
+                "insert into members select r.* from jsonb_populate_recordset(null::members, $1) r
+                 join tenants t on t.id = r.tenant_id and t.state <> 'deleted' on conflict do nothing",
+            ),
+            (
+                "domains",
+                "insert into domains select r.* from jsonb_populate_recordset(null::domains, $1) r
+                 join tenants t on t.id = r.tenant_id and t.state <> 'deleted' on conflict do nothing",
+            ),
+            (
+                "admin_tokens",
+                "insert into admin_tokens select * from jsonb_populate_recordset(null::admin_tokens, $1)
+                 on conflict do nothing",
+            ),
+        ];
+        let client = self.client().await?;
+        for (table, sql) in FILL {
+            execute(&client, &format!("-- rebuild::rest\n{sql}"), &[&Json(export.rows(table))])
+                .await?;
+        }
+        execute(
+            &client,
+            "-- rebuild::tiers
+             update tiers set limits = r.limits from jsonb_populate_recordset(null::tiers, $1) r
+             where tiers.name = r.name and tiers.limits = '{}'",
+            &[&Json(export.rows("tiers"))],
+        )
+        .await
+        .map(drop)
+    }
+
+    /// Indexes a backup that was found in the bucket, if its tenant is known.
+    pub async fn index_backup(&self, manifest: &Manifest) -> Result<(), CatalogError> {
+        let bytes = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
+        let client = self.client().await?;
+        execute(
+            &client,
+            "-- rebuild::index_backup
+             insert into backups
+                 (id, tenant_id, dump_bytes, plain_bytes, schema_version, server_version, started_at, finished_at)
+             select $1, t.id, $3, $4, $5, $6, $7, $8 from tenants t where t.id = $2
+             on conflict (id) do nothing",
+            &[
+                &manifest.backup,
+                &manifest.tenant,
+                &bytes(manifest.dump_bytes),
+                &bytes(manifest.plain_bytes),
+                &manifest.schema_version,
+                &manifest.server_version,
+                &manifest.started_at,
+                &manifest.finished_at,
+            ],
+        )
+        .await
+        .map(drop)
+    }
+
+    /// Whether the catalog knows a tenant, deleted or not.
+    pub async fn knows_tenant(&self, id: Uuid) -> Result<bool, CatalogError> {
+        let client = self.client().await?;
+        let row =
+            maybe(&client, "-- rebuild::knows_tenant\nselect from tenants where id = $1", &[&id])
+                .await?;
+        Ok(row.is_some())
+    }
+}

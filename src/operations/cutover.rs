@@ -1,0 +1,234 @@
+//! The cutover: another database into the place of a tenant's, on the same server or on another one.
+//!
+//! Requests are held, the two databases change places, and the catalog's word sends the held requests to
+//! the new one. Until that word, whatever fails is undone at once: the database that served goes on doing
+//! so, and nobody waits for another try. The replaced database is kept for a while.
+
+use serde::{Deserialize, Serialize};
+use tenantry_provisioning::{
+    DatabaseName, Marker, Owner, Possession, Retirement, Server, Swap, scram_verifier,
+};
+use uuid::Uuid;
+
+use super::{StepContext, StepError, chain, provision};
+use crate::tenant::TenantState;
+
+/// What is to come into the place of a tenant's database.
+pub(super) struct Incoming {
+    /// Its present name.
+    pub database: DatabaseName,
+    /// Where it is.
+    pub server_id: Uuid,
+    /// The schema version that it has.
+    pub version: i64,
+    /// The digest of its repeatable migration files; `None` leaves the tenant's as it is.
+    pub repeatables: Option<String>,
+}
+
+/// How the tenant stood before, as the operation remembers it.
+const BEFORE: &str = "before";
+
+#[derive(Serialize, Deserialize)]
+struct Before {
+    state: TenantState,
+    server_id: Uuid,
+    epoch: i64,
+    /// The operation that the marker of its database names; none if the database is missing.
+    marker: Option<Uuid>,
+}
+
+/// Puts a database into the place of the tenant's.
+pub(super) async fn cut_over(cx: &StepContext<'_>, incoming: &Incoming) -> Result<(), StepError> {
+    let before = before(cx).await?;
+    let is_done = cx.tenant.state != TenantState::Restoring && cx.tenant.epoch > before.epoch;
+    if is_done {
+        return Ok(());
+    }
+    let Err(error) = exchange(cx, &before, incoming).await else { return Ok(()) };
+    // The catalog may have taken its word, and only the answer was lost.
+    match cx.lock.read_tenant().await {
+        Ok(tenant) if tenant.epoch > before.epoch => return Ok(()),
+        Ok(_) => {}
+        Err(_) => return Err(error),
+    }
+    let (database, server_id) = (&incoming.database, incoming.server_id);
+    let undone = match put_back(cx, &before, database, server_id).await {
+        Ok(()) => clear_target(cx, &before, database, server_id).await,
+        worse => worse,
+    };
+    if let Err(worse) = undone {
+        tracing::warn!(error = %chain(&worse), "a cutover that failed is not yet undone altogether");
+    }
+    Err(error)
+}
+
+/// Undoes a cutover that did not come to its end; for an operation that is given up.
+pub(super) async fn let_go(
+    cx: &StepContext<'_>,
+    incoming: &DatabaseName,
+    server_id: Uuid,
+) -> Result<(), StepError> {
+    let Some(before) = cx.recall::<Before>(BEFORE) else { return Ok(()) };
+    if cx.tenant.epoch > before.epoch {
+        return Err(StepError::fail(
+            "the tenant is served from the restored database already",
+            format!("keep it, or go back with `tenantry restore {} --undo`", cx.tenant.slug),
+        ));
+    }
+    put_back(cx, &before, incoming, server_id).await?;
+    clear_target(cx, &before, incoming, server_id).await
+}
+
+/// After the tenant is served elsewhere: its role has nothing to do on the server that it left.
+pub(super) async fn leave_server(cx: &StepContext<'_>) -> Result<(), StepError> {
+    match cx.recall::<Before>(BEFORE) {
+        Some(before) if before.server_id != cx.tenant.server_id => {
+            let server = cx.environment.server(before.server_id).await?;
+            Ok(server.drop_role(&cx.tenant.role, cx.tenant.id).await?)
+        }
+        _ => Ok(()),
+    }
+}
+
+/// How the tenant stands; or, in the middle of a cutover, how it stood before that.
+async fn before(cx: &StepContext<'_>) -> Result<Before, StepError> {
+    let noted = cx.recall::<Before>(BEFORE);
+    let marker = marker(cx).await?;
+    if let Some(noted) = noted
+        && (cx.tenant.state == TenantState::Restoring || marker == Some(cx.operation.id))
+    {
+        return Ok(noted);
+    }
+    let before = Before {
+        state: cx.tenant.state,
+        server_id: cx.tenant.server_id,
+        epoch: cx.tenant.epoch,
+        marker,
+    };
+    cx.remember(BEFORE, &before).await?;
+    Ok(before)
+}
+
+/// The operation that the marker of the tenant's present database names.
+async fn marker(cx: &StepContext<'_>) -> Result<Option<Uuid>, StepError> {
+    let server = cx.environment.server(cx.tenant.server_id).await?;
+    match server.database(&cx.tenant.database).await?.and_then(|facts| facts.marker) {
+        Some(Marker::Tenant(owner)) if owner.tenant == cx.tenant.id => Ok(Some(owner.operation)),
+        _ => Ok(None),
+    }
+}
+
+async fn exchange(
+    cx: &StepContext<'_>,
+    before: &Before,
+    incoming: &Incoming,
+) -> Result<(), StepError> {
+    let epoch = before.epoch + 1;
+    let owner = Owner { tenant: cx.tenant.id, operation: cx.operation.id };
+    let retired = DatabaseName::old(cx.operation.id);
+    let source = cx.environment.server(before.server_id).await?;
+    let target = cx.environment.server(incoming.server_id).await?;
+    let keep = cx.environment.limits.restore_keep;
+    cx.lock.retain_database(&retired, before.server_id, keep).await?;
+    let reason = cx.tenant.suspended_reason.as_deref();
+    cx.lock.set_state(TenantState::Restoring, reason).await?;
+
+    let (live, role) = (&cx.tenant.database, &cx.tenant.role);
+    if incoming.server_id == before.server_id {
+        let incoming = &incoming.database;
+        target.swap(Swap { live, incoming, retired: &retired, role, owner, epoch }).await?;
+    } else {
+        refuse_stranger(&target, live, owner).await?;
+        source.retire(Retirement { live, retired: &retired, role, owner }).await?;
+        possess(cx, &target, &incoming.database, owner, epoch).await?;
+    }
+    provision::prove_isolation(cx, &target, epoch).await?;
+    let (state, version) = (before.state, incoming.version);
+    let repeatables = incoming.repeatables.as_deref();
+    Ok(cx.lock.serve_at(incoming.server_id, state, epoch, version, repeatables).await?)
+}
+
+/// Serves the replaced database again. What is found decides what is left to do.
+async fn put_back(
+    cx: &StepContext<'_>,
+    before: &Before,
+    incoming: &DatabaseName,
+    server_id: Uuid,
+) -> Result<(), StepError> {
+    let old = DatabaseName::old(cx.operation.id);
+    if let Some(operation) = before.marker {
+        let owner = Owner { tenant: cx.tenant.id, operation };
+        let source = cx.environment.server(before.server_id).await?;
+        let (live, role, epoch) = (&cx.tenant.database, &cx.tenant.role, before.epoch);
+        if server_id == before.server_id {
+            source
+                .swap(Swap { live, incoming: &old, retired: incoming, role, owner, epoch })
+                .await?;
+        } else {
+            possess(cx, &source, &old, owner, epoch).await?;
+        }
+        cx.lock.forget_retained(&old, before.server_id).await?;
+    }
+    Ok(cx.lock.set_state(before.state, cx.tenant.suspended_reason.as_deref()).await?)
+}
+
+/// Takes back what a cutover gave the tenant on a server that it did not come to.
+async fn clear_target(
+    cx: &StepContext<'_>,
+    before: &Before,
+    incoming: &DatabaseName,
+    server_id: Uuid,
+) -> Result<(), StepError> {
+    if server_id == before.server_id {
+        return Ok(());
+    }
+    let (live, role) = (&cx.tenant.database, &cx.tenant.role);
+    let target = cx.environment.server(server_id).await?;
+    if is_ours(&target, live, cx.operation.id).await? {
+        let owner = Owner { tenant: cx.tenant.id, operation: cx.operation.id };
+        target.retire(Retirement { live, retired: incoming, role, owner }).await?;
+    }
+    match target.drop_role(role, cx.tenant.id).await {
+        // Another role has the name: the cutover never got that far.
+        Err(tenantry_provisioning::Error::NotOurs { .. }) => Ok(()),
+        other => Ok(other?),
+    }
+}
+
+async fn possess(
+    cx: &StepContext<'_>,
+    server: &Server,
+    from: &DatabaseName,
+    owner: Owner,
+    epoch: i64,
+) -> Result<(), StepError> {
+    let password = cx.environment.catalog.tenant_password(cx.tenant.id).await?;
+    let verifier = scram_verifier(&password);
+    let (database, role) = (&cx.tenant.database, &cx.tenant.role);
+    let possession = Possession { from, database, role, verifier: &verifier, owner, epoch };
+    Ok(server.take_possession(possession).await?)
+}
+
+/// A database of the tenant's name that this operation did not bring is not to be served by mistake.
+async fn refuse_stranger(
+    server: &Server,
+    live: &DatabaseName,
+    owner: Owner,
+) -> Result<(), StepError> {
+    let found = server.database(live).await?;
+    if found.is_none_or(|facts| facts.marker == Some(Marker::Tenant(owner))) {
+        return Ok(());
+    }
+    Err(StepError::fail(
+        format!("the server {} has a database `{live}` already", server.url().host_label()),
+        "look into it; drop or rename it by hand if nobody needs it, then retry",
+    ))
+}
+
+async fn is_ours(server: &Server, live: &DatabaseName, operation: Uuid) -> Result<bool, StepError> {
+    let facts = server.database(live).await?;
+    Ok(matches!(
+        facts.and_then(|facts| facts.marker),
+        Some(Marker::Tenant(owner)) if owner.operation == operation
+    ))
+}

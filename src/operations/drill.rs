@@ -1,0 +1,193 @@
+//! A drill: a restore done only to prove a backup. What comes of it is compared with the backup in rows,
+//! contents and schema, and dropped. The tenant's own database is not touched.
+//!
+//! A backup that fails its drill is not to be relied on, and is not taken for the newest good one any more.
+
+use std::time::{Duration, Instant};
+
+use futures_util::{FutureExt as _, TryStreamExt as _, pin_mut};
+use tenantry_backup::{
+    BackupKey, Manifest, PgTools, RestoreError, RowDigest, TableDigest, digest_tables,
+    load_manifest,
+};
+use tenantry_provisioning::{Connection, DatabaseName, Schema, Server};
+use uuid::Uuid;
+
+use super::backup::count_rows;
+use super::{Plan, Step, StepContext, StepError, Work, provision, restore};
+
+pub(super) const PLAN: Plan = Plan {
+    steps: &[
+        Step::new("restore_scratch", |cx| restore_scratch(cx).boxed()),
+        Step::new("compare", |cx| compare(cx).boxed()),
+        Step::new("drop_scratch", |cx| drop_scratch(cx).boxed()),
+    ],
+    abandon: &[Step::new("drop_scratch", |cx| drop_build(cx).boxed())],
+    no_return: 3,
+};
+
+/// How many seconds the restore took.
+const TOOK: &str = "took";
+const BAD: &str = "this backup is lost: take a new one (`tenantry backup run`), and find out what happened to the bucket";
+
+/// What is wrong, and whether it is the backup that is at fault.
+enum Flaw {
+    Backup(StepError),
+    Elsewhere(StepError),
+}
+
+fn backup(cx: &StepContext<'_>) -> Result<Uuid, StepError> {
+    match cx.work()? {
+        Work::Drill { backup } => Ok(backup),
+        _ => unreachable!("only a drill has these steps"),
+    }
+}
+
+async fn restore_scratch(cx: &StepContext<'_>) -> Result<(), StepError> {
+    let began = Instant::now();
+    let restored = async {
+        let (manifest, key) = open(cx).await?;
+        let server = server(cx).await.map_err(Flaw::Elsewhere)?;
+        let restored = restore::restore_into(cx, &manifest, &key, &server).await;
+        restored.map_err(Flaw::of)
+    };
+    conclude(cx, restored.await).await?;
+    cx.remember(TOOK, &began.elapsed().as_secs_f64()).await
+}
+
+async fn compare(cx: &StepContext<'_>) -> Result<(), StepError> {
+    let compared = async {
+        let (manifest, key) = open(cx).await?;
+        let server = server(cx).await.map_err(Flaw::Elsewhere)?;
+        compare_all(cx, &manifest, &key, &server).await
+    };
+    conclude(cx, compared.await).await
+}
+
+async fn drop_scratch(cx: &StepContext<'_>) -> Result<(), StepError> {
+    drop_build(cx).await?;
+    let took = Duration::from_secs_f64(cx.recall(TOOK).unwrap_or_default());
+    Ok(cx.lock.record_proven(backup(cx)?, took).await?)
+}
+
+async fn drop_build(cx: &StepContext<'_>) -> Result<(), StepError> {
+    provision::drop_build(&server(cx).await?, cx.operation.id).await
+}
+
+async fn server(cx: &StepContext<'_>) -> Result<Server, StepError> {
+    cx.environment.server(cx.tenant.server_id).await
+}
+
+/// The manifest, proven to be of this tenant and unaltered, and the key.
+async fn open(cx: &StepContext<'_>) -> Result<(Manifest, BackupKey), Flaw> {
+    let id = backup(cx).map_err(Flaw::Elsewhere)?;
+    let store = cx.environment.store().map_err(Flaw::Elsewhere)?;
+    let manifest = load_manifest(store, cx.tenant.id, id).await;
+    let manifest = manifest.map_err(|error| Flaw::of(error.into()))?;
+    let key = cx.environment.catalog.backup_key_of(&manifest).await;
+    let key = key.map_err(|error| Flaw::of(error.into()))?.open;
+    let verified = manifest.verify(&key, cx.tenant.id).map_err(RestoreError::from);
+    verified.map_err(|error| Flaw::of(error.into()))?;
+    Ok((manifest, key))
+}
+
+/// A backup at fault is marked, and nothing of it stays on the server.
+async fn conclude<T>(cx: &StepContext<'_>, outcome: Result<T, Flaw>) -> Result<(), StepError> {
+    let error = match outcome {
+        Ok(_) => return Ok(()),
+        Err(Flaw::Elsewhere(error)) => return Err(error),
+        Err(Flaw::Backup(error)) => error,
+    };
+    cx.lock.record_problem(backup(cx)?, &error.to_string()).await?;
+    drop_build(cx).await?;
+    Err(error)
+}
+
+async fn compare_all(
+    cx: &StepContext<'_>,
+    manifest: &Manifest,
+    key: &BackupKey,
+    server: &Server,
+) -> Result<(), Flaw> {
+    let elsewhere = |error: tenantry_provisioning::Error| Flaw::Elsewhere(error.into());
+    let scratch = DatabaseName::build(cx.operation.id);
+    let session = server.connect(&scratch).await.map_err(elsewhere)?;
+    let counted = count_rows(&session).await.map_err(Flaw::Elsewhere)?;
+    if let Some(table) = manifest.tables.iter().find(|table| !counted.contains(table)) {
+        return Err(Flaw::found(format!(
+            "the restored table {}.{} has another number of rows than the backup says",
+            table.schema, table.table
+        )));
+    }
+    if counted.len() != manifest.tables.len() {
+        return Err(Flaw::found("the restored database has more tables than the backup says"));
+    }
+    // Also puts the session's settings to what `pg_dump` writes rows with.
+    let schema = Schema::read(&session).await.map_err(elsewhere)?;
+    let (tools, version) = cx.environment.tools(server).await.map_err(Flaw::Elsewhere)?;
+    // Another major version of PostgreSQL may write the same thing in other words.
+    let is_same_server = major(&version) == major(&manifest.server_version);
+    let is_same_schema =
+        manifest.schema_digest.as_ref().is_none_or(|digest| *digest == schema.fingerprint());
+    if is_same_server && !is_same_schema {
+        return Err(Flaw::found("the restored schema differs from the one that was backed up"));
+    }
+    compare_contents(cx, manifest, key, &tools, &session).await
+}
+
+async fn compare_contents(
+    cx: &StepContext<'_>,
+    manifest: &Manifest,
+    key: &BackupKey,
+    tools: &PgTools,
+    session: &Connection,
+) -> Result<(), Flaw> {
+    let store = cx.environment.store().map_err(Flaw::Elsewhere)?;
+    let tables = digest_tables(store, manifest, key, tools).await;
+    for TableDigest { columns, rows } in tables.map_err(|error| Flaw::of(error.into()))? {
+        let found = copied(session, &columns).await;
+        let found = found
+            .map_err(|error| Flaw::Elsewhere(tenantry_provisioning::Error::from(error).into()))?;
+        if found != rows {
+            return Err(Flaw::found(format!("the rows of {columns} came back otherwise")));
+        }
+    }
+    Ok(())
+}
+
+/// The rows of a restored table.
+async fn copied(session: &Connection, columns: &str) -> Result<RowDigest, tokio_postgres::Error> {
+    let rows = session.copy_out(&format!("copy {columns} to stdout")).await?;
+    pin_mut!(rows);
+    let mut digest = RowDigest::default();
+    while let Some(bytes) = rows.try_next().await? {
+        digest.update(&bytes);
+    }
+    Ok(digest)
+}
+
+fn major(version: &str) -> Option<&str> {
+    version.split(|c: char| !c.is_ascii_digit()).next()
+}
+
+impl Flaw {
+    fn found(what: impl Into<String>) -> Self {
+        Self::Backup(StepError::fail(what, BAD))
+    }
+
+    /// What may pass, or is about the tools, says nothing of the backup.
+    fn of(error: StepError) -> Self {
+        match error {
+            StepError::Fail(cause, remedy) if !cause.is::<tenantry_backup::ToolError>() => {
+                let is_elsewhere = cause.is::<tenantry_provisioning::Error>()
+                    || matches!(
+                        cause.downcast_ref(),
+                        Some(RestoreError::Run(_) | RestoreError::OlderTools { .. })
+                    );
+                let error = StepError::Fail(cause, remedy);
+                if is_elsewhere { Self::Elsewhere(error) } else { Self::Backup(error) }
+            }
+            other => Self::Elsewhere(other),
+        }
+    }
+}

@@ -1,0 +1,157 @@
+//! Asking for restores, and for their undoing.
+
+use jiff::Timestamp;
+use uuid::Uuid;
+
+use super::{Environment, Requester, Work};
+use crate::catalog::CatalogError;
+use crate::catalog::backups::BackupRecord;
+use crate::catalog::operations::OperationRecord;
+use crate::catalog::tenants::NewTenant;
+use crate::tenant::{TenantSettings, TenantSlug, TenantState};
+
+/// Which backup to restore.
+#[derive(Clone, Copy, Debug)]
+pub enum BackupChoice {
+    /// This one.
+    Id(Uuid),
+    /// The newest good one.
+    Latest,
+    /// The newest good one that was started before this moment.
+    Before(Timestamp),
+}
+
+/// The tenant that a backup is to become.
+#[derive(Clone, Debug)]
+pub struct RestoreAs {
+    /// Its slug.
+    pub slug: TenantSlug,
+    /// Its server; the one with the fewest tenants when none is named.
+    pub server: Option<String>,
+}
+
+impl Environment {
+    /// Puts a backup in the place of a tenant's live database, on the tenant's own server.
+    pub async fn restore(
+        &self,
+        slug: &TenantSlug,
+        choice: BackupChoice,
+        by: Requester<'_>,
+    ) -> Result<OperationRecord, CatalogError> {
+        self.restore_on(slug, choice, None, by).await
+    }
+
+    /// Puts a backup in the place of a tenant's live database, and the tenant on this server.
+    pub async fn restore_on(
+        &self,
+        slug: &TenantSlug,
+        choice: BackupChoice,
+        server: Option<&str>,
+        by: Requester<'_>,
+    ) -> Result<OperationRecord, CatalogError> {
+        self.require_store()?;
+        let backup = self.choose_backup(slug, choice).await?;
+        let tenant = self.catalog.tenant(slug).await?;
+        if backup.tenant_id != tenant.id {
+            return Err(CatalogError::Conflict(format!(
+                "backup {} belongs to another tenant, which was called {slug} once; make a tenant of its \
+                 own from it with `--as`",
+                backup.id
+            )));
+        }
+        let server = match server {
+            Some(name) => Some(self.catalog.server_by_name(name).await?.id),
+            None => None,
+        };
+        let wanted = &[TenantState::Active, TenantState::Suspended];
+        self.ask(slug, wanted, &Work::Restore { backup: backup.id, server }, by).await
+    }
+
+    /// Makes another tenant of a backup: with an id, a key, a role and a password of its own.
+    pub async fn restore_as(
+        &self,
+        slug: &TenantSlug,
+        choice: BackupChoice,
+        to: RestoreAs,
+        by: Requester<'_>,
+    ) -> Result<OperationRecord, CatalogError> {
+        self.require_store()?;
+        if let Some(earlier) = self.earlier(by).await? {
+            return Ok(earlier);
+        }
+        let backup = self.choose_backup(slug, choice).await?;
+        let original = self.catalog.tenant_by_id(backup.tenant_id).await?;
+        let new = NewTenant {
+            name: to.slug.to_string(),
+            slug: to.slug,
+            tier: original.tier,
+            settings: TenantSettings::default(),
+            server: to.server,
+        };
+        let id = Uuid::now_v7();
+        let work = Work::RestoreAs { backup: backup.id, suspended: false };
+        let mut operation = work.new_operation(id, by.name);
+        operation.idempotency_key = by.idempotency_key;
+        let asked = self.catalog.create_tenant(id, &new, &operation).await;
+        self.or_earlier(asked, by).await
+    }
+
+    /// Puts back the database that the tenant's last restore replaced.
+    pub async fn undo_restore(
+        &self,
+        slug: &TenantSlug,
+        by: Requester<'_>,
+    ) -> Result<OperationRecord, CatalogError> {
+        let tenant = self.catalog.tenant(slug).await?;
+        let Some((operation, retained)) = self.catalog.newest_retained(tenant.id).await? else {
+            return Err(CatalogError::Conflict(format!(
+                "no replaced database of tenant {slug} is kept; restore a backup instead: \
+                 `tenantry backup list {slug}`"
+            )));
+        };
+        let wanted = &[TenantState::Active, TenantState::Suspended];
+        let work = Work::UndoRestore { operation, server: retained.server_id };
+        self.ask(slug, wanted, &work, by).await
+    }
+
+    /// Restores the newest good backup of a tenant to a scratch database, to prove it.
+    pub async fn drill_tenant(
+        &self,
+        slug: &TenantSlug,
+        by: Requester<'_>,
+    ) -> Result<OperationRecord, CatalogError> {
+        self.require_store()?;
+        let backup = self.choose_backup(slug, BackupChoice::Latest).await?.id;
+        let wanted = &[TenantState::Active, TenantState::Suspended];
+        self.ask(slug, wanted, &Work::Drill { backup }, by).await
+    }
+
+    /// The backup that is meant, which must be this tenant's.
+    pub async fn choose_backup(
+        &self,
+        slug: &TenantSlug,
+        choice: BackupChoice,
+    ) -> Result<BackupRecord, CatalogError> {
+        let before = match choice {
+            BackupChoice::Id(id) => {
+                let backup = self.catalog.backup(id).await?;
+                // Of a tenant that is gone only its slug is left to compare.
+                if backup.slug != *slug && self.catalog.tenant(slug).await?.id != backup.tenant_id {
+                    return Err(CatalogError::Conflict(format!(
+                        "backup {id} belongs to another tenant than {slug}; list this tenant's with \
+                         `tenantry backup list {slug}`"
+                    )));
+                }
+                return Ok(backup);
+            }
+            BackupChoice::Latest => None,
+            BackupChoice::Before(moment) => Some(moment),
+        };
+        let tenant = self.catalog.tenant(slug).await?;
+        let newest = self.catalog.newest_backup(tenant.id, before).await?;
+        newest.ok_or_else(|| CatalogError::Missing {
+            what: "suitable backup of tenant",
+            name: slug.to_string(),
+        })
+    }
+}

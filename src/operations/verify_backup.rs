@@ -1,0 +1,39 @@
+//! Verifying a backup where it lies: every byte of it read, decrypted and compared with its manifest, and its
+//! contents listed. No server is asked, and nothing is restored; that is a drill.
+
+use tenantry_backup::{PgTools, RestoreError, Restored, list_contents, load_manifest};
+
+use super::{Environment, StepError};
+use crate::catalog::backups::BackupRecord;
+
+impl Environment {
+    /// Verifies one backup and writes down what came of it.
+    pub async fn verify_backup(&self, backup: &BackupRecord) -> Result<Restored, StepError> {
+        let verified = self.look_at(backup).await;
+        let problem = match &verified {
+            Ok(_) => None,
+            // The store may be away for a moment: that says nothing of the backup.
+            Err(StepError::Fail(cause, _)) if !cause.is::<tenantry_backup::ToolError>() => {
+                Some(super::chain(cause.as_ref()))
+            }
+            Err(_) => return verified,
+        };
+        self.catalog.record_verified(backup.id, problem.as_deref()).await?;
+        verified
+    }
+
+    async fn look_at(&self, backup: &BackupRecord) -> Result<Restored, StepError> {
+        let store = self.store()?;
+        let manifest = load_manifest(store, backup.tenant_id, backup.id).await?;
+        let key = self.catalog.backup_key_of(&manifest).await?.open;
+        manifest.verify(&key, backup.tenant_id).map_err(RestoreError::from)?;
+        let major = manifest.client_major().unwrap_or_default();
+        let tools = PgTools::for_server(major, self.limits.pg_bin_dir.as_deref()).await;
+        let tools = tools.map_err(|error| {
+            let remedy = error.remedy();
+            StepError::Fail(Box::new(error), Some(remedy))
+        })?;
+        let _turn = self.turn().await;
+        Ok(list_contents(store, &manifest, &key, &tools).await?)
+    }
+}

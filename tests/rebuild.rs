@@ -1,0 +1,198 @@
+//! After a disaster: a fleet out of the bucket, and out of nothing else but the master key.
+
+use std::collections::BTreeMap;
+
+use tenantry::catalog::Catalog;
+use tenantry::catalog::operations::{OperationFilter, OperationRecord, OperationState};
+use tenantry::catalog::tenants::NewTenant;
+use tenantry::embedded::{EmbeddedPostgres, PostgresSettings};
+use tenantry::operations::rebuild::{Found, Rebuild};
+use tenantry::operations::{Environment, Runner};
+use tenantry::router::TenantRouter;
+use tenantry::tenant::{TenantState, Tier};
+use tokio_util::sync::CancellationToken;
+
+use crate::harness::{self, BY, Fleet, connect, new_tenant, router_settings, slug};
+
+/// What there is after a disaster: another cluster with an empty catalog, the bucket and the master key.
+struct Ruins {
+    environment: Environment,
+    postgres: EmbeddedPostgres,
+}
+
+impl Ruins {
+    async fn of(fleet: &Fleet) -> Self {
+        let postgres = EmbeddedPostgres::start_scratch(PostgresSettings::scratch()).await.unwrap();
+        let catalog = harness::catalog(&postgres, &fleet.master_key);
+        catalog.init().await.unwrap();
+        catalog.server().prepare().await.unwrap();
+        catalog.add_server("new", &postgres.url().into()).await.unwrap();
+        let limits = fleet.environment.limits.clone();
+        let store = fleet.environment.store.clone();
+        let environment = Environment::new(catalog, store, limits).await.unwrap();
+        Self { environment, postgres }
+    }
+
+    fn catalog(&self) -> &Catalog {
+        &self.environment.catalog
+    }
+
+    async fn ask(&self) -> Found {
+        let tiers = vec![Tier::Dedicated, Tier::Shared];
+        let rebuild = Rebuild { servers: Vec::new(), tiers };
+        self.environment.rebuild_from_bucket(&rebuild, "test").await.unwrap()
+    }
+
+    async fn complete(&self, found: &Found) -> BTreeMap<String, OperationRecord> {
+        let runner = Runner::new(self.environment.clone(), CancellationToken::new());
+        runner.complete_batch(found.batch, 2, || {}).await.unwrap();
+        let filter = OperationFilter { batch: Some(found.batch), limit: 100, ..Default::default() };
+        let operations = self.catalog().operations(&filter).await.unwrap();
+        operations.into_iter().map(|(operation, slug)| (slug.to_string(), operation)).collect()
+    }
+
+    async fn count(&self, database: &str, table: &str) -> i64 {
+        let client = connect(&self.postgres.database_url(database)).await.unwrap();
+        client.query_one(&format!("select count(*) from {table}"), &[]).await.unwrap().get(0)
+    }
+
+    async fn assert_healthy(&self) {
+        let report = tenantry::doctor::examine(&self.environment).await.unwrap();
+        assert!(report.is_healthy(), "{:#?}", report.findings);
+    }
+}
+
+#[tokio::test]
+async fn a_fleet_comes_back_from_the_bucket_with_its_names_states_and_aliases() {
+    let fleet = Fleet::start().await;
+    for name in ["acme", "globex", "hooli"] {
+        fleet.create_tenant_with(name, true).await;
+        fleet.back_up(name).await;
+    }
+    let big = NewTenant { tier: Tier::Dedicated, ..new_tenant("zorg") };
+    let big = fleet.environment.create_tenant(&big, true, BY).await.unwrap();
+    fleet.complete(&big).await;
+    fleet.back_up("zorg").await;
+    let rename = fleet.environment.rename(&slug("acme"), &slug("acme-corp"), BY).await.unwrap();
+    fleet.complete(&rename).await;
+    let why = Some("unpaid".to_owned());
+    let suspend = fleet.environment.suspend(&slug("globex"), why, BY).await.unwrap();
+    fleet.complete(&suspend).await;
+    let delete = fleet.environment.delete(&slug("hooli"), true, BY).await.unwrap();
+    fleet.complete(&delete).await;
+    fleet.environment.back_up_catalog().await.unwrap();
+    let before = fleet.tenant("acme").await;
+
+    let ruins = Ruins::of(&fleet).await;
+    let found = ruins.ask().await;
+    let done = ruins.complete(&found).await;
+
+    assert_eq!((found.tenants, found.known, found.lost.len()), (3, 1, 0), "{found:?}");
+    assert!(done.values().all(|one| one.state == OperationState::Succeeded), "{done:#?}");
+    let first = done.values().min_by_key(|one| one.id).unwrap();
+    assert_eq!(first.tenant_id, big.tenant_id, "a dedicated tenant comes first");
+    let acme = ruins.catalog().tenant(&slug("acme")).await.unwrap();
+    assert_eq!((acme.id, acme.slug.as_str()), (before.id, "acme-corp"));
+    assert_eq!(acme.epoch, before.epoch + 1);
+    assert_eq!(acme.schema_version, before.schema_version);
+    let globex = ruins.catalog().tenant(&slug("globex")).await.unwrap();
+    assert_eq!(globex.state, TenantState::Suspended);
+    assert_eq!(globex.suspended_reason.as_deref(), Some("unpaid"));
+    assert!(ruins.catalog().tenant(&slug("hooli")).await.is_err(), "what was deleted stays so");
+    assert_eq!(ruins.count(acme.database.as_str(), "boards").await, 3);
+    let router =
+        TenantRouter::new(ruins.catalog().clone(), ruins.catalog().changes(), router_settings());
+    router.connection(&slug("acme")).await.unwrap();
+    assert_eq!(ruins.catalog().backups(Some(&slug("zorg")), 9).await.unwrap().len(), 1);
+    ruins.assert_healthy().await;
+
+    let again = ruins.ask().await;
+    assert_eq!((again.tenants, again.known), (0, 4));
+}
+
+#[tokio::test]
+async fn without_a_catalog_backup_tenants_come_back_under_new_names() {
+    let fleet = Fleet::start().await;
+    let id = fleet.create_tenant_with("acme", true).await.id;
+    fleet.back_up("acme").await;
+
+    let ruins = Ruins::of(&fleet).await;
+    let found = ruins.ask().await;
+    let done = ruins.complete(&found).await;
+
+    assert!(!found.has_catalog);
+    let name = format!("restored-{}", &id.simple().to_string()[20..]);
+    assert_eq!(done[&name].state, OperationState::Succeeded, "{done:#?}");
+    let tenant = ruins.catalog().tenant(&slug(&name)).await.unwrap();
+    assert_eq!((tenant.id, tenant.state), (id, TenantState::Active));
+    assert_eq!(ruins.count(tenant.database.as_str(), "boards").await, 3);
+    ruins.assert_healthy().await;
+}
+
+#[tokio::test]
+async fn a_rebuild_goes_on_where_it_stopped_and_never_costs_a_backup() {
+    let fleet = Fleet::start().await;
+    for name in ["acme", "globex"] {
+        fleet.create_tenant_with(name, true).await;
+        fleet.back_up(name).await;
+    }
+    fleet.create_tenant("initech").await;
+    fleet.environment.back_up_catalog().await.unwrap();
+    let dump = fleet.tenant("globex").await.id.to_string();
+    let folder = fleet.s3.data_dir().join("backups/tenantry").join(dump);
+    let backup = std::fs::read_dir(&folder).unwrap().next().unwrap().unwrap().path();
+    std::fs::rename(backup.join("dump"), backup.join(".away")).unwrap();
+
+    let ruins = Ruins::of(&fleet).await;
+    let found = ruins.ask().await;
+    let done = ruins.complete(&found).await;
+
+    assert_eq!(done["acme"].state, OperationState::Succeeded);
+    assert_eq!(done["globex"].state, OperationState::Failed);
+    let [(lost, why)] = &found.lost[..] else { panic!("{found:?}") };
+    assert!(lost == "initech" && why.contains("no backup"), "{lost}: {why}");
+
+    std::fs::rename(backup.join(".away"), backup.join("dump")).unwrap();
+    let again = ruins.ask().await;
+    let done = ruins.complete(&again).await;
+    assert_eq!(done["globex"].state, OperationState::Succeeded, "{:?}", done["globex"].error);
+    assert_eq!(ruins.count("tenant_globex", "boards").await, 3);
+}
+
+#[tokio::test]
+async fn a_rebuild_that_is_given_up_leaves_the_backup() {
+    let fleet = Fleet::start().await;
+    fleet.create_tenant_with("acme", true).await;
+    fleet.back_up("acme").await;
+    fleet.environment.back_up_catalog().await.unwrap();
+
+    let ruins = Ruins::of(&fleet).await;
+    let found = ruins.ask().await;
+    let filter = OperationFilter { batch: Some(found.batch), limit: 1, ..Default::default() };
+    let asked = ruins.catalog().operations(&filter).await.unwrap().remove(0).0;
+    ruins.environment.cancel(asked.id).await.unwrap();
+    let done = ruins.complete(&found).await;
+
+    assert_eq!(done["acme"].state, OperationState::Cancelled);
+    let objects = fleet.objects();
+    assert!(objects.contains(&"dump".to_owned()), "{objects:?}");
+}
+
+#[tokio::test]
+async fn a_catalog_backup_shows_no_name_and_no_secret() {
+    let fleet = Fleet::start().await;
+    fleet.create_tenant("acme").await;
+    let id = fleet.environment.back_up_catalog().await.unwrap();
+    let store = fleet.environment.store.as_ref().unwrap();
+
+    let stored = store.get_catalog(id).await.unwrap();
+    let export = fleet.environment.newest_catalog_backup().await.unwrap().unwrap();
+
+    let text = String::from_utf8_lossy(&stored);
+    assert!(!text.contains("acme"));
+    let plain = serde_json::to_string(&export).unwrap();
+    let password = fleet.catalog().tenant_password(fleet.tenant("acme").await.id).await.unwrap();
+    assert!(
+        plain.contains("acme") && !plain.contains(secrecy::ExposeSecret::expose_secret(&password))
+    );
+}

@@ -1,0 +1,261 @@
+//! Restores beyond the usual one: as another tenant, to another server, and undone. Whatever fails in a
+//! cutover, the database that served goes on doing so.
+
+use tenantry::catalog::operations::{OperationRecord, OperationState};
+use tenantry::embedded::{EmbeddedPostgres, PostgresSettings};
+use tenantry::operations::Transfer;
+use tenantry::operations::request::{BackupChoice, RestoreAs};
+use tenantry::tenant::TenantState;
+use tenantry_provisioning::{Server, ServerUrl};
+
+use crate::harness::{BY, Fleet, connect, slug};
+
+/// A tenant `acme` with sample rows and a backup of them, and one board less since then.
+async fn fleet_with_backup() -> Fleet {
+    let fleet = Fleet::start().await;
+    fleet.create_tenant_with("acme", true).await;
+    fleet.back_up("acme").await;
+    execute(&fleet, "delete from boards where title = 'Roadmap'").await;
+    fleet
+}
+
+async fn execute(fleet: &Fleet, sql: &str) {
+    fleet.admin("tenant_acme").await.batch_execute(sql).await.unwrap();
+}
+
+async fn undo(fleet: &Fleet) -> OperationRecord {
+    let operation = fleet.environment.undo_restore(&slug("acme"), BY).await.unwrap();
+    fleet.complete(&operation).await
+}
+
+/// Boards of `acme` as its application sees them, wherever it is.
+async fn boards(fleet: &Fleet) -> i64 {
+    let connection = fleet.router().connection(&slug("acme")).await.unwrap();
+    connection.query_one("select count(*) from boards", &[]).await.unwrap().get(0)
+}
+
+/// A second server, known to the catalog.
+async fn second_server(fleet: &Fleet) -> EmbeddedPostgres {
+    let postgres = EmbeddedPostgres::start_scratch(PostgresSettings::scratch()).await.unwrap();
+    let url = postgres.url();
+    Server::new(ServerUrl::parse(&url).unwrap(), 2).prepare().await.unwrap();
+    fleet.catalog().add_server("second", &url.into()).await.unwrap();
+    postgres
+}
+
+/// Names of the databases and login roles of tenants on a server.
+async fn left_on(postgres: &EmbeddedPostgres) -> Vec<String> {
+    let client = connect(&postgres.database_url("postgres")).await.unwrap();
+    let sql = "select 'database ' || regexp_replace(datname, '[0-9a-f]{32}', '<id>') from pg_database
+               where datname like 'tenant%' and datname not like 'tenantry_template%' and datname <> 'tenantry'
+               union all select 'role ' || rolname from pg_roles where rolname like 'tenant\\_%' order by 1";
+    client.query(sql, &[]).await.unwrap().iter().map(|row| row.get(0)).collect()
+}
+
+#[tokio::test]
+async fn a_backup_becomes_a_tenant_of_its_own() {
+    let fleet = fleet_with_backup().await;
+    let to = RestoreAs { slug: slug("acme-check"), server: None };
+
+    let asked =
+        fleet.environment.restore_as(&slug("acme"), BackupChoice::Latest, to, BY).await.unwrap();
+    let done = fleet.complete(&asked).await;
+
+    let (acme, check) = (fleet.tenant("acme").await, fleet.tenant("acme-check").await);
+    assert_ne!((acme.id, &acme.role), (check.id, &check.role));
+    let (one, other) = (
+        fleet.catalog().tenant_password(acme.id).await.unwrap(),
+        fleet.catalog().tenant_password(check.id).await.unwrap(),
+    );
+    assert_ne!(format!("{:?}", secret(&one)), format!("{:?}", secret(&other)));
+    assert_eq!(check.schema_version, acme.schema_version);
+    assert_eq!(
+        (fleet.count("acme", "boards").await, fleet.count("acme-check", "boards").await),
+        (2, 3)
+    );
+    fleet.router().connection(&slug("acme-check")).await.unwrap();
+    let transfer = Transfer::of(&done).unwrap();
+    assert_eq!(transfer.bytes, transfer.total_bytes);
+    assert!(transfer.bytes_per_second > 0);
+    fleet.back_up("acme-check").await;
+    fleet.assert_healthy().await;
+}
+
+fn secret(text: &secrecy::SecretString) -> &str {
+    use secrecy::ExposeSecret as _;
+    text.expose_secret()
+}
+
+#[tokio::test]
+async fn an_undone_restore_leaves_what_was_there_and_can_be_undone_too() {
+    let fleet = fleet_with_backup().await;
+    let restore = fleet.environment.restore(&slug("acme"), BackupChoice::Latest, BY).await.unwrap();
+    fleet.complete(&restore).await;
+    execute(&fleet, "insert into boards (title) values ('after'), ('the restore')").await;
+
+    let before = boards(&fleet).await;
+    undo(&fleet).await;
+    let undone = boards(&fleet).await;
+    undo(&fleet).await;
+    let again = boards(&fleet).await;
+
+    assert_eq!((before, undone, again), (5, 2, 5));
+    assert_eq!(fleet.tenant("acme").await.epoch, 4);
+    assert_eq!(
+        left_on(&fleet.postgres).await,
+        ["database tenant_acme", "database tenantry_old_<id>", "role tenant_acme"]
+    );
+    fleet.assert_healthy().await;
+}
+
+#[tokio::test]
+async fn an_undo_brings_the_old_database_to_the_schema_of_today() {
+    let fleet = fleet_with_backup().await;
+    let restore = fleet.environment.restore(&slug("acme"), BackupChoice::Latest, BY).await.unwrap();
+    fleet.complete(&restore).await;
+    fleet.add_migration("V2__labels.sql", "create table labels (id bigint primary key);");
+    fleet.environment.reload_migrations().await.unwrap();
+
+    undo(&fleet).await;
+
+    assert_eq!(fleet.tenant("acme").await.schema_version, 2);
+    assert_eq!(fleet.count("acme", "labels").await, 0);
+}
+
+#[tokio::test]
+async fn there_is_nothing_to_undo_without_a_restore() {
+    let fleet = Fleet::start().await;
+    fleet.create_tenant("acme").await;
+
+    let refused = fleet.environment.undo_restore(&slug("acme"), BY).await.unwrap_err();
+
+    assert!(refused.to_string().contains("no replaced database"), "{refused}");
+}
+
+#[tokio::test]
+async fn a_restore_can_move_the_tenant_and_its_undo_moves_it_back() {
+    let fleet = fleet_with_backup().await;
+    let second = second_server(&fleet).await;
+    let (acme, latest) = (slug("acme"), BackupChoice::Latest);
+
+    let restore = fleet.environment.restore_on(&acme, latest, Some("second"), BY).await.unwrap();
+    fleet.complete(&restore).await;
+
+    assert_eq!(fleet.tenant("acme").await.server_name, "second");
+    assert_eq!(boards(&fleet).await, 3);
+    assert_eq!(left_on(&fleet.postgres).await, ["database tenantry_old_<id>"]);
+    assert_eq!(left_on(&second).await, ["database tenant_acme", "role tenant_acme"]);
+    fleet.assert_healthy().await;
+
+    undo(&fleet).await;
+
+    assert_eq!(fleet.tenant("acme").await.server_name, "default");
+    assert_eq!(boards(&fleet).await, 2);
+    assert_eq!(left_on(&fleet.postgres).await, ["database tenant_acme", "role tenant_acme"]);
+    assert_eq!(left_on(&second).await, ["database tenantry_old_<id>"]);
+    fleet.assert_healthy().await;
+
+    let delete = fleet.environment.delete(&acme, false, BY).await.unwrap();
+    fleet.complete(&delete).await;
+    assert_eq!(left_on(&second).await, Vec::<String>::new());
+}
+
+/// What only the proof of isolation sees, at the end of a cutover.
+async fn fail_in_the_cutover(fleet: &Fleet, server: Option<&str>) -> OperationRecord {
+    let admin = fleet.admin("postgres").await;
+    admin.batch_execute("create role intruder; grant tenant_acme to intruder").await.unwrap();
+    let asked = fleet.environment.restore_on(&slug("acme"), BackupChoice::Latest, server, BY).await;
+
+    let failed = fleet.runner().complete(asked.unwrap().id).await.unwrap();
+
+    assert_eq!(failed.state, OperationState::Failed);
+    let error = failed.error.as_ref().unwrap();
+    assert_eq!(error.step, "cut_over", "{error:?}");
+    let tenant = fleet.tenant("acme").await;
+    assert_eq!((tenant.state, tenant.epoch), (TenantState::Active, 1));
+    assert_eq!(boards(fleet).await, 2, "the database of before is served");
+    failed
+}
+
+#[tokio::test]
+async fn a_cutover_that_fails_at_its_end_is_undone_and_a_retry_finishes() {
+    let fleet = fleet_with_backup().await;
+    let failed = fail_in_the_cutover(&fleet, None).await;
+
+    fleet.admin("postgres").await.batch_execute("drop role intruder").await.unwrap();
+    fleet.catalog().retry(failed.id).await.unwrap();
+    fleet.complete(&failed).await;
+
+    assert_eq!(boards(&fleet).await, 3);
+    fleet.assert_healthy().await;
+}
+
+#[tokio::test]
+async fn a_cutover_that_fails_at_its_end_can_be_given_up() {
+    let fleet = fleet_with_backup().await;
+    let failed = fail_in_the_cutover(&fleet, None).await;
+
+    fleet.admin("postgres").await.batch_execute("drop role intruder").await.unwrap();
+    fleet.environment.cancel(failed.id).await.unwrap();
+    let ended = fleet.runner().complete(failed.id).await.unwrap();
+
+    assert_eq!(ended.state, OperationState::Cancelled, "{:?}", ended.error);
+    assert_eq!(boards(&fleet).await, 2);
+    assert_eq!(left_on(&fleet.postgres).await, ["database tenant_acme", "role tenant_acme"]);
+    fleet.assert_healthy().await;
+}
+
+#[tokio::test]
+async fn a_move_that_fails_leaves_nothing_on_the_other_server() {
+    let fleet = fleet_with_backup().await;
+    let second = second_server(&fleet).await;
+    let there = connect(&second.database_url("postgres")).await.unwrap();
+    there.batch_execute("create role tenant_acme").await.unwrap();
+    let acme = slug("acme");
+    let asked = fleet.environment.restore_on(&acme, BackupChoice::Latest, Some("second"), BY).await;
+
+    let failed = fleet.runner().complete(asked.unwrap().id).await.unwrap();
+
+    assert_eq!(failed.state, OperationState::Failed);
+    assert_eq!(boards(&fleet).await, 2);
+    fleet.environment.cancel(failed.id).await.unwrap();
+    let ended = fleet.runner().complete(failed.id).await.unwrap();
+    assert_eq!(ended.state, OperationState::Cancelled, "{:?}", ended.error);
+    assert_eq!(left_on(&second).await, ["role tenant_acme"]);
+    there.batch_execute("drop role tenant_acme").await.unwrap();
+    fleet.assert_healthy().await;
+}
+
+#[tokio::test]
+async fn before_a_moment_means_the_newest_backup_of_before() {
+    let fleet = fleet_with_backup().await;
+    let first = fleet.catalog().backups(Some(&slug("acme")), 1).await.unwrap().remove(0);
+    let later = fleet.back_up("acme").await;
+    let at = fleet.catalog().backup(later.id).await.unwrap().started_at;
+
+    let chosen =
+        fleet.environment.choose_backup(&slug("acme"), BackupChoice::Before(at)).await.unwrap();
+    let none = BackupChoice::Before(first.started_at);
+    let refused = fleet.environment.choose_backup(&slug("acme"), none).await.unwrap_err();
+
+    assert_eq!(chosen.id, first.id);
+    assert!(refused.to_string().contains("suitable backup"), "{refused}");
+}
+
+#[tokio::test]
+async fn a_backup_of_an_earlier_tenant_of_that_slug_never_comes_into_place() {
+    let fleet = fleet_with_backup().await;
+    let backup = fleet.catalog().backups(Some(&slug("acme")), 1).await.unwrap()[0].id;
+    let delete = fleet.environment.delete(&slug("acme"), true, BY).await.unwrap();
+    fleet.complete(&delete).await;
+    fleet.create_tenant("acme").await;
+    let (acme, choice) = (slug("acme"), BackupChoice::Id(backup));
+
+    let refused = fleet.environment.restore(&acme, choice, BY).await.unwrap_err();
+    let to = RestoreAs { slug: slug("acme-of-old"), server: None };
+    let asked = fleet.environment.restore_as(&acme, choice, to, BY).await.unwrap();
+    fleet.complete(&asked).await;
+
+    assert!(refused.to_string().contains("belongs to another tenant"), "{refused}");
+    assert_eq!(fleet.count("acme-of-old", "boards").await, 3);
+}
