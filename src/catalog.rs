@@ -35,6 +35,7 @@ pub mod backups;
 pub mod catching_up;
 pub mod changes;
 pub mod domains;
+pub mod erasures;
 pub mod freeze;
 pub mod lock;
 pub mod members;
@@ -57,7 +58,7 @@ pub mod tokens;
 
 pub use lock::TenantLock;
 
-/// Our own schema, in order. `V23__…` goes here and nowhere else.
+/// Our own schema, in order. `V24__…` goes here and nowhere else.
 const MIGRATIONS: &[(&str, &str)] = &[
     ("V1__servers_and_tenants", include_str!("../migrations/catalog/V1__servers_and_tenants.sql")),
     ("V2__operations", include_str!("../migrations/catalog/V2__operations.sql")),
@@ -81,6 +82,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("V20__freeze", include_str!("../migrations/catalog/V20__freeze.sql")),
     ("V21__catching_up", include_str!("../migrations/catalog/V21__catching_up.sql")),
     ("V22__backup_keys", include_str!("../migrations/catalog/V22__backup_keys.sql")),
+    ("V23__erasures", include_str!("../migrations/catalog/V23__erasures.sql")),
 ];
 
 /// A worker's notes need not reach the disk one by one: a step that is repeated because the catalog's

@@ -36,6 +36,7 @@ mod baseline;
 pub mod catching_up;
 mod delete;
 pub mod environment;
+mod erase;
 mod migrate;
 mod provision;
 pub mod registrations;
@@ -94,6 +95,8 @@ pub enum Work {
     RotateBackupKey {},
     /// Put the keys in the manifests of its backups under the present master key.
     ResealBackups {},
+    /// Destroy every key of its backups, so that nobody can read those that are there.
+    DestroyBackupKeys {},
     /// Give the tenant, its database and its role another name; the slug that it had stays an alias.
     Rename {
         /// The new slug.
@@ -103,6 +106,9 @@ pub enum Work {
     Delete {
         /// Leave the backups, and the key to read them, where they are.
         keep_backups: bool,
+        /// Certify that what was in backups is gone.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        erase: bool,
     },
 }
 
@@ -172,6 +178,7 @@ impl Work {
             Self::RotatePassword {} => &rotate_password::PLAN,
             Self::RotateBackupKey {} => &backup_keys::ROTATE,
             Self::ResealBackups {} => &backup_keys::RESEAL,
+            Self::DestroyBackupKeys {} => &erase::PLAN,
             Self::Rename { .. } => &rename::PLAN,
             Self::Delete { .. } => &delete::PLAN,
         }
@@ -191,6 +198,7 @@ impl Work {
             Self::RotatePassword {} => "rotate_password",
             Self::RotateBackupKey {} => "rotate_backup_key",
             Self::ResealBackups {} => "reseal_backups",
+            Self::DestroyBackupKeys {} => "destroy_backup_keys",
             Self::Rename { .. } => "rename",
             Self::Delete { .. } => "delete",
         }

@@ -40,6 +40,8 @@ pub enum Purpose {
     ServerUrl,
     /// The connection string of a server's read replica.
     ReadReplicaUrl,
+    /// The key that signs certificates of erasure.
+    CertificateKey,
     /// The value by which a catalog recognises its master key.
     KeyCheck,
 }
@@ -178,6 +180,7 @@ fn associated_data(purpose: Purpose, owner: Uuid) -> Aad<Vec<u8>> {
         Purpose::BackupKey => b"backup key",
         Purpose::ServerUrl => b"server url",
         Purpose::ReadReplicaUrl => b"read replica url",
+        Purpose::CertificateKey => b"certificate key",
         Purpose::KeyCheck => b"key check",
     };
     Aad::from([b"tenantry:", purpose, b":", owner.as_bytes()].concat())

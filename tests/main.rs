@@ -20,6 +20,7 @@ mod crash;
 mod domains;
 mod drift;
 mod edges;
+mod erasure;
 mod fleet;
 mod freeze;
 mod identity;

@@ -217,6 +217,8 @@ pub struct BackupDocument {
     pub started_at: Timestamp,
     /// When it ended.
     pub finished_at: Timestamp,
+    /// When its key was destroyed: nobody can read it any more.
+    pub erased_at: Option<Timestamp>,
 }
 
 impl From<BackupRecord> for BackupDocument {
@@ -231,6 +233,7 @@ impl From<BackupRecord> for BackupDocument {
             server_version: record.server_version,
             started_at: record.started_at,
             finished_at: record.finished_at,
+            erased_at: record.erased_at,
         }
     }
 }

@@ -29,10 +29,12 @@ pub struct BackupRecord {
     pub started_at: Timestamp,
     /// When its manifest was written.
     pub finished_at: Timestamp,
+    /// When its key was destroyed: nobody can read it any more.
+    pub erased_at: Option<Timestamp>,
 }
 
 const COLUMNS: &str = "b.id, b.tenant_id, t.slug, b.dump_bytes, b.plain_bytes, b.schema_version, \
-     b.server_version, b.started_at, b.finished_at";
+     b.server_version, b.started_at, b.finished_at, b.erased_at";
 
 fn from_row(row: &Row) -> Result<BackupRecord, CatalogError> {
     Ok(BackupRecord {
@@ -45,6 +47,7 @@ fn from_row(row: &Row) -> Result<BackupRecord, CatalogError> {
         server_version: row.get("server_version"),
         started_at: row.get("started_at"),
         finished_at: row.get("finished_at"),
+        erased_at: row.get("erased_at"),
     })
 }
 
@@ -77,7 +80,8 @@ impl Catalog {
         let sql = format!(
             "-- backups::newest
              select {COLUMNS} from backups b join tenants t on t.id = b.tenant_id
-             where b.tenant_id = $1 and ($2::timestamptz is null or b.started_at < $2)
+             where b.tenant_id = $1 and b.erased_at is null
+               and ($2::timestamptz is null or b.started_at < $2)
              order by b.started_at desc limit 1"
         );
         maybe(&client, &sql, &[&tenant, &before]).await?.as_ref().map(from_row).transpose()

@@ -150,7 +150,7 @@ async fn list(options: ListOptions, context: &Context) -> Result<Outcome> {
                 backup.tenant_slug.to_string(),
                 moment(backup.started_at),
                 age(backup.started_at),
-                size(backup.dump_bytes),
+                backup.erased_at.map_or_else(|| size(backup.dump_bytes), |_| "erased".to_owned()),
                 backup.schema_version.to_string(),
                 backup.server_version.clone(),
             ]);
@@ -168,6 +168,7 @@ async fn show(options: ShowOptions, context: &Context) -> Result<Outcome> {
             ("Tenant", Some(format!("{} ({})", backup.tenant_slug, backup.tenant_id))),
             ("Data of", Some(moment(backup.started_at))),
             ("Taken in", Some(elapsed(between(backup.started_at, backup.finished_at)))),
+            ("Erased", backup.erased_at.map(moment)),
             ("Stored", Some(size(backup.dump_bytes))),
             ("Dump", Some(size(backup.plain_bytes))),
             ("Schema", Some(format!("version {}", backup.schema_version))),

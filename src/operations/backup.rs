@@ -12,12 +12,14 @@ use futures_util::{FutureExt as _, future};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tenantry_backup::{
-    DumpProgress, DumpRequest, MANIFEST_FORMAT, Manifest, ObjectClass, TableRows, dump, finish,
+    DumpProgress, DumpRequest, MANIFEST_FORMAT, Manifest, ObjectClass, Recipient, TableRows, dump,
+    finish,
 };
 use tenantry_provisioning::Connection;
 
 use super::{Plan, Step, StepContext, StepError};
 use crate::tenant::TenantState;
+use crate::tenant::settings::BackupSettings;
 
 pub(super) const PLAN: Plan = Plan {
     steps: &[
@@ -45,6 +47,9 @@ struct Note {
     /// The public half of the key: the tenant may have another one by the time of the manifest.
     #[serde(default)]
     key: Option<String>,
+    /// The public keys of others that open the dump.
+    #[serde(default)]
+    also_for: Vec<String>,
 }
 
 async fn upload_dump(cx: &StepContext<'_>) -> Result<(), StepError> {
@@ -58,6 +63,7 @@ async fn upload_dump(cx: &StepContext<'_>) -> Result<(), StepError> {
     let server = cx.environment.server(cx.tenant.server_id).await?;
     let (tools, server_version) = cx.environment.tools(&server).await?;
     let key = cx.environment.catalog.backup_key(cx.tenant.id).await?;
+    let also_for = also_for(cx)?;
     if cx.operation.attempts > 1 {
         store.remove_backup(cx.tenant.id, cx.operation.id).await?;
     }
@@ -78,6 +84,7 @@ async fn upload_dump(cx: &StepContext<'_>) -> Result<(), StepError> {
         snapshot: Some(&id),
         lock_timeout: cx.environment.limits.migration_timeouts.lock,
         absent,
+        also_for: also_for.clone(),
     };
     let uploaded = dump(store, cx.tenant.id, cx.operation.id, &key.open, request, progress);
     let (dumped, tables) = tokio::join!(uploaded, count_rows(&session));
@@ -93,8 +100,18 @@ async fn upload_dump(cx: &StepContext<'_>) -> Result<(), StepError> {
         started_at,
         finished_at: Timestamp::now(),
         key: Some(key.open.public()),
+        also_for: also_for.iter().map(ToString::to_string).collect(),
     };
     cx.remember(DUMP, &note).await
+}
+
+/// The tenant's own key, which it may have given to read its backups without us.
+fn also_for(cx: &StepContext<'_>) -> Result<Vec<Recipient>, StepError> {
+    let given = cx.tenant.settings.backups().and_then(BackupSettings::recipient);
+    let parsed = given.map(Recipient::parse).transpose().map_err(|error| {
+        StepError::fail(error.to_string(), "correct the tenant's setting backups.recipient")
+    })?;
+    Ok(parsed.into_iter().collect())
 }
 
 /// What `pg_dump` needs to know of a snapshot.
@@ -186,6 +203,7 @@ async fn write_manifest(cx: &StepContext<'_>) -> Result<(), StepError> {
         tables: note.tables,
         key_id: catalog.master_key_id(),
         wrapped_key: STANDARD.encode(&key.wrapped),
+        also_for: note.also_for,
         mac: String::new(),
         extra: BTreeMap::new(),
     };

@@ -114,7 +114,8 @@ impl Environment {
         keep_backups: bool,
         by: Requester<'_>,
     ) -> Result<OperationRecord, CatalogError> {
-        self.ask(slug, &TenantState::ALL, &Work::Delete { keep_backups }, by).await
+        let work = Work::Delete { keep_backups, erase: false };
+        self.ask(slug, &TenantState::ALL, &work, by).await
     }
 
     /// Backs a tenant up.
@@ -148,6 +149,13 @@ impl Environment {
         if backup.tenant_id != tenant.id {
             return Err(CatalogError::Conflict(format!(
                 "backup {} belongs to another tenant than {slug}; list this tenant's with `tenantry backup list {slug}`",
+                backup.id
+            )));
+        }
+        if let Some(moment) = backup.erased_at {
+            return Err(CatalogError::Conflict(format!(
+                "the key of backup {} was destroyed at {moment}, so nobody can read it; see the certificate: \
+                 `tenantry erasure list {slug}`",
                 backup.id
             )));
         }

@@ -1,4 +1,4 @@
-//! [`TenantSettings`]: what is kept about one tenant, in four sections that somebody reads and one that is
+//! [`TenantSettings`]: what is kept about one tenant, in five sections that somebody reads and one that is
 //! the application's own. Pure.
 //!
 //! Invariants: the sections are read, checked and named in one way wherever they come from; what
@@ -24,7 +24,7 @@ pub use path::SettingsPath;
 pub use rules::{SchemaError, SettingsRules};
 
 /// The names of the sections.
-const SECTIONS: [&str; 5] = ["branding", "compliance", "sso", "limits", APPLICATION];
+const SECTIONS: [&str; 6] = ["branding", "compliance", "sso", "limits", "backups", APPLICATION];
 const APPLICATION: &str = "application";
 
 /// Most bytes of all settings of one tenant, as JSON.
@@ -51,6 +51,9 @@ pub struct TenantSettings {
     /// What keeps this tenant from hurting its neighbours.
     #[serde(skip_serializing_if = "Option::is_none")]
     limits: Option<Limits>,
+    /// How the tenant's backups are made.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    backups: Option<BackupSettings>,
     /// What the application itself keeps, in any form.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Object>)]
@@ -98,6 +101,20 @@ pub struct Sso {
     /// Whom its tokens must be meant for: a list, or one text.
     #[serde(default, deserialize_with = "field::audience", skip_serializing_if = "Vec::is_empty")]
     audience: Vec<String>,
+}
+
+/// How a tenant's backups are made.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct BackupSettings {
+    /// The tenant's own public key, in age's form: its backups are encrypted to it too.
+    #[serde(
+        default,
+        deserialize_with = "field::recipient",
+        skip_serializing_if = "Option::is_none"
+    )]
+    #[schema(example = "age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p")]
+    recipient: Option<String>,
 }
 
 /// Why settings cannot be kept.
@@ -167,6 +184,12 @@ impl TenantSettings {
         self.limits.as_ref()
     }
 
+    /// How the tenant's backups are made.
+    #[must_use]
+    pub fn backups(&self) -> Option<&BackupSettings> {
+        self.backups.as_ref()
+    }
+
     /// What the application itself keeps.
     #[must_use]
     pub fn application(&self) -> Option<&Map<String, Value>> {
@@ -211,6 +234,14 @@ impl Sso {
     #[must_use]
     pub fn audience(&self) -> &[String] {
         &self.audience
+    }
+}
+
+impl BackupSettings {
+    /// The tenant's own public key.
+    #[must_use]
+    pub fn recipient(&self) -> Option<&str> {
+        self.recipient.as_deref()
     }
 }
 
