@@ -32,6 +32,7 @@ mod backups;
 mod cors;
 pub mod document;
 mod domains;
+mod erasures;
 mod error;
 mod freeze;
 mod health;
@@ -150,6 +151,9 @@ fn admin_routes() -> OpenApiRouter<Admin> {
         .routes(routes!(tenants::suspend))
         .routes(routes!(tenants::resume))
         .routes(routes!(tenants::rotate_password))
+        .routes(routes!(erasures::rotate))
+        .routes(routes!(erasures::destroy))
+        .routes(routes!(erasures::get))
         .routes(routes!(tenants::rename))
         .routes(routes!(aliases::list))
         .routes(routes!(aliases::remove))

@@ -36,6 +36,7 @@ pub mod catching_up;
 pub mod changes;
 mod cutover;
 pub mod domains;
+pub mod erasures;
 pub mod export;
 pub mod freeze;
 pub mod lock;
@@ -62,7 +63,7 @@ pub mod tokens;
 
 pub use lock::TenantLock;
 
-/// Our own schema, in order. `V25__…` goes here and nowhere else.
+/// Our own schema, in order. `V26__…` goes here and nowhere else.
 const MIGRATIONS: &[(&str, &str)] = &[
     ("V1__servers_and_tenants", include_str!("../migrations/catalog/V1__servers_and_tenants.sql")),
     ("V2__operations", include_str!("../migrations/catalog/V2__operations.sql")),
@@ -88,6 +89,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("V22__backup_schedules", include_str!("../migrations/catalog/V22__backup_schedules.sql")),
     ("V23__backup_keys", include_str!("../migrations/catalog/V23__backup_keys.sql")),
     ("V24__proofs", include_str!("../migrations/catalog/V24__proofs.sql")),
+    ("V25__erasures", include_str!("../migrations/catalog/V25__erasures.sql")),
 ];
 
 /// A worker's notes need not reach the disk one by one: a step that is repeated because the catalog's

@@ -25,6 +25,7 @@ mod dev;
 mod doctor;
 mod drive;
 mod edge;
+mod erasure;
 mod error;
 mod init;
 mod interrupt;
@@ -142,6 +143,9 @@ enum Command {
     /// See under which master key secrets and backups are, and change it
     #[command(subcommand)]
     Key(key::Command),
+    /// Certificates that the keys of backups were destroyed
+    #[command(subcommand)]
+    Erasure(erasure::Command),
     /// See what was changed and what was refused
     AuditLog(audit_log::Options),
     /// Compare the catalog with every server and the bucket
@@ -229,6 +233,7 @@ impl Command {
             Self::Registration(command) => registration::run(command, context).await,
             Self::Token(command) => token::run(command, context).await,
             Self::Key(command) => key::run(command, context).await,
+            Self::Erasure(command) => erasure::run(command, context).await,
             Self::AuditLog(options) => audit_log::run(options, context).await,
             Self::Doctor(options) => doctor::run(options, context).await,
             Self::Config(configuration::Command::Export(options)) => {
@@ -305,6 +310,8 @@ mod tests {
             "tenantry restore acme --latest --before 2026-01-01T00:00:00Z --in-place",
             "tenantry backup run",
             "tenantry backup run acme --all",
+            "tenantry tenant delete acme --erase --keep-backups",
+            "tenantry erasure verify certificate.json",
             "tenantry operation show 5",
             "tenantry token create --name x --scope everything",
             "tenantry tenant domain add acme https://acme.com",
@@ -340,6 +347,9 @@ mod tests {
             "tenantry backup run acme globex",
             "tenantry backup run --all",
             "tenantry backup key rotate acme",
+            "tenantry backup key destroy acme --yes",
+            "tenantry tenant delete acme --erase --yes",
+            "tenantry erasure verify certificate.json --public-key 00",
             "tenantry key rotate",
             "tenantry restore acme --before 2026-01-01T00:00:00Z --in-place --yes",
             "tenantry server add eu-1 --url-file -",

@@ -40,6 +40,7 @@ mod delete;
 mod drill;
 pub mod drills;
 pub mod environment;
+mod erase;
 mod migrate;
 mod provision;
 pub mod rebuild;
@@ -130,6 +131,8 @@ pub enum Work {
     RotateBackupKey {},
     /// Put the keys in the manifests of its backups under the present master key.
     ResealBackups {},
+    /// Destroy every key of its backups, so that nobody can read those that are there.
+    DestroyBackupKeys {},
     /// Give the tenant, its database and its role another name; the slug that it had stays an alias.
     Rename {
         /// The new slug.
@@ -139,6 +142,9 @@ pub enum Work {
     Delete {
         /// Leave the backups, and the key to read them, where they are.
         keep_backups: bool,
+        /// Certify that what was in backups is gone.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        erase: bool,
     },
 }
 
@@ -211,6 +217,7 @@ impl Work {
             Self::RotatePassword {} => &rotate_password::PLAN,
             Self::RotateBackupKey {} => &backup_keys::ROTATE,
             Self::ResealBackups {} => &backup_keys::RESEAL,
+            Self::DestroyBackupKeys {} => &erase::PLAN,
             Self::Rename { .. } => &rename::PLAN,
             Self::Delete { .. } => &delete::PLAN,
         }
@@ -233,6 +240,7 @@ impl Work {
             Self::RotatePassword {} => "rotate_password",
             Self::RotateBackupKey {} => "rotate_backup_key",
             Self::ResealBackups {} => "reseal_backups",
+            Self::DestroyBackupKeys {} => "destroy_backup_keys",
             Self::Rename { .. } => "rename",
             Self::Delete { .. } => "delete",
         }

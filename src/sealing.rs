@@ -42,6 +42,8 @@ pub enum Purpose {
     ReadReplicaUrl,
     /// A backup of the catalog, as a whole.
     CatalogBackup,
+    /// The key that signs certificates of erasure.
+    CertificateKey,
     /// The value by which a catalog recognises its master key.
     KeyCheck,
 }
@@ -181,6 +183,7 @@ fn associated_data(purpose: Purpose, owner: Uuid) -> Aad<Vec<u8>> {
         Purpose::ServerUrl => b"server url",
         Purpose::ReadReplicaUrl => b"read replica url",
         Purpose::CatalogBackup => b"catalog backup",
+        Purpose::CertificateKey => b"certificate key",
         Purpose::KeyCheck => b"key check",
     };
     Aad::from([b"tenantry:", purpose, b":", owner.as_bytes()].concat())

@@ -92,7 +92,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("router", &["tenantry_provisioning"]),
     // Where a session goes, and how it is encrypted.
     ("sql", &["tenantry_provisioning"]),
-    ("tenant", &["tenantry_provisioning"]),
+    // A key that a tenant may give is one that dumps can be encrypted to.
+    ("tenant", &["tenantry_provisioning", "tenantry_backup"]),
 ];
 
 const MAX_LINES: usize = 450;

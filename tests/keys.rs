@@ -32,7 +32,7 @@ async fn under(fleet: &Fleet, key: &SecretString, opening_too: bool) -> Environm
 }
 
 /// Everything in the catalog, as text.
-async fn everything(fleet: &Fleet) -> String {
+pub async fn everything(fleet: &Fleet) -> String {
     let client = fleet.admin("tenantry").await;
     let tables = client
         .query("select tablename::text from pg_tables where schemaname = 'public'", &[])

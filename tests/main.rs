@@ -21,6 +21,7 @@ mod domains;
 mod drift;
 mod drills;
 mod edges;
+mod erasure;
 mod fleet;
 mod freeze;
 mod identity;

@@ -18,7 +18,7 @@ use crate::harness::{BY, Fleet, Options, new_tenant, slug};
 type Inventory = BTreeMap<&'static str, Vec<String>>;
 
 /// The kinds, each with the story that leads up to it.
-const KINDS: [&str; 16] = [
+const KINDS: [&str; 18] = [
     "provision",
     "provision_clone",
     "migrate",
@@ -33,6 +33,8 @@ const KINDS: [&str; 16] = [
     "rotate_password",
     "rotate_backup_key",
     "reseal_backups",
+    "destroy_backup_keys",
+    "erase",
     "rename",
     "delete",
 ];
@@ -105,6 +107,14 @@ async fn ask(fleet: &Fleet, kind: &str) -> OperationRecord {
                 ..Default::default()
             };
             fleet.catalog().operations(&filter).await.unwrap().remove(0).0
+        }
+        "destroy_backup_keys" => {
+            fleet.back_up("acme").await;
+            environment.destroy_backup_keys(&acme, BY).await.unwrap()
+        }
+        "erase" => {
+            fleet.back_up("acme").await;
+            environment.erase(&acme, BY).await.unwrap()
         }
         "rename" => environment.rename(&acme, &slug("initech"), BY).await.unwrap(),
         "delete" => {
@@ -222,6 +232,8 @@ for_every_kind! {
     rotate_password: "rotate_password",
     rotate_backup_key: "rotate_backup_key",
     reseal_backups: "reseal_backups",
+    destroy_backup_keys: "destroy_backup_keys",
+    erase: "erase",
     rename: "rename",
     delete: "delete",
 }

@@ -14,7 +14,7 @@ use futures_util::future::{Either, select};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use uuid::Uuid;
 
-use crate::key::BackupKey;
+use crate::key::{BackupKey, Recipient};
 use crate::manifest::Manifest;
 use crate::object_key::ObjectKey;
 use crate::pipe::{PipeWriter, pipe};
@@ -42,6 +42,8 @@ pub struct DumpRequest<'a> {
     /// What the snapshot is known to hold nothing of, so that `pg_dump` need not look for it: in a
     /// small database that is a fifth of its work.
     pub absent: Vec<ObjectClass>,
+    /// Who else may read the dump, with a key of their own.
+    pub also_for: Vec<Recipient>,
 }
 
 /// Things in a database that often are not there at all.
@@ -144,7 +146,8 @@ impl DumpError {
     }
 }
 
-/// Dumps a database into the dump object of `backup`, encrypted for `key`. `progress` hears how far it
+/// Dumps a database into the dump object of `backup`, encrypted for `key` and for whom else the request
+/// names. `progress` hears how far it
 /// is. Without [`finish`] the result is no backup yet.
 pub async fn dump(
     store: &BackupStore,
@@ -154,8 +157,10 @@ pub async fn dump(
     request: DumpRequest<'_>,
     progress: impl Fn(DumpProgress) + Send + Sync,
 ) -> Result<Dumped, DumpError> {
+    let also_for = request.also_for.clone();
+    let recipients = (key, also_for.as_slice());
     let mut process = start(request).map_err(DumpError::Run)?;
-    let stored = stream_to(store, tenant, backup, key, &mut process, progress).await;
+    let stored = stream_to(store, tenant, backup, recipients, &mut process, progress).await;
     if stored.is_err() {
         process.kill().await;
     }
@@ -196,7 +201,7 @@ enum Stopped {
 }
 
 fn start(request: DumpRequest<'_>) -> io::Result<Process> {
-    let DumpRequest { tools, mut libpq_env, snapshot, lock_timeout, absent } = request;
+    let DumpRequest { tools, mut libpq_env, snapshot, lock_timeout, absent, also_for: _ } = request;
     // Moments are written in one zone, whatever the database's: so rows can be compared as text.
     libpq_env.push(("PGTZ", "UTC".to_owned()));
     let mut arguments = vec![
@@ -215,13 +220,13 @@ async fn stream_to(
     store: &BackupStore,
     tenant: Uuid,
     backup: Uuid,
-    key: &BackupKey,
+    recipients: (&BackupKey, &[Recipient]),
     process: &mut Process,
     progress: impl Fn(DumpProgress) + Send + Sync,
 ) -> Result<Dumped, DumpError> {
     let object = ObjectKey::dump(tenant, backup);
     let (writer, reader) = pipe(PIPE_BYTES);
-    let producing = pin!(produce(process, key, writer, progress));
+    let producing = pin!(produce(process, recipients, writer, progress));
     let uploading = pin!(store.upload(&object, reader));
     let (produced, uploaded) = match select(producing, uploading).await {
         // When the producing side failed, the pipe is cut, and the upload fails and cleans up.
@@ -242,12 +247,12 @@ async fn stream_to(
 /// Feeds the pipe from `pg_dump`, and completes the stream only after `pg_dump` has succeeded.
 async fn produce(
     process: &mut Process,
-    key: &BackupKey,
+    (key, also_for): (&BackupKey, &[Recipient]),
     writer: PipeWriter,
     progress: impl Fn(DumpProgress) + Send + Sync,
 ) -> Result<u64, Stopped> {
     let mut output = process.take_stdout();
-    let mut sealed = stream::seal(key, writer).await.map_err(Stopped::ByPipe)?;
+    let mut sealed = stream::seal(key, also_for, writer).await.map_err(Stopped::ByPipe)?;
     let mut buffer = vec![0; BUFFER_BYTES];
     let mut plain_bytes = 0;
     loop {
@@ -278,6 +283,7 @@ impl fmt::Debug for DumpRequest<'_> {
             .field("snapshot", &self.snapshot)
             .field("lock_timeout", &self.lock_timeout)
             .field("absent", &self.absent)
+            .field("also_for", &self.also_for)
             .finish()
     }
 }

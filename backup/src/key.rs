@@ -16,6 +16,10 @@ pub struct BackupKey {
     manifest_key: hmac::Key,
 }
 
+/// Somebody else's public key (`age1…`), to which a dump can be encrypted too.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Recipient(x25519::Recipient);
+
 /// Why a text is no key. It never quotes the text.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -23,6 +27,12 @@ pub enum KeyError {
     /// Not `AGE-SECRET-KEY-1…`, or damaged.
     #[error("the backup key is not an age X25519 identity ({reason})")]
     NotAnIdentity {
+        /// What the parser disliked.
+        reason: &'static str,
+    },
+    /// Not `age1…`, or damaged.
+    #[error("the public key is not an age X25519 recipient ({reason})")]
+    NotARecipient {
         /// What the parser disliked.
         reason: &'static str,
     },
@@ -83,6 +93,23 @@ impl BackupKey {
     }
 }
 
+impl Recipient {
+    /// Reads a public key, as `age-keygen` prints it.
+    pub fn parse(text: &str) -> Result<Self, KeyError> {
+        text.parse().map(Self).map_err(|reason| KeyError::NotARecipient { reason })
+    }
+
+    pub(crate) fn as_age(&self) -> &dyn age::Recipient {
+        &self.0
+    }
+}
+
+impl fmt::Display for Recipient {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
 impl fmt::Debug for BackupKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("BackupKey([redacted])")
@@ -103,6 +130,16 @@ mod tests {
         assert!(key.to_secret().expose_secret().starts_with("AGE-SECRET-KEY-1"));
         let tag = hmac::sign(key.manifest_key(), b"manifest");
         hmac::verify(again.manifest_key(), b"manifest", tag.as_ref()).unwrap();
+    }
+
+    #[test]
+    fn a_public_key_is_a_recipient_and_a_secret_one_is_not() {
+        let key = BackupKey::generate();
+
+        assert_eq!(Recipient::parse(&key.public()).unwrap().to_string(), key.public());
+        for bad in ["", "age1", &key.public()[..61], key.to_secret().expose_secret()] {
+            assert!(Recipient::parse(bad).is_err());
+        }
     }
 
     #[test]

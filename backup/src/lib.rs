@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+mod certificate;
 mod dump;
 mod key;
 mod manifest;
@@ -11,8 +12,11 @@ mod store;
 mod stream;
 mod tools;
 
+pub use certificate::{
+    CERTIFICATE_FORMAT, Certificate, CertificateError, CertificateKey, ErasedBackup,
+};
 pub use dump::{DumpError, DumpProgress, DumpRequest, Dumped, ObjectClass, dump, finish};
-pub use key::{BackupKey, KeyError};
+pub use key::{BackupKey, KeyError, Recipient};
 pub use manifest::{MANIFEST_FORMAT, Manifest, ManifestError, TableRows};
 pub use object_key::{KeyScope, ObjectKey};
 pub use restore::{

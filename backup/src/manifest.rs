@@ -52,8 +52,11 @@ pub struct Manifest {
     pub tables: Vec<TableRows>,
     /// Which master key wrapped the tenant's key; opaque to this crate.
     pub key_id: String,
-    /// The tenant's key, wrapped, in base64; opaque to this crate.
+    /// The tenant's key, wrapped, in base64; opaque to this crate. Empty once the key is destroyed.
     pub wrapped_key: String,
+    /// Public keys of others (`age1…`) to which the dump is encrypted too.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub also_for: Vec<String>,
     /// The authentication code; empty until [`Manifest::sign`].
     pub mac: String,
     /// Fields of a newer version: kept, and covered by the authentication code. Empty in one of ours.
@@ -197,7 +200,7 @@ fn key_check(key: &BackupKey) -> String {
 
 /// Compact JSON with every object's fields in order. Written out, because whether `serde_json` keeps
 /// its maps sorted depends on a feature that any crate of the program may turn on.
-fn write_canonical(value: &Value, out: &mut Vec<u8>) {
+pub(crate) fn write_canonical(value: &Value, out: &mut Vec<u8>) {
     match value {
         Value::Array(items) => {
             out.push(b'[');
@@ -249,6 +252,7 @@ mod tests {
             tables: vec![TableRows { schema: "public".into(), table: "notes".into(), rows: 3 }],
             key_id: "k1".to_owned(),
             wrapped_key: "d3JhcHBlZA==".to_owned(),
+            also_for: Vec::new(),
             mac: String::new(),
             extra: BTreeMap::new(),
         };
@@ -291,6 +295,7 @@ mod tests {
             ("tables", json!([])),
             ("key_id", json!("k2")),
             ("wrapped_key", json!("b3RoZXI=")),
+            ("also_for", json!(["age1x"])),
             ("added", json!({"by": "somebody"})),
         ];
 

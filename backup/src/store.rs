@@ -183,6 +183,15 @@ impl BackupStore {
         Ok(())
     }
 
+    /// Deletes what a bucket with versioning keeps of a tenant's manifests from before: earlier ones, and
+    /// those of backups that are gone. Fails where the bucket's lock forbids it.
+    pub async fn forget_versions(&self, tenant: Uuid) -> Result<(), StoreError> {
+        match &self.backend {
+            Backend::S3(s3) => s3.forget_versions(&KeyScope::Tenant(tenant).prefix()).await,
+            Backend::Directory(_) | Backend::Memory(_) => Ok(()),
+        }
+    }
+
     /// The backups of a tenant that are complete: those with a manifest, oldest id first.
     pub async fn backups_of(&self, tenant: Uuid) -> Result<Vec<Uuid>, StoreError> {
         let objects = self.list(KeyScope::Tenant(tenant)).await?;

@@ -20,7 +20,7 @@ use tokio_util::compat::{
     TokioAsyncWriteCompatExt,
 };
 
-use crate::key::BackupKey;
+use crate::key::{BackupKey, Recipient};
 
 const ZSTD_LEVEL: i32 = 3;
 const BUFFER_BYTES: usize = 128 * 1024;
@@ -29,12 +29,17 @@ const BUFFER_BYTES: usize = 128 * 1024;
 pub(crate) type Compressed = Box<dyn AsyncBufRead + Send + Unpin>;
 
 /// Compresses and encrypts what is written, into `output`. Only a shutdown completes the stream.
-pub(crate) async fn seal<W>(key: &BackupKey, output: W) -> io::Result<impl AsyncWrite + Unpin>
+pub(crate) async fn seal<W>(
+    key: &BackupKey,
+    also_for: &[Recipient],
+    output: W,
+) -> io::Result<impl AsyncWrite + Unpin>
 where
     W: AsyncWrite + Unpin,
 {
     let recipient = key.recipient();
-    let recipients = iter::once(&recipient as &dyn age::Recipient);
+    let recipients =
+        iter::once(&recipient as &dyn age::Recipient).chain(also_for.iter().map(Recipient::as_age));
     let encryptor = Encryptor::with_recipients(recipients).map_err(io::Error::other)?;
     let encrypted = encryptor.wrap_async_output(output.compat_write()).await?;
     Ok(ZstdEncoder::with_quality(encrypted.compat_write(), Level::Precise(ZSTD_LEVEL)))

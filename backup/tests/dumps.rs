@@ -3,8 +3,10 @@
 use std::time::Duration;
 
 use tenantry_backup::{
-    DumpError, KeyScope, ManifestError, RestoreError, finish, load_manifest, verify_stored,
+    DumpError, KeyScope, ManifestError, ObjectKey, Recipient, RestoreError, finish, load_manifest,
+    verify_stored,
 };
+use tokio::io::AsyncReadExt as _;
 use uuid::Uuid;
 
 use crate::scene::Scene;
@@ -138,4 +140,32 @@ async fn dumps_and_restores_can_move_between_threads() {
 
     is_send(scene.restore(&manifest, "")).await.unwrap();
     is_send(verify_stored(&scene.store, &manifest, &scene.key)).await.unwrap();
+}
+
+#[tokio::test]
+async fn somebody_elses_key_opens_the_dump_too() {
+    let mut scene = Scene::new(300_000).await;
+    let other = age::x25519::Identity::generate();
+    scene.also_for = vec![Recipient::parse(&other.to_public().to_string()).unwrap()];
+
+    let manifest = scene.back_up().await;
+
+    let mut sealed = Vec::new();
+    let object = ObjectKey::dump(scene.tenant, scene.backup);
+    scene.store.open(&object).await.unwrap().read_to_end(&mut sealed).await.unwrap();
+    let opened = |identity: &age::x25519::Identity| {
+        let decryptor = age::Decryptor::new(&sealed[..]).unwrap();
+        decryptor.decrypt(std::iter::once(identity as &dyn age::Identity)).map(|mut reader| {
+            let mut compressed = Vec::new();
+            std::io::Read::read_to_end(&mut reader, &mut compressed).unwrap();
+            compressed
+        })
+    };
+    let compressed = opened(&other).unwrap();
+    let mut content = Vec::new();
+    let mut decoder = async_compression::tokio::bufread::ZstdDecoder::new(&compressed[..]);
+    decoder.read_to_end(&mut content).await.unwrap();
+    assert!(content == scene.content);
+    assert!(opened(&age::x25519::Identity::generate()).is_err());
+    verify_stored(&scene.store, &manifest, &scene.key).await.unwrap();
 }

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use tempfile::TempDir;
 use tenantry_backup::{
     BackupKey, BackupStore, DumpError, DumpRequest, Dumped, MANIFEST_FORMAT, Manifest, ObjectKey,
-    PgTools, RestoreError, RestoreRequest, Restored, TableRows, dump, finish, restore,
+    PgTools, Recipient, RestoreError, RestoreRequest, Restored, TableRows, dump, finish, restore,
 };
 use tokio::io::AsyncReadExt;
 use uuid::Uuid;
@@ -22,6 +22,8 @@ pub(crate) struct Scene {
     pub(crate) tools: PgTools,
     /// What the stand-in dumps.
     pub(crate) content: Vec<u8>,
+    /// Who else may read the dump.
+    pub(crate) also_for: Vec<Recipient>,
     files: TempDir,
 }
 
@@ -39,6 +41,7 @@ impl Scene {
             key: BackupKey::generate(),
             tools: tools.expect("the stand-ins"),
             content,
+            also_for: Vec::new(),
             files,
         }
     }
@@ -51,6 +54,7 @@ impl Scene {
             snapshot: None,
             lock_timeout: Duration::from_secs(1),
             absent: Vec::new(),
+            also_for: self.also_for.clone(),
         };
         dump(&self.store, self.tenant, self.backup, &self.key, request, |_| {}).await
     }
@@ -81,6 +85,7 @@ impl Scene {
             tables: vec![TableRows { schema: "public".into(), table: "notes".into(), rows: 1 }],
             key_id: "test".to_owned(),
             wrapped_key: String::new(),
+            also_for: Vec::new(),
             mac: String::new(),
             extra: BTreeMap::new(),
         };

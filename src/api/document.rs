@@ -235,6 +235,8 @@ pub struct BackupDocument {
     /// Why it is not to be relied on.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub problem: Option<String>,
+    /// When its key was destroyed: nobody can read it any more.
+    pub erased_at: Option<Timestamp>,
 }
 
 impl From<BackupRecord> for BackupDocument {
@@ -254,6 +256,7 @@ impl From<BackupRecord> for BackupDocument {
             proven_at: record.proof.proven_at,
             proven_seconds: record.proof.proven_seconds,
             problem: record.proof.problem,
+            erased_at: record.erased_at,
         }
     }
 }

@@ -144,6 +144,7 @@ fn scope_of(record: &OperationRecord) -> Result<Scope, CatalogError> {
         | Work::Suspend { .. }
         | Work::Resume {}
         | Work::RotatePassword {}
+        | Work::DestroyBackupKeys {}
         | Work::Rename { .. }
         | Work::Delete { .. } => Scope::TenantsWrite,
         Work::Migrate { .. } | Work::Baseline { .. } => Scope::Migrate,

@@ -91,6 +91,9 @@ pub(super) struct DeleteQuery {
     /// Leave the backups, and the key to read them, where they are.
     #[serde(default)]
     keep_backups: bool,
+    /// Certify that what was in backups is gone: `/api/erasures/{id}`, by the operation's id.
+    #[serde(default)]
+    erase: bool,
 }
 
 /// One page, by slug.
@@ -209,8 +212,12 @@ pub(super) async fn delete(
     caller.require(Scope::TenantsWrite)?;
     let Query(query) = query?;
     let slug = TenantSlug::parse(&slug)?;
-    let asked: OperationRecord =
-        admin.environment.delete(&slug, query.keep_backups, caller.requester()).await?;
+    let by = caller.requester();
+    let asked: OperationRecord = match (query.erase, query.keep_backups) {
+        (true, true) => return Err(ApiError::invalid("give `erase` or `keep_backups`, not both")),
+        (true, false) => admin.environment.erase(&slug, by).await?,
+        (false, keep_backups) => admin.environment.delete(&slug, keep_backups, by).await?,
+    };
     accepted(&admin, &asked).await
 }
 

@@ -35,11 +35,13 @@ pub struct BackupRecord {
     pub confirmed_at: Option<Timestamp>,
     /// What is known of it beyond its being there.
     pub proof: Proof,
+    /// When its key was destroyed: nobody can read it any more.
+    pub erased_at: Option<Timestamp>,
 }
 
 pub(super) const COLUMNS: &str = "b.id, b.tenant_id, t.slug, b.dump_bytes, b.plain_bytes, b.schema_version, \
      b.server_version, b.started_at, b.finished_at, b.confirmed_at, b.verified_at, b.proven_at, \
-     b.proven_seconds, b.problem";
+     b.proven_seconds, b.problem, b.erased_at";
 
 pub(super) fn from_row(row: &Row) -> Result<BackupRecord, CatalogError> {
     Ok(BackupRecord {
@@ -59,6 +61,7 @@ pub(super) fn from_row(row: &Row) -> Result<BackupRecord, CatalogError> {
             proven_seconds: row.get("proven_seconds"),
             problem: row.get("problem"),
         },
+        erased_at: row.get("erased_at"),
     })
 }
 
@@ -91,7 +94,7 @@ impl Catalog {
         let sql = format!(
             "-- backups::newest
              select {COLUMNS} from backups b join tenants t on t.id = b.tenant_id
-             where b.tenant_id = $1 and b.problem is null
+             where b.tenant_id = $1 and b.problem is null and b.erased_at is null
                and ($2::timestamptz is null or b.started_at < $2)
              order by b.started_at desc limit 1"
         );

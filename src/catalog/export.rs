@@ -1,6 +1,7 @@
 //! The catalog as a document: what is needed to know every tenant again, and nothing of what is under way.
 //!
-//! Secrets stand in it as they stand in the catalog: sealed under the master key.
+//! Secrets stand in it as they stand in the catalog: sealed under the master key. The keys of backups do not:
+//! each is in the manifests of what it opens, and nowhere else, so that it can be destroyed.
 
 use std::collections::BTreeMap;
 
@@ -69,7 +70,7 @@ impl Catalog {
         for (table, kept) in TABLES {
             let sql = format!(
                 "-- export::table
-                 select coalesce(jsonb_agg(to_jsonb(t)), '[]') from {table} t where {kept}"
+                 select coalesce(jsonb_agg(to_jsonb(t) - 'backup_key_sealed'), '[]') from {table} t where {kept}"
             );
             let rows: Value = one(&transaction, &sql, &[]).await?.get(0);
             let Value::Array(rows) = rows else { unreachable!("an aggregate is an array") };

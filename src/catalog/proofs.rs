@@ -51,7 +51,7 @@ impl Catalog {
             "-- proofs::drill_candidates
              select {COLUMNS}
              from (select distinct on (tenant_id) * from backups
-                   where problem is null order by tenant_id, started_at desc) b
+                   where problem is null and erased_at is null order by tenant_id, started_at desc) b
              join tenants t on t.id = b.tenant_id and t.state in ('active', 'suspended')
              order by (select max(p.proven_at) from backups p where p.tenant_id = b.tenant_id) nulls first, b.id
              limit $1"

@@ -23,13 +23,19 @@ pub struct LostTenant {
 }
 
 impl Catalog {
-    /// The row of a tenant of which only backups are left: their key is known, and nothing else.
+    /// A tenant's row as a catalog backup has it, with the key of its backups. One that no catalog backup has
+    /// is made up: its key is known, and nothing else.
     #[must_use]
-    pub fn make_up_tenant(&self, id: Uuid, wrapped_key: &[u8]) -> Value {
+    pub fn with_backup_key(&self, id: Uuid, row: Option<&Value>, wrapped_key: &[u8]) -> Value {
+        let mut row = row.map_or_else(|| self.make_up_tenant(id), Value::clone);
+        row["backup_key_sealed"] = bytea(wrapped_key).into();
+        row
+    }
+
+    fn make_up_tenant(&self, id: Uuid) -> Value {
         // The end of an id is random; its beginning is the time.
         let digits = id.simple().to_string();
         let slug = format!("restored-{}", &digits[20..]);
-        let bytea = |bytes: &[u8]| format!("\\x{}", hex::encode(bytes));
         let password: SecretString = random_password();
         serde_json::json!({
             "id": id,
@@ -42,7 +48,6 @@ impl Catalog {
             "role_name": format!("tenant_{slug}"),
             "epoch": 1,
             "password_sealed": bytea(&self.seal(Purpose::TenantPassword, id, &password)),
-            "backup_key_sealed": bytea(wrapped_key),
         })
     }
 
@@ -89,9 +94,9 @@ impl Catalog {
             &client,
             "-- rebuild::bury_tenant
              insert into tenants (id, slug, name, tier, state, settings, server_id, database_name, role_name, epoch,
-                                  backup_key_sealed, created_at, deleted_at)
+                                  created_at, deleted_at)
              select r.id, r.slug, r.name, r.tier, 'deleted', r.settings, s.id, r.database_name, r.role_name, r.epoch,
-                    r.backup_key_sealed, r.created_at, r.deleted_at
+                    r.created_at, r.deleted_at
              from jsonb_populate_record(null::tenants, $1) r, (select id from servers order by name limit 1) s
              on conflict (id) do nothing",
             &[&Json(row)],
@@ -177,4 +182,9 @@ impl Catalog {
                 .await?;
         Ok(row.is_some())
     }
+}
+
+/// Bytes as PostgreSQL writes them.
+fn bytea(bytes: &[u8]) -> String {
+    format!("\\x{}", hex::encode(bytes))
 }

@@ -75,6 +75,14 @@ impl Catalog {
                  update retired_backup_keys set key_sealed = $3 where id = $1 and key_sealed = $2",
             ),
             (
+                Purpose::CertificateKey,
+                "-- resealing::certificate_keys
+                 select id, key_sealed from certificate_key
+                 where substring(key_sealed from 2 for 8) <> $1 and id > $2 order by id limit $3",
+                "-- resealing::certificate_key
+                 update certificate_key set key_sealed = $3 where id = $1 and key_sealed = $2",
+            ),
+            (
                 // Also of operations that have ended: it is still the tenant's password.
                 Purpose::TenantPassword,
                 "-- resealing::chosen_passwords
@@ -120,11 +128,12 @@ impl Catalog {
                      union all select password_sealed from tenants
                      union all select backup_key_sealed from tenants
                      union all select key_sealed from retired_backup_keys
+                     union all select key_sealed from certificate_key
                      union all select value from catalog_facts where name = 'master_key_check'
                      union all select decode(memory->>'sealed', 'hex') from operations
                                where kind = 'rotate_password' and memory ? 'sealed'
                  ) secrets where sealed is not null
-                 union all select coalesce(key_id, ''), 0, 1 from backups
+                 union all select coalesce(key_id, ''), 0, 1 from backups where erased_at is null
              ) counted group by key_id",
             &[],
         )
@@ -140,7 +149,7 @@ impl Catalog {
         let found = rows(
             &self.client().await?,
             "-- resealing::tenants
-             select distinct tenant_id from backups where key_id is distinct from $1",
+             select distinct tenant_id from backups where key_id is distinct from $1 and erased_at is null",
             &[&self.master_key_id()],
         )
         .await?;

@@ -101,7 +101,7 @@ impl Catalog {
             "-- secrets::adopt_backup_key
              insert into retired_backup_keys (id, tenant_id, key_sealed)
              select $1, t.id, $3 from tenants t
-             where t.id = $2 and t.backup_key_sealed <> $3
+             where t.id = $2 and t.backup_key_sealed is distinct from $3
                and not exists (select from retired_backup_keys k where k.tenant_id = t.id and k.key_sealed = $3)
              on conflict (id) do nothing",
             &[&manifest.backup, &manifest.tenant, &wrapped],

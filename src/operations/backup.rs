@@ -14,7 +14,8 @@ use futures_util::{FutureExt as _, future};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tenantry_backup::{
-    DumpProgress, DumpRequest, MANIFEST_FORMAT, Manifest, ObjectClass, TableRows, dump, finish,
+    DumpProgress, DumpRequest, MANIFEST_FORMAT, Manifest, ObjectClass, Recipient, TableRows, dump,
+    finish,
 };
 use tenantry_provisioning::{Connection, Schema};
 use tokio_postgres::types::Type;
@@ -23,6 +24,7 @@ use uuid::Uuid;
 use self::unchanged::Witness;
 use super::{Plan, Step, StepContext, StepError, Work};
 use crate::tenant::TenantState;
+use crate::tenant::settings::EncryptionSettings;
 
 pub(crate) mod schedule;
 mod unchanged;
@@ -64,6 +66,9 @@ struct Note {
     /// The public half of the key: the tenant may have another one by the time of the manifest.
     #[serde(default)]
     key: Option<String>,
+    /// The public keys of others that open the dump.
+    #[serde(default)]
+    also_for: Vec<String>,
 }
 
 async fn look_for_changes(cx: &StepContext<'_>) -> Result<(), StepError> {
@@ -86,6 +91,7 @@ async fn upload_dump(cx: &StepContext<'_>) -> Result<(), StepError> {
     let server = cx.environment.server(cx.tenant.server_id).await?;
     let (tools, server_version) = cx.environment.tools(&server).await?;
     let key = cx.environment.catalog.backup_key(cx.tenant.id).await?;
+    let also_for = also_for(cx)?;
     if cx.operation.attempts > 1 {
         store.remove_backup(cx.tenant.id, cx.operation.id).await?;
     }
@@ -107,6 +113,7 @@ async fn upload_dump(cx: &StepContext<'_>) -> Result<(), StepError> {
         snapshot: Some(&id),
         lock_timeout: cx.environment.limits.migration_timeouts.lock,
         absent,
+        also_for: also_for.clone(),
     };
     let uploaded = dump(store, cx.tenant.id, cx.operation.id, &key.open, request, progress);
     let looked = async {
@@ -129,6 +136,7 @@ async fn upload_dump(cx: &StepContext<'_>) -> Result<(), StepError> {
         started_at,
         finished_at: Timestamp::now(),
         key: Some(key.open.public()),
+        also_for: also_for.iter().map(ToString::to_string).collect(),
     };
     cx.remember(DUMP, &note).await
 }
@@ -142,6 +150,15 @@ fn require_data(cx: &StepContext<'_>) -> Result<(), StepError> {
         format!("the tenant is {}, so there is nothing to back up", cx.tenant.state),
         "finish or retry its other operation first (`tenantry operation list`)",
     ))
+}
+
+/// The tenant's own key, which it may have given to read its backups without us.
+fn also_for(cx: &StepContext<'_>) -> Result<Vec<Recipient>, StepError> {
+    let given = cx.tenant.settings.encryption().and_then(EncryptionSettings::recipient);
+    let parsed = given.map(Recipient::parse).transpose().map_err(|error| {
+        StepError::fail(error.to_string(), "correct the tenant's setting encryption.recipient")
+    })?;
+    Ok(parsed.into_iter().collect())
 }
 
 /// What `pg_dump` needs to know of a snapshot.
@@ -241,6 +258,7 @@ async fn write_manifest(cx: &StepContext<'_>) -> Result<(), StepError> {
         tables: note.tables,
         key_id: catalog.master_key_id(),
         wrapped_key: STANDARD.encode(&key.wrapped),
+        also_for: note.also_for,
         mac: String::new(),
         extra: BTreeMap::new(),
     };

@@ -9,7 +9,7 @@ use futures_util::FutureExt as _;
 use tenantry_backup::KeyScope;
 use tenantry_provisioning::{DatabaseName, NameError, Proof, RoleName};
 
-use super::{Plan, Step, StepContext, StepError, Work, provision};
+use super::{Plan, Step, StepContext, StepError, Work, erase, provision};
 use crate::tenant::TenantState;
 
 pub(super) const PLAN: Plan = Plan { steps: STEPS, abandon: &[], no_return: 0 };
@@ -19,8 +19,10 @@ pub(super) const STEPS: &[Step] = &[
     Step::new("stop_routing", |cx| stop_routing(cx).boxed()),
     Step::new("drop_databases", |cx| drop_databases(cx).boxed()),
     Step::new("drop_role", |cx| drop_role(cx).boxed()),
+    Step::new("note_erasure", |cx| note_erasure(cx).boxed()),
     Step::new("delete_backups", |cx| delete_backups(cx).boxed()),
     Step::new("forget", |cx| forget(cx).boxed()),
+    Step::new("certify", |cx| certify(cx).boxed()),
 ];
 
 async fn stop_routing(cx: &StepContext<'_>) -> Result<(), StepError> {
@@ -80,6 +82,11 @@ async fn names<N: Clone + Ord>(
     Ok(names)
 }
 
+/// What a certificate will say is gone.
+async fn note_erasure(cx: &StepContext<'_>) -> Result<(), StepError> {
+    if erases(cx)? { erase::note_backups(cx).await } else { Ok(()) }
+}
+
 async fn delete_backups(cx: &StepContext<'_>) -> Result<(), StepError> {
     if keeps_backups(cx)? {
         return Ok(());
@@ -92,6 +99,9 @@ async fn delete_backups(cx: &StepContext<'_>) -> Result<(), StepError> {
         for backup in backups {
             store.remove_backup(cx.tenant.id, backup).await?;
         }
+        if erases(cx)? {
+            store.forget_versions(cx.tenant.id).await?;
+        }
     }
     Ok(cx.lock.forget_backups(None).await?)
 }
@@ -102,7 +112,15 @@ async fn forget(cx: &StepContext<'_>) -> Result<(), StepError> {
     Ok(cx.lock.set_state(TenantState::Deleted, None).await?)
 }
 
+async fn certify(cx: &StepContext<'_>) -> Result<(), StepError> {
+    if erases(cx)? { erase::certify(cx).await } else { Ok(()) }
+}
+
+fn erases(cx: &StepContext<'_>) -> Result<bool, StepError> {
+    Ok(matches!(cx.work()?, Work::Delete { erase: true, .. }))
+}
+
 /// A tenant that could not be made from its backups still has them.
 fn keeps_backups(cx: &StepContext<'_>) -> Result<bool, StepError> {
-    Ok(matches!(cx.work()?, Work::Delete { keep_backups: true } | Work::RestoreAs { .. }))
+    Ok(matches!(cx.work()?, Work::Delete { keep_backups: true, .. } | Work::RestoreAs { .. }))
 }

@@ -165,24 +165,16 @@ impl Environment {
         let newest = newest.ok_or_else(|| {
             StepError::fail("there is no backup of it in the bucket", "look for it elsewhere")
         })?;
-        let made_up;
-        let row = match row {
-            Some(row) => row,
-            None => {
-                let wrapped = STANDARD.decode(&newest.wrapped_key);
-                let wrapped = wrapped.map_err(|_| {
-                    StepError::fail("the key in its manifest is damaged", "see the other backups")
-                })?;
-                made_up = self.catalog.make_up_tenant(id, &wrapped);
-                &made_up
-            }
-        };
+        let wrapped = STANDARD.decode(&newest.wrapped_key).map_err(|_| {
+            StepError::fail("the key in its manifest is damaged", "see the other backups")
+        })?;
+        let row = self.catalog.with_backup_key(id, row, &wrapped);
         let server = export.and_then(|export| {
             let server = export.rows("servers").iter().find(|one| one["id"] == row["server_id"])?;
             server["name"].as_str().map(str::to_owned)
         });
         let tier = row["tier"].as_str().and_then(Tier::parse).unwrap_or_default();
-        let tenant = LostTenant { row: row.clone(), server };
+        let tenant = LostTenant { row, server };
         Ok(Candidate { tenant, id, tier, manifests })
     }
 

@@ -106,7 +106,8 @@ impl Environment {
         keep_backups: bool,
         by: Requester<'_>,
     ) -> Result<OperationRecord, CatalogError> {
-        self.ask(slug, &TenantState::ALL, &Work::Delete { keep_backups }, by).await
+        let work = Work::Delete { keep_backups, erase: false };
+        self.ask(slug, &TenantState::ALL, &work, by).await
     }
 
     /// Backs a tenant up.

@@ -26,7 +26,8 @@ pub use path::SettingsPath;
 pub use rules::{SchemaError, SettingsRules};
 
 /// The names of the sections.
-const SECTIONS: [&str; 6] = ["branding", "compliance", "sso", "limits", "backup", APPLICATION];
+const SECTIONS: [&str; 7] =
+    ["branding", "compliance", "sso", "limits", "backup", "encryption", APPLICATION];
 const APPLICATION: &str = "application";
 
 /// Most bytes of all settings of one tenant, as JSON.
@@ -56,6 +57,9 @@ pub struct TenantSettings {
     /// How it is backed up, where its tier and the fleet are not to decide.
     #[serde(skip_serializing_if = "Option::is_none")]
     backup: Option<BackupPolicy>,
+    /// To which keys of its own its backups are encrypted too.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    encryption: Option<EncryptionSettings>,
     /// What the application itself keeps, in any form.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Object>)]
@@ -103,6 +107,20 @@ pub struct Sso {
     /// Whom its tokens must be meant for: a list, or one text.
     #[serde(default, deserialize_with = "field::audience", skip_serializing_if = "Vec::is_empty")]
     audience: Vec<String>,
+}
+
+/// To which keys of its own a tenant's backups are encrypted too.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct EncryptionSettings {
+    /// The tenant's own public key, in age's form: its backups are encrypted to it too.
+    #[serde(
+        default,
+        deserialize_with = "field::recipient",
+        skip_serializing_if = "Option::is_none"
+    )]
+    #[schema(example = "age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p")]
+    recipient: Option<String>,
 }
 
 /// Why settings cannot be kept.
@@ -178,6 +196,12 @@ impl TenantSettings {
         self.backup.as_ref()
     }
 
+    /// To which keys of its own its backups are encrypted too.
+    #[must_use]
+    pub fn encryption(&self) -> Option<&EncryptionSettings> {
+        self.encryption.as_ref()
+    }
+
     /// What the application itself keeps.
     #[must_use]
     pub fn application(&self) -> Option<&Map<String, Value>> {
@@ -222,6 +246,14 @@ impl Sso {
     #[must_use]
     pub fn audience(&self) -> &[String] {
         &self.audience
+    }
+}
+
+impl EncryptionSettings {
+    /// The tenant's own public key.
+    #[must_use]
+    pub fn recipient(&self) -> Option<&str> {
+        self.recipient.as_deref()
     }
 }
 

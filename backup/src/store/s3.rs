@@ -6,6 +6,7 @@
 mod download;
 mod failure;
 mod upload;
+mod versions;
 
 use std::time::Duration;
 

@@ -2,6 +2,8 @@
 
 use clap::{Args, Subcommand};
 
+use super::need_store;
+use crate::cli::confirm::confirm;
 use crate::cli::drive::Driver;
 use crate::cli::tenant::Wait;
 use crate::cli::{Context, Outcome, Result};
@@ -13,6 +15,27 @@ use crate::tenant::TenantSlug;
 pub(in crate::cli) enum Command {
     /// Encrypt a tenant's backups to another key, from the next one on
     Rotate(RotateOptions),
+    /// Destroy every key of a tenant's backups: nobody can read those that are there again
+    Destroy(DestroyOptions),
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  tenantry backup key destroy acme-corp          asks for the slug
+  tenantry backup key destroy acme-corp --yes    for scripts
+
+The tenant stays, and its next backup has a new key. A certificate says what became unreadable:
+`tenantry erasure show ID`. Who took a copy of the catalog and has the master key still has the keys.")]
+pub(in crate::cli) struct DestroyOptions {
+    /// The tenant
+    #[arg(value_parser = TenantSlug::parse)]
+    slug: TenantSlug,
+    /// Do not ask
+    #[arg(long, short)]
+    yes: bool,
+    #[command(flatten)]
+    wait: Wait,
 }
 
 #[derive(Debug, Args)]
@@ -32,6 +55,7 @@ pub(in crate::cli) struct RotateOptions {
 pub(super) async fn run(command: Command, context: &Context) -> Result<Outcome> {
     match command {
         Command::Rotate(options) => rotate(options, context).await,
+        Command::Destroy(options) => destroy(options, context).await,
     }
 }
 
@@ -45,6 +69,29 @@ async fn rotate(options: RotateOptions, context: &Context) -> Result<Outcome> {
         .conclude(operation, &slug, options.wait.wait, |time| {
             let what = format!("The next backup of `{slug}` is encrypted to another key ({time}).");
             (what, format!("Take it: `tenantry backup run {slug}`"))
+        })
+        .await
+}
+
+async fn destroy(options: DestroyOptions, context: &Context) -> Result<Outcome> {
+    let environment = context.environment().await?;
+    need_store(&environment)?;
+    let slug = options.slug;
+    let tenant = environment.catalog.tenant(&slug).await?;
+    let what = format!(
+        "destroying the backup keys of `{slug}` ({}) makes every backup of it unreadable for good",
+        tenant.name
+    );
+    confirm(&what, slug.as_str(), options.yes)?;
+
+    let by = context.requester();
+    let by = Requester { name: &by, idempotency_key: None };
+    let operation = environment.destroy_backup_keys(&slug, by).await?;
+    let (id, driver) = (operation.id, Driver { context, environment: &environment });
+    driver
+        .conclude(operation, &slug, options.wait.wait, |time| {
+            let what = format!("Nobody can read the backups of `{slug}` any more ({time}).");
+            (what, format!("The certificate: `tenantry erasure show {id}`"))
         })
         .await
 }

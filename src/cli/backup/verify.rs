@@ -62,7 +62,9 @@ pub(super) async fn run(options: Options, context: &Context) -> Result<Outcome> 
     let environment = context.environment().await?;
     need_store(&environment)?;
     let backups = if options.all {
-        environment.catalog.backups(None, i64::MAX).await?
+        let mut all = environment.catalog.backups(None, i64::MAX).await?;
+        all.retain(|backup| backup.erased_at.is_none());
+        all
     } else {
         let mut named = Vec::with_capacity(options.ids.len());
         for id in &options.ids {

@@ -3,6 +3,7 @@
 use clap::Args;
 
 use super::Wait;
+use crate::cli::backup::need_store;
 use crate::cli::confirm::confirm;
 use crate::cli::drive::Driver;
 use crate::cli::{Context, Error, Outcome, Result};
@@ -14,7 +15,8 @@ use crate::tenant::TenantSlug;
 Examples:
   tenantry tenant delete acme-corp                     asks for the slug
   tenantry tenant delete acme-corp --yes               for scripts
-  tenantry tenant delete acme-corp --keep-backups --yes")]
+  tenantry tenant delete acme-corp --keep-backups --yes
+  tenantry tenant delete acme-corp --erase --yes       with a certificate: `tenantry erasure list acme-corp`")]
 pub(in crate::cli) struct Options {
     /// The tenant
     #[arg(value_parser = TenantSlug::parse)]
@@ -22,6 +24,9 @@ pub(in crate::cli) struct Options {
     /// Leave its backups in the bucket, and their key in the catalog
     #[arg(long)]
     keep_backups: bool,
+    /// Certify that what was in its backups is gone, also from a bucket that keeps versions
+    #[arg(long, conflicts_with = "keep_backups")]
+    erase: bool,
     /// Do not ask
     #[arg(long, short)]
     yes: bool,
@@ -34,6 +39,9 @@ pub(super) async fn run(options: Options, context: &Context) -> Result<Outcome> 
     let (slug, catalog) = (options.slug, &environment.catalog);
     let tenant = catalog.tenant(&slug).await?;
     let backups = catalog.backups(Some(&slug), 1).await?;
+    if options.erase {
+        need_store(&environment)?;
+    }
     if environment.store.is_none() && !options.keep_backups && !backups.is_empty() {
         return Err(Error::refused(
             format!("tenant `{slug}` has backups, and no bucket is set to delete them from"),
@@ -49,11 +57,19 @@ pub(super) async fn run(options: Options, context: &Context) -> Result<Outcome> 
 
     let by = context.requester();
     let by = Requester { name: &by, idempotency_key: None };
-    let operation = environment.delete(&slug, options.keep_backups, by).await?;
+    let operation = if options.erase {
+        environment.erase(&slug, by).await?
+    } else {
+        environment.delete(&slug, options.keep_backups, by).await?
+    };
+    let next = match options.erase {
+        true => format!("The certificate: `tenantry erasure show {}`", operation.id),
+        false => String::new(),
+    };
     let driver = Driver { context, environment: &environment };
     driver
         .conclude(operation, &slug, options.wait.wait, |time| {
-            (format!("Tenant `{slug}` is deleted ({time}); its slug is free."), String::new())
+            (format!("Tenant `{slug}` is deleted ({time}); its slug is free."), next)
         })
         .await
 }

@@ -142,6 +142,12 @@ impl Environment {
                          `tenantry backup list {slug}`"
                     )));
                 }
+                if let Some(moment) = backup.erased_at {
+                    return Err(CatalogError::Conflict(format!(
+                        "the key of backup {id} was destroyed at {moment}, so nobody can read it; see the \
+                         certificate: `tenantry erasure list {slug}`"
+                    )));
+                }
                 return Ok(backup);
             }
             BackupChoice::Latest => None,

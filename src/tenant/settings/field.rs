@@ -43,6 +43,12 @@ pub(super) fn display_name<'de, D: Deserializer<'de>>(from: D) -> Result<Option<
     })
 }
 
+pub(super) fn recipient<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error> {
+    text(from, "a public key as `age-keygen` prints it, such as `age1ql3z…`", |text| {
+        tenantry_backup::Recipient::parse(text).is_ok()
+    })
+}
+
 pub(super) fn issuer<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
     let expected = "an https address without query and fragment, as the `iss` of the tokens has it; \
                     http only on localhost, 127.0.0.1 or [::1]";

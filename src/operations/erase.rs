@@ -1,0 +1,153 @@
+//! Erasure: destroying the keys of a tenant's backups, so that nobody reads them again, wherever a copy of
+//! a dump may lie.
+//!
+//! A key is in the catalog, and wrapped in the manifest of every backup: both go, the manifests first and
+//! with all that a versioned bucket keeps of them. What is left opens nothing, not even with the master
+//! key. The certificate is written last: it says what is so, not what is meant to be.
+
+use futures_util::FutureExt as _;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use tenantry_backup::{
+    BackupStore, CERTIFICATE_FORMAT, Certificate, ErasedBackup, Manifest, ObjectKey, RestoreError,
+    finish, load_manifest,
+};
+
+use super::request::Requester;
+use super::{Environment, Plan, Step, StepContext, StepError, Work};
+use crate::catalog::CatalogError;
+use crate::catalog::operations::OperationRecord;
+use crate::tenant::{TenantSlug, TenantState};
+
+pub(super) const PLAN: Plan = Plan {
+    steps: &[
+        Step::new("note_backups", |cx| note_backups(cx).boxed()),
+        Step::new("strip_manifests", |cx| strip_manifests(cx).boxed()),
+        Step::new("destroy_keys", |cx| destroy_keys(cx).boxed()),
+        Step::new("certify", |cx| certify(cx).boxed()),
+    ],
+    abandon: &[],
+    no_return: 0,
+};
+
+const ERASURE: &str = "erasure";
+
+/// What is there before it goes.
+#[derive(Serialize, Deserialize)]
+struct Note {
+    keys: Vec<String>,
+    backups: Vec<ErasedBackup>,
+}
+
+impl Environment {
+    /// Destroys the keys of a tenant's backups; those that are there can never be read again.
+    pub async fn destroy_backup_keys(
+        &self,
+        slug: &TenantSlug,
+        by: Requester<'_>,
+    ) -> Result<OperationRecord, CatalogError> {
+        self.require_store()?;
+        let wanted = &[TenantState::Active, TenantState::Suspended];
+        self.ask(slug, wanted, &Work::DestroyBackupKeys {}, by).await
+    }
+
+    /// Deletes a tenant, whatever its state, and certifies that what it had in backups is gone.
+    pub async fn erase(
+        &self,
+        slug: &TenantSlug,
+        by: Requester<'_>,
+    ) -> Result<OperationRecord, CatalogError> {
+        self.require_store()?;
+        let work = Work::Delete { keep_backups: false, erase: true };
+        self.ask(slug, &TenantState::ALL, &work, by).await
+    }
+}
+
+/// Writes down which keys there are, and what is encrypted to them, once.
+pub(super) async fn note_backups(cx: &StepContext<'_>) -> Result<(), StepError> {
+    if cx.recall::<Note>(ERASURE).is_some() {
+        return Ok(());
+    }
+    let store = cx.environment.store()?;
+    let keys = cx.environment.catalog.backup_keys(cx.tenant.id).await?;
+    let mut backups = Vec::new();
+    for backup in store.backups_of(cx.tenant.id).await? {
+        if let Some(manifest) = readable(store, cx, backup).await? {
+            // Whoever erased before had a certificate for these.
+            if !manifest.wrapped_key.is_empty() {
+                backups.push(ErasedBackup {
+                    backup,
+                    started_at: manifest.started_at,
+                    dump_bytes: manifest.dump_bytes,
+                    dump_sha256: manifest.dump_sha256,
+                    also_for: manifest.also_for,
+                });
+            }
+        }
+    }
+    let keys = keys.iter().map(|key| key.open.public()).collect();
+    cx.remember(ERASURE, &Note { keys, backups }).await
+}
+
+/// Takes the wrapped key out of every manifest, and out of what the bucket keeps of it from before.
+async fn strip_manifests(cx: &StepContext<'_>) -> Result<(), StepError> {
+    let (store, catalog) = (cx.environment.store()?, &cx.environment.catalog);
+    for backup in store.backups_of(cx.tenant.id).await? {
+        let key = ObjectKey::manifest(cx.tenant.id, backup);
+        match readable(store, cx, backup).await? {
+            Some(mut manifest) if !manifest.wrapped_key.is_empty() => {
+                let signer = catalog.backup_key_of(&manifest).await?;
+                manifest.wrapped_key.clear();
+                manifest.sign(&signer.open);
+                finish(store, &manifest).await?;
+            }
+            Some(_) => {}
+            // It may hold a key, and no version of this program can tell.
+            None => store.delete(&key).await?,
+        }
+    }
+    Ok(store.forget_versions(cx.tenant.id).await?)
+}
+
+async fn destroy_keys(cx: &StepContext<'_>) -> Result<(), StepError> {
+    Ok(cx.lock.destroy_backup_keys(&cx.environment.catalog).await?)
+}
+
+/// Says what is gone, and signs it.
+pub(super) async fn certify(cx: &StepContext<'_>) -> Result<(), StepError> {
+    let note: Note = cx.recall(ERASURE).ok_or_else(|| {
+        StepError::fail(
+            "what there was to erase was not written down",
+            "report this: it is a defect",
+        )
+    })?;
+    let catalog = &cx.environment.catalog;
+    let mut certificate = Certificate {
+        format: CERTIFICATE_FORMAT,
+        certificate: cx.operation.id,
+        tenant: cx.tenant.id,
+        tenant_name: cx.tenant.slug.to_string(),
+        requested_by: cx.operation.requested_by.clone(),
+        erased_at: Timestamp::now(),
+        tenant_deleted: cx.tenant.state == TenantState::Deleted,
+        keys: note.keys,
+        backups: note.backups,
+        public_key: String::new(),
+        signature: String::new(),
+    };
+    certificate.sign(&catalog.certificate_key().await?);
+    Ok(cx.lock.record_erasure(&certificate).await?)
+}
+
+/// A manifest, unless it is none.
+async fn readable(
+    store: &BackupStore,
+    cx: &StepContext<'_>,
+    backup: uuid::Uuid,
+) -> Result<Option<Manifest>, StepError> {
+    match load_manifest(store, cx.tenant.id, backup).await {
+        Ok(manifest) => Ok(Some(manifest)),
+        Err(RestoreError::Manifest(_) | RestoreError::NotABackup { .. }) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
