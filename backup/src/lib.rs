@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+mod copy;
 mod dump;
 mod key;
 mod manifest;
@@ -11,6 +12,7 @@ mod store;
 mod stream;
 mod tools;
 
+pub use copy::copy_schema;
 pub use dump::{DumpError, DumpProgress, DumpRequest, Dumped, ObjectClass, dump, finish};
 pub use key::{BackupKey, KeyError};
 pub use manifest::{MANIFEST_FORMAT, Manifest, ManifestError, TableRows};

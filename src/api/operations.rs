@@ -148,7 +148,10 @@ fn scope_of(record: &OperationRecord) -> Result<Scope, CatalogError> {
         | Work::Delete { .. } => Scope::TenantsWrite,
         Work::Migrate { .. } | Work::Baseline { .. } => Scope::Migrate,
         Work::Backup {} | Work::Drill { .. } => Scope::Backup,
-        Work::Restore { .. } | Work::RestoreAs { .. } | Work::UndoRestore { .. } => Scope::Restore,
+        Work::Restore { .. }
+        | Work::RestoreAs { .. }
+        | Work::RestoreTable { .. }
+        | Work::UndoRestore { .. } => Scope::Restore,
     })
 }
 

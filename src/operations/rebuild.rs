@@ -166,16 +166,15 @@ impl Environment {
             StepError::fail("there is no backup of it in the bucket", "look for it elsewhere")
         })?;
         let made_up;
-        let row = match row {
-            Some(row) => row,
-            None => {
-                let wrapped = STANDARD.decode(&newest.wrapped_key);
-                let wrapped = wrapped.map_err(|_| {
-                    StepError::fail("the key in its manifest is damaged", "see the other backups")
-                })?;
-                made_up = self.catalog.make_up_tenant(id, &wrapped);
-                &made_up
-            }
+        let row = if let Some(row) = row {
+            row
+        } else {
+            let wrapped = STANDARD.decode(&newest.wrapped_key);
+            let wrapped = wrapped.map_err(|_| {
+                StepError::fail("the key in its manifest is damaged", "see the other backups")
+            })?;
+            made_up = self.catalog.make_up_tenant(id, &wrapped);
+            &made_up
         };
         let server = export.and_then(|export| {
             let server = export.rows("servers").iter().find(|one| one["id"] == row["server_id"])?;
