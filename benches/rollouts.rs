@@ -58,7 +58,8 @@ async fn history() {
     for (name, sql) in &files {
         fleet.add_migration(name, sql);
     }
-    std::fs::remove_file(fleet.migrations.path().join("V1__boards.sql")).expect("the sample's file");
+    std::fs::remove_file(fleet.migrations.path().join("V1__boards.sql"))
+        .expect("the sample's file");
     fleet.environment.reload_migrations().await.expect("the files are good");
     fleet.create_tenant("first").await;
     let (mut clones, mut loops) = (Vec::new(), Vec::new());

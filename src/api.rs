@@ -33,6 +33,7 @@ mod cors;
 pub mod document;
 mod domains;
 mod error;
+mod freeze;
 mod health;
 mod layers;
 mod members;
@@ -173,6 +174,7 @@ fn admin_routes() -> OpenApiRouter<Admin> {
         .routes(routes!(operations::cancel))
         .routes(routes!(migrations::status, migrations::start))
         .routes(routes!(preview::plan))
+        .routes(routes!(freeze::set, freeze::lift))
         .routes(routes!(migrations::show))
         .routes(routes!(verification::verify))
         .routes(routes!(verification::baseline))
@@ -271,6 +273,7 @@ mod tests {
             "/api/migrations",
             "/api/migrations/{batch}",
             "/api/migrations/plan",
+            "/api/migrations/freeze",
             "/api/migrations/verify",
             "/api/setup/tenants/{slug}/baseline",
             "/api/rollouts",

@@ -32,18 +32,22 @@ use crate::tenant::settings::SettingsError;
 mod attempts;
 pub mod audit_log;
 pub mod backups;
+pub mod catching_up;
 pub mod changes;
 mod cutover;
 pub mod domains;
 pub mod export;
+pub mod freeze;
 pub mod lock;
 pub mod members;
 pub mod operations;
 mod progress;
 pub mod proofs;
+pub mod protection;
 pub mod read_replicas;
 pub mod rebuild;
 pub mod registrations;
+pub mod resealing;
 pub mod rollouts;
 pub mod routers;
 pub mod schema_checks;
@@ -58,7 +62,7 @@ pub mod tokens;
 
 pub use lock::TenantLock;
 
-/// Our own schema, in order. `V20__…` goes here and nowhere else.
+/// Our own schema, in order. `V25__…` goes here and nowhere else.
 const MIGRATIONS: &[(&str, &str)] = &[
     ("V1__servers_and_tenants", include_str!("../migrations/catalog/V1__servers_and_tenants.sql")),
     ("V2__operations", include_str!("../migrations/catalog/V2__operations.sql")),
@@ -78,7 +82,12 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("V16__schema_checks", include_str!("../migrations/catalog/V16__schema_checks.sql")),
     ("V17__rollouts", include_str!("../migrations/catalog/V17__rollouts.sql")),
     ("V18__template_timings", include_str!("../migrations/catalog/V18__template_timings.sql")),
-    ("V19__proofs", include_str!("../migrations/catalog/V19__proofs.sql")),
+    ("V19__rollout_files", include_str!("../migrations/catalog/V19__rollout_files.sql")),
+    ("V20__freeze", include_str!("../migrations/catalog/V20__freeze.sql")),
+    ("V21__catching_up", include_str!("../migrations/catalog/V21__catching_up.sql")),
+    ("V22__backup_schedules", include_str!("../migrations/catalog/V22__backup_schedules.sql")),
+    ("V23__backup_keys", include_str!("../migrations/catalog/V23__backup_keys.sql")),
+    ("V24__proofs", include_str!("../migrations/catalog/V24__proofs.sql")),
 ];
 
 /// A worker's notes need not reach the disk one by one: a step that is repeated because the catalog's

@@ -28,6 +28,7 @@ mod edge;
 mod error;
 mod init;
 mod interrupt;
+mod key;
 mod migrate;
 mod operation;
 mod progress;
@@ -138,6 +139,9 @@ enum Command {
     /// Make and revoke tokens for the admin API
     #[command(subcommand)]
     Token(token::Command),
+    /// See under which master key secrets and backups are, and change it
+    #[command(subcommand)]
+    Key(key::Command),
     /// See what was changed and what was refused
     AuditLog(audit_log::Options),
     /// Compare the catalog with every server and the bucket
@@ -224,6 +228,7 @@ impl Command {
             Self::Tier(command) => tier::run(command, context).await,
             Self::Registration(command) => registration::run(command, context).await,
             Self::Token(command) => token::run(command, context).await,
+            Self::Key(command) => key::run(command, context).await,
             Self::AuditLog(options) => audit_log::run(options, context).await,
             Self::Doctor(options) => doctor::run(options, context).await,
             Self::Config(configuration::Command::Export(options)) => {
@@ -334,6 +339,8 @@ mod tests {
             "tenantry migrate resume",
             "tenantry backup run acme globex",
             "tenantry backup run --all",
+            "tenantry backup key rotate acme",
+            "tenantry key rotate",
             "tenantry restore acme --before 2026-01-01T00:00:00Z --in-place --yes",
             "tenantry server add eu-1 --url-file -",
             "tenantry token create --name ci --scope migrate,tenants:read --scope backup",

@@ -18,7 +18,9 @@ use tenantry_backup::{BackupStore, S3Settings, StoreError};
 use tenantry_provisioning::{MigrationTimeouts, ServerUrl};
 
 use crate::catalog::Catalog;
+use crate::catalog::catching_up::CatchUpMode;
 use crate::operations::Limits;
+use crate::operations::backup::BackupRules;
 use crate::operations::drills::{DrillSchedule, DrillTimes};
 use crate::operations::rollouts::webhook::Webhook;
 use crate::router::RouterSettings;
@@ -29,6 +31,7 @@ use crate::tenant::settings::SettingsRules;
 
 mod access;
 mod auth;
+mod backup;
 mod edge;
 mod error;
 mod key;
@@ -65,6 +68,8 @@ pub struct Settings {
     pub server_url: Option<SecretString>,
     /// Seals the catalog's secrets.
     pub master_key: Option<SecretString>,
+    /// Keys that open what the master key of before has sealed.
+    pub master_key_previous: Option<SecretString>,
     /// Where the data plane listens.
     pub listen: SocketAddr,
     /// Where the admin API listens.
@@ -115,6 +120,8 @@ pub struct Settings {
     pub s3_force_path_style: bool,
     /// Backups that one command takes at a time.
     pub backup_concurrency: usize,
+    /// What holds for scheduled backups.
+    pub backups: BackupRules,
     /// Operations that one replica drives at a time.
     pub worker_concurrency: usize,
     /// Ready clones on each server.
@@ -125,6 +132,8 @@ pub struct Settings {
     pub drill_sample: usize,
     /// How long the database that a restore replaced is kept.
     pub restore_keep: Duration,
+    /// When a tenant that is behind is migrated.
+    pub migration_mode: MigrationMode,
     /// How long a migration waits for a lock.
     pub migration_lock_timeout: Duration,
     /// How long one statement of a migration may run.
@@ -160,6 +169,17 @@ pub enum AuthProvider {
     Jwt,
     /// An OpenID provider.
     Oidc,
+}
+
+/// When a tenant that is behind is migrated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MigrationMode {
+    /// When somebody asks for it.
+    Manual,
+    /// When it is next used, too.
+    OnDemand,
+    /// One after the other, too.
+    Background,
 }
 
 /// How a line of the log looks.
@@ -220,11 +240,13 @@ impl Settings {
         let r = &mut reader;
         let environment = r.get("environment").unwrap_or(Deployment::Development);
         let listen = r.get("listen").unwrap_or(SocketAddr::from(([127, 0, 0, 1], 8080)));
+        let backup_concurrency = r.get("backup_concurrency").map_or(2, |Positive(number)| number);
         let settings = Self {
             environment,
             catalog_url: r.get("catalog_url").map(|PostgresUrl(url)| url),
             server_url: r.get("server_url").map(|PostgresUrl(url)| url),
             master_key: r.get("master_key"),
+            master_key_previous: r.get("master_key_previous"),
             listen,
             admin_listen: r.get("admin_listen").unwrap_or(SocketAddr::from(([127, 0, 0, 1], 8081))),
             edge: edge::read(r, environment),
@@ -256,12 +278,14 @@ impl Settings {
             s3_access_key_id: r.get("s3_access_key_id"),
             s3_secret_access_key: r.get("s3_secret_access_key"),
             s3_force_path_style: r.get("s3_force_path_style").unwrap_or(false),
-            backup_concurrency: r.get("backup_concurrency").map_or(2, |Positive(number)| number),
+            backup_concurrency,
+            backups: backup::read(r, backup_concurrency),
             worker_concurrency: r.get("worker_concurrency").map_or(4, |Positive(number)| number),
             warm_spares: r.get("warm_spares").map_or(2, |Count(number)| number),
             drill_schedule: r.get("drill_schedule"),
             drill_sample: r.get("drill_sample").map_or(5, |Positive(number)| number),
             restore_keep: r.get("restore_keep").unwrap_or(Duration::from_hours(7 * 24)),
+            migration_mode: r.get("migration_mode").unwrap_or(MigrationMode::Manual),
             migration_lock_timeout: r
                 .get("migration_lock_timeout")
                 .unwrap_or(Duration::from_secs(2)),
@@ -293,16 +317,30 @@ impl Settings {
                  catalog, and no backup, can be read",
             )
         })?;
-        let key = MasterKey::parse(key).map_err(|_| {
+        let mut key = self.parse_master_key("master_key", key)?;
+        if let Some(others) = &self.master_key_previous {
+            for other in others.expose_secret().split(',') {
+                let other = other.trim().to_owned().into();
+                key = key.opening_too(self.parse_master_key("master_key_previous", &other)?);
+            }
+        }
+        Ok(Catalog::new(&url, key, self.sessions()))
+    }
+
+    fn parse_master_key(
+        &self,
+        name: &'static str,
+        text: &SecretString,
+    ) -> Result<MasterKey, ConfigError> {
+        MasterKey::parse(text).map_err(|_| {
             ConfigError::one(Problem::Value {
-                place: self.place("master_key"),
+                place: self.place(name),
                 value: None,
                 expected:
                     "32 random bytes in base64 or hex; make some with `openssl rand -base64 32`"
                         .to_owned(),
             })
-        })?;
-        Ok(Catalog::new(&url, key, self.sessions()))
+        })
     }
 
     /// The control database.
@@ -360,6 +398,11 @@ impl Settings {
             migrations_dir: self.tenant_migrations_dir.clone(),
             sample_data: self.tenant_sample_data.clone(),
             pg_bin_dir: self.pg_bin_dir.clone(),
+            catch_up: match self.migration_mode {
+                MigrationMode::Manual => None,
+                MigrationMode::OnDemand => Some(CatchUpMode::OnDemand),
+                MigrationMode::Background => Some(CatchUpMode::Background),
+            },
             migration_timeouts: MigrationTimeouts {
                 lock: self.migration_lock_timeout,
                 statement: self.migration_statement_timeout,
@@ -372,6 +415,7 @@ impl Settings {
                 sample: i64::try_from(self.drill_sample).unwrap_or(i64::MAX),
             }),
             spares: self.warm_spares,
+            backups: self.backups.clone(),
             dumps: self.backup_concurrency,
             admin_connections: self.sessions(),
         }
@@ -386,6 +430,7 @@ impl Settings {
             pool_idle_timeout: self.pool_idle_timeout,
             pool_wait_timeout: self.pool_wait_timeout,
             replica_max_lag: self.replica_max_lag,
+            migrates_on_demand: self.migration_mode == MigrationMode::OnDemand,
             ..RouterSettings::default()
         }
     }

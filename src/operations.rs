@@ -22,6 +22,7 @@ use std::sync::{Mutex, PoisonError};
 use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use tenantry_provisioning::MigrationSet;
 use thiserror::Error;
 use uuid::Uuid;
 
@@ -29,9 +30,11 @@ use crate::catalog::operations::{Failure, NewOperation, OperationRecord};
 use crate::catalog::{CatalogError, TenantLock};
 use crate::tenant::{Tenant, TenantSlug};
 
-mod backup;
+pub mod backup;
+mod backup_keys;
 mod baseline;
 pub mod catalog_backup;
+pub mod catching_up;
 mod cutover;
 mod delete;
 mod drill;
@@ -82,7 +85,11 @@ pub enum Work {
         accepted: Option<String>,
     },
     /// Dump the database to the object store.
-    Backup {},
+    Backup {
+        /// Take none where the newest one is proven to hold what there is.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        unless_unchanged: bool,
+    },
     /// Put a backup in the place of the live database, which is kept for a while.
     Restore {
         /// The backup.
@@ -129,6 +136,10 @@ pub enum Work {
     Resume {},
     /// Give the tenant's login role another password.
     RotatePassword {},
+    /// Encrypt its backups to another key, from the next one on.
+    RotateBackupKey {},
+    /// Put the keys in the manifests of its backups under the present master key.
+    ResealBackups {},
     /// Give the tenant, its database and its role another name; the slug that it had stays an alias.
     Rename {
         /// The new slug.
@@ -172,6 +183,8 @@ pub struct StepContext<'a> {
     pub tenant: Tenant,
     /// Proof that nobody else is at this tenant.
     pub lock: &'a TenantLock,
+    /// The migration files as they were when the worker took it; they may be others on the disk by now.
+    files: &'a MigrationSet,
     /// What earlier steps and attempts wrote down; the catalog has the same.
     memory: &'a Mutex<Value>,
 }
@@ -198,7 +211,7 @@ impl Work {
             Self::Provision { .. } => &provision::PLAN,
             Self::Migrate { .. } => &migrate::PLAN,
             Self::Baseline { .. } => &baseline::PLAN,
-            Self::Backup {} => &backup::PLAN,
+            Self::Backup { .. } => &backup::PLAN,
             Self::Restore { .. } => &restore::IN_PLACE,
             Self::RestoreAs { .. } => &restore::AS_TENANT,
             Self::Drill { .. } => &drill::PLAN,
@@ -207,6 +220,8 @@ impl Work {
             Self::Suspend { .. } => &suspend::SUSPEND,
             Self::Resume {} => &suspend::RESUME,
             Self::RotatePassword {} => &rotate_password::PLAN,
+            Self::RotateBackupKey {} => &backup_keys::ROTATE,
+            Self::ResealBackups {} => &backup_keys::RESEAL,
             Self::Rename { .. } => &rename::PLAN,
             Self::Delete { .. } => &delete::PLAN,
         }
@@ -219,7 +234,7 @@ impl Work {
             Self::Provision { .. } => "provision",
             Self::Migrate { .. } => "migrate",
             Self::Baseline { .. } => "baseline",
-            Self::Backup {} => "backup",
+            Self::Backup { .. } => "backup",
             Self::Restore { .. } => "restore",
             Self::RestoreAs { .. } => "restore_as",
             Self::Drill { .. } => "drill",
@@ -228,6 +243,8 @@ impl Work {
             Self::Suspend { .. } => "suspend",
             Self::Resume {} => "resume",
             Self::RotatePassword {} => "rotate_password",
+            Self::RotateBackupKey {} => "rotate_backup_key",
+            Self::ResealBackups {} => "reseal_backups",
             Self::Rename { .. } => "rename",
             Self::Delete { .. } => "delete",
         }
@@ -291,6 +308,11 @@ impl StepContext<'_> {
     /// The work's parameters.
     fn work(&self) -> Result<Work, StepError> {
         Ok(Work::of(self.operation)?)
+    }
+
+    /// The migration files to run: those above the version at which the fleet is frozen are held back.
+    fn migrations(&self) -> MigrationSet {
+        self.lock.ceiling().map_or_else(|| self.files.clone(), |ceiling| self.files.up_to(ceiling))
     }
 
     /// What an earlier step wrote down under this key.

@@ -18,7 +18,8 @@
 //! - What this replica holds open on one server, for all its tenants together, stays within a budget:
 //!   what lies idle longest is closed for who needs a connection.
 //! - Who only reads may be led to a read replica that lags little; the primary stands in for it.
-//! - A tenant in a cutover is held: requests wait and then go to the new place.
+//! - A tenant in a cutover is held: requests wait and then go to the new place. So is one that is behind, where
+//!   tenants are migrated when they are used.
 //! - A tenant with a rate waits for its turn before it holds anything that others could use.
 //!
 //! Must never: give out a connection without a slug, or to a tenant that is not active.
@@ -93,6 +94,8 @@ pub struct RouterSettings {
     pub unknown_ttl: Duration,
     /// A read replica may be this far behind its primary and still be read from.
     pub replica_max_lag: Duration,
+    /// Whether a tenant that is behind is migrated when it is used.
+    pub migrates_on_demand: bool,
 }
 
 impl Default for RouterSettings {
@@ -105,6 +108,7 @@ impl Default for RouterSettings {
             route_ttl: Duration::from_secs(30),
             unknown_ttl: Duration::from_secs(5),
             replica_max_lag: Duration::from_secs(10),
+            migrates_on_demand: false,
         }
     }
 }
@@ -151,7 +155,7 @@ impl TenantRouter {
         let servers = Arc::new(Servers::new(catalog.clone(), settings.server_budget));
         let rates = Rates::new(servers.routers());
         let shared = Arc::new(Shared {
-            routes: Routes::new(catalog.clone(), rates, &settings),
+            routes: Routes::new(catalog.clone(), changes.clone(), rates, &settings),
             pools: Cache::builder()
                 .time_to_idle(settings.pool_idle_timeout)
                 .eviction_listener(|_: Arc<PoolKey>, pool: Arc<TenantPool>, _| pool.close())
@@ -361,8 +365,8 @@ impl Shared {
             Change::Settings(slug) => self.routes.settings_changed(&slug).await,
             // Pools stay: the next request compares its tenant's generation.
             Change::Unknown => self.routes.all_may_have_changed(),
-            // Pools stay: the next request compares its tenant's limits.
-            Change::Tiers => self.routes.limits_changed(),
+            // Pools stay: the next request compares its tenant's limits, and whether it is behind.
+            Change::Tiers | Change::Migrations => self.routes.limits_changed(),
             Change::Operation(..)
             | Change::Registration
             | Change::Rollout(_)

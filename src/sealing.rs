@@ -2,7 +2,8 @@
 //!
 //! Every sealed value is bound to its owner and its purpose as associated data, so a value that is
 //! copied to another row does not open. The key's id travels with the value, so that a wrong key is
-//! told apart from a damaged value.
+//! told apart from a damaged value, and so that keys which were the master key before can go on opening
+//! what they sealed. They seal nothing: whatever is written is under the present key.
 //!
 //! Layout: version (1 byte) · key id (8) · nonce (12) · ciphertext and tag.
 
@@ -24,6 +25,8 @@ const HEADER_LEN: usize = 1 + KEY_ID_LEN + NONCE_LEN;
 pub struct MasterKey {
     key: LessSafeKey,
     id: [u8; KEY_ID_LEN],
+    /// Keys that only open.
+    others: Vec<MasterKey>,
 }
 
 /// What a sealed value is for; part of the associated data.
@@ -53,7 +56,7 @@ pub enum SealError {
     BadKey,
     /// The value was sealed under another master key.
     #[error(
-        "the value was sealed under the master key {sealed_with}, but TENANTRY_MASTER_KEY is the key {present}; set the key that this catalog was created with"
+        "the value was sealed under the master key {sealed_with}, but TENANTRY_MASTER_KEY is the key {present}; set the key of this catalog, or give the one of before as TENANTRY_MASTER_KEY_PREVIOUS"
     )]
     OtherKey {
         /// Id of the key that the value names.
@@ -92,7 +95,14 @@ impl MasterKey {
         hash.update(bytes);
         let mut id = [0; KEY_ID_LEN];
         id.copy_from_slice(&hash.finish().as_ref()[..KEY_ID_LEN]);
-        Ok(Self { key: LessSafeKey::new(key), id })
+        Ok(Self { key: LessSafeKey::new(key), id, others: Vec::new() })
+    }
+
+    /// The same key, which also opens what `other` has sealed.
+    #[must_use]
+    pub fn opening_too(mut self, other: Self) -> Self {
+        self.others.push(other);
+        self
     }
 
     /// A name for the key that reveals nothing of it.
@@ -135,21 +145,26 @@ impl MasterKey {
         }
         let (header, body) = sealed.split_at(HEADER_LEN);
         let key_id = &header[1..=KEY_ID_LEN];
-        if key_id != self.id {
-            return Err(SealError::OtherKey {
-                sealed_with: hex::encode(key_id),
-                present: self.id(),
-            });
-        }
+        let key =
+            std::iter::once(self).chain(&self.others).find(|key| key.id == key_id).ok_or_else(
+                || SealError::OtherKey { sealed_with: hex::encode(key_id), present: self.id() },
+            )?;
         let nonce = Nonce::try_assume_unique_for_key(&header[1 + KEY_ID_LEN..])
             .map_err(|_| SealError::Damaged)?;
         let mut body = body.to_vec();
-        let plain = self
+        let plain = key
             .key
             .open_in_place(nonce, associated_data(purpose, owner), &mut body)
             .map_err(|_| SealError::Damaged)?;
         let text = std::str::from_utf8(plain).map_err(|_| SealError::Damaged)?;
         Ok(text.to_owned().into())
+    }
+
+    /// The id of the key that sealed a value, as the value says.
+    #[must_use]
+    pub fn id_in(sealed: &[u8]) -> Option<String> {
+        let whole = sealed.len() >= HEADER_LEN && sealed[0] == VERSION;
+        whole.then(|| hex::encode(&sealed[1..=KEY_ID_LEN]))
     }
 }
 
@@ -213,6 +228,26 @@ mod tests {
         let error = key().open(Purpose::ServerUrl, owner, &sealed).unwrap_err();
 
         assert!(matches!(error, SealError::OtherKey { .. }));
+    }
+
+    #[test]
+    fn a_key_of_before_opens_and_does_not_seal() {
+        let owner = Uuid::now_v7();
+        let (before, now) = (MasterKey::generate(), MasterKey::generate());
+        let old = MasterKey::parse(&before).unwrap();
+        let sealed = old.seal(Purpose::ServerUrl, owner, &"hush".to_owned().into());
+        let both = MasterKey::parse(&now).unwrap().opening_too(MasterKey::parse(&before).unwrap());
+
+        let again = both.seal(
+            Purpose::ServerUrl,
+            owner,
+            &both.open(Purpose::ServerUrl, owner, &sealed).unwrap(),
+        );
+
+        assert_eq!(MasterKey::id_in(&sealed), Some(old.id()));
+        assert_eq!(MasterKey::id_in(&again), Some(both.id()));
+        assert!(old.open(Purpose::ServerUrl, owner, &again).is_err());
+        assert!(both.open(Purpose::BackupKey, owner, &sealed).is_err());
     }
 
     #[test]

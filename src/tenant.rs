@@ -15,12 +15,14 @@ use uuid::Uuid;
 
 mod domain;
 mod email;
+mod schedule;
 mod scope;
 pub mod settings;
 mod slug;
 
 pub use domain::{DomainError, DomainName, is_free_mail};
 pub use email::{EmailAddress, EmailError};
+pub use schedule::Schedule;
 pub use scope::{KeyError, TenantScope};
 pub use settings::{EffectiveLimits, TenantSettings};
 pub use slug::{MAX_LEN as MAX_SLUG_LEN, SlugError, TenantSlug};

@@ -1,6 +1,6 @@
-//! The loops of a replica that does control-plane work: drive operations, lead rollouts, make the tenants of
-//! registrations, tend templates and spares, keep the gauges. Every loop ends with the shutdown signal; operations under way are handed back
-//! between two steps.
+//! The loops of a replica that does control-plane work: drive operations, lead rollouts, bring tenants up to
+//! date, ask for scheduled backups, make the tenants of registrations, tend templates and spares, keep the
+//! gauges. Every loop ends with the shutdown signal; operations under way are handed back between two steps.
 
 use std::time::Duration;
 
@@ -11,7 +11,8 @@ use crate::catalog::CatalogError;
 use crate::catalog::changes::Changes;
 use crate::metrics;
 use crate::operations::{
-    Environment, Runner, catalog_backup, drills, registrations, rollouts, upkeep,
+    Environment, Runner, backup, catalog_backup, catching_up, drills, registrations, rollouts,
+    upkeep,
 };
 use crate::tenant::TenantState;
 
@@ -40,7 +41,9 @@ impl Worker {
         tokio::join!(
             runner.work(self.concurrency, &self.changes),
             registrations::run(self.environment.clone(), self.changes.clone(), shutdown.clone()),
+            catching_up::run(self.environment.clone(), self.changes.clone(), shutdown.clone()),
             rollouts::run(self.environment.clone(), self.changes.clone(), shutdown.clone()),
+            backup::schedule::run(self.environment.clone(), self.changes.clone(), shutdown.clone()),
             catalog_backup::run(self.environment.clone(), shutdown.clone()),
             drills::run(self.environment.clone(), shutdown.clone()),
             upkeep::run(self.environment.clone(), self.changes.clone(), shutdown.clone()),

@@ -102,9 +102,14 @@ async fn migrations_run_over_http() {
 
     let (_, status) = replica.get("/api/migrations").await;
     assert_eq!(
-        status,
-        json!({ "target": 2, "behind": 0, "outdated": 0, "versions": [{ "version": 2, "tenants": 1 }] })
+        (&status["target"], &status["behind"], &status["outdated"]),
+        (&json!(2), &json!(0), &json!(0))
     );
+    let current = json!({ "version": 2, "tenants": 1, "status": "current", "drifted": 0 });
+    assert_eq!((&status["versions"], &status["unchecked"]), (&json!([current]), &json!(1)));
+    let (_, detail) = replica.get("/api/migrations?detail=true").await;
+    let acme = json!({ "tenant_slug": "acme", "schema_version": 2, "status": "current" });
+    assert_eq!(detail["tenants"], json!([acme]));
 }
 
 #[tokio::test]

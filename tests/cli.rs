@@ -9,22 +9,22 @@ use serde_json::Value;
 use crate::harness::Fleet;
 use crate::harness::process::command;
 
-struct Cli<'a> {
+pub struct Cli<'a> {
     fleet: &'a Fleet,
     extra: Vec<(&'static str, String)>,
 }
 
 impl<'a> Cli<'a> {
-    fn new(fleet: &'a Fleet) -> Self {
+    pub fn new(fleet: &'a Fleet) -> Self {
         Self { fleet, extra: Vec::new() }
     }
 
-    fn with(mut self, name: &'static str, value: impl Into<String>) -> Self {
+    pub fn with(mut self, name: &'static str, value: impl Into<String>) -> Self {
         self.extra.push((name, value.into()));
         self
     }
 
-    async fn run(&self, line: &str) -> Output {
+    pub async fn run(&self, line: &str) -> Output {
         let mut command = command(self.fleet);
         command.args(line.split(' '));
         for (name, value) in &self.extra {
@@ -37,14 +37,14 @@ impl<'a> Cli<'a> {
         tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap()
     }
 
-    async fn json(&self, line: &str) -> Value {
+    pub async fn json(&self, line: &str) -> Value {
         let output = self.run(&format!("{line} --output-format json")).await;
         assert_eq!(output.status.code(), Some(0), "{line}: {}", text(&output.stderr));
         serde_json::from_slice(&output.stdout).unwrap()
     }
 
     /// One clear error: this status, these words, help, no panic and no secret.
-    async fn refused(&self, line: &str, status: i32, words: &str) {
+    pub async fn refused(&self, line: &str, status: i32, words: &str) {
         let output = self.run(line).await;
         let stderr = text(&output.stderr);
         assert_eq!(output.status.code(), Some(status), "{line}: {stderr}");

@@ -65,9 +65,10 @@ async fn fleet() -> Fleet {
 #[tokio::test]
 async fn a_fleet_that_the_files_made_is_clean_and_a_change_by_hand_is_shown() {
     let fleet = fleet().await;
-    let unchecked = fleet.catalog().drift_counts().await.unwrap();
+    let unchecked = fleet.environment.fleet_status().await.unwrap();
     let (status, clean) = json(&fleet, "migrate verify").await;
-    assert_eq!((unchecked.clean, unchecked.drifted, unchecked.unchecked), (0, 0, 5));
+    assert_eq!((unchecked.drifted(), unchecked.unchecked()), (0, 5));
+    assert!(unchecked.oldest_check.is_none());
     assert_eq!(status, 0, "{clean:#}");
     assert_eq!((&clean["clean"], &clean["behind"]), (&4.into(), &1.into()), "{clean:#}");
     assert_eq!(status_of(&clean, "behind"), "behind");
@@ -86,9 +87,17 @@ async fn a_fleet_that_the_files_made_is_clean_and_a_change_by_hand_is_shown() {
     assert!(shown.contains("3 clean, 0 behind, 2 drifted, 0 unverified"), "{shown}");
     let (status, one) = json(&fleet, "migrate verify --tenant in-place --server default").await;
     assert_eq!((status, &one["clean"]), (0, &1.into()));
-    let counts = fleet.catalog().drift_counts().await.unwrap();
-    assert_eq!((counts.clean, counts.drifted, counts.unchecked), (3, 2, 0));
-    assert!(counts.oldest.is_some());
+    let (_, status) = json(&fleet, "migrate status --detail").await;
+    assert_eq!((&status["drifted"], &status["unchecked"]), (&2.into(), &0.into()), "{status:#}");
+    assert!(status["checked_since"].is_string(), "{status:#}");
+    assert_eq!(
+        status["versions"][0],
+        json!({ "version": 1, "tenants": 1, "status": "behind", "drifted": 1 })
+    );
+    assert_eq!(
+        status["tenants"][1],
+        json!({ "tenant_slug": "cloned", "schema_version": 2, "status": "current", "differences": 2 })
+    );
     fleet.assert_healthy().await;
 }
 

@@ -86,7 +86,10 @@ async fn files_that_do_not_run_stop_before_any_tenant() {
     let server = fleet.catalog().server_by_name("default").await.unwrap();
 
     let error =
-        upkeep::ensure_template(&fleet.environment, server.id).await.unwrap_err().to_string();
+        upkeep::ensure_template(&fleet.environment, server.id, &fleet.environment.migrations())
+            .await
+            .unwrap_err()
+            .to_string();
 
     assert!(error.contains("V2__typo.sql"), "{error}");
     assert!(error.contains("line 3") || error.contains(":3"), "{error}");
@@ -231,13 +234,13 @@ async fn a_changed_repeatable_file_makes_tenants_due_and_new_ones_have_it() {
     fleet.add_migration("R__titles.sql", view);
 
     let first = migrate(&fleet).await;
-    let outdated = fleet.environment.count_outdated().await.unwrap();
+    let outdated = fleet.environment.fleet_status().await.unwrap().outdated();
     upkeep::tend(&fleet.environment).await.unwrap();
     fleet.create_tenant("by-clone").await;
     let second = migrate(&fleet).await;
     fleet.add_migration("R__titles.sql", &format!("{view} where title <> ''"));
     fleet.environment.reload_migrations().await.unwrap();
-    let behind = fleet.environment.count_outdated().await.unwrap();
+    let behind = fleet.environment.fleet_status().await.unwrap().outdated();
     let third = migrate(&fleet).await;
 
     assert_eq!((first.len(), outdated), (1, 0));
@@ -249,7 +252,7 @@ async fn a_changed_repeatable_file_makes_tenants_due_and_new_ones_have_it() {
         assert_eq!(fleet.count(name, "tenantry.schema_repeatables").await, 1);
         assert_eq!(fleet.tenant(name).await.schema_version, 1);
     }
-    assert_eq!(fleet.environment.count_outdated().await.unwrap(), 0);
+    assert_eq!(fleet.environment.fleet_status().await.unwrap().outdated(), 0);
 }
 
 #[tokio::test]

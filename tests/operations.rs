@@ -18,7 +18,7 @@ use crate::harness::{BY, Fleet, Options, new_tenant, slug};
 type Inventory = BTreeMap<&'static str, Vec<String>>;
 
 /// The kinds, each with the story that leads up to it.
-const KINDS: [&str; 15] = [
+const KINDS: [&str; 17] = [
     "provision",
     "provision_clone",
     "migrate",
@@ -32,6 +32,8 @@ const KINDS: [&str; 15] = [
     "suspend",
     "resume",
     "rotate_password",
+    "rotate_backup_key",
+    "reseal_backups",
     "rename",
     "delete",
 ];
@@ -96,6 +98,19 @@ async fn ask(fleet: &Fleet, kind: &str) -> OperationRecord {
             environment.resume(&acme, BY).await.unwrap()
         }
         "rotate_password" => environment.rotate_password(&acme, BY).await.unwrap(),
+        "rotate_backup_key" => environment.rotate_backup_key(&acme, BY).await.unwrap(),
+        "reseal_backups" => {
+            fleet.back_up("acme").await;
+            let catalog = fleet.admin("tenantry").await;
+            catalog.batch_execute("update backups set key_id = null").await.unwrap();
+            let batch = environment.reseal_backups("test").await.unwrap();
+            let filter = tenantry::catalog::operations::OperationFilter {
+                batch,
+                limit: 2,
+                ..Default::default()
+            };
+            fleet.catalog().operations(&filter).await.unwrap().remove(0).0
+        }
         "rename" => environment.rename(&acme, &slug("initech"), BY).await.unwrap(),
         "delete" => {
             fleet.back_up("acme").await;
@@ -211,6 +226,8 @@ for_every_kind! {
     suspend: "suspend",
     resume: "resume",
     rotate_password: "rotate_password",
+    rotate_backup_key: "rotate_backup_key",
+    reseal_backups: "reseal_backups",
     rename: "rename",
     delete: "delete",
 }

@@ -2,6 +2,7 @@
 
 mod drift;
 mod ground;
+mod history;
 mod isolation;
 mod politeness;
 mod possession;

@@ -14,6 +14,8 @@ use uuid::Uuid;
 use crate::harness::{BY, Fleet, limits, slug, store};
 
 mod crash;
+mod files;
+mod history;
 mod preview;
 mod races;
 mod watching;
@@ -361,7 +363,7 @@ async fn nothing_to_do_for_a_thousand_tenants_is_one_look() {
 
     assert!(started.is_none());
     assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
-    let status = fleet.catalog().fleet_status().await.unwrap();
-    assert_eq!(status.versions, [(1, 1001)]);
+    let status = fleet.environment.fleet_status().await.unwrap();
+    assert_eq!((status.versions.len(), status.current(), status.unchecked()), (1, 1001, 1001));
     assert!(status.rollout.is_none());
 }

@@ -51,6 +51,12 @@ impl BackupKey {
         self.identity.to_string()
     }
 
+    /// The key's public half (`age1…`): what it is called, and all that is needed to encrypt to it.
+    #[must_use]
+    pub fn public(&self) -> String {
+        self.recipient().to_string()
+    }
+
     /// What opens an encrypted dump.
     pub(crate) fn identity(&self) -> &x25519::Identity {
         &self.identity

@@ -16,11 +16,12 @@ use crate::catalog::tiers::TierRecord;
 use crate::catalog::tokens::{Scope, TokenRecord};
 use crate::domains::{record_name, record_text};
 use crate::operations::{Transfer, Work};
-use crate::tenant::settings::Limits;
+use crate::tenant::settings::{BackupPolicy, Limits};
 use crate::tenant::{
     DomainName, EffectiveLimits, Tenant, TenantSettings, TenantSlug, TenantState, Tier,
 };
 
+pub mod fleet;
 pub mod rollout;
 
 /// A tenant.
@@ -220,6 +221,8 @@ pub struct BackupDocument {
     pub started_at: Timestamp,
     /// When it ended.
     pub finished_at: Timestamp,
+    /// Until when it is proven that nothing was written after it.
+    pub confirmed_at: Option<Timestamp>,
     /// When every byte of it was last read and compared with its manifest.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub verified_at: Option<Timestamp>,
@@ -246,6 +249,7 @@ impl From<BackupRecord> for BackupDocument {
             server_version: record.server_version,
             started_at: record.started_at,
             finished_at: record.finished_at,
+            confirmed_at: record.confirmed_at,
             verified_at: record.proof.verified_at,
             proven_at: record.proof.proven_at,
             proven_seconds: record.proof.proven_seconds,
@@ -320,7 +324,9 @@ pub struct TierDocument {
     pub tenants: i64,
     /// What each of them may use, where its own settings do not say it.
     pub limits: Limits,
-    /// When the limits last changed.
+    /// How each of them is backed up, where its own settings do not say it.
+    pub backup: BackupPolicy,
+    /// When the tier last changed.
     pub updated_at: Timestamp,
 }
 
@@ -330,6 +336,7 @@ impl From<TierRecord> for TierDocument {
             tier: record.tier,
             tenants: record.tenants,
             limits: record.limits,
+            backup: record.backup,
             updated_at: record.updated_at,
         }
     }

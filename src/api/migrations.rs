@@ -2,17 +2,18 @@
 
 use axum::Json;
 use axum::body::Bytes;
-use axum::extract::rejection::PathRejection;
-use axum::extract::{Path, State};
+use axum::extract::rejection::{PathRejection, QueryRejection};
+use axum::extract::{Path, Query, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 use super::Admin;
 use super::auth::Caller;
 use super::document::BatchDocument;
+use super::document::fleet::FleetDocument;
 use super::error::{ApiError, optional_json};
 use crate::catalog::CatalogError;
 use crate::catalog::operations::OperationFilter;
@@ -24,21 +25,19 @@ use crate::tenant::TenantSlug;
 /// Where the fleet stands.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Status {
-    /// The newest file.
+    /// The same as `target_version`.
     target: i64,
-    /// Tenants that are not at the target.
-    behind: i64,
-    /// Tenants at the target that have other repeatable files.
-    outdated: i64,
-    /// How many tenants are at each version.
-    versions: Vec<VersionCount>,
+    #[serde(flatten)]
+    fleet: FleetDocument,
 }
 
-/// Tenants at one version.
-#[derive(Debug, Serialize, ToSchema)]
-pub(super) struct VersionCount {
-    version: i64,
-    tenants: i64,
+/// What to tell.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Wanted {
+    /// Whether to list every tenant too.
+    #[serde(default)]
+    detail: bool,
 }
 
 #[derive(Debug, Default, Deserialize, ToSchema)]
@@ -54,22 +53,23 @@ pub(super) struct Started {
     batch_id: Uuid,
 }
 
-/// Shows where the fleet stands.
-#[utoipa::path(get, path = "/api/migrations", tag = "migrations",
+/// Shows where the fleet stands, as the catalog knows it.
+#[utoipa::path(get, path = "/api/migrations", tag = "migrations", params(Wanted),
     responses((status = OK, body = Status), (status = UNAUTHORIZED, body = Problem)))]
 pub(super) async fn status(
     State(admin): State<Admin>,
     caller: Caller,
+    wanted: Result<Query<Wanted>, QueryRejection>,
 ) -> Result<Json<Status>, ApiError> {
     caller.require(Scope::Migrate)?;
-    let target = admin.environment.migrations().target_version();
-    let counted = admin.environment.catalog.count_schema_versions().await?;
-    let behind =
-        counted.iter().filter(|(version, _)| *version != target).map(|(_, tenants)| tenants).sum();
-    let versions =
-        counted.into_iter().map(|(version, tenants)| VersionCount { version, tenants }).collect();
-    let outdated = admin.environment.count_outdated().await?;
-    Ok(Json(Status { target, behind, outdated, versions }))
+    let Query(Wanted { detail }) = wanted?;
+    let status = admin.environment.fleet_status().await?;
+    let mut tenants = None;
+    if detail {
+        tenants = Some(admin.environment.tenant_standings(&status).await?);
+    }
+    let fleet = FleetDocument::new(&status, tenants);
+    Ok(Json(Status { target: status.target, fleet }))
 }
 
 /// Brings tenants to the newest migration.

@@ -147,7 +147,10 @@ fn scope_of(record: &OperationRecord) -> Result<Scope, CatalogError> {
         | Work::Rename { .. }
         | Work::Delete { .. } => Scope::TenantsWrite,
         Work::Migrate { .. } | Work::Baseline { .. } => Scope::Migrate,
-        Work::Backup {} | Work::Drill { .. } => Scope::Backup,
+        Work::Backup { .. }
+        | Work::Drill { .. }
+        | Work::RotateBackupKey {}
+        | Work::ResealBackups {} => Scope::Backup,
         Work::Restore { .. }
         | Work::RestoreAs { .. }
         | Work::RestoreTable { .. }

@@ -26,7 +26,7 @@ use super::migrations::reload;
 use crate::catalog::changes::{Change, Subscription};
 use crate::catalog::rollouts::{RolloutEvent, RolloutRecord};
 use crate::catalog::tokens::Scope;
-use crate::operations::rollouts::RolloutPlan;
+use crate::operations::rollouts::{RolloutPlan, changes};
 use crate::problem::Problem;
 
 /// The newest ones that are listed.
@@ -50,12 +50,9 @@ pub(super) async fn list(
     caller: Caller,
 ) -> Result<Json<Rollouts>, ApiError> {
     caller.require(Scope::Migrate)?;
-    let catalog = &admin.environment.catalog;
-    let mut rollouts = Vec::new();
-    for record in catalog.rollouts(LISTED).await? {
-        rollouts.push(RolloutDocument::new(&record, &catalog.count_rollout(record.id).await?));
-    }
-    Ok(Json(Rollouts { rollouts }))
+    let found = admin.environment.catalog.rollouts(LISTED).await?;
+    let rollouts = found.iter().map(|(record, counts)| RolloutDocument::new(record, counts));
+    Ok(Json(Rollouts { rollouts: rollouts.collect() }))
 }
 
 /// Starts a rollout; a worker leads it. Without a body, everybody at once. 204 when there is nothing to do.
@@ -94,7 +91,8 @@ pub(super) async fn get(
     let record = catalog.rollout(id?.0).await?;
     let counts = catalog.count_rollout(record.id).await?;
     let tenants = catalog.rollout_tenants(record.id).await?;
-    Ok(Json(RolloutDetail::new(&record, &counts, tenants)))
+    let changes = changes(&record, &admin.environment.migrations());
+    Ok(Json(RolloutDetail::new(&record, &counts, tenants, changes)))
 }
 
 /// Holds a rollout: what is under way ends, nothing else begins.

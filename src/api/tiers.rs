@@ -1,4 +1,4 @@
-//! Tiers: what the tenants of each may use.
+//! Tiers: what the tenants of each may use, and how they are backed up.
 
 use axum::Json;
 use axum::extract::rejection::JsonRejection;
@@ -16,7 +16,7 @@ use crate::catalog::CatalogError;
 use crate::catalog::tokens::Scope;
 use crate::problem::Problem;
 use crate::tenant::Tier;
-use crate::tenant::settings::Limits;
+use crate::tenant::settings::{BackupPolicy, Limits};
 
 /// Every tier.
 #[derive(Debug, Serialize, ToSchema)]
@@ -28,8 +28,13 @@ pub(super) struct Tiers {
 #[serde(deny_unknown_fields)]
 pub(super) struct Change {
     /// A merge patch: what it names is set, `null` takes away, everything else stays.
+    #[serde(default)]
     #[schema(value_type = Limits)]
     limits: Map<String, Value>,
+    /// A merge patch too.
+    #[serde(default)]
+    #[schema(value_type = BackupPolicy)]
+    backup: Map<String, Value>,
 }
 
 /// Lists the tiers, with their limits.
@@ -56,9 +61,9 @@ pub(super) async fn get(
     Ok(Json(admin.environment.catalog.tier(named(tier)?).await?.into()))
 }
 
-/// Changes some of a tier's limits.
+/// Changes some of a tier's limits, and how its tenants are backed up.
 ///
-/// They are in force at once for every tenant of the tier that has no such limit of its own.
+/// Limits are in force at once for every tenant of the tier that has no such limit of its own.
 #[utoipa::path(patch, path = "/api/tiers/{tier}", tag = "tiers", params(("tier" = Tier, Path)),
     request_body(content(
         (Change = "application/merge-patch+json", example = json!({"limits": {"connections": 5, "statement_timeout": null}})),
@@ -73,10 +78,13 @@ pub(super) async fn change(
     body: Result<Json<Change>, JsonRejection>,
 ) -> Result<Json<TierDocument>, ApiError> {
     caller.require(Scope::TenantsWrite)?;
-    let (tier, Json(Change { limits })) = (named(tier)?, body?);
+    let (tier, Json(Change { limits, backup })) = (named(tier)?, body?);
     let by = caller.requester().name;
-    let patch = |before: &mut Value| merge(before, Value::Object(limits));
-    Ok(Json(admin.environment.catalog.change_tier(tier, by, patch).await?.into()))
+    let patch = |before: (&mut Value, &mut Value)| {
+        merge(before.0, Value::Object(limits));
+        merge(before.1, Value::Object(backup));
+    };
+    Ok(Json(admin.environment.catalog.change_tier_whole(tier, by, patch).await?.into()))
 }
 
 fn named(name: String) -> Result<Tier, CatalogError> {

@@ -1,6 +1,7 @@
 //! Rows of `backups`: an index of what lies in the bucket. The manifests there are the truth.
 
 use jiff::Timestamp;
+use serde_json::Value;
 use tokio_postgres::Row;
 use uuid::Uuid;
 
@@ -30,12 +31,15 @@ pub struct BackupRecord {
     pub started_at: Timestamp,
     /// When its manifest was written.
     pub finished_at: Timestamp,
+    /// Until when nothing was written after it, as far as that was looked at.
+    pub confirmed_at: Option<Timestamp>,
     /// What is known of it beyond its being there.
     pub proof: Proof,
 }
 
 pub(super) const COLUMNS: &str = "b.id, b.tenant_id, t.slug, b.dump_bytes, b.plain_bytes, b.schema_version, \
-     b.server_version, b.started_at, b.finished_at, b.verified_at, b.proven_at, b.proven_seconds, b.problem";
+     b.server_version, b.started_at, b.finished_at, b.confirmed_at, b.verified_at, b.proven_at, \
+     b.proven_seconds, b.problem";
 
 pub(super) fn from_row(row: &Row) -> Result<BackupRecord, CatalogError> {
     Ok(BackupRecord {
@@ -48,6 +52,7 @@ pub(super) fn from_row(row: &Row) -> Result<BackupRecord, CatalogError> {
         server_version: row.get("server_version"),
         started_at: row.get("started_at"),
         finished_at: row.get("finished_at"),
+        confirmed_at: row.get("confirmed_at"),
         proof: Proof {
             verified_at: row.get("verified_at"),
             proven_at: row.get("proven_at"),
@@ -93,6 +98,23 @@ impl Catalog {
         maybe(&client, &sql, &[&tenant, &before]).await?.as_ref().map(from_row).transpose()
     }
 
+    /// The newest backup of a tenant, and what shows whether anything was written since; `None` when there is
+    /// nothing that could show it.
+    pub async fn newest_witness(
+        &self,
+        tenant: Uuid,
+    ) -> Result<Option<(BackupRecord, Value)>, CatalogError> {
+        let client = self.client().await?;
+        let sql = format!(
+            "-- backups::newest_witness
+             select {COLUMNS}, b.witness from backups b join tenants t on t.id = b.tenant_id
+             where b.tenant_id = $1 order by b.started_at desc limit 1"
+        );
+        let Some(row) = maybe(&client, &sql, &[&tenant]).await? else { return Ok(None) };
+        let backup = from_row(&row)?;
+        Ok(row.get::<_, Option<Value>>("witness").map(|witness| (backup, witness)))
+    }
+
     /// One backup.
     pub async fn backup(&self, id: Uuid) -> Result<BackupRecord, CatalogError> {
         let client = self.client().await?;
@@ -108,18 +130,20 @@ impl Catalog {
 }
 
 impl TenantLock {
-    /// Indexes a backup whose manifest has been written.
+    /// Indexes a backup whose manifest has been written, with what will show whether anything was written since.
     pub async fn record_backup(
         &self,
         manifest: &tenantry_backup::Manifest,
+        witness: Option<&Value>,
     ) -> Result<(), CatalogError> {
         execute(
             self.session()?,
             "-- backups::record
              insert into backups
-                 (id, tenant_id, dump_bytes, plain_bytes, schema_version, server_version, started_at, finished_at)
-             values ($1, $2, $3, $4, $5, $6, $7, $8)
-             on conflict (id) do nothing",
+                 (id, tenant_id, dump_bytes, plain_bytes, schema_version, server_version, started_at, finished_at,
+                  witness, key_id)
+             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+             on conflict (id) do update set key_id = excluded.key_id",
             &[
                 &manifest.backup,
                 &self.tenant(),
@@ -129,7 +153,21 @@ impl TenantLock {
                 &manifest.server_version,
                 &manifest.started_at,
                 &manifest.finished_at,
+                &witness,
+                &manifest.key_id,
             ],
+        )
+        .await
+        .map(drop)
+    }
+
+    /// Writes down that a backup of this tenant holds the data of this moment too.
+    pub async fn confirm_backup(&self, id: Uuid, moment: Timestamp) -> Result<(), CatalogError> {
+        execute(
+            self.session()?,
+            "-- backups::confirm
+             update backups set confirmed_at = $3 where tenant_id = $1 and id = $2",
+            &[&self.tenant(), &id, &moment],
         )
         .await
         .map(drop)

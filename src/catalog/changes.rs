@@ -28,7 +28,7 @@ const BACKLOG: usize = 4096;
 
 const LISTEN: &str = "listen tenantry_tenants; listen tenantry_settings; listen tenantry_operations; \
      listen tenantry_registrations; listen tenantry_routers; listen tenantry_read_replicas; \
-     listen tenantry_tiers; listen tenantry_rollouts";
+     listen tenantry_tiers; listen tenantry_rollouts; listen tenantry_migrations";
 
 /// Something happened in the catalog.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,6 +49,8 @@ pub enum Change {
     Tiers,
     /// Something happened in a rollout.
     Rollout(Uuid),
+    /// Tenants should be at another version than before.
+    Migrations,
     /// Changes may have been missed.
     Unknown,
 }
@@ -171,6 +173,7 @@ fn parse(channel: &str, payload: &str) -> Option<Change> {
         "tenantry_routers" => Some(Change::Routers),
         "tenantry_read_replicas" => Some(Change::ReadReplicas),
         "tenantry_tiers" => Some(Change::Tiers),
+        "tenantry_migrations" => Some(Change::Migrations),
         "tenantry_rollouts" => payload.parse().ok().map(Change::Rollout),
         _ => None,
     }

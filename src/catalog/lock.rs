@@ -24,6 +24,7 @@ pub struct TenantLock {
     tenant: Uuid,
     operation: Uuid,
     token: Uuid,
+    ceiling: Option<i64>,
 }
 
 /// Proof that no other replica does a certain chore now; the chore is free again when this is dropped.
@@ -46,7 +47,8 @@ impl Catalog {
     /// Takes a queued operation together with its tenant's lock; `None` when nothing is due.
     ///
     /// An operation that needs a set of migration files is taken only by a worker whose own set has
-    /// the same digest. Those of a rollout that is paused stay where they are.
+    /// the same digest. Those of a rollout that is paused stay where they are, and while one is open so do those
+    /// that bring a tenant up to date without anybody asking.
     pub async fn claim(
         &self,
         claim: Claim,
@@ -71,9 +73,11 @@ impl Catalog {
                    and ($5::uuid is null or o.batch_id = $5)
                    and (o.migrations_digest is null or o.migrations_digest = $6)
                    and (o.batch_id = (select r.id from rollouts r where r.state = 'paused')) is not true
+                   and (o.urgency = 0
+                        or not exists (select from rollouts r where r.state in ('running', 'paused')))
                    and not exists (select from operations r
                                    where r.tenant_id = o.tenant_id and r.state = 'running')
-                 order by o.created_at, o.id
+                 order by o.urgency desc, o.created_at, o.id
                  limit 1
                  for update skip locked
              )
@@ -82,7 +86,7 @@ impl Catalog {
                  leased_by = $3, attempts = o.attempts + 1, started_at = coalesce(o.started_at, now())
              from candidate c
              where o.id = c.id and pg_try_advisory_lock(hashtextextended(c.tenant_id::text, 0))
-             returning o.*",
+             returning o.*, (select version from schema_freeze) as ceiling",
             &[&token, &LEASE.as_secs_f64(), &worker, &operation, &batch, &migrations_digest],
         )
         .await;
@@ -90,9 +94,10 @@ impl Catalog {
         if let Ok(Some(row)) = &row {
             let record = OperationRecord::from_row(row);
             let (tenant, operation) = (record.tenant_id, record.id);
+            let ceiling = row.get("ceiling");
             return Ok(Some((
                 record,
-                TenantLock { session: Some(session), tenant, operation, token },
+                TenantLock { session: Some(session), tenant, operation, token, ceiling },
             )));
         }
         // The lock may have been taken although no row came back: never reuse such a session.
@@ -161,6 +166,12 @@ impl TenantLock {
     #[must_use]
     pub fn operation(&self) -> Uuid {
         self.operation
+    }
+
+    /// How far tenants may be migrated, as it was when the lock was taken.
+    #[must_use]
+    pub fn ceiling(&self) -> Option<i64> {
+        self.ceiling
     }
 
     /// The lease token that writes about the operation must carry.

@@ -3,21 +3,27 @@
 //! What a plan means is the business of [`crate::operations::rollouts`]. Every change of state says from which
 //! state it may be made and writes its event in the same statement, so whoever comes second changes nothing.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio_postgres::Row;
+use tokio_postgres::types::Json;
 use uuid::Uuid;
 
 use super::operations::Failure;
-use super::{Catalog, CatalogError, execute, maybe, one, rows};
+use super::{Catalog, CatalogError, maybe, one};
 use crate::tenant::TenantSlug;
 
 mod events;
+mod status;
+mod steering;
 mod waves;
 
 pub use events::RolloutEvent;
-pub use waves::{Enqueue, FleetStatus};
+pub use status::{FleetStatus, TenantStanding, VersionCount};
+pub use waves::Enqueue;
 
 /// One row: a rollout as the catalog knows it.
 #[derive(Clone, Debug)]
@@ -28,6 +34,8 @@ pub struct RolloutRecord {
     pub target_version: i64,
     /// The set of migration files that it was planned with.
     pub migrations_digest: String,
+    /// Name and SHA-256 of each of these files; empty where an older program planned it.
+    pub files: BTreeMap<String, String>,
     /// How far it is.
     pub state: RolloutState,
     /// What was asked for.
@@ -36,6 +44,8 @@ pub struct RolloutRecord {
     pub waves: Vec<String>,
     /// The wave under way.
     pub wave: i32,
+    /// How far tenants may be migrated at present, by the catalog.
+    pub ceiling: Option<i64>,
     /// More failed tenants than this stop it.
     pub max_failures: Option<i32>,
     /// When the first wave began; none while the templates are being made.
@@ -79,6 +89,8 @@ pub struct NewRollout<'a> {
     pub target_version: i64,
     /// The set of migration files.
     pub migrations_digest: &'a str,
+    /// Name and SHA-256 of each of these files.
+    pub files: BTreeMap<&'a str, &'a str>,
     /// What was asked for.
     pub plan: Value,
     /// Names and tenants of the waves, in order.
@@ -129,7 +141,7 @@ pub enum ItemState {
 }
 
 /// How many tenants of one wave stand where.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 pub struct WaveCount {
     /// The wave.
     pub wave: i32,
@@ -139,8 +151,9 @@ pub struct WaveCount {
     pub tenants: i64,
 }
 
-const COLUMNS: &str = "id, target_version, migrations_digest, state, plan, waves, wave, max_failures, begun_at, \
-     bake_until, coalesce(bake_until <= now(), false) as baked, reason, requested_by, created_at, finished_at";
+const COLUMNS: &str = "id, target_version, migrations_digest, migration_files, state, plan, waves, wave, max_failures, begun_at, \
+     bake_until, coalesce(bake_until <= now(), false) as baked, reason, requested_by, created_at, finished_at, \
+     (select version from schema_freeze) as ceiling";
 
 impl RolloutState {
     /// The state's name in the catalog and in JSON.
@@ -207,10 +220,12 @@ impl RolloutRecord {
             id: row.get("id"),
             target_version: row.get("target_version"),
             migrations_digest: row.get("migrations_digest"),
+            files: row.get::<_, Json<_>>("migration_files").0,
             state: RolloutState::parse(row.get("state")).expect("checked by the table"),
             plan: row.get("plan"),
             waves: row.get("waves"),
             wave: row.get("wave"),
+            ceiling: row.get("ceiling"),
             max_failures: row.get("max_failures"),
             begun_at: row.get("begun_at"),
             bake_until: row.get("bake_until"),
@@ -238,8 +253,9 @@ impl Catalog {
             "-- rollouts::start
              with made as (
                  insert into rollouts
-                     (id, target_version, migrations_digest, plan, waves, max_failures, requested_by)
-                 values ($1, $2, $3, $4, $5, $6, $7)
+                     (id, target_version, migrations_digest, plan, waves, max_failures, requested_by,
+                      migration_files)
+                 values ($1, $2, $3, $4, $5, $6, $7, $9)
                  returning *
              ), told as (
                  insert into rollout_events (rollout_id, kind, detail) select id, 'started', $8 from made
@@ -258,6 +274,7 @@ impl Catalog {
                 &new.max_failures,
                 &new.requested_by,
                 &detail,
+                &Json(&new.files),
             ],
         )
         .await;
@@ -284,15 +301,6 @@ impl Catalog {
             .ok_or_else(|| CatalogError::Missing { what: "rollout", name: id.to_string() })
     }
 
-    /// The newest rollouts first.
-    pub async fn rollouts(&self, limit: i64) -> Result<Vec<RolloutRecord>, CatalogError> {
-        let sql = format!(
-            "-- rollouts::list\nselect {COLUMNS} from rollouts order by created_at desc limit $1"
-        );
-        let found = rows(&self.client().await?, &sql, &[&limit]).await?;
-        Ok(found.iter().map(RolloutRecord::from_row).collect())
-    }
-
     /// The one that is running or paused.
     pub async fn open_rollout(&self) -> Result<Option<RolloutRecord>, CatalogError> {
         let sql = format!(
@@ -300,128 +308,6 @@ impl Catalog {
         );
         let row = maybe(&self.client().await?, &sql, &[]).await?;
         Ok(row.as_ref().map(RolloutRecord::from_row))
-    }
-
-    /// Holds a rollout: operations under way end, the others stay in the queue until somebody resumes it.
-    pub async fn pause_rollout(
-        &self,
-        id: Uuid,
-        reason: &Failure,
-    ) -> Result<Option<RolloutRecord>, CatalogError> {
-        let sql = format!(
-            "-- rollouts::pause
-             with changed as (
-                 update rollouts set state = 'paused', reason = $2 where id = $1 and state = 'running'
-                 returning *
-             ), told as (
-                 insert into rollout_events (rollout_id, kind, detail)
-                 select id, 'paused', jsonb_build_object('reason', $2::jsonb) from changed
-             )
-             select {COLUMNS} from changed"
-        );
-        let row = maybe(&self.client().await?, &sql, &[&id, &json!(reason)]).await?;
-        Ok(row.as_ref().map(RolloutRecord::from_row))
-    }
-
-    /// Goes on with a paused rollout, or with what failed of one that has ended: tenants that failed are
-    /// tried again, those that are done stay done. One that is running is left as it is.
-    pub async fn resume_rollout(
-        &self,
-        id: Uuid,
-        by: &str,
-        migrations_digest: &str,
-    ) -> Result<RolloutRecord, CatalogError> {
-        let before = self.rollout(id).await?;
-        let is_over = matches!(before.state, RolloutState::Aborted | RolloutState::Succeeded);
-        if !is_over && before.migrations_digest != migrations_digest {
-            return Err(CatalogError::Conflict(format!(
-                "the migration files have changed since rollout {id} began; abort it if it is still open \
-                 (`tenantry migrate abort {id}`), then start another with `tenantry migrate up`"
-            )));
-        }
-        // Its leader may have died: whoever asks goes on with it.
-        if before.state == RolloutState::Running {
-            return Ok(before);
-        }
-        let mut client = self.client().await?;
-        let transaction = client.transaction().await.map_err(CatalogError::Database)?;
-        let sql = format!(
-            "-- rollouts::resume
-             with changed as (
-                 update rollouts
-                 set state = 'running', reason = null, finished_at = null, bake_until = null
-                 where id = $1 and state in ('paused', 'failed')
-                 returning *
-             ), told as (
-                 insert into rollout_events (rollout_id, kind, detail)
-                 select id, 'resumed', jsonb_build_object('by', $2::text) from changed
-             )
-             select {COLUMNS} from changed"
-        );
-        let changed = match maybe(&transaction, &sql, &[&id, &by]).await {
-            Ok(changed) => changed,
-            Err(error) => {
-                drop(transaction);
-                return Err(self.or_open(error).await);
-            }
-        };
-        let Some(changed) = changed else {
-            drop(transaction);
-            let state = self.rollout(id).await?.state.as_str();
-            return Err(CatalogError::Conflict(format!(
-                "rollout {id} is {state}; only one that is paused or has failed can be resumed"
-            )));
-        };
-        execute(
-            &transaction,
-            "-- rollouts::retry
-             update operations o
-             set state = 'queued', run_after = now(), finished_at = null, attempts = 0,
-                 completed_steps = case when abandoning then 0 else completed_steps end, abandoning = false
-             from rollout_items i
-             where i.rollout_id = $1 and i.state = 'failed' and o.id in (i.operation_id, i.backup_id)
-               and o.state in ('failed', 'cancelled')",
-            &[&id],
-        )
-        .await?;
-        transaction.commit().await.map_err(CatalogError::Database)?;
-        Ok(RolloutRecord::from_row(&changed))
-    }
-
-    /// Gives a rollout up: operations under way end, the others are cancelled. What is done stays done.
-    pub async fn abort_rollout(&self, id: Uuid, by: &str) -> Result<RolloutRecord, CatalogError> {
-        let mut client = self.client().await?;
-        let transaction = client.transaction().await.map_err(CatalogError::Database)?;
-        let sql = format!(
-            "-- rollouts::abort
-             with changed as (
-                 update rollouts set state = 'aborted', finished_at = now()
-                 where id = $1 and state in ('running', 'paused')
-                 returning *
-             ), told as (
-                 insert into rollout_events (rollout_id, kind, detail)
-                 select id, 'aborted', jsonb_build_object('by', $2::text) from changed
-             )
-             select {COLUMNS} from changed"
-        );
-        let Some(row) = maybe(&transaction, &sql, &[&id, &by]).await? else {
-            drop(transaction);
-            let state = self.rollout(id).await?.state.as_str();
-            return Err(CatalogError::Conflict(format!(
-                "rollout {id} is {state}; only one that is running or paused can be aborted"
-            )));
-        };
-        // A backup that has begun may as well be had; nothing comes after it.
-        execute(
-            &transaction,
-            "-- rollouts::cancel
-             update operations set state = 'cancelled', finished_at = now()
-             where batch_id = $1 and state = 'queued' and (kind = 'migrate' or attempts = 0)",
-            &[&id],
-        )
-        .await?;
-        transaction.commit().await.map_err(CatalogError::Database)?;
-        Ok(RolloutRecord::from_row(&row))
     }
 
     /// Says which rollout is open, when that is why another one cannot be.

@@ -1,10 +1,12 @@
 //! The secrets of tenants: sealed columns of `tenants`, each opened for its own purpose.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use secrecy::SecretString;
-use tenantry_backup::BackupKey;
+use tenantry_backup::{BackupKey, Manifest, ManifestError};
 use uuid::Uuid;
 
-use super::{Catalog, CatalogError, TenantLock, maybe};
+use super::{Catalog, CatalogError, TenantLock, execute, maybe, rows};
 use crate::sealing::Purpose;
 
 /// The key to a tenant's backups.
@@ -40,6 +42,84 @@ impl Catalog {
     /// The key that a tenant's backups are encrypted to; none once the tenant is deleted.
     pub async fn backup_key(&self, tenant: Uuid) -> Result<TenantBackupKey, CatalogError> {
         let wrapped = self.sealed(tenant, "backup_key_sealed").await?;
+        self.open_backup_key(tenant, wrapped)
+    }
+
+    /// Every key that a backup of this tenant may be encrypted to, the present one first.
+    pub async fn backup_keys(&self, tenant: Uuid) -> Result<Vec<TenantBackupKey>, CatalogError> {
+        let found = rows(
+            &self.client().await?,
+            "-- secrets::backup_keys
+             select sealed from (
+                 select backup_key_sealed as sealed, 'infinity'::timestamptz as until from tenants where id = $1
+                 union all select key_sealed, retired_at from retired_backup_keys where tenant_id = $1
+             ) keys where sealed is not null order by until desc",
+            &[&tenant],
+        )
+        .await?;
+        found.iter().map(|row| self.open_backup_key(tenant, row.get(0))).collect()
+    }
+
+    /// The key that a dump was encrypted to, by its public half; the present one where nobody noted it.
+    pub async fn backup_key_named(
+        &self,
+        tenant: Uuid,
+        public: Option<&str>,
+    ) -> Result<TenantBackupKey, CatalogError> {
+        let Some(public) = public else { return self.backup_key(tenant).await };
+        let keys = self.backup_keys(tenant).await?;
+        keys.into_iter().find(|key| key.open.public() == public).ok_or_else(|| missing_key(tenant))
+    }
+
+    /// The key of one backup: the one that signed its manifest. Whether it is unaltered is for
+    /// [`Manifest::verify`] to say.
+    pub async fn backup_key_of(
+        &self,
+        manifest: &Manifest,
+    ) -> Result<TenantBackupKey, CatalogError> {
+        let tenant = manifest.tenant;
+        let mut keys = self.backup_keys(tenant).await?;
+        let signed = keys.iter().position(|key| {
+            !matches!(manifest.verify(&key.open, tenant), Err(ManifestError::WrongKey))
+        });
+        match signed {
+            Some(index) => Ok(keys.swap_remove(index)),
+            // The present one, and its verdict.
+            None => keys.into_iter().next().ok_or_else(|| missing_key(tenant)),
+        }
+    }
+
+    /// Takes the key that a manifest holds for one of its tenant's, where the catalog has lost it. One that the
+    /// master key does not open is nobody's.
+    pub async fn adopt_backup_key(&self, manifest: &Manifest) -> Result<(), CatalogError> {
+        let Ok(wrapped) = STANDARD.decode(&manifest.wrapped_key) else { return Ok(()) };
+        if self.open_backup_key(manifest.tenant, wrapped.clone()).is_err() {
+            return Ok(());
+        }
+        execute(
+            &self.client().await?,
+            "-- secrets::adopt_backup_key
+             insert into retired_backup_keys (id, tenant_id, key_sealed)
+             select $1, t.id, $3 from tenants t
+             where t.id = $2 and t.backup_key_sealed <> $3
+               and not exists (select from retired_backup_keys k where k.tenant_id = t.id and k.key_sealed = $3)
+             on conflict (id) do nothing",
+            &[&manifest.backup, &manifest.tenant, &wrapped],
+        )
+        .await
+        .map(drop)
+    }
+
+    /// A new key for the backups of a tenant, as the catalog keeps it.
+    pub(super) fn new_backup_key(&self, tenant: Uuid) -> Vec<u8> {
+        self.seal(Purpose::BackupKey, tenant, &BackupKey::generate().to_secret())
+    }
+
+    fn open_backup_key(
+        &self,
+        tenant: Uuid,
+        wrapped: Vec<u8>,
+    ) -> Result<TenantBackupKey, CatalogError> {
         let secret = self.open(Purpose::BackupKey, tenant, &wrapped)?;
         let open =
             BackupKey::parse(&secret).map_err(|error| CatalogError::Corrupt(error.to_string()))?;
@@ -50,10 +130,7 @@ impl Catalog {
         let client = self.client().await?;
         let sql = format!("-- tenants::sealed\nselect {column} from tenants where id = $1");
         let sealed = maybe(&client, &sql, &[&tenant]).await?.and_then(|row| row.get(0));
-        sealed.ok_or_else(|| CatalogError::Missing {
-            what: "secret of tenant",
-            name: tenant.to_string(),
-        })
+        sealed.ok_or_else(|| missing_key(tenant))
     }
 }
 
@@ -67,8 +144,35 @@ impl TenantLock {
         .await
     }
 
+    /// Gives the tenant another key for its backups, once for each operation; the one that it had still
+    /// opens what was encrypted to it.
+    pub async fn rotate_backup_key(&self, catalog: &Catalog) -> Result<(), CatalogError> {
+        execute(
+            self.session()?,
+            "-- secrets::rotate_backup_key
+             with retired as (
+                 insert into retired_backup_keys (id, tenant_id, key_sealed)
+                 select $2, id, backup_key_sealed from tenants where id = $1 and backup_key_sealed is not null
+                 on conflict (id) do nothing
+                 returning tenant_id
+             )
+             update tenants t set backup_key_sealed = $3 from retired r where t.id = r.tenant_id",
+            &[&self.tenant(), &self.operation(), &catalog.new_backup_key(self.tenant())],
+        )
+        .await
+        .map(drop)
+    }
+
     /// Destroys the tenant's secrets: its password, and the key without which no backup can be read.
     pub async fn destroy_secrets(&self, keep_backup_key: bool) -> Result<(), CatalogError> {
+        if !keep_backup_key {
+            execute(
+                self.session()?,
+                "-- secrets::destroy_retired\ndelete from retired_backup_keys where tenant_id = $1",
+                &[&self.tenant()],
+            )
+            .await?;
+        }
         self.update(
             "-- tenants::destroy_secrets
              update tenants set password_sealed = null,
@@ -78,4 +182,8 @@ impl TenantLock {
         )
         .await
     }
+}
+
+fn missing_key(tenant: Uuid) -> CatalogError {
+    CatalogError::Missing { what: "secret of tenant", name: tenant.to_string() }
 }

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use deadpool_postgres::GenericClient;
 use secrecy::SecretString;
 use serde_json::json;
-use tenantry_backup::BackupKey;
 use tenantry_provisioning::{DatabaseName, RoleName, ServerUrl, random_password};
 use tokio_postgres::Row;
 use tokio_postgres::types::Json;
@@ -60,6 +59,8 @@ pub struct Place {
     pub server: Arc<ServerUrl>,
     /// The password of its login role.
     pub password: SecretString,
+    /// Whether workers would bring it up to date if it were asked for.
+    pub is_behind: bool,
 }
 
 const COLUMNS: &str = "t.id, t.slug, t.name, t.tier, t.state, t.suspended_reason, t.settings, \
@@ -124,7 +125,7 @@ impl Catalog {
         let database = DatabaseName::tenant(new.slug.as_str()).map_err(|e| corrupt(&e))?;
         let role = RoleName::tenant(new.slug.as_str()).map_err(|e| corrupt(&e))?;
         let password = self.seal(Purpose::TenantPassword, id, &random_password());
-        let backup_key = self.seal(Purpose::BackupKey, id, &BackupKey::generate().to_secret());
+        let backup_key = self.new_backup_key(id);
 
         let created = execute(
             transaction,
@@ -249,32 +250,14 @@ impl Catalog {
         Ok(found.iter().map(|row| (row.get(0), row.get(1))).collect())
     }
 
-    /// How many served or suspended tenants are at this version, but have other repeatable files.
-    pub async fn count_outdated_repeatables(
-        &self,
-        version: i64,
-        repeatables: &str,
-    ) -> Result<i64, CatalogError> {
-        let client = self.client().await?;
-        let row = one(
-            &client,
-            "-- tenants::count_outdated_repeatables
-             select count(*) from tenants
-             where state in ('active', 'suspended', 'restoring', 'renaming')
-               and schema_version = $1 and repeatables_digest <> $2",
-            &[&version, &repeatables],
-        )
-        .await?;
-        Ok(row.get(0))
-    }
-
     /// Where a living tenant is served, and with which password; `None` when there is no such tenant, or
     /// only what a deletion has left of it.
     pub async fn place(&self, slug: &TenantSlug) -> Result<Option<Place>, CatalogError> {
         let client = self.client().await?;
         let sql = format!(
             "-- tenants::place
-             select {COLUMNS}, t.password_sealed, s.url_sealed, {SLUGS} as slugs
+             select {COLUMNS}, t.password_sealed, s.url_sealed, {SLUGS} as slugs,
+                    exists (select from tenants_behind b where b.tenant_id = t.id) as is_behind
              from tenants t join servers s on s.id = t.server_id
              where t.id = {LEADS_TO} and t.state <> 'deleted' and t.password_sealed is not null"
         );
@@ -286,7 +269,7 @@ impl Catalog {
             self.open(Purpose::TenantPassword, tenant.id, row.get::<_, &[u8]>("password_sealed"))?;
         let server = self.open_server_url(tenant.server_id, row.get("url_sealed"))?;
         let slugs = slugs::all_of(&row)?;
-        Ok(Some(Place { tenant, slugs, server, password }))
+        Ok(Some(Place { tenant, slugs, server, password, is_behind: row.get("is_behind") }))
     }
 
     /// Changes what needs no lock, as no operation reads or writes it: name and settings.

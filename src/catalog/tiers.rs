@@ -1,6 +1,7 @@
-//! Rows of `tiers`: what the tenants of each tier may use, where their own settings do not say it.
+//! Rows of `tiers`: what the tenants of each tier may use, and how they are backed up, where their own
+//! settings do not say it.
 //!
-//! Invariant: whoever changes one limit leaves what others change at the same time alone, as with settings.
+//! Invariant: whoever changes one field leaves what others change at the same time alone, as with settings.
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -9,7 +10,7 @@ use tokio_postgres::Row;
 use super::audit_log::{self, Event};
 use super::{Catalog, CatalogError, execute, one, rows};
 use crate::tenant::Tier;
-use crate::tenant::settings::{Limits, SettingsError};
+use crate::tenant::settings::{BackupPolicy, Limits, SettingsError};
 
 /// One tier.
 #[derive(Clone, Debug)]
@@ -18,9 +19,11 @@ pub struct TierRecord {
     pub tier: Tier,
     /// What its tenants may use.
     pub limits: Limits,
+    /// How they are backed up.
+    pub backup: BackupPolicy,
     /// How many living tenants are of it.
     pub tenants: i64,
-    /// When its limits last changed.
+    /// When it last changed.
     pub updated_at: Timestamp,
 }
 
@@ -31,7 +34,7 @@ impl Catalog {
         let found = rows(
             &client,
             "-- tiers::list
-             select r.name, r.limits, r.updated_at,
+             select r.name, r.limits, r.backup, r.updated_at,
                     (select count(*) from tenants t where t.tier = r.name and t.state <> 'deleted') as tenants
              from tiers r order by r.name desc",
             &[],
@@ -46,7 +49,7 @@ impl Catalog {
         let row = one(
             &client,
             "-- tiers::by_name
-             select r.name, r.limits, r.updated_at,
+             select r.name, r.limits, r.backup, r.updated_at,
                     (select count(*) from tenants t where t.tier = r.name and t.state <> 'deleted') as tenants
              from tiers r where r.name = $1",
             &[&tier.as_str()],
@@ -62,26 +65,44 @@ impl Catalog {
         by: &str,
         change: impl FnOnce(&mut Value),
     ) -> Result<TierRecord, CatalogError> {
+        self.change_tier_whole(tier, by, |(limits, _)| change(limits)).await
+    }
+
+    /// Changes a tier's limits and how its tenants are backed up, in the same way.
+    pub async fn change_tier_whole(
+        &self,
+        tier: Tier,
+        by: &str,
+        change: impl FnOnce((&mut Value, &mut Value)),
+    ) -> Result<TierRecord, CatalogError> {
         let mut client = self.client().await?;
         let transaction = client.transaction().await.map_err(CatalogError::Database)?;
-        let before: Value = one(
+        let row = one(
             &transaction,
-            "-- tiers::lock\nselect limits from tiers where name = $1 for update",
+            "-- tiers::lock\nselect limits, backup from tiers where name = $1 for update",
             &[&tier.as_str()],
         )
-        .await?
-        .get(0);
+        .await?;
+        let before: (Value, Value) = (row.get(0), row.get(1));
         let mut after = before.clone();
-        change(&mut after);
-        let after = checked(after)?;
+        change((&mut after.0, &mut after.1));
+        let after = (checked(after.0)?, checked_backup(after.1)?);
         if after != before {
             execute(
                 &transaction,
-                "-- tiers::change\nupdate tiers set limits = $2 where name = $1",
-                &[&tier.as_str(), &after],
+                "-- tiers::change
+                 update tiers set limits = $2, backup = $3, updated_at = now() where name = $1",
+                &[&tier.as_str(), &after.0, &after.1],
             )
             .await?;
-            let detail = json!({ "tier": tier, "limits": { "before": before, "after": after } });
+            let mut detail = json!({ "tier": tier });
+            for (name, before, after) in
+                [("limits", before.0, after.0), ("backup", before.1, after.1)]
+            {
+                if before != after {
+                    detail[name] = json!({ "before": before, "after": after });
+                }
+            }
             let event = Event { actor: by, action: "tier.changed", tenant: None, detail };
             audit_log::record(&transaction, &event).await?;
         }
@@ -96,10 +117,15 @@ fn checked(limits: Value) -> Result<Value, SettingsError> {
     Ok(serde_json::to_value(Limits::parse(limits)?).expect("limits are plain data"))
 }
 
+fn checked_backup(backup: Value) -> Result<Value, SettingsError> {
+    Ok(serde_json::to_value(BackupPolicy::parse(backup)?).expect("policies are plain data"))
+}
+
 fn from_row(row: &Row) -> TierRecord {
     TierRecord {
         tier: Tier::parse(row.get("name")).expect("checked by the table"),
         limits: Limits::stored(row.get("limits")),
+        backup: BackupPolicy::stored(row.get("backup")),
         tenants: row.get("tenants"),
         updated_at: row.get("updated_at"),
     }

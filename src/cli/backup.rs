@@ -15,6 +15,7 @@ use crate::operations::request::Requester;
 use crate::tenant::TenantSlug;
 
 mod drill;
+mod key;
 mod verify;
 
 /// The commands about backups.
@@ -26,6 +27,9 @@ pub(super) enum Command {
     List(ListOptions),
     /// Show one backup
     Show(ShowOptions),
+    /// The keys to which tenants' backups are encrypted
+    #[command(subcommand)]
+    Key(key::Command),
     /// Read backups whole, decrypt them and compare them with their manifests
     Verify(verify::Options),
     /// Restore backups to a scratch database, compare what comes of them, and drop it
@@ -80,6 +84,7 @@ pub(super) async fn run(command: Command, context: &Context) -> Result<Outcome> 
         Command::Run(options) => back_up(options, context).await,
         Command::List(options) => list(options, context).await,
         Command::Show(options) => show(options, context).await,
+        Command::Key(command) => key::run(command, context).await,
         Command::Verify(options) => verify::run(options, context).await,
         Command::Drill(options) => drill::run(options, context).await,
     }
@@ -146,14 +151,24 @@ async fn list(options: ListOptions, context: &Context) -> Result<Outcome> {
     let backups = catalog.backups(options.slug.as_ref(), options.limit).await?;
     let documents: Vec<BackupDocument> = backups.into_iter().map(BackupDocument::from).collect();
     context.print(&documents, || {
-        let mut table =
-            Table::new(&["ID", "TENANT", "OF", "AGE", "SIZE", "SCHEMA", "POSTGRES", "PROOF"]);
+        let mut table = Table::new(&[
+            "ID",
+            "TENANT",
+            "OF",
+            "AGE",
+            "UNCHANGED",
+            "SIZE",
+            "SCHEMA",
+            "POSTGRES",
+            "PROOF",
+        ]);
         for backup in &documents {
             table.row([
                 backup.id.to_string(),
                 backup.tenant_slug.to_string(),
                 moment(backup.started_at),
                 age(backup.started_at),
+                backup.confirmed_at.map_or_else(|| "-".to_owned(), |at| format!("{} ago", age(at))),
                 size(backup.dump_bytes),
                 backup.schema_version.to_string(),
                 backup.server_version.clone(),
@@ -172,6 +187,7 @@ async fn show(options: ShowOptions, context: &Context) -> Result<Outcome> {
             ("Id", Some(backup.id.to_string())),
             ("Tenant", Some(format!("{} ({})", backup.tenant_slug, backup.tenant_id))),
             ("Data of", Some(moment(backup.started_at))),
+            ("Unchanged", backup.confirmed_at.map(|at| format!("at {}", moment(at)))),
             ("Taken in", Some(elapsed(between(backup.started_at, backup.finished_at)))),
             ("Stored", Some(size(backup.dump_bytes))),
             ("Dump", Some(size(backup.plain_bytes))),

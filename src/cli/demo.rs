@@ -16,6 +16,7 @@ use crate::catalog::Catalog;
 use crate::catalog::operations::{OperationRecord, OperationState};
 use crate::catalog::tenants::NewTenant;
 use crate::embedded::{EmbeddedPostgres, EmbeddedS3, PostgresSettings};
+use crate::operations::backup::BackupRules;
 use crate::operations::request::{BackupChoice, Requester};
 use crate::operations::{Environment, Limits, Runner, upkeep};
 use crate::router::{RouterSettings, TenantRouter};
@@ -81,12 +82,14 @@ async fn prepare(
         migrations_dir: migrations,
         sample_data: Some(sample_data),
         pg_bin_dir: Some(postgres.bin_dir().to_owned()),
+        catch_up: None,
         migration_timeouts: MigrationTimeouts::default(),
         settings: SettingsRules::default(),
         restore_keep: Duration::from_hours(7 * 24),
         drills: None,
         configuration: std::collections::BTreeMap::default(),
         spares: TENANTS.len(),
+        backups: BackupRules::default(),
         dumps: 2,
         admin_connections: 6,
     };
@@ -187,7 +190,8 @@ impl Actors {
         tokio::fs::write(file, NEW_MIGRATION).await?;
         self.environment.reload_migrations().await?;
         for server in self.environment.catalog.servers().await? {
-            upkeep::ensure_template(&self.environment, server.id).await?;
+            let set = self.environment.migrations();
+            upkeep::ensure_template(&self.environment, server.id, &set).await?;
         }
         let batch = self.environment.migrate_fleet(&[], BY.name).await?;
         self.complete_batch(batch).await?;

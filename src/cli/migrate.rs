@@ -7,12 +7,14 @@ use super::{Context, Outcome, Result};
 mod abort;
 mod baseline;
 mod follow;
+mod freeze;
 mod pause;
 mod plan;
 mod resume;
 mod show;
 mod status;
 mod trial;
+mod unfreeze;
 mod up;
 mod verify;
 
@@ -35,6 +37,10 @@ pub(super) enum Command {
     Resume(resume::Options),
     /// Give a rollout up; what is done stays done
     Abort(abort::Options),
+    /// Let nobody be migrated beyond a version
+    Freeze(freeze::Options),
+    /// Let everybody be migrated again
+    Unfreeze(unfreeze::Options),
     /// Compare the schemas of tenants with what the files make
     Verify(verify::Options),
     /// Adopt a database whose schema is there already
@@ -50,6 +56,8 @@ pub(super) async fn run(command: Command, context: &Context) -> Result<Outcome> 
         Command::Pause(options) => pause::run(options, context).await,
         Command::Resume(options) => resume::run(options, context).await,
         Command::Abort(options) => abort::run(options, context).await,
+        Command::Freeze(options) => freeze::run(options, context).await,
+        Command::Unfreeze(options) => unfreeze::run(options, context).await,
         Command::Verify(options) => verify::run(options, context).await,
         Command::Baseline(options) => baseline::run(options, context).await,
     }

@@ -37,6 +37,12 @@ pub const KEYS: &[Key] = &[
     secret("catalog_url", "", "PostgreSQL URL of the control database"),
     secret("server_url", "the catalog's server", "PostgreSQL URL of the first tenant server"),
     secret("master_key", "", "32 random bytes in base64 or hex, which seal the catalog's secrets"),
+    secret(
+        "master_key_previous",
+        "",
+        "keys that were the master key before, or will be: they open and do not seal; several with commas \
+         between",
+    ),
     plain("listen", "127.0.0.1:8080", "where the data plane listens"),
     plain("admin_listen", "127.0.0.1:8081", "where the admin API listens"),
     plain("tls_cert", "", "PEM file of the certificate that both listeners show, and its chain"),
@@ -155,7 +161,26 @@ pub const KEYS: &[Key] = &[
         "false",
         "whether the bucket is part of the path; most stores but AWS want it",
     ),
-    plain("backup_concurrency", "2", "backups that one command takes at a time"),
+    plain(
+        "backup_concurrency",
+        "2",
+        "backups that one command, or the schedule over all replicas, takes at a time",
+    ),
+    plain(
+        "backup_schedule",
+        "",
+        "when every tenant is backed up, as a cron expression in UTC such as `0 2 * * *`; spread over the hour",
+    ),
+    plain(
+        "backup_server_concurrency",
+        "backup_concurrency",
+        "scheduled backups on one server at a time",
+    ),
+    plain(
+        "backup_pause_above",
+        "50%",
+        "sessions at work on a server, as a part of its max_connections, above which no scheduled backup begins there",
+    ),
     plain("worker_concurrency", "4", "operations that one replica drives at a time"),
     plain("warm_spares", "2", "ready clones kept on each server"),
     plain(
@@ -165,6 +190,11 @@ pub const KEYS: &[Key] = &[
     ),
     plain("drill_sample", "5", "how many tenants' backups are proven each time"),
     plain("restore_keep", "7d", "how long the database that a restore replaced is kept"),
+    plain(
+        "migration_mode",
+        "manual",
+        "when a tenant that is behind is migrated: manual (somebody asks), on-demand (it is used) or background",
+    ),
     plain(
         "migration_lock_timeout",
         "2s",

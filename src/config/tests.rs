@@ -429,3 +429,17 @@ fn sql_over_http_has_bounds() {
     }
     assert!(refused(read(&[("TENANTRY_SQL_MAX_ROWS", "0")])).contains("1 to 100000000"));
 }
+
+#[test]
+fn the_mode_of_migrations_is_one_of_three() {
+    let mode = |mode| read(&[("TENANTRY_MIGRATION_MODE", mode)]);
+
+    assert_eq!(read(&[]).unwrap().limits().catch_up, None);
+    let settings = mode("on-demand").unwrap();
+    assert_eq!(settings.limits().catch_up, Some(CatchUpMode::OnDemand));
+    assert!(settings.router().migrates_on_demand);
+    let settings = mode("background").unwrap();
+    assert_eq!(settings.limits().catch_up, Some(CatchUpMode::Background));
+    assert!(!settings.router().migrates_on_demand);
+    assert!(refused(mode("lazy")).contains("`manual`, `on-demand` or `background`"));
+}

@@ -9,14 +9,14 @@ use secrecy::SecretString;
 use tenantry_provisioning::ServerUrl;
 use tracing_subscriber::EnvFilter;
 
-use super::{AuthProvider, Deployment, LogFormat};
+use super::{AuthProvider, Deployment, LogFormat, MigrationMode};
 use crate::duration;
 use crate::oidc::Algorithm;
 use crate::operations::drills::DrillTimes;
 use crate::registration::Rate;
 use crate::resolve::{AdminClaim, ClaimPath, TrustedProxies};
 use crate::tenant::settings::SettingsRules;
-use crate::tenant::{DomainName, TenantSlug};
+use crate::tenant::{DomainName, Schedule, TenantSlug};
 
 /// A type that a setting may have.
 pub(super) trait Value: Sized {
@@ -80,6 +80,27 @@ impl Value for Positive {
 
     fn read(text: &str) -> Result<Self, Option<String>> {
         text.parse().ok().filter(|number| (1..=10_000).contains(number)).map(Self).ok_or(None)
+    }
+}
+
+/// A part of a hundred.
+#[derive(Clone, Copy)]
+pub(super) struct Percent(pub usize);
+
+impl Value for Percent {
+    const EXPECTED: &'static str = "part of a hundred, such as `50%`";
+
+    fn read(text: &str) -> Result<Self, Option<String>> {
+        let number = text.strip_suffix('%').and_then(|number| number.parse().ok());
+        number.filter(|number| *number <= 100).map(Self).ok_or(None)
+    }
+}
+
+impl Value for Schedule {
+    const EXPECTED: &'static str = Self::EXPECTED;
+
+    fn read(text: &str) -> Result<Self, Option<String>> {
+        Self::parse(text).ok_or(None)
     }
 }
 
@@ -265,6 +286,19 @@ impl Value for LogFormat {
         match text {
             "pretty" => Ok(Self::Pretty),
             "json" => Ok(Self::Json),
+            _ => Err(None),
+        }
+    }
+}
+
+impl Value for MigrationMode {
+    const EXPECTED: &'static str = "`manual`, `on-demand` or `background`";
+
+    fn read(text: &str) -> Result<Self, Option<String>> {
+        match text {
+            "manual" => Ok(Self::Manual),
+            "on-demand" => Ok(Self::OnDemand),
+            "background" => Ok(Self::Background),
             _ => Err(None),
         }
     }

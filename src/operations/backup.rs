@@ -2,6 +2,8 @@
 //!
 //! Rows are counted in the snapshot that `pg_dump` reads, so that a restore can be compared with what
 //! was there. Nothing counts as a backup before its manifest lies beside it.
+//!
+//! One that the schedule asks for takes none where the newest backup is proven to hold what there is.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -16,20 +18,30 @@ use tenantry_backup::{
 };
 use tenantry_provisioning::{Connection, Schema};
 use tokio_postgres::types::Type;
+use uuid::Uuid;
 
-use super::{Plan, Step, StepContext, StepError};
+use self::unchanged::Witness;
+use super::{Plan, Step, StepContext, StepError, Work};
 use crate::tenant::TenantState;
+
+pub(crate) mod schedule;
+mod unchanged;
+
+pub use schedule::{BackupRules, Look};
 
 pub(super) const PLAN: Plan = Plan {
     steps: &[
+        Step::new("look_for_changes", |cx| look_for_changes(cx).boxed()),
         Step::new("upload_dump", |cx| upload_dump(cx).boxed()),
         Step::new("write_manifest", |cx| write_manifest(cx).boxed()),
     ],
     abandon: &[Step::new("remove_objects", |cx| remove_objects(cx).boxed())],
-    no_return: 2,
+    no_return: 3,
 };
 
 const DUMP: &str = "dump";
+/// The backup that still stands, where none is taken.
+const STANDS: &str = "stands";
 /// From this size on, a backup says what the schema is.
 const LARGE_BYTES: i64 = 64 * 1024 * 1024;
 
@@ -40,6 +52,8 @@ struct Note {
     dump_sha256: String,
     plain_bytes: u64,
     tables: Vec<TableRows>,
+    #[serde(default)]
+    witness: Option<Witness>,
     schema_version: i64,
     #[serde(default)]
     schema_digest: Option<String>,
@@ -47,15 +61,27 @@ struct Note {
     client_version: String,
     started_at: Timestamp,
     finished_at: Timestamp,
+    /// The public half of the key: the tenant may have another one by the time of the manifest.
+    #[serde(default)]
+    key: Option<String>,
+}
+
+async fn look_for_changes(cx: &StepContext<'_>) -> Result<(), StepError> {
+    require_data(cx)?;
+    if cx.work()? != (Work::Backup { unless_unchanged: true }) {
+        return Ok(());
+    }
+    match unchanged::still_stands(cx).await? {
+        Some(backup) => cx.remember(STANDS, &backup).await,
+        None => Ok(()),
+    }
 }
 
 async fn upload_dump(cx: &StepContext<'_>) -> Result<(), StepError> {
-    if !matches!(cx.tenant.state, TenantState::Active | TenantState::Suspended) {
-        return Err(StepError::fail(
-            format!("the tenant is {}, so there is nothing to back up", cx.tenant.state),
-            "finish or retry its other operation first (`tenantry operation list`)",
-        ));
+    if cx.recall::<Uuid>(STANDS).is_some() {
+        return Ok(());
     }
+    require_data(cx)?;
     let store = cx.environment.store()?;
     let server = cx.environment.server(cx.tenant.server_id).await?;
     let (tools, server_version) = cx.environment.tools(&server).await?;
@@ -72,6 +98,7 @@ async fn upload_dump(cx: &StepContext<'_>) -> Result<(), StepError> {
             drop(turn.lock().unwrap_or_else(PoisonError::into_inner).take());
         }
     };
+    let witness = Witness::of(cx, &session).await?;
     let started_at = Timestamp::now();
     let Snapshot { id, absent, is_large } = open_snapshot(&session).await?;
     let request = DumpRequest {
@@ -94,14 +121,27 @@ async fn upload_dump(cx: &StepContext<'_>) -> Result<(), StepError> {
         dump_sha256: dumped.dump_sha256,
         plain_bytes: dumped.plain_bytes,
         tables,
+        witness,
         schema_version: cx.tenant.schema_version,
         schema_digest,
         server_version,
         client_version: tools.version().to_owned(),
         started_at,
         finished_at: Timestamp::now(),
+        key: Some(key.open.public()),
     };
     cx.remember(DUMP, &note).await
+}
+
+/// Refuses a tenant that has no database to be dumped now.
+fn require_data(cx: &StepContext<'_>) -> Result<(), StepError> {
+    if matches!(cx.tenant.state, TenantState::Active | TenantState::Suspended) {
+        return Ok(());
+    }
+    Err(StepError::fail(
+        format!("the tenant is {}, so there is nothing to back up", cx.tenant.state),
+        "finish or retry its other operation first (`tenantry operation list`)",
+    ))
 }
 
 /// What `pg_dump` needs to know of a snapshot.
@@ -174,12 +214,17 @@ pub(super) async fn count_rows(session: &Connection) -> Result<Vec<TableRows>, S
 }
 
 async fn write_manifest(cx: &StepContext<'_>) -> Result<(), StepError> {
+    if cx.recall::<Uuid>(STANDS).is_some() {
+        return Ok(());
+    }
     let store = cx.environment.store()?;
     let catalog = &cx.environment.catalog;
-    let key = catalog.backup_key(cx.tenant.id).await?;
     let note: Note = cx.recall(DUMP).ok_or_else(|| {
         StepError::fail("the dump's size was not written down", "take a new backup")
     })?;
+    let witness =
+        note.witness.map(|witness| serde_json::to_value(witness).expect("a witness is plain data"));
+    let key = catalog.backup_key_named(cx.tenant.id, note.key.as_deref()).await?;
     let mut manifest = Manifest {
         format: MANIFEST_FORMAT,
         tenant: cx.tenant.id,
@@ -201,7 +246,7 @@ async fn write_manifest(cx: &StepContext<'_>) -> Result<(), StepError> {
     };
     manifest.sign(&key.open);
     finish(store, &manifest).await?;
-    cx.lock.record_backup(&manifest).await?;
+    cx.lock.record_backup(&manifest, witness.as_ref()).await?;
     Ok(())
 }
 

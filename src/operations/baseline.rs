@@ -65,7 +65,7 @@ fn parameters(cx: &StepContext<'_>) -> Result<(i64, Option<String>), StepError> 
 }
 
 fn files(cx: &StepContext<'_>, version: i64) -> Result<MigrationSet, StepError> {
-    cx.environment.migrations().at(version).ok_or_else(|| {
+    cx.files.at(version).ok_or_else(|| {
         StepError::fail(
             format!("there is no migration file of version {version}"),
             "cancel the operation, and choose a version that the directory has",

@@ -81,11 +81,11 @@ async fn server(cx: &StepContext<'_>) -> Result<Server, StepError> {
 /// The manifest, proven to be of this tenant and unaltered, and the key.
 async fn open(cx: &StepContext<'_>) -> Result<(Manifest, BackupKey), Flaw> {
     let id = backup(cx).map_err(Flaw::Elsewhere)?;
-    let key = cx.environment.catalog.backup_key(cx.tenant.id).await;
-    let key = key.map_err(|error| Flaw::of(error.into()))?.open;
     let store = cx.environment.store().map_err(Flaw::Elsewhere)?;
     let manifest = load_manifest(store, cx.tenant.id, id).await;
     let manifest = manifest.map_err(|error| Flaw::of(error.into()))?;
+    let key = cx.environment.catalog.backup_key_of(&manifest).await;
+    let key = key.map_err(|error| Flaw::of(error.into()))?.open;
     let verified = manifest.verify(&key, cx.tenant.id).map_err(RestoreError::from);
     verified.map_err(|error| Flaw::of(error.into()))?;
     Ok((manifest, key))

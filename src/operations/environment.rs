@@ -13,8 +13,12 @@ use tokio::time::timeout;
 use uuid::Uuid;
 
 use super::StepError;
+use super::backup::BackupRules;
 use super::drills::DrillSchedule;
 use super::rollouts::webhook::Webhook;
+use crate::catalog::catching_up::CatchUpMode;
+use crate::catalog::freeze::Freeze;
+use crate::catalog::rollouts::{FleetStatus, TenantStanding};
 use crate::catalog::{Catalog, CatalogError};
 use crate::tenant::settings::SettingsRules;
 
@@ -52,6 +56,8 @@ pub struct Limits {
     pub sample_data: Option<PathBuf>,
     /// Where `pg_dump` and `pg_restore` are, if not in the usual places.
     pub pg_bin_dir: Option<PathBuf>,
+    /// When tenants that are behind are migrated without anybody asking; none where they are not.
+    pub catch_up: Option<CatchUpMode>,
     /// Bounds on the statements of a migration.
     pub migration_timeouts: MigrationTimeouts,
     /// What the settings of tenants must keep to.
@@ -64,6 +70,8 @@ pub struct Limits {
     pub drills: Option<DrillSchedule>,
     /// How many ready clones to keep on each server.
     pub spares: usize,
+    /// What holds for scheduled backups.
+    pub backups: BackupRules,
     /// How many dumps and restores may run at once in this process.
     pub dumps: usize,
     /// Administrator connections to each server.
@@ -104,11 +112,44 @@ impl Environment {
         self.migrations.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// How many tenants are at the newest version, but have other repeatable files than these.
-    pub async fn count_outdated(&self) -> Result<i64, CatalogError> {
+    /// The migrations that tenants may get now: those above the version at which the fleet is frozen are held
+    /// back.
+    pub async fn permitted(&self) -> Result<MigrationSet, CatalogError> {
+        let (set, freeze) = (self.migrations(), self.catalog.freeze().await?);
+        Ok(freeze.map_or_else(|| set.clone(), |freeze| set.up_to(freeze.version)))
+    }
+
+    /// Where the fleet stands beside these files; one look at the catalog.
+    pub async fn fleet_status(&self) -> Result<FleetStatus, CatalogError> {
         let set = self.migrations();
-        let digest = set.repeatables_digest().unwrap_or_default();
-        self.catalog.count_outdated_repeatables(set.target_version(), digest).await
+        let status =
+            self.catalog.fleet_status(set.target_version(), set.repeatables_digest()).await?;
+        let Some(freeze) = &status.freeze else { return Ok(status) };
+        let held = set.up_to(freeze.version);
+        Ok(status.held_at(held.target_version(), held.repeatables_digest().is_some()))
+    }
+
+    /// Where each tenant of this fleet stands; one look at the catalog.
+    pub async fn tenant_standings(
+        &self,
+        fleet: &FleetStatus,
+    ) -> Result<Vec<TenantStanding>, CatalogError> {
+        let set = self.migrations();
+        let repeatables = set.repeatables_digest().filter(|_| fleet.has_repeatables);
+        self.catalog.tenant_standings(repeatables).await
+    }
+
+    /// Lets nobody be migrated beyond a version, which a file must have.
+    pub async fn freeze_at(&self, version: i64, by: &str) -> Result<Freeze, CatalogError> {
+        let set = self.migrations();
+        if set.at(version).is_none() {
+            return Err(CatalogError::Conflict(format!(
+                "no migration file has version {version}; the newest is {}: choose the newest that the program \
+                 of before knows (TENANTRY_TENANT_MIGRATIONS_DIR)",
+                set.target_version()
+            )));
+        }
+        self.catalog.freeze_at(version, by).await
     }
 
     /// Reads the migrations again: a deploy may have added files.

@@ -27,9 +27,18 @@ async fn apply_migrations(cx: &StepContext<'_>) -> Result<(), StepError> {
         ));
     }
     let server = cx.environment.server(cx.tenant.server_id).await?;
-    let mut set = cx.environment.migrations();
-    if let Work::Migrate { to: Some(ceiling) } = cx.work()? {
-        set = set.up_to(ceiling);
+    let mut set = cx.migrations();
+    if let Work::Migrate { to: Some(to) } = cx.work()? {
+        // A rollout has said where it goes, and must not end somewhere else.
+        if let Some(ceiling) = cx.lock.ceiling().filter(|ceiling| *ceiling < to)
+            && cx.operation.batch_id.is_some()
+        {
+            return Err(StepError::fail(
+                format!("the fleet is frozen at version {ceiling}, and version {to} is beyond"),
+                "`tenantry migrate unfreeze` lifts that; then retry",
+            ));
+        }
+        set = set.up_to(to);
     }
     let timeouts = cx.environment.limits.migration_timeouts;
     let outcome = apply(&server, &cx.tenant.database, &set, timeouts).await;

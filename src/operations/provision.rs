@@ -40,7 +40,7 @@ struct Origin {
 
 async fn build_database(cx: &StepContext<'_>) -> Result<(), StepError> {
     let server = cx.environment.server(cx.tenant.server_id).await?;
-    let set = cx.environment.migrations();
+    let set = cx.migrations();
 
     while let Some(spare) = cx.lock.claim_spare(cx.tenant.server_id, set.digest()).await? {
         if server.database(&DatabaseName::spare(spare)).await?.is_some()

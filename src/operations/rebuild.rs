@@ -199,8 +199,9 @@ impl Environment {
         operation.batch_id = Some(BATCH);
         self.catalog.rebuild_tenant(&candidate.tenant, servers, &operation).await?;
         // Only now, as its key is known to the catalog.
-        let key = self.catalog.backup_key(candidate.id).await?.open;
         for manifest in &candidate.manifests {
+            self.catalog.adopt_backup_key(manifest).await?;
+            let key = self.catalog.backup_key_of(manifest).await?.open;
             match manifest.verify(&key, candidate.id) {
                 Ok(()) => self.catalog.index_backup(manifest).await?,
                 Err(error) => {

@@ -117,7 +117,7 @@ impl Environment {
     ) -> Result<OperationRecord, CatalogError> {
         self.require_store()?;
         let wanted = &[TenantState::Active, TenantState::Suspended];
-        self.ask(slug, wanted, &Work::Backup {}, by).await
+        self.ask(slug, wanted, &Work::Backup { unless_unchanged: false }, by).await
     }
 
     /// Brings tenants to the newest migration: those named, or all that are behind. Returns the batch.
@@ -126,14 +126,14 @@ impl Environment {
         slugs: &[TenantSlug],
         by: &str,
     ) -> Result<Uuid, CatalogError> {
-        let set = self.migrations();
+        let (set, files) = (self.permitted().await?, self.migrations());
         let due: Vec<Tenant> = self
             .fleet(slugs)
             .await?
             .into_iter()
             .filter(|tenant| !slugs.is_empty() || migrate::is_due(tenant, &set))
             .collect();
-        self.enqueue_fleet(&due, &Work::Migrate { to: None }, Some(set.digest()), by).await
+        self.enqueue_fleet(&due, &Work::Migrate { to: None }, Some(files.digest()), by).await
     }
 
     /// Adopts a database whose schema is there already, as what the files up to a version make: the newest
@@ -174,7 +174,7 @@ impl Environment {
     ) -> Result<Uuid, CatalogError> {
         self.require_store()?;
         let fleet = self.fleet(slugs).await?;
-        self.enqueue_fleet(&fleet, &Work::Backup {}, None, by).await
+        self.enqueue_fleet(&fleet, &Work::Backup { unless_unchanged: false }, None, by).await
     }
 
     /// The served and suspended tenants, or those named.
@@ -230,7 +230,7 @@ impl Environment {
         }
     }
 
-    async fn ask(
+    pub(super) async fn ask(
         &self,
         slug: &TenantSlug,
         wanted: &[TenantState],

@@ -71,8 +71,8 @@ async fn origin(cx: &StepContext<'_>) -> Result<Origin, StepError> {
     };
     let catalog = &cx.environment.catalog;
     let owner = catalog.backup(backup).await?.tenant_id;
-    let key = catalog.backup_key(owner).await?.open;
     let manifest = load_manifest(cx.environment.store()?, owner, backup).await?;
+    let key = catalog.backup_key_of(&manifest).await?.open;
     // Into the place of a tenant's database comes nothing but its own.
     let is_in_place = !matches!(cx.work()?, Work::RestoreAs { .. });
     let tenant = if is_in_place { cx.tenant.id } else { owner };
@@ -172,7 +172,7 @@ pub(super) async fn migrate(
     server: &Server,
     database: &DatabaseName,
 ) -> Result<(), StepError> {
-    let set = cx.environment.migrations();
+    let set = cx.migrations();
     let applied = apply(server, database, &set, cx.environment.limits.migration_timeouts).await?;
     cx.remember(REPEATABLES, &set.repeatables_digest()).await?;
     cx.remember(VERSION, &applied.to).await

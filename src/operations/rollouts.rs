@@ -32,11 +32,13 @@ use crate::catalog::rollouts::{Enqueue, ItemState, NewRollout, RolloutRecord, Ro
 use crate::catalog::tenants::TenantFilter;
 use crate::tenant::{Tenant, TenantSlug, TenantState};
 
+mod files;
 mod plan;
 mod preview;
 mod trial;
 pub mod webhook;
 
+pub use files::{FileChange, changes, contradiction};
 pub use plan::{Bound, PlanError, RolloutPlan, Selection};
 pub use preview::{
     Forecast, Preview, PreviewEffect, PreviewFile, PreviewRisk, PreviewSize, PreviewWave,
@@ -69,11 +71,16 @@ pub enum RolloutError {
 /// Leads whatever rollout is open and tells the webhook, until `shutdown`.
 pub async fn run(environment: Environment, changes: Changes, shutdown: CancellationToken) {
     let mut news = changes.subscribe();
+    let mut abandoned = None;
     let leading = async {
         loop {
             match environment.catalog.open_rollout().await {
                 Ok(Some(open)) if open.state == RolloutState::Running => {
-                    environment.lead(open.id).await;
+                    if open.migrations_digest == environment.migrations().digest() {
+                        environment.lead(open.id).await;
+                    } else {
+                        environment.leave_to_others(&open, &mut abandoned).await;
+                    }
                 }
                 Ok(_) => {}
                 Err(error) => {
@@ -109,6 +116,7 @@ impl Environment {
             id: Uuid::now_v7(),
             target_version: drawn.target,
             migrations_digest: drawn.set.digest(),
+            files: drawn.set.checksums().collect(),
             plan: serde_json::to_value(plan).expect("a plan is plain data"),
             waves: &drawn.waves,
             max_failures: plan.max_failures.map(|bound| bound.of(drawn.due.len())),
@@ -122,7 +130,19 @@ impl Environment {
     async fn draw(&self, plan: &RolloutPlan) -> Result<Drawn, RolloutError> {
         plan.check()?;
         let set = self.migrations();
-        let target = plan.target(&set)?;
+        let freeze = self.catalog.freeze().await?;
+        let target = match (&freeze, plan.to) {
+            (Some(freeze), None) => set.up_to(freeze.version).target_version(),
+            _ => plan.target(&set)?,
+        };
+        if let Some(freeze) = freeze.filter(|freeze| freeze.version < target) {
+            return Err(CatalogError::Conflict(format!(
+                "the fleet is frozen at version {}, and version {target} is beyond; `tenantry migrate unfreeze` \
+                 lifts that",
+                freeze.version
+            ))
+            .into());
+        }
         if plan.backup_first {
             self.require_store()?;
         }
@@ -158,9 +178,17 @@ impl Environment {
         }
     }
 
-    /// Goes on with a rollout: see [`crate::catalog::Catalog::resume_rollout`].
+    /// Goes on with a rollout, with the files that it began with: see [`crate::catalog::Catalog::resume_rollout`].
     pub async fn resume_rollout(&self, id: Uuid, by: &str) -> Result<RolloutRecord, CatalogError> {
-        self.catalog.resume_rollout(id, by, self.migrations().digest()).await
+        let found = self.catalog.rollout(id).await?;
+        let obstacle = contradiction(&found, &self.migrations()).or_else(|| frozen(&found));
+        if !matches!(found.state, RolloutState::Aborted | RolloutState::Succeeded)
+            && let Some(Failure { message, remedy, .. }) = obstacle
+        {
+            let remedy = remedy.unwrap_or_default();
+            return Err(CatalogError::Conflict(format!("{message}; {remedy}")));
+        }
+        self.catalog.resume_rollout(id, by).await
     }
 
     /// Leads a rollout until it no longer runs, unless somebody else does. Returns at once then.
@@ -200,16 +228,21 @@ impl Environment {
         if record.state != RolloutState::Running || record.migrations_digest != set.digest() {
             return Ok(record);
         }
+        if let Some(reason) = frozen(&record) {
+            self.catalog.pause_rollout(id, &reason).await?;
+            return Ok(self.catalog.rollout(id).await?);
+        }
         if record.begun_at.is_none() {
-            self.prepare(&record).await?;
+            self.prepare(&record, &set).await?;
             return Ok(self.catalog.rollout(id).await?);
         }
         let plan = RolloutPlan::of(&record)?;
         self.catalog.guard_rollout(id).await?;
-        let migrate = Work::Migrate { to: plan.to }.new_operation(Uuid::nil(), "").input;
+        let migrate =
+            Work::Migrate { to: Some(record.target_version) }.new_operation(Uuid::nil(), "").input;
         let enqueue = Enqueue {
             migrate,
-            backup: Work::Backup {}.new_operation(Uuid::nil(), "").input,
+            backup: Work::Backup { unless_unchanged: false }.new_operation(Uuid::nil(), "").input,
             migrations_digest: set.digest(),
             overall: plan.concurrency.map(i64::from),
             per_server: plan.per_server.map(i64::from),
@@ -220,7 +253,8 @@ impl Environment {
     }
 
     /// The templates of every server first: files that do not run end here, and no tenant has seen them.
-    async fn prepare(&self, record: &RolloutRecord) -> Result<(), StepError> {
+    async fn prepare(&self, record: &RolloutRecord, set: &MigrationSet) -> Result<(), StepError> {
+        let set = set.up_to(record.target_version);
         let mut servers = BTreeSet::new();
         let tenants = self.catalog.rollout_tenants(record.id).await?;
         for tenant in self.migratable(&[]).await? {
@@ -229,7 +263,7 @@ impl Environment {
             }
         }
         for server in servers {
-            match upkeep::ensure_template(self, server).await {
+            match upkeep::ensure_template(self, server, &set).await {
                 Ok(()) => {}
                 Err(error @ StepError::Fail(..)) => {
                     let reason = error.to_failure("template");
@@ -372,6 +406,20 @@ fn refusal(id: Uuid, step: &str, message: String) -> Failure {
          again and goes on"
     );
     Failure { step: step.to_owned(), message, remedy: Some(remedy) }
+}
+
+/// Why a rollout must wait that goes beyond the version at which the fleet is frozen.
+fn frozen(record: &RolloutRecord) -> Option<Failure> {
+    let ceiling = record.ceiling.filter(|ceiling| *ceiling < record.target_version)?;
+    let (id, target) = (record.id, record.target_version);
+    let message = format!(
+        "the fleet is frozen at version {ceiling}, and the rollout goes to version {target}"
+    );
+    let remedy = format!(
+        "`tenantry migrate unfreeze`, then `tenantry migrate resume {id}`; or `tenantry migrate abort {id}` gives \
+         it up"
+    );
+    Some(Failure { step: "freeze".to_owned(), message, remedy: Some(remedy) })
 }
 
 /// How long the leader may look away.

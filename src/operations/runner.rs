@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use tenantry_provisioning::MigrationSet;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -73,6 +74,15 @@ pub enum Disturbance {
     Repeat,
 }
 
+/// One turn with an operation.
+struct Attempt<'a> {
+    work: &'a Work,
+    record: &'a OperationRecord,
+    lock: &'a TenantLock,
+    files: &'a MigrationSet,
+    memory: Mutex<Value>,
+}
+
 /// How one turn with an operation ended.
 enum Turn {
     Finished(OperationState),
@@ -105,13 +115,13 @@ impl Runner {
 
     /// Takes one operation and drives it as far as it goes. `None` when nothing was due.
     pub async fn run_one(&self, claim: Claim) -> Result<Option<Uuid>, CatalogError> {
-        let digest = self.environment.migrations();
-        let claimed = self.environment.catalog.claim(claim, &self.name, digest.digest()).await?;
+        let files = self.environment.migrations();
+        let claimed = self.environment.catalog.claim(claim, &self.name, files.digest()).await?;
         let Some((record, lock)) = claimed else { return Ok(None) };
         let id = record.id;
         let runner = self.clone();
         // A task of its own: a step that panics must not take the worker with it.
-        let driven = tokio::spawn(async move { runner.drive(record, lock).await }).await;
+        let driven = tokio::spawn(async move { runner.drive(record, lock, files).await }).await;
         match driven {
             Ok(result) => result?,
             Err(panic) => tracing::error!(operation = %id, %panic, "a step panicked"),
@@ -218,7 +228,12 @@ impl Runner {
         workers.spawn(async move { Ok(runner.run_one(Claim::Batch(batch)).await?.is_some()) });
     }
 
-    async fn drive(&self, record: OperationRecord, lock: TenantLock) -> Result<(), CatalogError> {
+    async fn drive(
+        &self,
+        record: OperationRecord,
+        lock: TenantLock,
+        files: MigrationSet,
+    ) -> Result<(), CatalogError> {
         let work = Work::of(&record)?;
         let tenant = lock.read_tenant().await?;
         let slug = tenant.slug.clone();
@@ -229,7 +244,9 @@ impl Runner {
         let mut completed = record.completed_steps;
 
         let turn = async {
-            let steps = self.run_steps(&work, &record, &lock, tenant, &mut completed);
+            let memory = Mutex::new(record.memory.clone());
+            let attempt = Attempt { work: &work, record: &record, lock: &lock, files: &files, memory };
+            let steps = self.run_steps(&attempt, tenant, &mut completed);
             tokio::select! {
                 turn = steps => turn,
                 error = keep_lease(&lock) => {
@@ -284,14 +301,8 @@ impl Runner {
         Ok(())
     }
 
-    async fn run_steps(
-        &self,
-        work: &Work,
-        record: &OperationRecord,
-        lock: &TenantLock,
-        tenant: Tenant,
-        completed: &mut i32,
-    ) -> Turn {
+    async fn run_steps(&self, attempt: &Attempt<'_>, tenant: Tenant, completed: &mut i32) -> Turn {
+        let Attempt { work, record, lock, .. } = *attempt;
         if record.attempts > MAX_ATTEMPTS {
             return Turn::Failed(Failure {
                 step: "start".to_owned(),
@@ -303,7 +314,6 @@ impl Runner {
         }
         let steps = work.plan().list(record.abandoning);
         let done = usize::try_from(*completed).unwrap_or(0);
-        let memory = Mutex::new(record.memory.clone());
         let mut just_read = Some(tenant);
         for (index, step) in steps.iter().enumerate().skip(done) {
             if self.shutdown.is_cancelled() {
@@ -311,7 +321,7 @@ impl Runner {
             }
             tracing::Span::current().record("step", step.name);
             tracing::debug!(step = step.name, "step");
-            match self.run_step(work, step, record, lock, &memory, just_read.take()).await {
+            match self.run_step(attempt, step, just_read.take()).await {
                 Ok(true) => {}
                 Ok(false) | Err(StepError::Lost) => return Turn::Vanished,
                 Err(error @ StepError::Retry(..)) if record.attempts < MAX_RETRIES => {
@@ -335,13 +345,11 @@ impl Runner {
     /// worker is to vanish.
     async fn run_step(
         &self,
-        work: &Work,
+        attempt: &Attempt<'_>,
         step: &Step,
-        record: &OperationRecord,
-        lock: &TenantLock,
-        memory: &Mutex<Value>,
         mut just_read: Option<Tenant>,
     ) -> Result<bool, StepError> {
+        let Attempt { work, record, lock, files, memory } = attempt;
         let disturb = |done| match &self.disturb {
             Some(disturb) => disturb(&StepPoint { kind: work.kind(), step: step.name, done }),
             None => Disturbance::None,
@@ -360,7 +368,8 @@ impl Runner {
                 None => lock.read_tenant().await?,
             };
             let environment = &self.environment;
-            let context = StepContext { environment, operation: record, tenant, lock, memory };
+            let context =
+                StepContext { environment, operation: record, tenant, lock, files, memory };
             (step.run)(&context).await?;
             if !std::mem::take(&mut again) {
                 break;

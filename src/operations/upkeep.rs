@@ -77,17 +77,20 @@ async fn tend_server(environment: &Environment, server_id: Uuid) -> Result<(), S
     else {
         return Ok(());
     };
-    let set = environment.migrations();
+    let set = environment.permitted().await?;
     let server = environment.server(server_id).await?;
     clear_out(environment, server_id, &server, &set).await?;
     make_template(environment, server_id, &server, &set).await?;
     stock_up(environment, server_id, &server, &set).await
 }
 
-/// Makes sure that a server has the template of the present migrations. The first thing that a fleet
+/// Makes sure that a server has the template of these migrations. The first thing that a fleet
 /// migration does: files that do not run end here, before any tenant is touched.
-pub async fn ensure_template(environment: &Environment, server_id: Uuid) -> Result<(), StepError> {
-    let set = environment.migrations();
+pub async fn ensure_template(
+    environment: &Environment,
+    server_id: Uuid,
+    set: &MigrationSet,
+) -> Result<(), StepError> {
     loop {
         let templates = environment.catalog.templates(server_id).await?;
         if templates.iter().any(|template| template.ready && template.digest == set.digest()) {
@@ -97,7 +100,7 @@ pub async fn ensure_template(environment: &Environment, server_id: Uuid) -> Resu
             environment.catalog.try_chore(&format!("templates of {server_id}")).await?
         {
             let server = environment.server(server_id).await?;
-            return make_template(environment, server_id, &server, &set).await;
+            return make_template(environment, server_id, &server, set).await;
         }
         sleep(Duration::from_millis(50)).await;
     }

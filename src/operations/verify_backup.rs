@@ -24,8 +24,8 @@ impl Environment {
 
     async fn look_at(&self, backup: &BackupRecord) -> Result<Restored, StepError> {
         let store = self.store()?;
-        let key = self.catalog.backup_key(backup.tenant_id).await?.open;
         let manifest = load_manifest(store, backup.tenant_id, backup.id).await?;
+        let key = self.catalog.backup_key_of(&manifest).await?.open;
         manifest.verify(&key, backup.tenant_id).map_err(RestoreError::from)?;
         let major = manifest.client_major().unwrap_or_default();
         let tools = PgTools::for_server(major, self.limits.pg_bin_dir.as_deref()).await;

@@ -9,16 +9,19 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use moka::future::Cache;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, OnceCell};
 use tokio::time::timeout_at;
 
 use super::pool::TenantPool;
 use super::rate::{Rates, Toll, Turns};
 use super::{Mode, RouterError, RouterSettings};
 use crate::catalog::Catalog;
+use crate::catalog::changes::Changes;
 use crate::catalog::tenants::Place;
 use crate::metrics::RouteLookups;
 use crate::tenant::{TenantSlug, TenantState};
+
+mod catching_up;
 
 /// Most tenants whose place is remembered.
 const CAPACITY: u64 = 200_000;
@@ -36,12 +39,17 @@ pub(super) struct Route {
     changes: u64,
     /// Of those who run statements, if their rate is limited.
     turns: Option<Arc<Turns>>,
+    /// Of a tenant that is to be migrated first; full once nobody waits for that any more.
+    behind: Option<Box<OnceCell<()>>>,
     read_write: OnceLock<Arc<TenantPool>>,
     read_only: OnceLock<Arc<TenantPool>>,
 }
 
 pub(super) struct Routes {
     catalog: Catalog,
+    changes: Changes,
+    /// How long requests wait for a migration; none where tenants are not migrated when they are used.
+    hold: Option<Duration>,
     known: Cache<TenantSlug, Arc<Route>>,
     /// The last place that the catalog gave for a tenant, by each of its slugs, for when the catalog is away.
     last_known: Cache<TenantSlug, Arc<Place>>,
@@ -56,11 +64,18 @@ pub(super) struct Routes {
 }
 
 impl Routes {
-    pub(super) fn new(catalog: Catalog, rates: Rates, settings: &RouterSettings) -> Self {
+    pub(super) fn new(
+        catalog: Catalog,
+        changes: Changes,
+        rates: Rates,
+        settings: &RouterSettings,
+    ) -> Self {
         // A route in use touches its pool once in its life: often enough that the pool is not idle.
         let route_ttl = settings.route_ttl.min(settings.pool_idle_timeout / 2);
         Self {
             catalog,
+            changes,
+            hold: settings.migrates_on_demand.then(|| catching_up::hold(settings)),
             known: Cache::builder().max_capacity(CAPACITY).time_to_live(route_ttl).build(),
             last_known: Cache::builder().max_capacity(CAPACITY).build(),
             unknown: Cache::builder()
@@ -80,7 +95,7 @@ impl Routes {
         &self.catalog
     }
 
-    /// The route of an active tenant; waits out a cutover.
+    /// The route of an active tenant; waits out a cutover, and a migration that is to come first.
     pub(super) async fn active(
         &self,
         slug: &TenantSlug,
@@ -90,7 +105,13 @@ impl Routes {
             let changed = self.changed.notified();
             let route = self.get(slug).await?;
             match route.place.tenant.state {
-                TenantState::Active => return Ok(route),
+                TenantState::Active => match route.awaited() {
+                    // Boxed: it is large, and most tenants are up to date.
+                    Some(behind) => {
+                        Box::pin(behind.get_or_init(|| self.catch_up(&route))).await;
+                    }
+                    None => return Ok(route),
+                },
                 state if state.is_cutover() => {
                     if timeout_at(deadline.into(), changed).await.is_err() {
                         return Err(RouterError::Held(slug.clone()));
@@ -268,8 +289,10 @@ impl Routes {
 
     fn route(&self, place: Arc<Place>, changes: u64, is_stale: bool) -> Arc<Route> {
         let turns = self.rates.of(&place.tenant);
+        let waits = self.hold.is_some() && place.is_behind && !is_stale;
+        let behind = waits.then(Box::default);
         let (read_write, read_only) = (OnceLock::new(), OnceLock::new());
-        Arc::new(Route { place, is_stale, changes, turns, read_write, read_only })
+        Arc::new(Route { place, is_stale, changes, turns, behind, read_write, read_only })
     }
 
     fn changes_of_all(&self) -> u64 {
@@ -284,6 +307,11 @@ impl Routes {
 }
 
 impl Route {
+    /// What to wait for first.
+    fn awaited(&self) -> Option<&OnceCell<()>> {
+        self.behind.as_deref().filter(|behind| !behind.initialized())
+    }
+
     /// The pool on the tenant's server.
     pub(super) fn pool(&self, mode: Mode) -> &OnceLock<Arc<TenantPool>> {
         match mode {

@@ -1,4 +1,4 @@
-//! [`TenantSettings`]: what is kept about one tenant, in four sections that somebody reads and one that is
+//! [`TenantSettings`]: what is kept about one tenant, in five sections that somebody reads and one that is
 //! the application's own. Pure.
 //!
 //! Invariants: the sections are read, checked and named in one way wherever they come from; what
@@ -13,18 +13,20 @@ use serde_json::{Map, Value};
 use thiserror::Error;
 use utoipa::ToSchema;
 
+mod backup;
 mod field;
 mod limits;
 mod path;
 mod rules;
 
+pub use backup::BackupPolicy;
 use limits::Timeout;
 pub use limits::{EffectiveLimits, InForce, LimitSource, Limits};
 pub use path::SettingsPath;
 pub use rules::{SchemaError, SettingsRules};
 
 /// The names of the sections.
-const SECTIONS: [&str; 5] = ["branding", "compliance", "sso", "limits", APPLICATION];
+const SECTIONS: [&str; 6] = ["branding", "compliance", "sso", "limits", "backup", APPLICATION];
 const APPLICATION: &str = "application";
 
 /// Most bytes of all settings of one tenant, as JSON.
@@ -51,6 +53,9 @@ pub struct TenantSettings {
     /// What keeps this tenant from hurting its neighbours.
     #[serde(skip_serializing_if = "Option::is_none")]
     limits: Option<Limits>,
+    /// How it is backed up, where its tier and the fleet are not to decide.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    backup: Option<BackupPolicy>,
     /// What the application itself keeps, in any form.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Object>)]
@@ -165,6 +170,12 @@ impl TenantSettings {
     #[must_use]
     pub fn limits(&self) -> Option<&Limits> {
         self.limits.as_ref()
+    }
+
+    /// How it is backed up.
+    #[must_use]
+    pub fn backup(&self) -> Option<&BackupPolicy> {
+        self.backup.as_ref()
     }
 
     /// What the application itself keeps.

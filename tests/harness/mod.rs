@@ -5,6 +5,7 @@
 pub mod certificates;
 pub mod dns;
 pub mod process;
+pub mod product;
 pub mod provider;
 pub mod replica;
 
@@ -20,6 +21,7 @@ use tenantry::catalog::changes::Changes;
 use tenantry::catalog::operations::{OperationRecord, OperationState};
 use tenantry::catalog::tenants::NewTenant;
 use tenantry::embedded::{EmbeddedPostgres, EmbeddedS3, PostgresSettings};
+use tenantry::operations::backup::BackupRules;
 use tenantry::operations::request::Requester;
 use tenantry::operations::runner::Disturb;
 use tenantry::operations::{Environment, Limits, Runner, upkeep};
@@ -268,12 +270,14 @@ pub fn limits(migrations_dir: PathBuf, spares: usize) -> Limits {
         migrations_dir,
         sample_data: Some("migrations/sample/boards.sql".into()),
         pg_bin_dir: None,
+        catch_up: None,
         migration_timeouts: MigrationTimeouts::default(),
         settings: SettingsRules::default(),
         restore_keep: Duration::from_hours(7 * 24),
         drills: None,
         configuration: std::collections::BTreeMap::default(),
         spares,
+        backups: BackupRules::default(),
         dumps: 2,
         admin_connections: 6,
     }

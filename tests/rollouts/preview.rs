@@ -51,7 +51,8 @@ async fn a_plan_tells_files_waves_sizes_and_risks() {
 
     let before = preview(&fleet, &plan).await;
     let server = fleet.tenant("acme").await.server_id;
-    ensure_template(&fleet.environment, server).await.unwrap();
+    let set = fleet.environment.migrations();
+    ensure_template(&fleet.environment, server, &set).await.unwrap();
     let found = preview(&fleet, &plan).await;
 
     assert!(before.forecast.is_none(), "no template has been made of these files");

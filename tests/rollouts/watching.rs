@@ -20,13 +20,13 @@ use crate::harness::process::command;
 use crate::harness::replica::Replica;
 use crate::harness::{Fleet, eventually};
 
-async fn cli(fleet: &Fleet, line: &str) -> Output {
+pub(super) async fn cli(fleet: &Fleet, line: &str) -> Output {
     let mut command = command(fleet);
     command.args(line.split(' '));
     tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap()
 }
 
-fn text(bytes: &[u8]) -> String {
+pub(super) fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 

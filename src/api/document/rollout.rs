@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use crate::catalog::operations::Failure;
 use crate::catalog::rollouts::{ItemState, RolloutRecord, RolloutState, RolloutTenant, WaveCount};
-use crate::operations::rollouts::RolloutPlan;
+use crate::operations::rollouts::{FileChange, RolloutPlan};
 use crate::tenant::TenantSlug;
 
 /// A rollout.
@@ -74,6 +74,10 @@ pub struct RolloutDetail {
     pub rollout: RolloutDocument,
     /// Where each tenant stands, in the order of the waves.
     pub results: Vec<RolloutTenantDocument>,
+    /// What whoever answers has otherwise than the migration files that it began with: it goes on only where
+    /// they are the same.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub file_changes: Vec<FileChange>,
 }
 
 /// One tenant of a rollout.
@@ -140,9 +144,14 @@ impl RolloutDocument {
 impl RolloutDetail {
     /// The document of what the catalog holds.
     #[must_use]
-    pub fn new(record: &RolloutRecord, counts: &[WaveCount], tenants: Vec<RolloutTenant>) -> Self {
+    pub fn new(
+        record: &RolloutRecord,
+        counts: &[WaveCount],
+        tenants: Vec<RolloutTenant>,
+        file_changes: Vec<FileChange>,
+    ) -> Self {
         let results = tenants.into_iter().map(Into::into).collect();
-        Self { rollout: RolloutDocument::new(record, counts), results }
+        Self { rollout: RolloutDocument::new(record, counts), results, file_changes }
     }
 }
 

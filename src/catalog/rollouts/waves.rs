@@ -6,21 +6,8 @@ use uuid::Uuid;
 
 use super::super::tenants::slug_of;
 use super::super::{Catalog, CatalogError, execute, maybe, one, rows};
-use super::{
-    COLUMNS, ItemState, RolloutRecord, RolloutState, RolloutTenant, WaveCount, failure_of,
-};
+use super::{ItemState, RolloutRecord, RolloutState, RolloutTenant, WaveCount, failure_of};
 use crate::catalog::operations::Failure;
-
-/// Where the fleet stands, from one look at the catalog.
-#[derive(Clone, Debug)]
-pub struct FleetStatus {
-    /// How many tenants are at each version.
-    pub versions: Vec<(i64, i64)>,
-    /// The newest rollout.
-    pub rollout: Option<RolloutRecord>,
-    /// How many of its tenants stand where.
-    pub counts: Vec<WaveCount>,
-}
 
 /// What a wave's operations are enqueued with.
 #[derive(Clone, Debug)]
@@ -349,39 +336,5 @@ impl Catalog {
                 })
             })
             .collect()
-    }
-
-    /// Where the fleet stands, in one query.
-    pub async fn fleet_status(&self) -> Result<FleetStatus, CatalogError> {
-        let sql = format!(
-            "-- rollouts::fleet_status
-             select v.*, r.*, c.* from
-                 (select coalesce(array_agg(schema_version order by schema_version), '{{}}') as versions,
-                         coalesce(array_agg(tenants order by schema_version), '{{}}') as tenants
-                  from (select schema_version, count(*) as tenants from tenants
-                        where state in ('active', 'suspended', 'restoring', 'renaming') group by 1) at) v
-             left join lateral (select {COLUMNS} from rollouts order by created_at desc limit 1) r on true
-             left join lateral (
-                 select array_agg(wave) as item_waves, array_agg(item) as item_states, array_agg(items) as items
-                 from (select wave, state as item, count(*) as items from rollout_items
-                       where rollout_id = r.id group by 1, 2 order by 1, 2) i) c on true"
-        );
-        let row = one(&self.client().await?, &sql, &[]).await?;
-        let versions: Vec<i64> = row.get("versions");
-        let tenants: Vec<i64> = row.get("tenants");
-        let some = row.get::<_, Option<Uuid>>("id").is_some();
-        let waves: Option<Vec<i32>> = row.get("item_waves");
-        let states: Option<Vec<String>> = row.get("item_states");
-        let items: Option<Vec<i64>> = row.get("items");
-        let counts = waves.into_iter().flatten().zip(states.into_iter().flatten());
-        let counts =
-            counts.zip(items.into_iter().flatten()).filter_map(|((wave, state), tenants)| {
-                Some(WaveCount { wave, state: ItemState::parse(&state)?, tenants })
-            });
-        Ok(FleetStatus {
-            versions: versions.into_iter().zip(tenants).collect(),
-            rollout: some.then(|| RolloutRecord::from_row(&row)),
-            counts: counts.collect(),
-        })
     }
 }

@@ -1,15 +1,18 @@
 //! `tenantry migrate show`
 
 use clap::Args;
+use tenantry_provisioning::MigrationSet;
 use uuid::Uuid;
 
 use super::follow::describe_failed;
 use crate::api::document::rollout::{RolloutDetail, RolloutDocument};
-use crate::catalog::rollouts::RolloutRecord;
+use crate::catalog::operations::Failure;
+use crate::catalog::rollouts::{RolloutRecord, RolloutState};
 use crate::catalog::{Catalog, CatalogError};
 use crate::cli::report::{Table, age, fields, moment};
 use crate::cli::{Context, Outcome, Result};
 use crate::operations::Environment;
+use crate::operations::rollouts::{changes, contradiction};
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -28,9 +31,14 @@ pub(super) async fn run(options: Options, context: &Context) -> Result<Outcome> 
     let counts = catalog.count_rollout(record.id).await?;
     let tenants = catalog.rollout_tenants(record.id).await?;
     let failed = describe_failed(&tenants);
-    let detail = RolloutDetail::new(&record, &counts, tenants);
+    // Whoever only watches need not have the files.
+    let files = MigrationSet::load(&context.settings.tenant_migrations_dir).ok();
+    let changes = files.as_ref().map(|files| changes(&record, files)).unwrap_or_default();
+    let can_go_on = !matches!(record.state, RolloutState::Succeeded | RolloutState::Aborted);
+    let files = files.filter(|_| can_go_on).and_then(|files| contradiction(&record, &files));
+    let detail = RolloutDetail::new(&record, &counts, tenants, changes);
     context.print(&detail, || {
-        let text = describe(&detail.rollout);
+        let text = describe(&detail.rollout, files.as_ref());
         if failed.is_empty() { text } else { format!("{text}\n\n{failed}") }
     })?;
     Ok(Outcome::Done)
@@ -41,7 +49,7 @@ pub(super) async fn find(catalog: &Catalog, id: Option<Uuid>) -> Result<RolloutR
     if let Some(id) = id {
         return Ok(catalog.rollout(id).await?);
     }
-    let newest = catalog.rollouts(1).await?.pop();
+    let newest = catalog.rollouts(1).await?.pop().map(|(newest, _)| newest);
     let none = || CatalogError::Conflict("there has been no rollout yet".to_owned());
     Ok(newest.ok_or_else(none)?)
 }
@@ -75,13 +83,16 @@ pub(super) async fn print_change(
     Ok(Outcome::Done)
 }
 
-fn describe(rollout: &RolloutDocument) -> String {
-    let reason = rollout.reason.as_ref();
+fn describe(rollout: &RolloutDocument, files: Option<&Failure>) -> String {
+    // The same may have been found by whoever held it.
+    let reason = rollout.reason.as_ref().filter(|reason| files.is_none() || reason.step != "files");
     let head = fields(&[
         ("Rollout", Some(rollout.id.to_string())),
         ("Status", Some(rollout.status.as_str().to_owned())),
         ("Reason", reason.map(|reason| reason.message.clone())),
         ("Help", reason.and_then(|reason| reason.remedy.clone())),
+        ("Files", files.map(|files| files.message.clone())),
+        ("Help", files.and_then(|files| files.remedy.clone())),
         ("Version", Some(rollout.target_version.to_string())),
         (
             "Tenants",

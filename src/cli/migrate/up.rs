@@ -98,7 +98,10 @@ pub(super) async fn run(options: Options, context: &Context) -> Result<Outcome> 
         return super::trial::run(&environment, &plan, context).await;
     }
     let Some(rollout) = environment.start_rollout(&plan, &context.requester()).await? else {
-        let target_version = plan.to.unwrap_or_else(|| environment.migrations().target_version());
+        let target_version = match plan.to {
+            Some(to) => to,
+            None => environment.permitted().await?.target_version(),
+        };
         let nothing = Nothing { status: "nothing_to_do", target_version };
         context.print_line(&nothing, || {
             format!("Nothing to do: every tenant is at version {target_version}.")
@@ -169,7 +172,7 @@ fn parse_bake(text: &str) -> std::result::Result<Duration, String> {
     duration::parse(text).ok_or_else(|| "it is a length of time such as 30s or 10m".to_owned())
 }
 
-fn parse_version(text: &str) -> std::result::Result<i64, String> {
+pub(super) fn parse_version(text: &str) -> std::result::Result<i64, String> {
     text.trim_start_matches('V')
         .parse()
         .ok()

@@ -69,9 +69,9 @@ impl Environment {
         let servers: BTreeMap<Uuid, &str> =
             drawn.due.iter().map(|one| (one.server_id, one.server_name.as_str())).collect();
         for (id, name) in servers {
-            let made = upkeep::ensure_template(self, id).await;
-            let files = drawn.set.files().map(|file| file.file.clone());
-            let repeatables = drawn.set.repeatables().iter().map(|file| file.file.clone());
+            let made = upkeep::ensure_template(self, id, &drawn.held).await;
+            let files = drawn.held.files().map(|file| file.file.clone());
+            let repeatables = drawn.held.repeatables().iter().map(|file| file.file.clone());
             outcomes.push(TrialOutcome {
                 tenant: None,
                 server: name.to_owned(),

@@ -9,6 +9,7 @@ use url::Url;
 
 use super::Timeout;
 use crate::duration;
+use crate::tenant::Schedule;
 
 /// The longest address, in bytes; what members' issuers have too.
 const MAX_URL_BYTES: usize = 2000;
@@ -93,6 +94,10 @@ pub(super) fn timeout<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Timeo
         let good = !length.is_zero() && length <= MAX_TIMEOUT;
         good.then(|| Timeout { text: text.to_owned(), length })
     })
+}
+
+pub(super) fn schedule<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Schedule>, D::Error> {
+    optional(from, Schedule::EXPECTED, |value| Schedule::parse(value.as_str()?))
 }
 
 fn text<'de, D: Deserializer<'de>>(

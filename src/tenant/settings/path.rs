@@ -9,7 +9,7 @@ use thiserror::Error;
 use super::SettingsError;
 
 /// Every place that a section knows. Under `compliance` and `application` there may be any other.
-const PLACES: [&str; 15] = [
+const PLACES: [&str; 17] = [
     "branding",
     "branding.logo_url",
     "branding.primary_color",
@@ -24,6 +24,8 @@ const PLACES: [&str; 15] = [
     "limits.statement_timeout",
     "limits.idle_in_transaction_timeout",
     "limits.queries_per_second",
+    "backup",
+    "backup.schedule",
     "application",
 ];
 

@@ -37,6 +37,7 @@ fn every_section_reads_back() {
             "idle_in_transaction_timeout": "5m",
             "queries_per_second": 100,
         },
+        "backup": { "schedule": "0 2 * * *" },
         "application": { "plan": "gold", "nothing": null },
     });
 
@@ -231,7 +232,7 @@ proptest! {
     }
 
     #[test]
-    fn sections_of_any_content_are_read_or_refused(inner in any_json(), section in 0..5_usize) {
+    fn sections_of_any_content_are_read_or_refused(inner in any_json(), section in 0..6_usize) {
         let value = json!({ SECTIONS[section]: inner });
         if let Ok(settings) = parse(value.clone()) {
             prop_assert_eq!(parse(settings.to_value()).unwrap(), settings);

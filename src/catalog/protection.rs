@@ -1,0 +1,95 @@
+//! How well each tenant is protected: what its backups are to be, and the newest one that it has.
+
+use jiff::Timestamp;
+use tokio_postgres::Row;
+use uuid::Uuid;
+
+use super::{Catalog, CatalogError, execute, rows};
+use crate::catalog::operations::NewOperation;
+use crate::tenant::TenantSlug;
+use crate::tenant::settings::BackupPolicy;
+
+/// One tenant, served or suspended, and its newest backup.
+#[derive(Clone, Debug)]
+pub struct Protection {
+    /// The tenant.
+    pub tenant_id: Uuid,
+    /// Its slug.
+    pub slug: TenantSlug,
+    /// The server that hosts it.
+    pub server_id: Uuid,
+    /// What its own settings and its tier say of backups.
+    pub policy: BackupPolicy,
+    /// When it was asked for.
+    pub created_at: Timestamp,
+    /// The moment whose data its newest backup holds, or was shown to hold still.
+    pub data_of: Option<Timestamp>,
+    /// When the schedule last asked for a backup.
+    pub asked_at: Option<Timestamp>,
+    /// Whether a backup is queued or under way.
+    pub open: bool,
+}
+
+impl Protection {
+    fn from_row(row: &Row) -> Result<Self, CatalogError> {
+        let policy = |name| row.get::<_, Option<_>>(name).map(BackupPolicy::stored);
+        let tier = policy("of_tier").unwrap_or_default();
+        Ok(Self {
+            tenant_id: row.get("id"),
+            slug: super::tenants::slug_of(row)?,
+            server_id: row.get("server_id"),
+            policy: policy("own").unwrap_or_default().or(&tier),
+            created_at: row.get("created_at"),
+            data_of: row.get("data_of"),
+            asked_at: row.get("asked_at"),
+            open: row.get("open"),
+        })
+    }
+}
+
+impl Catalog {
+    /// Every tenant that can be backed up.
+    pub async fn protections(&self, scheduler: &str) -> Result<Vec<Protection>, CatalogError> {
+        let found = rows(
+            &self.client().await?,
+            "-- protection::list
+             select t.id, t.slug, t.server_id, t.settings -> 'backup' as own, r.backup as of_tier, t.created_at,
+                    b.data_of, o.asked_at, coalesce(o.open, false) as open
+             from tenants t
+             join tiers r on r.name = t.tier
+             left join lateral (
+                 select greatest(b.started_at, b.confirmed_at) as data_of
+                 from backups b where b.tenant_id = t.id order by b.started_at desc limit 1) b on true
+             left join lateral (
+                 select max(o.created_at) filter (where o.requested_by = $1) as asked_at,
+                        bool_or(o.state in ('queued', 'running')) as open
+                 from operations o where o.tenant_id = t.id and o.kind = 'backup') o on true
+             where t.state in ('active', 'suspended')
+             order by t.id",
+            &[&scheduler],
+        )
+        .await?;
+        found.iter().map(Protection::from_row).collect()
+    }
+
+    /// Asks for an operation, unless one was asked for with its idempotency key. Says whether it did.
+    pub async fn enqueue_once(&self, new: &NewOperation<'_>) -> Result<bool, CatalogError> {
+        let made = execute(
+            &self.client().await?,
+            "-- protection::enqueue_once
+             insert into operations (id, tenant_id, kind, input, requested_by, idempotency_key)
+             values ($1, $2, $3, $4, $5, $6)
+             on conflict (idempotency_key) do nothing",
+            &[
+                &new.id,
+                &new.tenant_id,
+                &new.kind,
+                &new.input,
+                &new.requested_by,
+                &new.idempotency_key,
+            ],
+        )
+        .await?;
+        Ok(made == 1)
+    }
+}

@@ -1,0 +1,25 @@
+//! Settings of scheduled backups.
+
+use super::error::Problem;
+use super::reader::Reader;
+use super::value::{Percent, Positive};
+use crate::operations::backup::BackupRules;
+use crate::tenant::settings::BackupPolicy;
+
+/// Reads what holds for scheduled backups. A schedule without a bucket is refused: nobody would miss the backups
+/// before they are needed.
+pub(super) fn read(r: &mut Reader, concurrency: usize) -> BackupRules {
+    let usual = BackupRules::default();
+    if r.is_set("backup_schedule") && !r.is_set("s3_bucket") {
+        r.problem(Problem::Contradiction {
+            message: "TENANTRY_BACKUP_SCHEDULE is set, and no bucket to keep backups in".to_owned(),
+            remedy: "set TENANTRY_S3_BUCKET, or take the schedule away".to_owned(),
+        });
+    }
+    BackupRules {
+        policy: BackupPolicy { schedule: r.get("backup_schedule") },
+        concurrency,
+        per_server: r.get("backup_server_concurrency").map_or(concurrency, |Positive(n)| n),
+        pause_above: r.get("backup_pause_above").map_or(usual.pause_above, |Percent(n)| n),
+    }
+}

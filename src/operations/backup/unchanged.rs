@@ -1,0 +1,149 @@
+//! Whether a database is what its newest backup holds: proven, or taken for changed.
+//!
+//! PostgreSQL counts the rows that are written in each database, in the system tables too, so that neither DDL
+//! nor a large object nor `truncate` goes uncounted. A [`Witness`] is these counts before the snapshot of a
+//! backup, with what says that they go on from each other: the same database, counters that nobody reset, a
+//! server that has not started again, not even its background processes alone, as after a crash that loses the
+//! counts. Sequences write no rows, so their values stand beside.
+//!
+//! A session hands in its counts when it becomes idle, ten seconds later at the latest, or before it vanishes.
+//! So the proof first sees that all sessions have been idle for longer than that, and looks at the counts then.
+//!
+//! What cannot be proven so counts as changed: a PostgreSQL before 15, whose counts can get lost; counters that are
+//! off; a table whose access method is not PostgreSQL's own; a transaction that is prepared; an administrator who may
+//! not see others' sessions. What a superuser writes after `set track_counts = off` in its session is not seen.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use tenantry_backup::{KeyScope, ObjectKey};
+use tenantry_provisioning::Connection;
+use uuid::Uuid;
+
+use super::{StepContext, StepError};
+
+/// What must stay the same where nothing is written.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Witness {
+    server: Uuid,
+    epoch: i64,
+    database: i64,
+    /// When the server began, and the youngest of its processes that a crash takes with it.
+    started: Timestamp,
+    checkpointer: Timestamp,
+    reset: Option<Timestamp>,
+    inserted: i64,
+    updated: i64,
+    deleted: i64,
+    /// A digest of the values of all sequences.
+    sequences: String,
+}
+
+impl Witness {
+    /// The witness of a database as it is now; `None` where there can be none.
+    pub async fn of(cx: &StepContext<'_>, session: &Connection) -> Result<Option<Self>, StepError> {
+        let row = session
+            .query_opt(
+                "-- unchanged::counts
+                 select d.oid::int8 as database, pg_postmaster_start_time() as started,
+                        (select backend_start from pg_stat_activity where backend_type = 'checkpointer')
+                            as checkpointer,
+                        s.stats_reset as reset, s.tup_inserted as inserted, s.tup_updated as updated,
+                        s.tup_deleted as deleted
+                 from pg_database d join pg_stat_database s on s.datid = d.oid
+                 where d.datname = current_database()
+                   and current_setting('server_version_num')::int >= 150000
+                   and current_setting('track_counts')::bool
+                   and not exists (select from pg_db_role_setting r, unnest(r.setconfig) as c
+                                   where r.setdatabase in (0, d.oid) and c like 'track_counts=%')
+                   and not exists (select from pg_class c join pg_am a on a.oid = c.relam
+                                   where c.relkind in ('r', 'm', 't') and a.amname <> 'heap')",
+                &[],
+            )
+            .await
+            .map_err(tenantry_provisioning::Error::from)?;
+        let Some(row) = row else { return Ok(None) };
+        let Some(checkpointer) = row.get("checkpointer") else { return Ok(None) };
+        Ok(Some(Self {
+            server: cx.tenant.server_id,
+            epoch: cx.tenant.epoch,
+            database: row.get("database"),
+            started: row.get("started"),
+            checkpointer,
+            reset: row.get("reset"),
+            inserted: row.get("inserted"),
+            updated: row.get("updated"),
+            deleted: row.get("deleted"),
+            sequences: sequences(session).await?,
+        }))
+    }
+}
+
+/// The newest backup of a tenant, if its objects are where they were put and nothing has been written since it
+/// began. Then it is written down that it still stands.
+pub(super) async fn still_stands(cx: &StepContext<'_>) -> Result<Option<Uuid>, StepError> {
+    let Some((backup, witness)) = cx.environment.catalog.newest_witness(cx.tenant.id).await? else {
+        return Ok(None);
+    };
+    let Ok(before) = serde_json::from_value::<Witness>(witness) else { return Ok(None) };
+    let server = cx.environment.server(cx.tenant.server_id).await?;
+    let session = server.connect(&cx.tenant.database).await?;
+    let looked_at = Timestamp::now();
+    if !is_quiet(&session).await? || Witness::of(cx, &session).await? != Some(before) {
+        return Ok(None);
+    }
+    let stored = cx.environment.store()?;
+    let scope = KeyScope::Backup { tenant: cx.tenant.id, backup: backup.id };
+    let stored = stored.list(scope).await?;
+    let has = |key: ObjectKey, bytes: Option<u64>| {
+        stored.iter().any(|found| found.key == key && bytes.is_none_or(|bytes| bytes == found.size))
+    };
+    let bytes = u64::try_from(backup.dump_bytes).ok();
+    if !has(ObjectKey::manifest(cx.tenant.id, backup.id), None)
+        || !has(ObjectKey::dump(cx.tenant.id, backup.id), bytes)
+    {
+        tracing::warn!(backup = %backup.id, "objects of the newest backup are missing; another one is taken");
+        return Ok(None);
+    }
+    cx.lock.confirm_backup(backup.id, looked_at).await?;
+    Ok(Some(backup.id))
+}
+
+/// Whether every other session in this database has handed in its counts, and no transaction is left prepared.
+async fn is_quiet(session: &Connection) -> Result<bool, StepError> {
+    let row = session
+        .query_one(
+            "-- unchanged::is_quiet
+             select not exists (
+                        select from pg_stat_activity
+                        where datname = current_database() and pid <> pg_backend_pid()
+                          and (state = 'idle' and state_change < clock_timestamp() - interval '15 seconds')
+                              is not true)
+                    and not exists (select from pg_prepared_xacts where database = current_database())",
+            &[],
+        )
+        .await
+        .map_err(tenantry_provisioning::Error::from)?;
+    Ok(row.get(0))
+}
+
+async fn sequences(session: &Connection) -> Result<String, StepError> {
+    let failed = tenantry_provisioning::Error::from;
+    let query = session
+        .query_one(
+            "-- unchanged::sequences
+             select string_agg(format('select %s::int8 as id, last_value, is_called from %I.%I',
+                                      c.oid, n.nspname, c.relname), ' union all ')
+             from pg_class c join pg_namespace n on n.oid = c.relnamespace
+             where c.relkind = 'S' and c.relpersistence <> 't'",
+            &[],
+        )
+        .await
+        .map_err(failed)?;
+    let Some(query) = query.get::<_, Option<String>>(0) else { return Ok(String::new()) };
+    let digest = format!(
+        "-- unchanged::values
+         select encode(sha256(convert_to(string_agg(concat_ws(' ', id, last_value, is_called), ',' order by id),
+                                         'utf8')), 'hex') from ({query}) as sequence"
+    );
+    Ok(session.query_one(&digest, &[]).await.map_err(failed)?.get(0))
+}

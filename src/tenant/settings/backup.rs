@@ -1,0 +1,94 @@
+//! [`BackupPolicy`]: how a tenant is backed up, said by its own settings, by its tier or for the whole fleet.
+//! Pure.
+//!
+//! Invariant: field by field, the tenant's own word counts before its tier's, and that before the fleet's.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use utoipa::ToSchema;
+
+use super::{SettingsError, field};
+use crate::tenant::Schedule;
+
+/// How backups are made. What is not said here is said by whoever comes next.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct BackupPolicy {
+    /// When, as a cron expression in UTC, spread over the hour; `off` is never.
+    #[serde(
+        default,
+        deserialize_with = "field::schedule",
+        skip_serializing_if = "Option::is_none"
+    )]
+    #[schema(value_type = Option<String>, example = "0 2 * * *")]
+    pub schedule: Option<Schedule>,
+}
+
+impl BackupPolicy {
+    /// Where each field stands in settings.
+    pub const PLACES: [&'static str; 1] = ["backup.schedule"];
+
+    /// Reads a policy that somebody sends.
+    pub fn parse(value: Value) -> Result<Self, SettingsError> {
+        if !value.is_object() {
+            return Err(SettingsError::wrong("backup", "expected a JSON object"));
+        }
+        serde_path_to_error::deserialize(value).map_err(|error| {
+            let path = match error.path().to_string() {
+                top if top == "." => "backup".to_owned(),
+                inside => format!("backup.{inside}"),
+            };
+            SettingsError::wrong(path, error.inner().to_string())
+        })
+    }
+
+    /// Reads a policy that some version of this program has stored. What this one does not know, or would not
+    /// take, is passed over: the rest stays in force.
+    #[must_use]
+    pub fn stored(value: Value) -> Self {
+        let Value::Object(fields) = value else { return Self::default() };
+        let known = fields.into_iter().filter(|(name, value)| {
+            let alone = Map::from_iter([(name.clone(), value.clone())]);
+            Self::parse(Value::Object(alone)).is_ok()
+        });
+        Self::parse(Value::Object(known.collect())).expect("each field was read alone")
+    }
+
+    /// This policy, and where it says nothing, another one.
+    #[must_use]
+    pub fn or(self, other: &Self) -> Self {
+        Self { schedule: self.schedule.or_else(|| other.schedule.clone()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn policy(value: Value) -> BackupPolicy {
+        BackupPolicy::parse(value).unwrap()
+    }
+
+    #[test]
+    fn the_nearest_word_counts() {
+        let fleet = policy(json!({ "schedule": "0 2 * * *" }));
+        let tier = policy(json!({ "schedule": "0 * * * *" }));
+
+        assert_eq!(BackupPolicy::default().or(&tier).or(&fleet), tier);
+        assert_eq!(BackupPolicy::default().or(&fleet), fleet);
+        let off = policy(json!({ "schedule": "off" }));
+        assert_eq!(off.clone().or(&tier), off);
+    }
+
+    #[test]
+    fn what_another_version_stored_leaves_the_rest_in_force() {
+        let stored = json!({ "schedule": "0 2 * * *", "colour": "red" });
+
+        assert_eq!(BackupPolicy::stored(stored), policy(json!({ "schedule": "0 2 * * *" })));
+        assert_eq!(BackupPolicy::stored(json!({ "schedule": 7 })), BackupPolicy::default());
+        let error = BackupPolicy::parse(json!({ "schedule": "daily" })).unwrap_err().to_string();
+        assert!(error.contains("`backup.schedule`: expected a cron expression"), "{error}");
+    }
+}
