@@ -48,6 +48,7 @@ pub mod registrations;
 mod rename;
 pub mod request;
 mod restore;
+mod restore_table;
 pub mod rollouts;
 mod rotate_password;
 pub mod runner;
@@ -110,6 +111,15 @@ pub enum Work {
     Drill {
         /// The backup.
         backup: Uuid,
+    },
+    /// Restore one table of a backup into a schema beside.
+    RestoreTable {
+        /// The backup.
+        backup: Uuid,
+        /// The table, as SQL names it.
+        table: String,
+        /// The schema that it comes to.
+        schema: String,
     },
     /// Put back the database that a restore replaced; the one that replaced it is kept in its turn.
     UndoRestore {
@@ -211,6 +221,7 @@ impl Work {
             Self::Restore { .. } => &restore::IN_PLACE,
             Self::RestoreAs { .. } => &restore::AS_TENANT,
             Self::Drill { .. } => &drill::PLAN,
+            Self::RestoreTable { .. } => &restore_table::PLAN,
             Self::UndoRestore { .. } => &undo::PLAN,
             Self::Suspend { .. } => &suspend::SUSPEND,
             Self::Resume {} => &suspend::RESUME,
@@ -234,6 +245,7 @@ impl Work {
             Self::Restore { .. } => "restore",
             Self::RestoreAs { .. } => "restore_as",
             Self::Drill { .. } => "drill",
+            Self::RestoreTable { .. } => "restore_table",
             Self::UndoRestore { .. } => "undo_restore",
             Self::Suspend { .. } => "suspend",
             Self::Resume {} => "resume",

@@ -18,7 +18,7 @@ use crate::harness::{BY, Fleet, Options, new_tenant, slug};
 type Inventory = BTreeMap<&'static str, Vec<String>>;
 
 /// The kinds, each with the story that leads up to it.
-const KINDS: [&str; 18] = [
+const KINDS: [&str; 19] = [
     "provision",
     "provision_clone",
     "migrate",
@@ -27,6 +27,7 @@ const KINDS: [&str; 18] = [
     "restore",
     "restore_as",
     "undo_restore",
+    "restore_table",
     "drill",
     "suspend",
     "resume",
@@ -81,6 +82,10 @@ async fn ask(fleet: &Fleet, kind: &str) -> OperationRecord {
             let restore = environment.restore(&acme, BackupChoice::Latest, BY).await.unwrap();
             fleet.complete(&restore).await;
             environment.undo_restore(&acme, BY).await.unwrap()
+        }
+        "restore_table" => {
+            fleet.back_up("acme").await;
+            environment.restore_table(&acme, BackupChoice::Latest, "boards", BY).await.unwrap()
         }
         "drill" => {
             fleet.back_up("acme").await;
@@ -226,6 +231,7 @@ for_every_kind! {
     restore: "restore",
     restore_as: "restore_as",
     undo_restore: "undo_restore",
+    restore_table: "restore_table",
     drill: "drill",
     suspend: "suspend",
     resume: "resume",

@@ -259,3 +259,39 @@ async fn a_backup_of_an_earlier_tenant_of_that_slug_never_comes_into_place() {
     assert!(refused.to_string().contains("belongs to another tenant"), "{refused}");
     assert_eq!(fleet.count("acme-of-old", "boards").await, 3);
 }
+
+#[tokio::test]
+async fn one_table_comes_back_beside_and_nothing_else_is_touched() {
+    let fleet = fleet_with_backup().await;
+    let (acme, latest) = (slug("acme"), BackupChoice::Latest);
+
+    let asked = fleet.environment.restore_table(&acme, latest, "boards", BY).await.unwrap();
+    fleet.complete(&asked).await;
+
+    let schema = asked.input["schema"].as_str().unwrap();
+    assert!(schema.starts_with("restored_2"), "{schema}");
+    assert_eq!(boards(&fleet).await, 2, "the live table is as it was");
+    let connection = fleet.router().connection(&acme).await.unwrap();
+    // As its application may, which is how the rows come back.
+    let sql = format!(
+        "insert into boards (title) select title from {schema}.boards where title = 'Roadmap'"
+    );
+    assert_eq!(connection.execute(&sql, &[]).await.unwrap(), 1);
+    assert_eq!(boards(&fleet).await, 3);
+    assert_eq!(left_on(&fleet.postgres).await, ["database tenant_acme", "role tenant_acme"]);
+    fleet.assert_healthy().await;
+}
+
+#[tokio::test]
+async fn a_table_that_the_backup_has_not_is_named() {
+    let fleet = fleet_with_backup().await;
+    let (acme, latest) = (slug("acme"), BackupChoice::Latest);
+
+    let asked = fleet.environment.restore_table(&acme, latest, "nothing", BY).await.unwrap();
+    let failed = fleet.runner().complete(asked.id).await.unwrap();
+
+    assert!(failed.error.unwrap().message.contains("no table nothing"));
+    fleet.environment.cancel(asked.id).await.unwrap();
+    fleet.runner().complete(asked.id).await.unwrap();
+    assert_eq!(left_on(&fleet.postgres).await, ["database tenant_acme", "role tenant_acme"]);
+}

@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 mod certificate;
+mod copy;
 mod dump;
 mod key;
 mod manifest;
@@ -15,6 +16,7 @@ mod tools;
 pub use certificate::{
     CERTIFICATE_FORMAT, Certificate, CertificateError, CertificateKey, ErasedBackup,
 };
+pub use copy::copy_schema;
 pub use dump::{DumpError, DumpProgress, DumpRequest, Dumped, ObjectClass, dump, finish};
 pub use key::{BackupKey, KeyError, Recipient};
 pub use manifest::{MANIFEST_FORMAT, Manifest, ManifestError, TableRows};

@@ -37,6 +37,8 @@ pub(super) struct Restore {
     into: Option<String>,
     /// On the server with this name, if not on the tenant's own.
     server: Option<String>,
+    /// Restore this table alone, into a schema of its own, and leave everything else alone.
+    table: Option<String>,
     /// Put back the database that the last restore replaced.
     #[serde(default)]
     undo: bool,
@@ -91,10 +93,17 @@ pub(super) async fn restore(
             before: None,
             into: None,
             server: None,
+            table: None,
             undo: true,
         } => environment.undo_restore(&slug, by).await?,
         Restore { undo: true, .. } => {
             return Err(ApiError::invalid("`undo` stands alone"));
+        }
+        Restore { table: Some(ref table), into: None, server: None, .. } => {
+            environment.restore_table(&slug, choice(&body)?, table, by).await?
+        }
+        Restore { table: Some(_), .. } => {
+            return Err(ApiError::invalid("a `table` goes with neither `as` nor `server`"));
         }
         Restore { into: Some(ref into), ref server, .. } => {
             let to = RestoreAs { slug: TenantSlug::parse(into)?, server: server.clone() };

@@ -152,7 +152,10 @@ fn scope_of(record: &OperationRecord) -> Result<Scope, CatalogError> {
         | Work::Drill { .. }
         | Work::RotateBackupKey {}
         | Work::ResealBackups {} => Scope::Backup,
-        Work::Restore { .. } | Work::RestoreAs { .. } | Work::UndoRestore { .. } => Scope::Restore,
+        Work::Restore { .. }
+        | Work::RestoreAs { .. }
+        | Work::RestoreTable { .. }
+        | Work::UndoRestore { .. } => Scope::Restore,
     })
 }
 

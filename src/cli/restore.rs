@@ -25,6 +25,7 @@ Examples:
   tenantry restore acme-corp --latest --in-place
   tenantry restore acme-corp --before '2026-03-01 12:00' --in-place --server eu-2
   tenantry restore acme-corp --backup 0197f0c0-7a5e-7c3e-9f5e-0a1b2c3d4e5f --as acme-check
+  tenantry restore acme-corp --latest --table boards
   tenantry restore acme-corp --undo
   tenantry restore --from-bucket --server eu-3 --server eu-4
 
@@ -42,8 +43,11 @@ pub(super) struct Options {
     #[command(flatten)]
     choice: Choice,
     /// Put it in the place of the live database
-    #[arg(long, required_unless_present_any = ["into", "undo", "from_bucket"])]
+    #[arg(long, required_unless_present_any = ["into", "table", "undo", "from_bucket"])]
     in_place: bool,
+    /// This table alone, into a schema `restored_<time>` beside
+    #[arg(long, value_name = "TABLE", conflicts_with_all = ["in_place", "into", "undo", "from_bucket", "servers"])]
+    table: Option<String>,
     /// Make a new tenant of it, and leave the live database alone
     #[arg(long = "as", id = "into", value_name = "SLUG", value_parser = TenantSlug::parse, conflicts_with = "in_place")]
     into: Option<TenantSlug>,
@@ -103,6 +107,9 @@ pub(super) async fn run(options: Options, context: &Context) -> Result<Outcome> 
     };
     // The choice is made once, so that what was confirmed is what is restored.
     let backup = environment.choose_backup(&slug, choice).await?;
+    if let Some(table) = &options.table {
+        return restore_table(&options, &slug, table, &backup, context, &environment).await;
+    }
     match &options.into {
         Some(into) => restore_as(&options, &slug, into, &backup, context, &environment).await,
         None => restore_in_place(&options, &slug, &backup, context, &environment).await,
@@ -164,6 +171,33 @@ async fn restore_as(
                     moment(backup.started_at)
                 ),
                 format!("Next: `tenantry tenant url {into}`"),
+            )
+        })
+        .await
+}
+
+async fn restore_table(
+    options: &Options,
+    slug: &TenantSlug,
+    table: &str,
+    backup: &BackupRecord,
+    context: &Context,
+    environment: &Environment,
+) -> Result<Outcome> {
+    let by = context.requester();
+    let by = Requester { name: &by, idempotency_key: None };
+    let choice = BackupChoice::Id(backup.id);
+    let operation = environment.restore_table(slug, choice, table, by).await?;
+    let schema = operation.input["schema"].as_str().unwrap_or_default().to_owned();
+    let driver = Driver { context, environment };
+    driver
+        .conclude(operation, slug, options.wait.wait, |time| {
+            (
+                format!(
+                    "The table {table} of `{slug}` of {} is in the schema {schema} ({time}).",
+                    moment(backup.started_at)
+                ),
+                format!("When it is needed no more: `drop schema {schema} cascade`"),
             )
         })
         .await

@@ -12,7 +12,7 @@ use super::{Environment, StepError};
 use crate::catalog::export::CatalogExport;
 
 /// How often to look.
-const PAUSE: Duration = Duration::from_secs(60);
+const PAUSE: Duration = Duration::from_mins(1);
 /// How old the newest may become.
 const EVERY: Duration = Duration::from_hours(1);
 /// How many are kept: two days of them.

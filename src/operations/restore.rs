@@ -64,7 +64,9 @@ struct Origin {
 async fn origin(cx: &StepContext<'_>) -> Result<Origin, StepError> {
     let (backup, server_id) = match cx.work()? {
         Work::Restore { backup, server } => (backup, server.unwrap_or(cx.tenant.server_id)),
-        Work::RestoreAs { backup, .. } => (backup, cx.tenant.server_id),
+        Work::RestoreTable { backup, .. } | Work::RestoreAs { backup, .. } => {
+            (backup, cx.tenant.server_id)
+        }
         _ => unreachable!("only a restore has these steps"),
     };
     let catalog = &cx.environment.catalog;
@@ -72,14 +74,14 @@ async fn origin(cx: &StepContext<'_>) -> Result<Origin, StepError> {
     let manifest = load_manifest(cx.environment.store()?, owner, backup).await?;
     let key = catalog.backup_key_of(&manifest).await?.open;
     // Into the place of a tenant's database comes nothing but its own.
-    let is_in_place = matches!(cx.work()?, Work::Restore { .. });
+    let is_in_place = !matches!(cx.work()?, Work::RestoreAs { .. });
     let tenant = if is_in_place { cx.tenant.id } else { owner };
     manifest.verify(&key, tenant).map_err(RestoreError::from)?;
     let server = cx.environment.server(server_id).await?;
     Ok(Origin { manifest, key, server })
 }
 
-async fn restore_beside(cx: &StepContext<'_>) -> Result<(), StepError> {
+pub(super) async fn restore_beside(cx: &StepContext<'_>) -> Result<(), StepError> {
     require_state(cx)?;
     let Origin { manifest, key, server, .. } = origin(cx).await?;
     restore_into(cx, &manifest, &key, &server).await?;

@@ -206,13 +206,17 @@ mod tests {
 
     fn read(pieces: impl Iterator<Item = &'static [u8]>) -> Vec<TableDigest> {
         let mut script = Script::default();
-        pieces.for_each(|piece| script.update(piece));
+        for piece in pieces {
+            script.update(piece);
+        }
         script.tables
     }
 
     fn digest(rows: &[&str]) -> RowDigest {
         let mut digest = RowDigest::default();
-        rows.iter().for_each(|row| digest.update(row.as_bytes()));
+        for row in rows {
+            digest.update(row.as_bytes());
+        }
         digest
     }
 

@@ -96,6 +96,23 @@ impl Environment {
         self.or_earlier(asked, by).await
     }
 
+    /// Restores one table of a backup into a schema beside, `restored_<time>`; nothing else is touched.
+    pub async fn restore_table(
+        &self,
+        slug: &TenantSlug,
+        choice: BackupChoice,
+        table: &str,
+        by: Requester<'_>,
+    ) -> Result<OperationRecord, CatalogError> {
+        self.require_store()?;
+        let backup = self.choose_backup(slug, choice).await?.id;
+        // Of this moment, so that a second restore does not meet the first.
+        let schema = Timestamp::now().strftime("restored_%Y%m%dt%H%M%S%3fz").to_string();
+        let wanted = &[TenantState::Active, TenantState::Suspended];
+        let work = Work::RestoreTable { backup, table: table.to_owned(), schema };
+        self.ask(slug, wanted, &work, by).await
+    }
+
     /// Puts back the database that the tenant's last restore replaced.
     pub async fn undo_restore(
         &self,
