@@ -163,6 +163,7 @@ fn admin_routes() -> OpenApiRouter<Admin> {
         .routes(routes!(backups::back_up))
         .routes(routes!(backups::restore))
         .routes(routes!(backups::list_of_tenant))
+        .routes(routes!(backups::prune_plan, backups::prune))
         .routes(routes!(backups::list))
         .routes(routes!(backups::get))
         .routes(routes!(operations::list))

@@ -75,6 +75,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("V16__schema_checks", include_str!("../migrations/catalog/V16__schema_checks.sql")),
     ("V17__rollouts", include_str!("../migrations/catalog/V17__rollouts.sql")),
     ("V18__backup_schedules", include_str!("../migrations/catalog/V18__backup_schedules.sql")),
+    ("V19__retention", include_str!("../migrations/catalog/V19__retention.sql")),
 ];
 
 /// A worker's notes need not reach the disk one by one: a step that is repeated because the catalog's

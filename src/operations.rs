@@ -77,6 +77,8 @@ pub enum Work {
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         unless_unchanged: bool,
     },
+    /// Remove the backups that its retention does not keep, and what crashed uploads left.
+    Prune {},
     /// Put a backup in the place of the live database, which is kept for a while.
     Restore {
         /// The backup.
@@ -161,6 +163,7 @@ impl Work {
             Self::Migrate { .. } => &migrate::PLAN,
             Self::Baseline { .. } => &baseline::PLAN,
             Self::Backup { .. } => &backup::PLAN,
+            Self::Prune {} => &backup::prune::PLAN,
             Self::Restore { .. } => &restore::PLAN,
             Self::Suspend { .. } => &suspend::SUSPEND,
             Self::Resume {} => &suspend::RESUME,
@@ -178,6 +181,7 @@ impl Work {
             Self::Migrate { .. } => "migrate",
             Self::Baseline { .. } => "baseline",
             Self::Backup { .. } => "backup",
+            Self::Prune {} => "prune",
             Self::Restore { .. } => "restore",
             Self::Suspend { .. } => "suspend",
             Self::Resume {} => "resume",

@@ -31,6 +31,7 @@ mod provisioning;
 mod registration;
 mod rename;
 mod replicas;
+mod retention;
 mod rollouts;
 mod routing;
 mod schedules;

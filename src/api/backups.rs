@@ -11,6 +11,7 @@ use uuid::Uuid;
 
 use super::Admin;
 use super::auth::Caller;
+use super::document::prune::PruneDocument;
 use super::document::{BackupDocument, OperationDocument};
 use super::error::ApiError;
 use super::operations::{accepted, page};
@@ -81,6 +82,33 @@ pub(super) async fn restore(
     };
     let slug = TenantSlug::parse(&slug)?;
     let asked = admin.environment.restore(&slug, choice, caller.requester()).await?;
+    accepted(&admin, &asked).await
+}
+
+/// Shows what pruning would do to a tenant's backups: which go, and why the others stay.
+#[utoipa::path(get, path = "/api/setup/tenants/{slug}/prune", tag = "backups", params(("slug" = String, Path)),
+    responses((status = OK, body = PruneDocument), (status = NOT_FOUND, body = Problem)))]
+pub(super) async fn prune_plan(
+    State(admin): State<Admin>,
+    caller: Caller,
+    Path(slug): Path<String>,
+) -> Result<Json<PruneDocument>, ApiError> {
+    caller.require(Scope::Backup)?;
+    let tenant = admin.environment.catalog.tenant(&TenantSlug::parse(&slug)?).await?;
+    let plan = admin.environment.prune_plan(&tenant, Timestamp::now()).await?;
+    Ok(Json(PruneDocument::new(&tenant.slug, plan)))
+}
+
+/// Removes the backups that a tenant's retention does not keep.
+#[utoipa::path(post, path = "/api/setup/tenants/{slug}/prune", tag = "backups", params(("slug" = String, Path)),
+    responses((status = ACCEPTED, body = OperationDocument), (status = CONFLICT, body = Problem)))]
+pub(super) async fn prune(
+    State(admin): State<Admin>,
+    caller: Caller,
+    Path(slug): Path<String>,
+) -> Result<Response, ApiError> {
+    caller.require(Scope::TenantsWrite)?;
+    let asked = admin.environment.prune(&TenantSlug::parse(&slug)?, caller.requester()).await?;
     accepted(&admin, &asked).await
 }
 

@@ -21,6 +21,7 @@ use crate::tenant::{
     DomainName, EffectiveLimits, Tenant, TenantSettings, TenantSlug, TenantState, Tier,
 };
 
+pub mod prune;
 pub mod rollout;
 
 /// A tenant.
@@ -218,6 +219,10 @@ pub struct BackupDocument {
     pub finished_at: Timestamp,
     /// Until when it is proven that nothing was written after it.
     pub confirmed_at: Option<Timestamp>,
+    /// When a restore last showed that it is good.
+    pub proven_at: Option<Timestamp>,
+    /// How long that restore took.
+    pub proven_seconds: Option<f64>,
 }
 
 impl From<BackupRecord> for BackupDocument {
@@ -233,6 +238,8 @@ impl From<BackupRecord> for BackupDocument {
             started_at: record.started_at,
             finished_at: record.finished_at,
             confirmed_at: record.confirmed_at,
+            proven_at: record.proven_at,
+            proven_seconds: record.proven_seconds,
         }
     }
 }

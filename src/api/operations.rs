@@ -145,6 +145,7 @@ fn scope_of(record: &OperationRecord) -> Result<Scope, CatalogError> {
         | Work::Resume {}
         | Work::RotatePassword {}
         | Work::Rename { .. }
+        | Work::Prune {}
         | Work::Delete { .. } => Scope::TenantsWrite,
         Work::Migrate { .. } | Work::Baseline { .. } => Scope::Migrate,
         Work::Backup { .. } => Scope::Backup,

@@ -1,5 +1,7 @@
 //! Rows of `backups`: an index of what lies in the bucket. The manifests there are the truth.
 
+use std::collections::HashSet;
+
 use jiff::Timestamp;
 use serde_json::Value;
 use tokio_postgres::Row;
@@ -32,10 +34,14 @@ pub struct BackupRecord {
     pub finished_at: Timestamp,
     /// Until when nothing was written after it, as far as that was looked at.
     pub confirmed_at: Option<Timestamp>,
+    /// When a restore last showed that it is good.
+    pub proven_at: Option<Timestamp>,
+    /// How long that took, from the first step to the last.
+    pub proven_seconds: Option<f64>,
 }
 
 const COLUMNS: &str = "b.id, b.tenant_id, t.slug, b.dump_bytes, b.plain_bytes, b.schema_version, \
-     b.server_version, b.started_at, b.finished_at, b.confirmed_at";
+     b.server_version, b.started_at, b.finished_at, b.confirmed_at, b.proven_at, b.proven_seconds";
 
 fn from_row(row: &Row) -> Result<BackupRecord, CatalogError> {
     Ok(BackupRecord {
@@ -49,6 +55,8 @@ fn from_row(row: &Row) -> Result<BackupRecord, CatalogError> {
         started_at: row.get("started_at"),
         finished_at: row.get("finished_at"),
         confirmed_at: row.get("confirmed_at"),
+        proven_at: row.get("proven_at"),
+        proven_seconds: row.get("proven_seconds"),
     })
 }
 
@@ -69,6 +77,44 @@ impl Catalog {
         );
         let found = rows(&client, &sql, &[&slug.map(TenantSlug::as_str), &limit]).await?;
         found.iter().map(from_row).collect()
+    }
+
+    /// Every backup of one tenant, newest first.
+    pub async fn backups_of(&self, tenant: Uuid) -> Result<Vec<BackupRecord>, CatalogError> {
+        let client = self.client().await?;
+        let sql = format!(
+            "-- backups::of_tenant
+             select {COLUMNS} from backups b join tenants t on t.id = b.tenant_id
+             where b.tenant_id = $1 order by b.started_at desc, b.id desc"
+        );
+        rows(&client, &sql, &[&tenant]).await?.iter().map(from_row).collect()
+    }
+
+    /// Backups of a tenant that a restore is going to read.
+    pub async fn awaited_backups(&self, tenant: Uuid) -> Result<HashSet<Uuid>, CatalogError> {
+        let found = rows(
+            &self.client().await?,
+            "-- backups::awaited
+             select (input ->> 'backup')::uuid from operations
+             where tenant_id = $1 and input ->> 'backup' is not null
+               and state in ('queued', 'running', 'failed')",
+            &[&tenant],
+        )
+        .await?;
+        Ok(found.iter().map(|row| row.get(0)).collect())
+    }
+
+    /// Backups of a tenant that are to be taken, or failed and may be tried again.
+    pub async fn open_backups(&self, tenant: Uuid) -> Result<Vec<Uuid>, CatalogError> {
+        let found = rows(
+            &self.client().await?,
+            "-- backups::open
+             select id from operations
+             where tenant_id = $1 and kind = 'backup' and state in ('queued', 'running', 'failed')",
+            &[&tenant],
+        )
+        .await?;
+        Ok(found.iter().map(|row| row.get(0)).collect())
     }
 
     /// The newest backup of a tenant that was started before a moment, or the newest of all.
@@ -156,6 +202,21 @@ impl TenantLock {
             "-- backups::confirm
              update backups set confirmed_at = $3 where tenant_id = $1 and id = $2",
             &[&self.tenant(), &id, &moment],
+        )
+        .await
+        .map(drop)
+    }
+
+    /// Writes down that a restore has shown a backup of this tenant to be good, and how long it took since the
+    /// lock's operation began.
+    pub async fn prove_backup(&self, id: Uuid) -> Result<(), CatalogError> {
+        execute(
+            self.session()?,
+            "-- backups::prove
+             update backups b
+             set proven_at = now(), proven_seconds = extract(epoch from now() - o.started_at)::float8
+             from operations o where b.tenant_id = $1 and b.id = $2 and o.id = $3",
+            &[&self.tenant(), &id, &self.operation()],
         )
         .await
         .map(drop)

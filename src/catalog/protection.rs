@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use tokio_postgres::Row;
 use uuid::Uuid;
 
-use super::{Catalog, CatalogError, execute, rows};
+use super::{Catalog, CatalogError, execute, one, rows};
 use crate::catalog::operations::NewOperation;
 use crate::tenant::TenantSlug;
 use crate::tenant::settings::BackupPolicy;
@@ -32,13 +32,11 @@ pub struct Protection {
 
 impl Protection {
     fn from_row(row: &Row) -> Result<Self, CatalogError> {
-        let policy = |name| row.get::<_, Option<_>>(name).map(BackupPolicy::stored);
-        let tier = policy("of_tier").unwrap_or_default();
         Ok(Self {
             tenant_id: row.get("id"),
             slug: super::tenants::slug_of(row)?,
             server_id: row.get("server_id"),
-            policy: policy("own").unwrap_or_default().or(&tier),
+            policy: policy_of(row),
             created_at: row.get("created_at"),
             data_of: row.get("data_of"),
             asked_at: row.get("asked_at"),
@@ -72,6 +70,19 @@ impl Catalog {
         found.iter().map(Protection::from_row).collect()
     }
 
+    /// What a tenant's own settings and its tier say of its backups.
+    pub async fn backup_policy(&self, tenant: Uuid) -> Result<BackupPolicy, CatalogError> {
+        let row = one(
+            &self.client().await?,
+            "-- protection::policy
+             select t.settings -> 'backup' as own, r.backup as of_tier
+             from tenants t join tiers r on r.name = t.tier where t.id = $1",
+            &[&tenant],
+        )
+        .await?;
+        Ok(policy_of(&row))
+    }
+
     /// Asks for an operation, unless one was asked for with its idempotency key. Says whether it did.
     pub async fn enqueue_once(&self, new: &NewOperation<'_>) -> Result<bool, CatalogError> {
         let made = execute(
@@ -92,4 +103,10 @@ impl Catalog {
         .await?;
         Ok(made == 1)
     }
+}
+
+fn policy_of(row: &Row) -> BackupPolicy {
+    let policy = |name| row.get::<_, Option<_>>(name).map(BackupPolicy::stored);
+    let tier = policy("of_tier").unwrap_or_default();
+    policy("own").unwrap_or_default().or(&tier)
 }

@@ -14,6 +14,8 @@ use crate::operations::Environment;
 use crate::operations::request::Requester;
 use crate::tenant::TenantSlug;
 
+mod prune;
+
 /// The commands about backups.
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -23,6 +25,10 @@ pub(super) enum Command {
     List(ListOptions),
     /// Show one backup
     Show(ShowOptions),
+    /// Remove backups that nobody asked to keep
+    Prune(prune::PruneOptions),
+    /// Keep every backup of a tenant, whatever its retention says
+    Hold(prune::HoldOptions),
 }
 
 #[derive(Debug, Args)]
@@ -73,6 +79,8 @@ pub(super) async fn run(command: Command, context: &Context) -> Result<Outcome> 
         Command::Run(options) => back_up(options, context).await,
         Command::List(options) => list(options, context).await,
         Command::Show(options) => show(options, context).await,
+        Command::Prune(options) => prune::prune(options, context).await,
+        Command::Hold(options) => prune::hold(options, context).await,
     }
 }
 
@@ -164,6 +172,7 @@ async fn show(options: ShowOptions, context: &Context) -> Result<Outcome> {
             ("Tenant", Some(format!("{} ({})", backup.tenant_slug, backup.tenant_id))),
             ("Data of", Some(moment(backup.started_at))),
             ("Unchanged", backup.confirmed_at.map(|at| format!("at {}", moment(at)))),
+            ("Proven", backup.proven_at.map(moment)),
             ("Taken in", Some(elapsed(between(backup.started_at, backup.finished_at)))),
             ("Stored", Some(size(backup.dump_bytes))),
             ("Dump", Some(size(backup.plain_bytes))),

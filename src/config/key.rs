@@ -166,6 +166,11 @@ pub const KEYS: &[Key] = &[
         "when every tenant is backed up, as a cron expression in UTC such as `0 2 * * *`; spread over the hour",
     ),
     plain(
+        "backup_retention",
+        "",
+        "which backups are kept, such as `last=7,daily=14,weekly=8,monthly=12,yearly=3,days=7`; all when not set",
+    ),
+    plain(
         "backup_server_concurrency",
         "backup_concurrency",
         "scheduled backups on one server at a time",

@@ -23,9 +23,11 @@ use self::unchanged::Witness;
 use super::{Plan, Step, StepContext, StepError, Work};
 use crate::tenant::TenantState;
 
+pub(crate) mod prune;
 pub(crate) mod schedule;
 mod unchanged;
 
+pub use prune::{PrunePlan, Stray};
 pub use schedule::{BackupRules, Look};
 
 pub(super) const PLAN: Plan = Plan {
@@ -197,7 +199,7 @@ pub(super) async fn count_rows(session: &Connection) -> Result<Vec<TableRows>, S
 
 async fn write_manifest(cx: &StepContext<'_>) -> Result<(), StepError> {
     if cx.recall::<Uuid>(STANDS).is_some() {
-        return Ok(());
+        return prune::ask_after_backup(cx).await;
     }
     let store = cx.environment.store()?;
     let catalog = &cx.environment.catalog;
@@ -229,7 +231,7 @@ async fn write_manifest(cx: &StepContext<'_>) -> Result<(), StepError> {
     manifest.sign(&key.open);
     finish(store, &manifest).await?;
     cx.lock.record_backup(&manifest, witness.as_ref()).await?;
-    Ok(())
+    prune::ask_after_backup(cx).await
 }
 
 async fn remove_objects(cx: &StepContext<'_>) -> Result<(), StepError> {

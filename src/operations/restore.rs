@@ -158,6 +158,10 @@ async fn serve(cx: &StepContext<'_>) -> Result<(), StepError> {
     let version = cx.recall(VERSION).unwrap_or(cx.tenant.schema_version);
     let repeatables = cx.recall::<Option<String>>(REPEATABLES).flatten();
     let repeatables = repeatables.as_deref();
+    let Work::Restore { backup } = cx.work()? else {
+        unreachable!("only a restore has these steps")
+    };
+    cx.lock.prove_backup(backup).await?;
     Ok(cx.lock.serve(&cx.tenant, state, epoch(cx)?, version, repeatables).await?)
 }
 

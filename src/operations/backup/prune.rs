@@ -55,7 +55,11 @@ pub struct Stray {
 
 impl Environment {
     /// What pruning would do to a tenant's backups at a moment; changes nothing.
-    pub async fn prune_plan(&self, tenant: &Tenant, now: Timestamp) -> Result<PrunePlan, StepError> {
+    pub async fn prune_plan(
+        &self,
+        tenant: &Tenant,
+        now: Timestamp,
+    ) -> Result<PrunePlan, StepError> {
         let (store, catalog) = (self.store()?, &self.catalog);
         let policy = self.backup_policy(tenant.id).await?;
         let backups = catalog.backups_of(tenant.id).await?;
