@@ -36,6 +36,7 @@ pub mod changes;
 pub mod domains;
 pub mod lock;
 pub mod members;
+pub mod messages;
 pub mod operations;
 mod progress;
 pub mod protection;
@@ -55,7 +56,7 @@ pub mod tokens;
 
 pub use lock::TenantLock;
 
-/// Our own schema, in order. `V19__…` goes here and nowhere else.
+/// Our own schema, in order. `V21__…` goes here and nowhere else.
 const MIGRATIONS: &[(&str, &str)] = &[
     ("V1__servers_and_tenants", include_str!("../migrations/catalog/V1__servers_and_tenants.sql")),
     ("V2__operations", include_str!("../migrations/catalog/V2__operations.sql")),
@@ -76,6 +77,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("V17__rollouts", include_str!("../migrations/catalog/V17__rollouts.sql")),
     ("V18__backup_schedules", include_str!("../migrations/catalog/V18__backup_schedules.sql")),
     ("V19__retention", include_str!("../migrations/catalog/V19__retention.sql")),
+    ("V20__backup_events", include_str!("../migrations/catalog/V20__backup_events.sql")),
 ];
 
 /// A worker's notes need not reach the disk one by one: a step that is repeated because the catalog's

@@ -45,6 +45,7 @@ pub mod runner;
 mod suspend;
 pub mod upkeep;
 pub mod verify;
+pub mod webhook;
 
 pub use environment::{Environment, Limits};
 pub use runner::Runner;

@@ -20,6 +20,7 @@ mod domains;
 mod drift;
 mod edges;
 mod fleet;
+mod goals;
 mod identity;
 mod layer;
 mod limits;

@@ -11,6 +11,7 @@ use uuid::Uuid;
 
 use super::Admin;
 use super::auth::Caller;
+use super::document::protection::ProtectionDocument;
 use super::document::prune::PruneDocument;
 use super::document::{BackupDocument, OperationDocument};
 use super::error::ApiError;
@@ -45,6 +46,9 @@ pub(super) struct ListQuery {
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Backups {
     backups: Vec<BackupDocument>,
+    /// How well the tenant is protected; only where one is named, and while it can be backed up.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    protection: Option<ProtectionDocument>,
 }
 
 /// Backs a tenant up.
@@ -124,8 +128,11 @@ pub(super) async fn list_of_tenant(
 ) -> Result<Json<Backups>, ApiError> {
     caller.require(Scope::Backup)?;
     let slug = TenantSlug::parse(&slug)?;
-    admin.environment.catalog.tenant(&slug).await?;
-    backups(&admin, Some(&slug), query?.0.limit).await
+    let tenant = admin.environment.catalog.tenant(&slug).await?;
+    let mut listed = backups(&admin, Some(&slug), query?.0.limit).await?;
+    let achieved = admin.environment.achieved(tenant.id, Timestamp::now()).await?;
+    listed.protection = achieved.map(ProtectionDocument::from);
+    Ok(listed)
 }
 
 /// Lists every tenant's backups.
@@ -158,5 +165,5 @@ async fn backups(
     limit: Option<i64>,
 ) -> Result<Json<Backups>, ApiError> {
     let found = admin.environment.catalog.backups(slug, page(limit)?).await?;
-    Ok(Json(Backups { backups: found.into_iter().map(Into::into).collect() }))
+    Ok(Json(Backups { backups: found.into_iter().map(Into::into).collect(), protection: None }))
 }

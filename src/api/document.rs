@@ -21,6 +21,7 @@ use crate::tenant::{
     DomainName, EffectiveLimits, Tenant, TenantSettings, TenantSlug, TenantState, Tier,
 };
 
+pub mod protection;
 pub mod prune;
 pub mod rollout;
 

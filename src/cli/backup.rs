@@ -1,6 +1,6 @@
 //! `tenantry backup …`
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use clap::{Args, Subcommand};
 use uuid::Uuid;
@@ -145,8 +145,17 @@ async fn list(options: ListOptions, context: &Context) -> Result<Outcome> {
     let backups = catalog.backups(options.slug.as_ref(), options.limit).await?;
     let documents: Vec<BackupDocument> = backups.into_iter().map(BackupDocument::from).collect();
     context.print(&documents, || {
-        let mut table =
-            Table::new(&["ID", "TENANT", "OF", "AGE", "UNCHANGED", "SIZE", "SCHEMA", "POSTGRES"]);
+        let mut table = Table::new(&[
+            "ID",
+            "TENANT",
+            "OF",
+            "AGE",
+            "UNCHANGED",
+            "PROVEN",
+            "SIZE",
+            "SCHEMA",
+            "POSTGRES",
+        ]);
         for backup in &documents {
             table.row([
                 backup.id.to_string(),
@@ -154,6 +163,7 @@ async fn list(options: ListOptions, context: &Context) -> Result<Outcome> {
                 moment(backup.started_at),
                 age(backup.started_at),
                 backup.confirmed_at.map_or_else(|| "-".to_owned(), |at| format!("{} ago", age(at))),
+                proven(backup),
                 size(backup.dump_bytes),
                 backup.schema_version.to_string(),
                 backup.server_version.clone(),
@@ -181,6 +191,16 @@ async fn show(options: ShowOptions, context: &Context) -> Result<Outcome> {
         ])
     })?;
     Ok(Outcome::Done)
+}
+
+/// When a restore showed it good, and how long that took.
+fn proven(backup: &BackupDocument) -> String {
+    let took = backup.proven_seconds.and_then(|secs| Duration::try_from_secs_f64(secs).ok());
+    let proven = backup.proven_at.zip(took);
+    proven.map_or_else(
+        || "-".to_owned(),
+        |(at, took)| format!("{} ago, in {}", age(at), elapsed(took)),
+    )
 }
 
 /// Refuses before anything is queued that could only fail.

@@ -9,7 +9,7 @@ use super::report::{Table, fields, moment, plain};
 use super::{Context, Outcome, Result};
 use crate::api::document::TierDocument;
 use crate::config::nearest_of;
-use crate::tenant::settings::{BackupPolicy, Limits};
+use crate::tenant::settings::{BackupPolicy, Goal, Limits};
 use crate::tenant::{Retention, Schedule, Tier};
 
 /// The commands about tiers.
@@ -74,6 +74,9 @@ struct BackupOptions {
     /// Which backups are kept, such as `last=7,daily=14`
     #[arg(long = "backup-retention", value_name = "POLICY", value_parser = parse_retention)]
     retention: Option<Retention>,
+    /// How old the newest backup may be, such as 26h
+    #[arg(long = "backup-goal-rpo", value_name = "DURATION", value_parser = parse_goal)]
+    goal_rpo: Option<Goal>,
 }
 
 #[derive(Debug, Args)]
@@ -168,7 +171,12 @@ async fn change(
 
 impl BackupOptions {
     fn policy(self) -> BackupPolicy {
-        BackupPolicy { schedule: self.schedule, retention: self.retention, legal_hold: None }
+        BackupPolicy {
+            schedule: self.schedule,
+            retention: self.retention,
+            goal_rpo: self.goal_rpo,
+            legal_hold: None,
+        }
     }
 }
 
@@ -196,6 +204,10 @@ fn names() -> Vec<&'static str> {
 
 fn parse_retention(text: &str) -> std::result::Result<Retention, String> {
     Retention::parse(text).ok_or_else(|| format!("a retention is {}", Retention::EXPECTED))
+}
+
+fn parse_goal(text: &str) -> std::result::Result<Goal, String> {
+    Goal::parse(text).ok_or_else(|| format!("a goal is {}", Goal::EXPECTED))
 }
 
 fn parse_schedule(text: &str) -> std::result::Result<Schedule, String> {

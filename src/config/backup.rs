@@ -20,6 +20,7 @@ pub(super) fn read(r: &mut Reader, concurrency: usize) -> BackupRules {
         policy: BackupPolicy {
             schedule: r.get("backup_schedule"),
             retention: r.get("backup_retention"),
+            goal_rpo: r.get("backup_goal_rpo"),
             legal_hold: None,
         },
         concurrency,

@@ -14,7 +14,7 @@ use crate::duration;
 use crate::oidc::Algorithm;
 use crate::registration::Rate;
 use crate::resolve::{AdminClaim, ClaimPath, TrustedProxies};
-use crate::tenant::settings::SettingsRules;
+use crate::tenant::settings::{Goal, SettingsRules};
 use crate::tenant::{DomainName, Retention, Schedule, TenantSlug};
 
 /// A type that a setting may have.
@@ -104,6 +104,14 @@ impl Value for Schedule {
 }
 
 impl Value for Retention {
+    const EXPECTED: &'static str = Self::EXPECTED;
+
+    fn read(text: &str) -> Result<Self, Option<String>> {
+        Self::parse(text).ok_or(None)
+    }
+}
+
+impl Value for Goal {
     const EXPECTED: &'static str = Self::EXPECTED;
 
     fn read(text: &str) -> Result<Self, Option<String>> {

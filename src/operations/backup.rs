@@ -21,12 +21,15 @@ use uuid::Uuid;
 
 use self::unchanged::Witness;
 use super::{Plan, Step, StepContext, StepError, Work};
+use crate::metrics;
 use crate::tenant::TenantState;
 
+mod goals;
 pub(crate) mod prune;
 pub(crate) mod schedule;
 mod unchanged;
 
+pub use goals::Achieved;
 pub use prune::{PrunePlan, Stray};
 pub use schedule::{BackupRules, Look};
 
@@ -199,6 +202,7 @@ pub(super) async fn count_rows(session: &Connection) -> Result<Vec<TableRows>, S
 
 async fn write_manifest(cx: &StepContext<'_>) -> Result<(), StepError> {
     if cx.recall::<Uuid>(STANDS).is_some() {
+        metrics::backup("unchanged");
         return prune::ask_after_backup(cx).await;
     }
     let store = cx.environment.store()?;
@@ -231,6 +235,7 @@ async fn write_manifest(cx: &StepContext<'_>) -> Result<(), StepError> {
     manifest.sign(&key.open);
     finish(store, &manifest).await?;
     cx.lock.record_backup(&manifest, witness.as_ref()).await?;
+    metrics::backup("taken");
     prune::ask_after_backup(cx).await
 }
 

@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use super::StepError;
 use super::backup::BackupRules;
-use super::rollouts::webhook::Webhook;
+use super::webhook::Webhook;
 use crate::catalog::{Catalog, CatalogError};
 use crate::tenant::settings::SettingsRules;
 
@@ -33,7 +33,7 @@ pub struct Environment {
     pub store: Option<BackupStore>,
     /// Bounds on what operations do.
     pub limits: Limits,
-    /// Whom to tell what happens in rollouts.
+    /// Whom to tell what happens in rollouts and to backups.
     pub webhook: Option<Webhook>,
     migrations: Arc<Mutex<MigrationSet>>,
     servers: Cache<Uuid, Server>,
@@ -88,7 +88,7 @@ impl Environment {
         })
     }
 
-    /// The same, with somebody to tell what happens in rollouts.
+    /// The same, with somebody to tell what happens.
     #[must_use]
     pub fn with_webhook(mut self, webhook: Option<Webhook>) -> Self {
         self.webhook = webhook;

@@ -24,7 +24,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::{Environment, StepError, Work, migrate, upkeep};
+use super::{Environment, StepError, Work, migrate, upkeep, webhook};
 use crate::catalog::CatalogError;
 use crate::catalog::changes::{Change, Changes};
 use crate::catalog::operations::Failure;
@@ -33,7 +33,6 @@ use crate::catalog::tenants::TenantFilter;
 use crate::tenant::{Tenant, TenantSlug, TenantState};
 
 mod plan;
-pub mod webhook;
 
 pub use plan::{Bound, PlanError, RolloutPlan, Selection};
 

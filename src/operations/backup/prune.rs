@@ -144,7 +144,9 @@ fn judge(policy: &BackupPolicy, backups: &[BackupRecord], now: Timestamp) -> Vec
         None => vec![vec!["no retention is set".to_owned()]; backups.len()],
     };
     if policy.legal_hold == Some(true) {
-        reasons.iter_mut().for_each(|reasons| reasons.push("legal hold".to_owned()));
+        for reasons in &mut reasons {
+            reasons.push("legal hold".to_owned());
+        }
     }
     reasons
 }

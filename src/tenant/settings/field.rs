@@ -7,7 +7,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 use url::Url;
 
-use super::Timeout;
+use super::{Goal, Timeout};
 use crate::duration;
 use crate::tenant::{Retention, Schedule};
 
@@ -102,6 +102,10 @@ pub(super) fn schedule<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Sche
 
 pub(super) fn retention<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Retention>, D::Error> {
     optional(from, Retention::EXPECTED, |value| Retention::parse(value.as_str()?))
+}
+
+pub(super) fn goal<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Goal>, D::Error> {
+    optional(from, Goal::EXPECTED, |value| Goal::parse(value.as_str()?))
 }
 
 pub(super) fn flag<'de, D: Deserializer<'de>>(from: D) -> Result<Option<bool>, D::Error> {

@@ -9,7 +9,7 @@ use thiserror::Error;
 use super::SettingsError;
 
 /// Every place that a section knows. Under `compliance` and `application` there may be any other.
-const PLACES: [&str; 19] = [
+const PLACES: [&str; 20] = [
     "branding",
     "branding.logo_url",
     "branding.primary_color",
@@ -27,6 +27,7 @@ const PLACES: [&str; 19] = [
     "backup",
     "backup.schedule",
     "backup.retention",
+    "backup.goal_rpo",
     "backup.legal_hold",
     "application",
 ];
