@@ -183,7 +183,7 @@ async fn the_command_line_says_what_goes_and_why_the_rest_stays() {
         ("backup prune --all --dry-run --output-format json", 0, "\"keep\": []"),
         ("backup hold acme", 0, "are held"),
         ("backup prune acme", 0, "Nothing is to be removed"),
-        ("tenant delete acme --yes", 1, "under legal hold"),
+        ("tenant delete acme --yes", 4, "under legal hold"),
         ("backup hold acme --release", 0, "no longer held"),
         ("backup prune --all", 0, "1 backup of 1 tenant removed"),
         ("backup prune acme --dry-run", 0, newest.as_str()),
