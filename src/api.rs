@@ -170,6 +170,7 @@ fn admin_routes() -> OpenApiRouter<Admin> {
         .routes(routes!(backups::restore))
         .routes(routes!(backups::drill))
         .routes(routes!(backups::list_of_tenant))
+        .routes(routes!(backups::prune_plan, backups::prune))
         .routes(routes!(backups::list))
         .routes(routes!(backups::get))
         .routes(routes!(operations::list))

@@ -41,6 +41,7 @@ pub mod export;
 pub mod freeze;
 pub mod lock;
 pub mod members;
+pub mod messages;
 pub mod operations;
 mod progress;
 pub mod proofs;
@@ -63,7 +64,7 @@ pub mod tokens;
 
 pub use lock::TenantLock;
 
-/// Our own schema, in order. `V26__…` goes here and nowhere else.
+/// Our own schema, in order. `V27__…` goes here and nowhere else.
 const MIGRATIONS: &[(&str, &str)] = &[
     ("V1__servers_and_tenants", include_str!("../migrations/catalog/V1__servers_and_tenants.sql")),
     ("V2__operations", include_str!("../migrations/catalog/V2__operations.sql")),
@@ -90,6 +91,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("V23__backup_keys", include_str!("../migrations/catalog/V23__backup_keys.sql")),
     ("V24__proofs", include_str!("../migrations/catalog/V24__proofs.sql")),
     ("V25__erasures", include_str!("../migrations/catalog/V25__erasures.sql")),
+    ("V26__backup_events", include_str!("../migrations/catalog/V26__backup_events.sql")),
 ];
 
 /// A worker's notes need not reach the disk one by one: a step that is repeated because the catalog's

@@ -22,7 +22,7 @@ use crate::catalog::catching_up::CatchUpMode;
 use crate::operations::Limits;
 use crate::operations::backup::BackupRules;
 use crate::operations::drills::{DrillSchedule, DrillTimes};
-use crate::operations::rollouts::webhook::Webhook;
+use crate::operations::webhook::Webhook;
 use crate::router::RouterSettings;
 use crate::sealing::MasterKey;
 use crate::sql::SqlSettings;
@@ -138,7 +138,7 @@ pub struct Settings {
     pub migration_lock_timeout: Duration,
     /// How long one statement of a migration may run.
     pub migration_statement_timeout: Duration,
-    /// Whom to tell what happens in rollouts.
+    /// Whom to tell what happens in rollouts and to backups.
     pub webhook: Option<Webhook>,
     /// Where `pg_dump` and `pg_restore` are.
     pub pg_bin_dir: Option<PathBuf>,

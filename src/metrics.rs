@@ -70,6 +70,18 @@ fn describe() {
     );
     describe_gauge!("tenantry_tenants", "Tenants by state.");
     describe_gauge!("tenantry_schema_version_tenants", "Tenants by schema version.");
+    describe_counter!(
+        "tenantry_backups_total",
+        "Backups that were taken, were not needed as nothing had changed, or failed, by outcome."
+    );
+    describe_gauge!(
+        "tenantry_backup_age_seconds",
+        "How old the data of tenants' newest backups is, by quantile; 1 is the oldest."
+    );
+    describe_gauge!(
+        "tenantry_backup_goals_missed",
+        "Tenants whose newest backup is older than its goal allows."
+    );
     describe_gauge!("tenantry_server_up", "Whether a tenant server answers.");
     describe_gauge!("tenantry_replica_up", "Whether a read replica answers and is a standby.");
     describe_gauge!(
@@ -154,6 +166,27 @@ pub fn tenants(state: &'static str, number: i64) {
 #[expect(clippy::cast_precision_loss, reason = "nobody has 2^52 tenants")]
 pub fn schema_version(version: i64, number: i64) {
     gauge!("tenantry_schema_version_tenants", "version" => version.to_string()).set(number as f64);
+}
+
+/// A backup was taken, was not needed, or failed.
+pub fn backup(outcome: &'static str) {
+    counter!("tenantry_backups_total", "outcome" => outcome).increment(1);
+}
+
+/// How old the newest backups are, in seconds, the youngest first.
+#[expect(clippy::cast_precision_loss, reason = "nobody waits 2^52 seconds for a backup")]
+pub fn backup_ages(sorted: &[u64]) {
+    for (quantile, percent) in [("0.5", 50), ("0.95", 95), ("1", 100)] {
+        let place = (sorted.len() * percent).div_ceil(100).saturating_sub(1);
+        let age = sorted.get(place).copied().unwrap_or(0);
+        gauge!("tenantry_backup_age_seconds", "quantile" => quantile).set(age as f64);
+    }
+}
+
+/// How many tenants have a backup that is older than it may be.
+#[expect(clippy::cast_precision_loss, reason = "nobody has 2^52 tenants")]
+pub fn backup_goals_missed(number: usize) {
+    gauge!("tenantry_backup_goals_missed").set(number as f64);
 }
 
 /// Whether a server answers.

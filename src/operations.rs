@@ -58,6 +58,7 @@ mod undo;
 pub mod upkeep;
 pub mod verify;
 mod verify_backup;
+pub mod webhook;
 
 pub use environment::{Environment, Limits};
 pub use runner::Runner;
@@ -91,6 +92,8 @@ pub enum Work {
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         unless_unchanged: bool,
     },
+    /// Remove the backups that its retention does not keep, and what crashed uploads left.
+    Prune {},
     /// Put a backup in the place of the live database, which is kept for a while.
     Restore {
         /// The backup.
@@ -218,6 +221,7 @@ impl Work {
             Self::Migrate { .. } => &migrate::PLAN,
             Self::Baseline { .. } => &baseline::PLAN,
             Self::Backup { .. } => &backup::PLAN,
+            Self::Prune {} => &backup::prune::PLAN,
             Self::Restore { .. } => &restore::IN_PLACE,
             Self::RestoreAs { .. } => &restore::AS_TENANT,
             Self::Drill { .. } => &drill::PLAN,
@@ -242,6 +246,7 @@ impl Work {
             Self::Migrate { .. } => "migrate",
             Self::Baseline { .. } => "baseline",
             Self::Backup { .. } => "backup",
+            Self::Prune {} => "prune",
             Self::Restore { .. } => "restore",
             Self::RestoreAs { .. } => "restore_as",
             Self::Drill { .. } => "drill",

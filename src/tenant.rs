@@ -15,6 +15,7 @@ use uuid::Uuid;
 
 mod domain;
 mod email;
+mod retention;
 mod schedule;
 mod scope;
 pub mod settings;
@@ -22,6 +23,7 @@ mod slug;
 
 pub use domain::{DomainError, DomainName, is_free_mail};
 pub use email::{EmailAddress, EmailError};
+pub use retention::{Candidate, Retention};
 pub use schedule::Schedule;
 pub use scope::{KeyError, TenantScope};
 pub use settings::{EffectiveLimits, TenantSettings};

@@ -160,6 +160,15 @@ impl BackupStore {
         self.delete_raw(&key.to_string()).await
     }
 
+    /// Until when the store itself refuses to lose an object; `None` when nothing holds it, or when it is not
+    /// there. S3 tells only who may ask (`s3:GetObjectRetention`).
+    pub async fn locked_until(&self, key: &ObjectKey) -> Result<Option<Timestamp>, StoreError> {
+        match &self.backend {
+            Backend::S3(s3) => s3.locked_until(&key.to_string()).await,
+            Backend::Directory(_) | Backend::Memory(_) => Ok(None),
+        }
+    }
+
     /// Discards what interrupted uploads of this backup left in the store, and counts them. A store
     /// that cannot list them has none to show: that is `Ok(0)`.
     pub async fn abort_unfinished(&self, tenant: Uuid, backup: Uuid) -> Result<u64, StoreError> {

@@ -11,6 +11,8 @@ use uuid::Uuid;
 
 use super::Admin;
 use super::auth::Caller;
+use super::document::protection::ProtectionDocument;
+use super::document::prune::PruneDocument;
 use super::document::{BackupDocument, OperationDocument};
 use super::error::ApiError;
 use super::operations::{accepted, page};
@@ -56,6 +58,9 @@ pub(super) struct ListQuery {
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Backups {
     backups: Vec<BackupDocument>,
+    /// How well the tenant is protected; only where one is named, and while it can be backed up.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    protection: Option<ProtectionDocument>,
 }
 
 /// Backs a tenant up.
@@ -141,6 +146,33 @@ pub(super) async fn drill(
     accepted(&admin, &asked).await
 }
 
+/// Shows what pruning would do to a tenant's backups: which go, and why the others stay.
+#[utoipa::path(get, path = "/api/setup/tenants/{slug}/prune", tag = "backups", params(("slug" = String, Path)),
+    responses((status = OK, body = PruneDocument), (status = NOT_FOUND, body = Problem)))]
+pub(super) async fn prune_plan(
+    State(admin): State<Admin>,
+    caller: Caller,
+    Path(slug): Path<String>,
+) -> Result<Json<PruneDocument>, ApiError> {
+    caller.require(Scope::Backup)?;
+    let tenant = admin.environment.catalog.tenant(&TenantSlug::parse(&slug)?).await?;
+    let plan = admin.environment.prune_plan(&tenant, Timestamp::now()).await?;
+    Ok(Json(PruneDocument::new(&tenant.slug, plan)))
+}
+
+/// Removes the backups that a tenant's retention does not keep.
+#[utoipa::path(post, path = "/api/setup/tenants/{slug}/prune", tag = "backups", params(("slug" = String, Path)),
+    responses((status = ACCEPTED, body = OperationDocument), (status = CONFLICT, body = Problem)))]
+pub(super) async fn prune(
+    State(admin): State<Admin>,
+    caller: Caller,
+    Path(slug): Path<String>,
+) -> Result<Response, ApiError> {
+    caller.require(Scope::TenantsWrite)?;
+    let asked = admin.environment.prune(&TenantSlug::parse(&slug)?, caller.requester()).await?;
+    accepted(&admin, &asked).await
+}
+
 /// Lists a tenant's backups.
 #[utoipa::path(get, path = "/api/setup/tenants/{slug}/backups", tag = "backups",
     params(("slug" = String, Path), ListQuery),
@@ -153,8 +185,11 @@ pub(super) async fn list_of_tenant(
 ) -> Result<Json<Backups>, ApiError> {
     caller.require(Scope::Backup)?;
     let slug = TenantSlug::parse(&slug)?;
-    admin.environment.catalog.tenant(&slug).await?;
-    backups(&admin, Some(&slug), query?.0.limit).await
+    let tenant = admin.environment.catalog.tenant(&slug).await?;
+    let mut listed = backups(&admin, Some(&slug), query?.0.limit).await?;
+    let achieved = admin.environment.achieved(tenant.id, Timestamp::now()).await?;
+    listed.protection = achieved.map(ProtectionDocument::from);
+    Ok(listed)
 }
 
 /// Lists every tenant's backups.
@@ -187,5 +222,5 @@ async fn backups(
     limit: Option<i64>,
 ) -> Result<Json<Backups>, ApiError> {
     let found = admin.environment.catalog.backups(slug, page(limit)?).await?;
-    Ok(Json(Backups { backups: found.into_iter().map(Into::into).collect() }))
+    Ok(Json(Backups { backups: found.into_iter().map(Into::into).collect(), protection: None }))
 }

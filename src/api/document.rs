@@ -22,6 +22,8 @@ use crate::tenant::{
 };
 
 pub mod fleet;
+pub mod protection;
+pub mod prune;
 pub mod rollout;
 
 /// A tenant.

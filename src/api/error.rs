@@ -8,8 +8,8 @@ use axum::response::{IntoResponse, Response};
 use serde::de::DeserializeOwned;
 
 use crate::catalog::{CatalogError, VersionError};
-use crate::operations::chain;
 use crate::operations::rollouts::RolloutError;
+use crate::operations::{StepError, chain};
 use crate::problem::Problem;
 use crate::tenant::SlugError;
 use crate::tenant::settings::SettingsError;
@@ -119,6 +119,19 @@ impl From<RolloutError> for ApiError {
             RolloutError::Plan(error) => Self::invalid(error.to_string()),
             RolloutError::Catalog(error) => error.into(),
         }
+    }
+}
+
+impl From<StepError> for ApiError {
+    fn from(error: StepError) -> Self {
+        tracing::error!(error = %chain(&error), "request failed");
+        let remedy = match error {
+            StepError::Retry(_, remedy) | StepError::Fail(_, remedy) => remedy,
+            StepError::Lost => None,
+        };
+        let remedy = remedy.unwrap_or_else(|| "try again in a moment".to_owned());
+        let (code, title) = ("cannot_look", "Cannot look");
+        Self(Problem::new(StatusCode::SERVICE_UNAVAILABLE, code, title, remedy))
     }
 }
 

@@ -146,6 +146,7 @@ fn scope_of(record: &OperationRecord) -> Result<Scope, CatalogError> {
         | Work::RotatePassword {}
         | Work::DestroyBackupKeys {}
         | Work::Rename { .. }
+        | Work::Prune {}
         | Work::Delete { .. } => Scope::TenantsWrite,
         Work::Migrate { .. } | Work::Baseline { .. } => Scope::Migrate,
         Work::Backup { .. }

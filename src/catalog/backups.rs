@@ -1,5 +1,7 @@
 //! Rows of `backups`: an index of what lies in the bucket. The manifests there are the truth.
 
+use std::collections::HashSet;
+
 use jiff::Timestamp;
 use serde_json::Value;
 use tokio_postgres::Row;
@@ -82,6 +84,44 @@ impl Catalog {
         );
         let found = rows(&client, &sql, &[&slug.map(TenantSlug::as_str), &limit]).await?;
         found.iter().map(from_row).collect()
+    }
+
+    /// Every backup of one tenant, newest first.
+    pub async fn backups_of(&self, tenant: Uuid) -> Result<Vec<BackupRecord>, CatalogError> {
+        let client = self.client().await?;
+        let sql = format!(
+            "-- backups::of_tenant
+             select {COLUMNS} from backups b join tenants t on t.id = b.tenant_id
+             where b.tenant_id = $1 order by b.started_at desc, b.id desc"
+        );
+        rows(&client, &sql, &[&tenant]).await?.iter().map(from_row).collect()
+    }
+
+    /// Backups of a tenant that a restore is going to read.
+    pub async fn awaited_backups(&self, tenant: Uuid) -> Result<HashSet<Uuid>, CatalogError> {
+        let found = rows(
+            &self.client().await?,
+            "-- backups::awaited
+             select (input ->> 'backup')::uuid from operations
+             where tenant_id = $1 and input ->> 'backup' is not null
+               and state in ('queued', 'running', 'failed')",
+            &[&tenant],
+        )
+        .await?;
+        Ok(found.iter().map(|row| row.get(0)).collect())
+    }
+
+    /// Backups of a tenant that are to be taken, or failed and may be tried again.
+    pub async fn open_backups(&self, tenant: Uuid) -> Result<Vec<Uuid>, CatalogError> {
+        let found = rows(
+            &self.client().await?,
+            "-- backups::open
+             select id from operations
+             where tenant_id = $1 and kind = 'backup' and state in ('queued', 'running', 'failed')",
+            &[&tenant],
+        )
+        .await?;
+        Ok(found.iter().map(|row| row.get(0)).collect())
     }
 
     /// The newest good backup of a tenant that was started before a moment, or the newest of all.
@@ -171,6 +211,21 @@ impl TenantLock {
             "-- backups::confirm
              update backups set confirmed_at = $3 where tenant_id = $1 and id = $2",
             &[&self.tenant(), &id, &moment],
+        )
+        .await
+        .map(drop)
+    }
+
+    /// Writes down that a restore has shown a backup of this tenant to be good, and how long it took since the
+    /// lock's operation began.
+    pub async fn prove_backup(&self, id: Uuid) -> Result<(), CatalogError> {
+        execute(
+            self.session()?,
+            "-- backups::prove
+             update backups b
+             set proven_at = now(), proven_seconds = extract(epoch from now() - o.started_at)::float8
+             from operations o where b.tenant_id = $1 and b.id = $2 and o.id = $3",
+            &[&self.tenant(), &id, &self.operation()],
         )
         .await
         .map(drop)

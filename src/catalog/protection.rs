@@ -1,10 +1,11 @@
 //! How well each tenant is protected: what its backups are to be, and the newest one that it has.
 
 use jiff::Timestamp;
+use serde_json::Value;
 use tokio_postgres::Row;
 use uuid::Uuid;
 
-use super::{Catalog, CatalogError, execute, rows};
+use super::{Catalog, CatalogError, execute, one, rows};
 use crate::catalog::operations::NewOperation;
 use crate::tenant::TenantSlug;
 use crate::tenant::settings::BackupPolicy;
@@ -24,6 +25,10 @@ pub struct Protection {
     pub created_at: Timestamp,
     /// The moment whose data its newest backup holds, or was shown to hold still.
     pub data_of: Option<Timestamp>,
+    /// When a restore last showed that one of its backups is good, and how long that took.
+    pub proven_at: Option<Timestamp>,
+    /// The same, in seconds.
+    pub proven_seconds: Option<f64>,
     /// When the schedule last asked for a backup.
     pub asked_at: Option<Timestamp>,
     /// Whether a backup is queued or under way.
@@ -32,15 +37,15 @@ pub struct Protection {
 
 impl Protection {
     fn from_row(row: &Row) -> Result<Self, CatalogError> {
-        let policy = |name| row.get::<_, Option<_>>(name).map(BackupPolicy::stored);
-        let tier = policy("of_tier").unwrap_or_default();
         Ok(Self {
             tenant_id: row.get("id"),
             slug: super::tenants::slug_of(row)?,
             server_id: row.get("server_id"),
-            policy: policy("own").unwrap_or_default().or(&tier),
+            policy: policy_of(row),
             created_at: row.get("created_at"),
             data_of: row.get("data_of"),
+            proven_at: row.get("proven_at"),
+            proven_seconds: row.get("proven_seconds"),
             asked_at: row.get("asked_at"),
             open: row.get("open"),
         })
@@ -48,28 +53,78 @@ impl Protection {
 }
 
 impl Catalog {
-    /// Every tenant that can be backed up.
-    pub async fn protections(&self, scheduler: &str) -> Result<Vec<Protection>, CatalogError> {
+    /// Every tenant that can be backed up, or this one. `scheduler` is who asks for scheduled backups.
+    pub async fn protections(
+        &self,
+        scheduler: &str,
+        only: Option<Uuid>,
+    ) -> Result<Vec<Protection>, CatalogError> {
         let found = rows(
             &self.client().await?,
             "-- protection::list
              select t.id, t.slug, t.server_id, t.settings -> 'backup' as own, r.backup as of_tier, t.created_at,
-                    b.data_of, o.asked_at, coalesce(o.open, false) as open
+                    b.data_of, p.proven_at, p.proven_seconds, o.asked_at, coalesce(o.open, false) as open
              from tenants t
              join tiers r on r.name = t.tier
              left join lateral (
                  select greatest(b.started_at, b.confirmed_at) as data_of
                  from backups b where b.tenant_id = t.id order by b.started_at desc limit 1) b on true
              left join lateral (
+                 select b.proven_at, b.proven_seconds from backups b
+                 where b.tenant_id = t.id and b.proven_at is not null
+                 order by b.proven_at desc limit 1) p on true
+             left join lateral (
                  select max(o.created_at) filter (where o.requested_by = $1) as asked_at,
                         bool_or(o.state in ('queued', 'running')) as open
                  from operations o where o.tenant_id = t.id and o.kind = 'backup') o on true
-             where t.state in ('active', 'suspended')
+             where t.state in ('active', 'suspended') and ($2::uuid is null or t.id = $2)
              order by t.id",
-            &[&scheduler],
+            &[&scheduler, &only],
         )
         .await?;
         found.iter().map(Protection::from_row).collect()
+    }
+
+    /// What a tenant's own settings and its tier say of its backups.
+    pub async fn backup_policy(&self, tenant: Uuid) -> Result<BackupPolicy, CatalogError> {
+        let row = one(
+            &self.client().await?,
+            "-- protection::policy
+             select t.settings -> 'backup' as own, r.backup as of_tier
+             from tenants t join tiers r on r.name = t.tier where t.id = $1",
+            &[&tenant],
+        )
+        .await?;
+        Ok(policy_of(&row))
+    }
+
+    /// Writes down which tenants miss their goals now, each with what to say of it, and tells what is new: who
+    /// misses one since now, and who meets it again. Returns those whose miss is new.
+    pub async fn tell_goals(&self, missed: &[(Uuid, Value)]) -> Result<Vec<Uuid>, CatalogError> {
+        let tenants: Vec<Uuid> = missed.iter().map(|(tenant, _)| *tenant).collect();
+        let details: Vec<&Value> = missed.iter().map(|(_, detail)| detail).collect();
+        let told = rows(
+            &self.client().await?,
+            "-- protection::tell_goals
+             with missed as (select * from unnest($1::uuid[], $2::jsonb[]) as m (tenant_id, detail)),
+             begun as (
+                 insert into missed_backup_goals (tenant_id) select tenant_id from missed
+                 on conflict do nothing returning tenant_id),
+             met as (
+                 delete from missed_backup_goals g
+                 where not exists (select from missed m where m.tenant_id = g.tenant_id)
+                 returning g.tenant_id, g.since),
+             told as (
+                 insert into backup_events (tenant_id, kind, detail)
+                 select tenant_id, 'backup_goal_missed', detail from begun join missed using (tenant_id)
+                 union all
+                 select m.tenant_id, 'backup_goal_met', jsonb_build_object('missed_since', m.since)
+                 from met m join tenants t on t.id = m.tenant_id where t.state in ('active', 'suspended'))
+             select tenant_id from begun",
+            &[&tenants, &details],
+        )
+        .await?;
+        Ok(told.iter().map(|row| row.get(0)).collect())
     }
 
     /// Asks for an operation, unless one was asked for with its idempotency key. Says whether it did.
@@ -92,4 +147,10 @@ impl Catalog {
         .await?;
         Ok(made == 1)
     }
+}
+
+fn policy_of(row: &Row) -> BackupPolicy {
+    let policy = |name| row.get::<_, Option<_>>(name).map(BackupPolicy::stored);
+    let tier = policy("of_tier").unwrap_or_default();
+    policy("own").unwrap_or_default().or(&tier)
 }

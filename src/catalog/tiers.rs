@@ -118,7 +118,7 @@ fn checked(limits: Value) -> Result<Value, SettingsError> {
 }
 
 fn checked_backup(backup: Value) -> Result<Value, SettingsError> {
-    Ok(serde_json::to_value(BackupPolicy::parse(backup)?).expect("policies are plain data"))
+    Ok(serde_json::to_value(BackupPolicy::parse_of_tier(backup)?).expect("policies are plain data"))
 }
 
 fn from_row(row: &Row) -> TierRecord {

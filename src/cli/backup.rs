@@ -16,6 +16,7 @@ use crate::tenant::TenantSlug;
 
 mod drill;
 mod key;
+mod prune;
 mod verify;
 
 /// The commands about backups.
@@ -34,6 +35,10 @@ pub(super) enum Command {
     Verify(verify::Options),
     /// Restore backups to a scratch database, compare what comes of them, and drop it
     Drill(drill::Options),
+    /// Remove backups that nobody asked to keep
+    Prune(prune::PruneOptions),
+    /// Keep every backup of a tenant, whatever its retention says
+    Hold(prune::HoldOptions),
 }
 
 #[derive(Debug, Args)]
@@ -87,6 +92,8 @@ pub(super) async fn run(command: Command, context: &Context) -> Result<Outcome> 
         Command::Key(command) => key::run(command, context).await,
         Command::Verify(options) => verify::run(options, context).await,
         Command::Drill(options) => drill::run(options, context).await,
+        Command::Prune(options) => prune::prune(options, context).await,
+        Command::Hold(options) => prune::hold(options, context).await,
     }
 }
 
@@ -188,6 +195,7 @@ async fn show(options: ShowOptions, context: &Context) -> Result<Outcome> {
             ("Tenant", Some(format!("{} ({})", backup.tenant_slug, backup.tenant_id))),
             ("Data of", Some(moment(backup.started_at))),
             ("Unchanged", backup.confirmed_at.map(|at| format!("at {}", moment(at)))),
+            ("Proven", backup.proven_at.map(moment)),
             ("Taken in", Some(elapsed(between(backup.started_at, backup.finished_at)))),
             ("Erased", backup.erased_at.map(moment)),
             ("Stored", Some(size(backup.dump_bytes))),

@@ -9,8 +9,8 @@ use super::report::{Table, fields, moment, plain};
 use super::{Context, Outcome, Result};
 use crate::api::document::TierDocument;
 use crate::config::nearest_of;
-use crate::tenant::settings::{BackupPolicy, Limits};
-use crate::tenant::{Schedule, Tier};
+use crate::tenant::settings::{BackupPolicy, Goal, Limits};
+use crate::tenant::{Retention, Schedule, Tier};
 
 /// The commands about tiers.
 #[derive(Debug, Subcommand)]
@@ -47,7 +47,7 @@ pub(super) struct ShowOptions {
 Examples:
   tenantry tier set shared connections=5 statement_timeout=30s
   tenantry tier set shared queries_per_second=200 idle_in_transaction_timeout=1m
-  tenantry tier set dedicated --backup-schedule '0 * * * *'
+  tenantry tier set dedicated --backup-schedule '0 * * * *' --backup-retention last=24,daily=30
   tenantry tenant settings set acme-corp limits.connections=20      (a tenant's own limit counts first)
 
 Limits: connections (1 to 1000, for each replica), statement_timeout and idle_in_transaction_timeout
@@ -71,6 +71,12 @@ struct BackupOptions {
     /// When they are backed up, as a cron expression; `off` is never
     #[arg(long = "backup-schedule", value_name = "CRON", value_parser = parse_schedule)]
     schedule: Option<Schedule>,
+    /// Which backups are kept, such as `last=7,daily=14`
+    #[arg(long = "backup-retention", value_name = "POLICY", value_parser = parse_retention)]
+    retention: Option<Retention>,
+    /// How old the newest backup may be, such as 26h
+    #[arg(long = "backup-goal-rpo", value_name = "DURATION", value_parser = parse_goal)]
+    goal_rpo: Option<Goal>,
 }
 
 #[derive(Debug, Args)]
@@ -165,7 +171,12 @@ async fn change(
 
 impl BackupOptions {
     fn policy(self) -> BackupPolicy {
-        BackupPolicy { schedule: self.schedule }
+        BackupPolicy {
+            schedule: self.schedule,
+            retention: self.retention,
+            goal_rpo: self.goal_rpo,
+            legal_hold: None,
+        }
     }
 }
 
@@ -189,6 +200,14 @@ fn or(text: &str, empty: &str) -> String {
 /// What can be taken away.
 fn names() -> Vec<&'static str> {
     Limits::NAMES.into_iter().chain(BackupPolicy::PLACES).collect()
+}
+
+fn parse_retention(text: &str) -> std::result::Result<Retention, String> {
+    Retention::parse(text).ok_or_else(|| format!("a retention is {}", Retention::EXPECTED))
+}
+
+fn parse_goal(text: &str) -> std::result::Result<Goal, String> {
+    Goal::parse(text).ok_or_else(|| format!("a goal is {}", Goal::EXPECTED))
 }
 
 fn parse_schedule(text: &str) -> std::result::Result<Schedule, String> {

@@ -17,7 +17,12 @@ pub(super) fn read(r: &mut Reader, concurrency: usize) -> BackupRules {
         });
     }
     BackupRules {
-        policy: BackupPolicy { schedule: r.get("backup_schedule") },
+        policy: BackupPolicy {
+            schedule: r.get("backup_schedule"),
+            retention: r.get("backup_retention"),
+            goal_rpo: r.get("backup_goal_rpo"),
+            legal_hold: None,
+        },
         concurrency,
         per_server: r.get("backup_server_concurrency").map_or(concurrency, |Positive(n)| n),
         pause_above: r.get("backup_pause_above").map_or(usual.pause_above, |Percent(n)| n),

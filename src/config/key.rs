@@ -172,6 +172,12 @@ pub const KEYS: &[Key] = &[
         "when every tenant is backed up, as a cron expression in UTC such as `0 2 * * *`; spread over the hour",
     ),
     plain(
+        "backup_retention",
+        "",
+        "which backups are kept, such as `last=7,daily=14,weekly=8,monthly=12,yearly=3,days=7`; all when not set",
+    ),
+    plain("backup_goal_rpo", "", "how old the newest backup of a tenant may be, such as `26h`"),
+    plain(
         "backup_server_concurrency",
         "backup_concurrency",
         "scheduled backups on one server at a time",
@@ -201,7 +207,11 @@ pub const KEYS: &[Key] = &[
         "how long a migration waits for a lock before it lets others pass and tries again",
     ),
     plain("migration_statement_timeout", "15m", "how long one statement of a migration may run"),
-    plain("webhook_url", "", "where to tell what happens in rollouts of migrations"),
+    plain(
+        "webhook_url",
+        "",
+        "where to tell what happens in rollouts, and when backups fail or miss their goal",
+    ),
     secret("webhook_secret", "", "what those messages are signed with"),
     plain("pg_bin_dir", "the usual places", "where pg_dump and pg_restore are"),
     plain(

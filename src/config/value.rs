@@ -15,8 +15,8 @@ use crate::oidc::Algorithm;
 use crate::operations::drills::DrillTimes;
 use crate::registration::Rate;
 use crate::resolve::{AdminClaim, ClaimPath, TrustedProxies};
-use crate::tenant::settings::SettingsRules;
-use crate::tenant::{DomainName, Schedule, TenantSlug};
+use crate::tenant::settings::{Goal, SettingsRules};
+use crate::tenant::{DomainName, Retention, Schedule, TenantSlug};
 
 /// A type that a setting may have.
 pub(super) trait Value: Sized {
@@ -97,6 +97,22 @@ impl Value for Percent {
 }
 
 impl Value for Schedule {
+    const EXPECTED: &'static str = Self::EXPECTED;
+
+    fn read(text: &str) -> Result<Self, Option<String>> {
+        Self::parse(text).ok_or(None)
+    }
+}
+
+impl Value for Retention {
+    const EXPECTED: &'static str = Self::EXPECTED;
+
+    fn read(text: &str) -> Result<Self, Option<String>> {
+        Self::parse(text).ok_or(None)
+    }
+}
+
+impl Value for Goal {
     const EXPECTED: &'static str = Self::EXPECTED;
 
     fn read(text: &str) -> Result<Self, Option<String>> {

@@ -5,9 +5,9 @@ use secrecy::SecretString;
 use super::error::Problem;
 use super::reader::Reader;
 use super::value::Endpoint;
-use crate::operations::rollouts::webhook::Webhook;
+use crate::operations::webhook::Webhook;
 
-/// Reads whom to tell what happens in rollouts. Nobody is told without a signature.
+/// Reads whom to tell what happens. Nobody is told without a signature.
 pub(super) fn read(r: &mut Reader) -> Option<Webhook> {
     let url = r.get("webhook_url").map(|Endpoint(url)| url);
     let secret: Option<SecretString> = r.get("webhook_secret");

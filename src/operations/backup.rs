@@ -23,12 +23,17 @@ use uuid::Uuid;
 
 use self::unchanged::Witness;
 use super::{Plan, Step, StepContext, StepError, Work};
+use crate::metrics;
 use crate::tenant::TenantState;
 use crate::tenant::settings::EncryptionSettings;
 
+mod goals;
+pub(crate) mod prune;
 pub(crate) mod schedule;
 mod unchanged;
 
+pub use goals::Achieved;
+pub use prune::{PrunePlan, Stray};
 pub use schedule::{BackupRules, Look};
 
 pub(super) const PLAN: Plan = Plan {
@@ -232,7 +237,8 @@ pub(super) async fn count_rows(session: &Connection) -> Result<Vec<TableRows>, S
 
 async fn write_manifest(cx: &StepContext<'_>) -> Result<(), StepError> {
     if cx.recall::<Uuid>(STANDS).is_some() {
-        return Ok(());
+        metrics::backup("unchanged");
+        return prune::ask_after_backup(cx).await;
     }
     let store = cx.environment.store()?;
     let catalog = &cx.environment.catalog;
@@ -265,7 +271,8 @@ async fn write_manifest(cx: &StepContext<'_>) -> Result<(), StepError> {
     manifest.sign(&key.open);
     finish(store, &manifest).await?;
     cx.lock.record_backup(&manifest, witness.as_ref()).await?;
-    Ok(())
+    metrics::backup("taken");
+    prune::ask_after_backup(cx).await
 }
 
 async fn remove_objects(cx: &StepContext<'_>) -> Result<(), StepError> {

@@ -15,7 +15,7 @@ use uuid::Uuid;
 use super::StepError;
 use super::backup::BackupRules;
 use super::drills::DrillSchedule;
-use super::rollouts::webhook::Webhook;
+use super::webhook::Webhook;
 use crate::catalog::catching_up::CatchUpMode;
 use crate::catalog::freeze::Freeze;
 use crate::catalog::rollouts::{FleetStatus, TenantStanding};
@@ -38,7 +38,7 @@ pub struct Environment {
     pub store: Option<BackupStore>,
     /// Bounds on what operations do.
     pub limits: Limits,
-    /// Whom to tell what happens in rollouts.
+    /// Whom to tell what happens in rollouts and to backups.
     pub webhook: Option<Webhook>,
     migrations: Arc<Mutex<MigrationSet>>,
     servers: Cache<Uuid, Server>,
@@ -99,7 +99,7 @@ impl Environment {
         })
     }
 
-    /// The same, with somebody to tell what happens in rollouts.
+    /// The same, with somebody to tell what happens.
     #[must_use]
     pub fn with_webhook(mut self, webhook: Option<Webhook>) -> Self {
         self.webhook = webhook;

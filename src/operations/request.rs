@@ -106,8 +106,18 @@ impl Environment {
         keep_backups: bool,
         by: Requester<'_>,
     ) -> Result<OperationRecord, CatalogError> {
-        let work = Work::Delete { keep_backups, erase: false };
-        self.ask(slug, &TenantState::ALL, &work, by).await
+        if let Some(earlier) = self.earlier(by).await? {
+            return Ok(earlier);
+        }
+        let tenant = self.catalog.tenant(slug).await?;
+        let held = tenant.settings.backup().is_some_and(|policy| policy.legal_hold == Some(true));
+        if held && !keep_backups {
+            return Err(CatalogError::Conflict(format!(
+                "the backups of tenant {slug} are under legal hold; delete it and keep them, or end the hold with \
+                 `tenantry backup hold {slug} --release`"
+            )));
+        }
+        self.ask(slug, &TenantState::ALL, &Work::Delete { keep_backups, erase: false }, by).await
     }
 
     /// Backs a tenant up.
@@ -119,6 +129,17 @@ impl Environment {
         self.require_store()?;
         let wanted = &[TenantState::Active, TenantState::Suspended];
         self.ask(slug, wanted, &Work::Backup { unless_unchanged: false }, by).await
+    }
+
+    /// Removes what a tenant's retention does not keep.
+    pub async fn prune(
+        &self,
+        slug: &TenantSlug,
+        by: Requester<'_>,
+    ) -> Result<OperationRecord, CatalogError> {
+        self.require_store()?;
+        let wanted = &[TenantState::Active, TenantState::Suspended];
+        self.ask(slug, wanted, &Work::Prune {}, by).await
     }
 
     /// Brings tenants to the newest migration: those named, or all that are behind. Returns the batch.
@@ -178,8 +199,15 @@ impl Environment {
         self.enqueue_fleet(&fleet, &Work::Backup { unless_unchanged: false }, None, by).await
     }
 
+    /// Prunes the backups of tenants: those named, or all. Returns the batch.
+    pub async fn prune_fleet(&self, slugs: &[TenantSlug], by: &str) -> Result<Uuid, CatalogError> {
+        self.require_store()?;
+        let fleet = self.fleet(slugs).await?;
+        self.enqueue_fleet(&fleet, &Work::Prune {}, None, by).await
+    }
+
     /// The served and suspended tenants, or those named.
-    pub(super) async fn fleet(&self, slugs: &[TenantSlug]) -> Result<Vec<Tenant>, CatalogError> {
+    pub async fn fleet(&self, slugs: &[TenantSlug]) -> Result<Vec<Tenant>, CatalogError> {
         if slugs.is_empty() {
             let filter = TenantFilter { limit: i64::MAX, ..TenantFilter::default() };
             let mut all = self.catalog.tenants(&filter).await?;

@@ -28,6 +28,7 @@ pub(super) const IN_PLACE: Plan = Plan {
         Step::new("migrate_beside", |cx| migrate_beside(cx).boxed()),
         Step::new("cut_over", |cx| cut_over(cx).boxed()),
         Step::new("leave_server", |cx| cutover::leave_server(cx).boxed()),
+        Step::new("prove_backup", |cx| prove_backup(cx).boxed()),
     ],
     abandon: &[
         Step::new("let_go", |cx| let_go(cx).boxed()),
@@ -191,6 +192,14 @@ pub(super) fn incoming(cx: &StepContext<'_>, database: DatabaseName, server_id: 
 async fn cut_over(cx: &StepContext<'_>) -> Result<(), StepError> {
     let incoming = incoming(cx, DatabaseName::build(cx.operation.id), target(cx)?);
     cutover::cut_over(cx, &incoming).await
+}
+
+/// A backup whose data is served is a good one.
+async fn prove_backup(cx: &StepContext<'_>) -> Result<(), StepError> {
+    let Work::Restore { backup, .. } = cx.work()? else {
+        unreachable!("only a restore in place has this step")
+    };
+    Ok(cx.lock.prove_backup(backup).await?)
 }
 
 /// Gives up before the cutover has come to its end: the live database is served again.

@@ -24,7 +24,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::{Environment, StepError, Work, migrate, upkeep};
+use super::{Environment, StepError, Work, migrate, upkeep, webhook};
 use crate::catalog::CatalogError;
 use crate::catalog::changes::{Change, Changes};
 use crate::catalog::operations::Failure;
@@ -36,7 +36,6 @@ mod files;
 mod plan;
 mod preview;
 mod trial;
-pub mod webhook;
 
 pub use files::{FileChange, changes, contradiction};
 pub use plan::{Bound, PlanError, RolloutPlan, Selection};

@@ -263,6 +263,9 @@ impl Runner {
             Turn::Finished(state) => state.as_str(),
             Turn::Failed(failure) => {
                 tracing::error!(step = failure.step, error = failure.message, "operation failed");
+                if matches!(work, Work::Backup { .. }) {
+                    metrics::backup("failed");
+                }
                 "failed"
             }
             Turn::Postponed(failure, delay) => {

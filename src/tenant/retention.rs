@@ -182,9 +182,18 @@ mod tests {
         for text in [all, "last=1", "days=30, last=3"] {
             assert_eq!(Retention::parse(text).map(|read| read.to_string()).as_deref(), Some(text));
         }
-        for text in
-            ["", "7", "last", "last=", "last=0", "last=-1", "last=1,last=2", "hourly=3", "last=10001", "last=1,"]
-        {
+        for text in [
+            "",
+            "7",
+            "last",
+            "last=",
+            "last=0",
+            "last=-1",
+            "last=1,last=2",
+            "hourly=3",
+            "last=10001",
+            "last=1,",
+        ] {
             assert_eq!(Retention::parse(text), None, "{text:?}");
         }
     }
@@ -209,7 +218,8 @@ mod tests {
         assert_eq!(kept("yearly=9", &backups), [0, 5]);
         assert_eq!(kept("days=2", &backups), [0, 1, 2]);
         let reasons = judge("last=1,daily=1,monthly=1,weekly=1", &backups);
-        let all = ["the newest", "last 1", "daily 2026-03-31", "weekly 2026-W14", "monthly 2026-03"];
+        let all =
+            ["the newest", "last 1", "daily 2026-03-31", "weekly 2026-W14", "monthly 2026-03"];
         assert_eq!(reasons[0], all);
     }
 

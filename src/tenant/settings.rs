@@ -19,7 +19,7 @@ mod limits;
 mod path;
 mod rules;
 
-pub use backup::BackupPolicy;
+pub use backup::{BackupPolicy, Goal};
 use limits::Timeout;
 pub use limits::{EffectiveLimits, InForce, LimitSource, Limits};
 pub use path::SettingsPath;

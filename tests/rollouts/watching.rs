@@ -12,7 +12,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use tenantry::catalog::rollouts::RolloutState;
 use tenantry::operations::rollouts::RolloutPlan;
-use tenantry::operations::rollouts::webhook::{Webhook, tell};
+use tenantry::operations::webhook::{Webhook, tell};
 use tokio::net::TcpListener;
 
 use super::{PICKY, complete, kinds, labels, start, tenant, versions};

@@ -18,7 +18,9 @@ use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, Region};
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::Credentials;
+use aws_sdk_s3::operation::head_object::HeadObjectOutput;
 use aws_sdk_s3::primitives::{ByteStream, DateTime};
+use aws_sdk_s3::types::ObjectLockLegalHoldStatus;
 use bytes::Bytes;
 use jiff::Timestamp;
 use secrecy::{ExposeSecret, SecretString};
@@ -216,6 +218,14 @@ impl S3 {
         }
     }
 
+    pub(super) async fn locked_until(&self, key: &str) -> Result<Option<Timestamp>, StoreError> {
+        let found = self.client.head_object().bucket(&self.bucket).key(self.full(key)).send();
+        match found.await.map_err(|error| self.attempt("a look", key).failed(&error)) {
+            Err(StoreError::NotFound { .. }) => Ok(None),
+            found => Ok(lock_of(&found?)),
+        }
+    }
+
     pub(super) async fn abort_unfinished(&self, prefix: &str) -> Result<u64, StoreError> {
         let attempt = self.attempt("a listing of unfinished uploads", prefix);
         let (mut key_marker, mut id_marker) = (None, None);
@@ -304,8 +314,34 @@ fn timeouts(attempt: Duration) -> TimeoutConfig {
         .build()
 }
 
+/// When the lock of an object ends. That of a legal hold has no end.
+fn lock_of(object: &HeadObjectOutput) -> Option<Timestamp> {
+    if object.object_lock_legal_hold_status() == Some(&ObjectLockLegalHoldStatus::On) {
+        return Some(Timestamp::MAX);
+    }
+    let until = object.object_lock_retain_until_date()?;
+    Some(Timestamp::new(until.secs(), 0).unwrap_or(Timestamp::MAX))
+}
+
 /// Every store gives a time; if one does not, "just now" is the answer that never gets an object
 /// deleted for its age.
 fn timestamp(time: Option<&DateTime>) -> Timestamp {
     time.and_then(|time| Timestamp::new(time.secs(), 0).ok()).unwrap_or_else(Timestamp::now)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lock_ends_when_it_says_and_a_hold_never() {
+        let object = HeadObjectOutput::builder();
+        let until =
+            object.clone().object_lock_retain_until_date(DateTime::from_secs(1_800_000_000));
+        let held = until.clone().object_lock_legal_hold_status(ObjectLockLegalHoldStatus::On);
+
+        assert_eq!(lock_of(&object.build()), None);
+        assert_eq!(lock_of(&until.build()), Timestamp::from_second(1_800_000_000).ok());
+        assert_eq!(lock_of(&held.build()), Some(Timestamp::MAX));
+    }
 }

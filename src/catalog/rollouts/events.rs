@@ -1,4 +1,4 @@
-//! Rows of `rollout_events`: what has happened, in order, and which of it the webhook has received.
+//! Rows of `rollout_events`: what has happened, in order.
 
 use jiff::Timestamp;
 use serde::Serialize;
@@ -7,7 +7,7 @@ use tokio_postgres::Row;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::super::{Catalog, CatalogError, execute, rows};
+use super::super::{Catalog, CatalogError, rows};
 
 /// Something that happened in a rollout.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
@@ -64,7 +64,10 @@ impl Catalog {
 
     /// The oldest events that the webhook has not received, is due to be told now, and that are younger than
     /// a day: older ones are news to nobody.
-    pub async fn events_due(&self, limit: i64) -> Result<Vec<RolloutEvent>, CatalogError> {
+    pub(in crate::catalog) async fn rollout_events_due(
+        &self,
+        limit: i64,
+    ) -> Result<Vec<RolloutEvent>, CatalogError> {
         let found = rows(
             &self.client().await?,
             "-- rollout_events::due
@@ -75,31 +78,5 @@ impl Catalog {
         )
         .await?;
         Ok(found.iter().map(RolloutEvent::from_row).collect())
-    }
-
-    /// The webhook has received an event.
-    pub async fn event_delivered(&self, seq: i64) -> Result<(), CatalogError> {
-        execute(
-            &self.client().await?,
-            "-- rollout_events::delivered
-             update rollout_events set delivered_at = now(), attempts = attempts + 1 where seq = $1",
-            &[&seq],
-        )
-        .await
-        .map(drop)
-    }
-
-    /// The webhook could not be told; it is tried again after so many seconds.
-    pub async fn event_postponed(&self, seq: i64, delay_secs: f64) -> Result<(), CatalogError> {
-        execute(
-            &self.client().await?,
-            "-- rollout_events::postponed
-             update rollout_events
-             set attempts = attempts + 1, deliver_after = now() + $2::float8 * interval '1 second'
-             where seq = $1",
-            &[&seq, &delay_secs],
-        )
-        .await
-        .map(drop)
     }
 }

@@ -12,7 +12,7 @@ use crate::catalog::rollouts::{ItemState, RolloutRecord, RolloutState, RolloutTe
 use crate::cli::progress::Progress;
 use crate::cli::report::{count, elapsed, fields};
 use crate::cli::{Context, Error, Interrupt, Outcome, OutputFormat, Result};
-use crate::operations::rollouts::webhook;
+use crate::operations::webhook;
 use crate::operations::{Environment, Runner};
 
 /// How often progress is looked at.

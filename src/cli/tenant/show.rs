@@ -1,12 +1,16 @@
 //! `tenantry tenant show`
 
+use std::time::Duration;
+
 use clap::Args;
 use serde::Serialize;
 
+use crate::api::document::protection::ProtectionDocument;
 use crate::api::document::{OperationDocument, TenantDocument};
 use crate::catalog::operations::OperationFilter;
-use crate::cli::report::{age, fields, moment, plain};
+use crate::cli::report::{age, elapsed, fields, moment, plain};
 use crate::cli::{Context, Outcome, Result};
+use crate::operations::backup::Achieved;
 use crate::tenant::{EffectiveLimits, TenantSettings, TenantSlug, Tier};
 
 #[derive(Debug, Args)]
@@ -27,6 +31,8 @@ struct Document {
     /// The slugs that it had before, and that still lead to it.
     aliases: Vec<TenantSlug>,
     last_backup_at: Option<jiff::Timestamp>,
+    /// What was achieved, beside the goal.
+    protection: Option<ProtectionDocument>,
     /// The newest few, newest first.
     operations: Vec<OperationDocument>,
 }
@@ -45,10 +51,14 @@ pub(super) async fn run(options: Options, context: &Context) -> Result<Outcome> 
     operations.retain(|(operation, _)| operation.tenant_id == tenant.id);
     operations.truncate(5);
     let aliases = catalog.aliases(&tenant.slug).await?;
+    let policy = &context.settings.backups.policy;
+    let now = jiff::Timestamp::now();
+    let protection = Achieved::of(&catalog, tenant.id, policy, now).await?;
     let document = Document {
         tenant: tenant.into(),
         aliases: aliases.into_iter().map(|alias| alias.slug).collect(),
         last_backup_at: backup.map(|backup| backup.started_at),
+        protection: protection.map(ProtectionDocument::from),
         operations: OperationDocument::list(&operations),
     };
     context.print(&document, || describe(&document))?;
@@ -89,8 +99,24 @@ fn describe(document: &Document) -> String {
         ("Created", Some(moment(tenant.created_at))),
         ("Changed", Some(moment(tenant.updated_at))),
         ("Last backup", Some(document.last_backup_at.map_or_else(|| "none".to_owned(), moment))),
+        ("Would lose", document.protection.as_ref().map(would_lose)),
+        ("Restored in", document.protection.as_ref().and_then(restored_in)),
         ("Operations", (!operations.is_empty()).then(|| operations.join("\n"))),
     ])
+}
+
+/// How much work would be lost with the database, and how much may be.
+fn would_lose(protection: &ProtectionDocument) -> String {
+    let age = elapsed(Duration::from_secs(protection.age_seconds));
+    let Some(goal) = protection.goal_rpo_seconds else { return age };
+    let met = if protection.goal_met == Some(true) { "met" } else { "MISSED" };
+    format!("{age} (goal {}: {met})", elapsed(Duration::from_secs(goal)))
+}
+
+/// How long the last restore took, and when it was.
+fn restored_in(protection: &ProtectionDocument) -> Option<String> {
+    let took = Duration::try_from_secs_f64(protection.recovery_seconds?).ok()?;
+    Some(format!("{} ({} ago)", elapsed(took), age(protection.proven_at?)))
 }
 
 /// Each limit in force with its value and where it is from.

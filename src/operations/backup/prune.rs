@@ -55,7 +55,11 @@ pub struct Stray {
 
 impl Environment {
     /// What pruning would do to a tenant's backups at a moment; changes nothing.
-    pub async fn prune_plan(&self, tenant: &Tenant, now: Timestamp) -> Result<PrunePlan, StepError> {
+    pub async fn prune_plan(
+        &self,
+        tenant: &Tenant,
+        now: Timestamp,
+    ) -> Result<PrunePlan, StepError> {
         let (store, catalog) = (self.store()?, &self.catalog);
         let policy = self.backup_policy(tenant.id).await?;
         let backups = catalog.backups_of(tenant.id).await?;
@@ -133,14 +137,16 @@ async fn remove(cx: &StepContext<'_>) -> Result<(), StepError> {
 fn judge(policy: &BackupPolicy, backups: &[BackupRecord], now: Timestamp) -> Vec<Vec<String>> {
     let candidates: Vec<Candidate> = backups
         .iter()
-        .map(|backup| Candidate { of: backup.started_at, proven: backup.proven_at.is_some() })
+        .map(|backup| Candidate { of: backup.started_at, proven: backup.proof.proven_at.is_some() })
         .collect();
     let mut reasons = match &policy.retention {
         Some(retention) => retention.judge(&candidates, now),
         None => vec![vec!["no retention is set".to_owned()]; backups.len()],
     };
     if policy.legal_hold == Some(true) {
-        reasons.iter_mut().for_each(|reasons| reasons.push("legal hold".to_owned()));
+        for reasons in &mut reasons {
+            reasons.push("legal hold".to_owned());
+        }
     }
     reasons
 }

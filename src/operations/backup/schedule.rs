@@ -65,6 +65,10 @@ pub(crate) async fn run(environment: Environment, changes: Changes, shutdown: Ca
     let mut news = changes.subscribe();
     let mut paused = 0;
     loop {
+        let watched = shutdown.run_until_cancelled(environment.watch_goals(Timestamp::now())).await;
+        if let Some(Err(error)) = watched {
+            tracing::debug!(error = %chain(&error), "the goals of backups cannot be looked at");
+        }
         let looked = shutdown.run_until_cancelled(environment.back_up_due(Timestamp::now())).await;
         let look = match looked {
             None => return,
@@ -108,7 +112,7 @@ impl Environment {
             return Ok(look);
         };
         let rules = &self.limits.backups;
-        let fleet = self.catalog.protections(SCHEDULE).await?;
+        let fleet = self.catalog.protections(SCHEDULE, None).await?;
         let mut open: HashMap<Uuid, usize> = HashMap::new();
         for tenant in fleet.iter().filter(|tenant| tenant.open) {
             *open.entry(tenant.server_id).or_default() += 1;

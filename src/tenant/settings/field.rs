@@ -7,9 +7,9 @@ use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 use url::Url;
 
-use super::Timeout;
+use super::{Goal, Timeout};
 use crate::duration;
-use crate::tenant::Schedule;
+use crate::tenant::{Retention, Schedule};
 
 /// The longest address, in bytes; what members' issuers have too.
 const MAX_URL_BYTES: usize = 2000;
@@ -104,6 +104,18 @@ pub(super) fn timeout<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Timeo
 
 pub(super) fn schedule<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Schedule>, D::Error> {
     optional(from, Schedule::EXPECTED, |value| Schedule::parse(value.as_str()?))
+}
+
+pub(super) fn retention<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Retention>, D::Error> {
+    optional(from, Retention::EXPECTED, |value| Retention::parse(value.as_str()?))
+}
+
+pub(super) fn goal<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Goal>, D::Error> {
+    optional(from, Goal::EXPECTED, |value| Goal::parse(value.as_str()?))
+}
+
+pub(super) fn flag<'de, D: Deserializer<'de>>(from: D) -> Result<Option<bool>, D::Error> {
+    optional(from, "true or false", Value::as_bool)
 }
 
 fn text<'de, D: Deserializer<'de>>(

@@ -9,7 +9,7 @@ use thiserror::Error;
 use super::SettingsError;
 
 /// Every place that a section knows. Under `compliance` and `application` there may be any other.
-const PLACES: [&str; 19] = [
+const PLACES: [&str; 22] = [
     "branding",
     "branding.logo_url",
     "branding.primary_color",
@@ -26,6 +26,9 @@ const PLACES: [&str; 19] = [
     "limits.queries_per_second",
     "backup",
     "backup.schedule",
+    "backup.retention",
+    "backup.goal_rpo",
+    "backup.legal_hold",
     "encryption",
     "encryption.recipient",
     "application",

@@ -37,7 +37,7 @@ fn every_section_reads_back() {
             "idle_in_transaction_timeout": "5m",
             "queries_per_second": 100,
         },
-        "backup": { "schedule": "0 2 * * *" },
+        "backup": { "schedule": "0 2 * * *", "retention": "last=7", "goal_rpo": "26h", "legal_hold": true },
         "encryption": {
             "recipient": "age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p",
         },

@@ -1,7 +1,8 @@
-//! The webhook: tells an address of the operator's what happens in rollouts, signed, at least once.
+//! The webhook: tells an address of the operator's what happens in rollouts and to backups, signed, at
+//! least once.
 //!
 //! What there is to tell stands in the catalog, and so does what has been received: a restart forgets nothing,
-//! and repeats at most the one message that was under way. A rollout never waits for it. A receiver that sees a
+//! and repeats at most the one message that was under way. Nothing ever waits for it. A receiver that sees a
 //! number (`seq`) twice has seen the second already.
 //!
 //! The signature is Stripe's: `Tenantry-Signature: t=<seconds>,v1=<hex>`, an HMAC-SHA256 under the secret over
@@ -19,7 +20,7 @@ use tokio::time::timeout;
 
 use crate::catalog::CatalogError;
 use crate::catalog::changes::{Change, Changes};
-use crate::catalog::rollouts::RolloutEvent;
+use crate::catalog::messages::Message;
 use crate::operations::Environment;
 
 /// How long the receiver may take.
@@ -65,8 +66,8 @@ impl Webhook {
         Self { url, secret, client }
     }
 
-    async fn send(&self, event: &RolloutEvent) -> Result<(), DeliveryError> {
-        let body = serde_json::to_string(event).expect("events are plain data");
+    async fn send(&self, message: &Message) -> Result<(), DeliveryError> {
+        let body = serde_json::to_string(message).expect("events are plain data");
         let signature = sign(&self.secret, Timestamp::now().as_second(), &body);
         let answer = self
             .client
@@ -103,21 +104,21 @@ pub async fn tell(environment: &Environment) -> Result<(), CatalogError> {
     let (Some(webhook), catalog) = (&environment.webhook, &environment.catalog) else {
         return Ok(());
     };
-    if catalog.events_due(1).await?.is_empty() {
+    if catalog.messages_due(1).await?.is_empty() {
         return Ok(());
     }
     let Some(_chore) = catalog.try_chore("webhook").await? else { return Ok(()) };
-    for event in catalog.events_due(ROUND).await? {
-        match webhook.send(&event).await {
-            Ok(()) => catalog.event_delivered(event.seq).await?,
+    for message in catalog.messages_due(ROUND).await? {
+        match webhook.send(&message).await {
+            Ok(()) => catalog.message_delivered(message.seq()).await?,
             Err(error) => {
-                let delay = event.attempts.clamp(0, 10);
+                let delay = message.attempts().clamp(0, 10);
                 let delay = f64::from(delay).exp2().min(MAX_DELAY_SECS);
                 tracing::warn!(
-                    rollout = %event.rollout, event = event.kind, delay,
+                    seq = message.seq(), event = message.kind(), delay,
                     error = %crate::operations::chain(&error), "the webhook was not told; it will be tried again"
                 );
-                catalog.event_postponed(event.seq, delay).await?;
+                catalog.message_postponed(message.seq(), delay).await?;
             }
         }
     }

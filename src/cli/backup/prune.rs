@@ -1,0 +1,143 @@
+//! `tenantry backup prune`, `tenantry backup hold`
+
+use clap::Args;
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use super::need_store;
+use crate::api::document::prune::PruneDocument;
+use crate::cli::drive::{self, Driver};
+use crate::cli::migrate::describe_failures;
+use crate::cli::report::{Table, count, moment, size};
+use crate::cli::{Context, Outcome, Result};
+use crate::tenant::settings::SettingsPath;
+use crate::tenant::{TenantSettings, TenantSlug};
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  tenantry backup prune --all --dry-run         what would go, and why the rest stays
+  tenantry backup prune acme-corp globex
+  tenantry backup prune --all --output-format json
+
+Keeps what TENANTRY_BACKUP_RETENTION, the tier or the tenant's own settings say; without, everything. Never
+removes the newest backup, the newest that a restore has proven, or one under legal hold or a lock of the bucket.
+Exit status 3 when some tenants failed, 1 when all did.")]
+pub(in crate::cli) struct PruneOptions {
+    /// The tenants
+    #[arg(value_name = "SLUG", value_parser = TenantSlug::parse, required_unless_present = "all")]
+    slugs: Vec<TenantSlug>,
+    /// Every active and suspended tenant
+    #[arg(long, conflicts_with = "slugs")]
+    all: bool,
+    /// Only say what would be done
+    #[arg(long)]
+    dry_run: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  tenantry backup hold acme-corp                no backup of it is removed, and it cannot be deleted with them
+  tenantry backup hold acme-corp --release      its retention counts again")]
+pub(in crate::cli) struct HoldOptions {
+    /// The tenant
+    #[arg(value_parser = TenantSlug::parse)]
+    slug: TenantSlug,
+    /// End the hold
+    #[arg(long)]
+    release: bool,
+}
+
+pub(super) async fn prune(options: PruneOptions, context: &Context) -> Result<Outcome> {
+    let environment = context.environment().await?;
+    need_store(&environment)?;
+    let now = Timestamp::now();
+    let mut documents = Vec::new();
+    for tenant in environment.fleet(&options.slugs).await? {
+        let plan = environment.prune_plan(&tenant, now).await;
+        documents.push(PruneDocument::new(&tenant.slug, plan?));
+    }
+    if options.dry_run {
+        context.print(&documents, || describe(&documents))?;
+        return Ok(Outcome::Done);
+    }
+    documents.retain(|document| document.removes() > 0);
+    let slugs: Vec<TenantSlug> =
+        documents.iter().map(|document| document.tenant_slug.clone()).collect();
+    if slugs.is_empty() {
+        context.print(&documents, || "Nothing is to be removed.".to_owned())?;
+        return Ok(Outcome::Done);
+    }
+    let batch = environment.prune_fleet(&slugs, &context.requester()).await?;
+    let driver = Driver { context, environment: &environment };
+    let operations = driver.settle_batch(batch, context.settings.backup_concurrency).await?;
+    context.print(&documents, || {
+        let removed = documents.iter().map(PruneDocument::removes).sum();
+        let head =
+            format!("{} of {} removed.", count(removed, "backup"), count(slugs.len(), "tenant"));
+        [head, describe_failures(batch, &operations)].join("")
+    })?;
+    Ok(drive::outcome(&operations))
+}
+
+pub(super) async fn hold(options: HoldOptions, context: &Context) -> Result<Outcome> {
+    let HoldOptions { slug, release } = options;
+    let (catalog, by) = (context.catalog().await?, context.requester());
+    let place: SettingsPath = "backup.legal_hold".parse().expect("it is one of the places");
+    let changed = catalog.change_settings(&slug, &by, |before: &TenantSettings| {
+        let mut settings = before.to_value();
+        if release {
+            place.unset(&mut settings);
+        } else {
+            place.set(&mut settings, Value::Bool(true))?;
+        }
+        TenantSettings::parse(settings)
+    });
+    changed.await?;
+    let (what, next) = if release {
+        (
+            format!("The backups of `{slug}` are no longer held."),
+            format!("Next: `tenantry backup prune {slug} --dry-run`"),
+        )
+    } else {
+        (
+            format!("The backups of `{slug}` are held: none is removed."),
+            format!("`tenantry backup hold {slug} --release` ends it."),
+        )
+    };
+    context.print_change(&json!({ "tenant_slug": slug, "legal_hold": !release }), &what, &next)?;
+    Ok(Outcome::Done)
+}
+
+fn describe(documents: &[PruneDocument]) -> String {
+    let mut table = Table::new(&["TENANT", "ID", "OF", "SIZE", "", "WHY"]);
+    for document in documents {
+        for backup in &document.backups {
+            let (fate, why) = match backup.keep.as_slice() {
+                [] => ("remove", "the retention does not ask for it".to_owned()),
+                reasons => ("keep", reasons.join(", ")),
+            };
+            table.row([
+                document.tenant_slug.to_string(),
+                backup.id.to_string(),
+                moment(backup.started_at),
+                size(backup.dump_bytes),
+                fate.to_owned(),
+                why,
+            ]);
+        }
+        for stray in &document.strays {
+            let fate = if stray.keep.is_some() { "keep" } else { "remove" };
+            table.row([
+                document.tenant_slug.to_string(),
+                stray.backup.to_string(),
+                moment(stray.written_at),
+                size(i64::try_from(stray.bytes).unwrap_or(i64::MAX)),
+                fate.to_owned(),
+                stray.keep.unwrap_or("left by an upload that never ended").to_owned(),
+            ]);
+        }
+    }
+    table.or("No backups. `tenantry backup run --all` takes some.")
+}
