@@ -37,6 +37,7 @@ pub mod catching_up;
 mod delete;
 pub mod environment;
 mod erase;
+pub mod export;
 mod migrate;
 mod provision;
 pub mod registrations;

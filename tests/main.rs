@@ -21,6 +21,7 @@ mod domains;
 mod drift;
 mod edges;
 mod erasure;
+mod export;
 mod fleet;
 mod freeze;
 mod identity;

@@ -6,6 +6,7 @@ mod key;
 mod manifest;
 mod object_key;
 mod pipe;
+mod plain;
 mod process;
 mod restore;
 mod store;
@@ -19,6 +20,7 @@ pub use dump::{DumpError, DumpProgress, DumpRequest, Dumped, ObjectClass, dump, 
 pub use key::{BackupKey, KeyError, Recipient};
 pub use manifest::{MANIFEST_FORMAT, Manifest, ManifestError, TableRows};
 pub use object_key::{KeyScope, ObjectKey};
+pub use plain::dump_plain;
 pub use restore::{RestoreError, RestoreRequest, Restored, load_manifest, restore, verify_stored};
 pub use store::{
     BackupStore, MAX_SMALL_OBJECT_BYTES, ObjectInfo, ObjectReader, S3Settings, StoreError, Uploaded,
