@@ -41,6 +41,7 @@ mod drill;
 pub mod drills;
 pub mod environment;
 mod erase;
+pub mod export;
 mod migrate;
 mod provision;
 pub mod rebuild;

@@ -22,6 +22,7 @@ mod drift;
 mod drills;
 mod edges;
 mod erasure;
+mod export;
 mod fleet;
 mod freeze;
 mod goals;

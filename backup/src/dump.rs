@@ -99,6 +99,9 @@ pub enum DumpError {
     /// The stream could not be encrypted.
     #[error("the dump could not be encrypted")]
     Seal(#[source] io::Error),
+    /// Whoever takes plain SQL failed.
+    #[error("the dump could not be written")]
+    Output(#[source] io::Error),
     /// The store failed.
     #[error("the dump could not be stored")]
     Store(#[from] StoreError),
@@ -125,6 +128,7 @@ impl DumpError {
                 "read what pg_dump says; when it waits for a lock, end the migration or transaction that \
                  holds it, then try again"
             }
+            Self::Output(_) => "make room, or choose another place",
             Self::Store(error) => error.remedy(),
             Self::ManifestTooLarge { .. } => {
                 "a database of so many tables cannot be backed up this way"
@@ -141,7 +145,9 @@ impl DumpError {
             // Lost connections and held locks come in many words, and pass; these do not.
             Self::PgDump { stderr, .. } => !LASTING.iter().any(|words| stderr.contains(words)),
             Self::Store(error) => error.is_transient(),
-            Self::Seal(_) | Self::NotSigned | Self::ManifestTooLarge { .. } => false,
+            Self::Output(_) | Self::Seal(_) | Self::NotSigned | Self::ManifestTooLarge { .. } => {
+                false
+            }
         }
     }
 }

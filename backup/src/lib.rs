@@ -7,6 +7,7 @@ mod key;
 mod manifest;
 mod object_key;
 mod pipe;
+mod plain;
 mod process;
 mod restore;
 mod store;
@@ -21,6 +22,7 @@ pub use dump::{DumpError, DumpProgress, DumpRequest, Dumped, ObjectClass, dump, 
 pub use key::{BackupKey, KeyError, Recipient};
 pub use manifest::{MANIFEST_FORMAT, Manifest, ManifestError, TableRows};
 pub use object_key::{KeyScope, ObjectKey};
+pub use plain::dump_plain;
 pub use restore::{
     RestoreError, RestoreRequest, Restored, RowDigest, TableDigest, digest_tables, list_contents,
     load_manifest, restore, verify_stored,

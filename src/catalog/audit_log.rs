@@ -64,6 +64,18 @@ impl Catalog {
         record(&self.client().await?, event).await
     }
 
+    /// When a tenant's data was last exported.
+    pub async fn last_export(&self, tenant: Uuid) -> Result<Option<Timestamp>, CatalogError> {
+        let row = super::one(
+            &self.client().await?,
+            "-- audit_log::last_export
+             select max(at) as at from audit_log where tenant_id = $1 and action = 'tenant.exported'",
+            &[&tenant],
+        )
+        .await?;
+        Ok(row.get("at"))
+    }
+
     /// Events, newest first, one page.
     pub async fn audit_log(&self, filter: &AuditFilter) -> Result<Vec<Recorded>, CatalogError> {
         let client = self.client().await?;

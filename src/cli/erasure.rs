@@ -112,8 +112,8 @@ fn verify(options: &VerifyOptions, context: &Context) -> Result<Outcome> {
     let bytes = fs::read(&options.file).map_err(|error| {
         Error::failed(format!("{} cannot be read", options.file.display()), error)
     })?;
-    let certificate = Certificate::from_json(&bytes).map_err(refused)?;
-    certificate.verify(&options.public_key).map_err(refused)?;
+    let certificate = Certificate::from_json(&bytes).map_err(|error| refused(&error))?;
+    certificate.verify(&options.public_key).map_err(|error| refused(&error))?;
     context.print(&certificate, || {
         let head = fields(&[
             ("Good", Some("signed with this key, and unaltered".to_owned())),
@@ -127,7 +127,7 @@ fn verify(options: &VerifyOptions, context: &Context) -> Result<Outcome> {
     Ok(Outcome::Done)
 }
 
-fn refused(error: CertificateError) -> Error {
+fn refused(error: &CertificateError) -> Error {
     let help = match error {
         CertificateError::NotAKey => "give what `tenantry erasure public-key` prints",
         CertificateError::UnsupportedFormat { .. } => {
@@ -135,5 +135,5 @@ fn refused(error: CertificateError) -> Error {
         }
         _ => "do not trust it: ask whoever gave it to you for another one, and for the public key",
     };
-    Error::refused(crate::operations::chain(&error), help)
+    Error::refused(crate::operations::chain(error), help)
 }

@@ -8,6 +8,7 @@ mod alias;
 mod create;
 mod delete;
 mod domain;
+mod export;
 mod list;
 mod member;
 mod rename;
@@ -48,6 +49,8 @@ pub(super) enum Command {
     /// What is kept about a tenant: branding, compliance, sso, limits, application
     #[command(subcommand)]
     Settings(settings::Command),
+    /// Write a tenant's data to an archive, as plain SQL and CSV
+    Export(export::Options),
     /// Delete a tenant with its database, its role and its backups
     Delete(delete::Options),
 }
@@ -66,6 +69,7 @@ pub(super) async fn run(command: Command, context: &Context) -> Result<Outcome> 
         Command::Member(command) => member::run(command, context).await,
         Command::Domain(command) => domain::run(command, context).await,
         Command::Settings(command) => settings::run(command, context).await,
+        Command::Export(options) => export::run(options, context).await,
         Command::Delete(options) => delete::run(options, context).await,
     }
 }

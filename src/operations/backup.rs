@@ -167,15 +167,15 @@ fn also_for(cx: &StepContext<'_>) -> Result<Vec<Recipient>, StepError> {
 }
 
 /// What `pg_dump` needs to know of a snapshot.
-struct Snapshot {
-    id: String,
-    absent: Vec<ObjectClass>,
+pub(super) struct Snapshot {
+    pub(super) id: String,
+    pub(super) absent: Vec<ObjectClass>,
     /// Whether a look at the whole schema, some 40 ms of work for the server, is nothing beside the dump.
     is_large: bool,
 }
 
 /// Opens a transaction whose snapshot `pg_dump` shares; it must stay open until the dump has ended.
-async fn open_snapshot(session: &Connection) -> Result<Snapshot, StepError> {
+pub(super) async fn open_snapshot(session: &Connection) -> Result<Snapshot, StepError> {
     // What a database is born with has an oid below 16384; pg_dump leaves all of it out but a changed
     // comment on the schema `public`.
     let (begun, row) = future::join(

@@ -6,6 +6,7 @@ use super::Wait;
 use crate::cli::backup::need_store;
 use crate::cli::confirm::confirm;
 use crate::cli::drive::Driver;
+use crate::cli::report::moment;
 use crate::cli::{Context, Error, Outcome, Result};
 use crate::operations::request::Requester;
 use crate::tenant::TenantSlug;
@@ -16,7 +17,9 @@ Examples:
   tenantry tenant delete acme-corp                     asks for the slug
   tenantry tenant delete acme-corp --yes               for scripts
   tenantry tenant delete acme-corp --keep-backups --yes
+  tenantry tenant delete acme-corp --require-export --yes
   tenantry tenant delete acme-corp --erase --yes       with a certificate: `tenantry erasure list acme-corp`")]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 pub(in crate::cli) struct Options {
     /// The tenant
     #[arg(value_parser = TenantSlug::parse)]
@@ -27,6 +30,9 @@ pub(in crate::cli) struct Options {
     /// Certify that what was in its backups is gone, also from a bucket that keeps versions
     #[arg(long, conflicts_with = "keep_backups")]
     erase: bool,
+    /// Refuse unless its data was exported; says when
+    #[arg(long)]
+    require_export: bool,
     /// Do not ask
     #[arg(long, short)]
     yes: bool,
@@ -48,9 +54,17 @@ pub(super) async fn run(options: Options, context: &Context) -> Result<Outcome> 
             "set TENANTRY_S3_BUCKET, or leave them there with --keep-backups",
         ));
     }
+    let exported = catalog.last_export(tenant.id).await?;
+    if options.require_export && exported.is_none() {
+        return Err(Error::refused(
+            format!("tenant `{slug}` was never exported"),
+            format!("export it first: `tenantry tenant export {slug} --to {slug}.zip`"),
+        ));
+    }
+    let exported = exported.map_or_else(String::new, |at| format!("; exported at {}", moment(at)));
     let also = if options.keep_backups { "its backups stay" } else { "and every backup of it" };
     let what = format!(
-        "deleting `{slug}` ({}) removes its database {} for good, {also}",
+        "deleting `{slug}` ({}) removes its database {} for good, {also}{exported}",
         tenant.name, tenant.database
     );
     confirm(&what, slug.as_str(), options.yes)?;
@@ -62,9 +76,10 @@ pub(super) async fn run(options: Options, context: &Context) -> Result<Outcome> 
     } else {
         environment.delete(&slug, options.keep_backups, by).await?
     };
-    let next = match options.erase {
-        true => format!("The certificate: `tenantry erasure show {}`", operation.id),
-        false => String::new(),
+    let next = if options.erase {
+        format!("The certificate: `tenantry erasure show {}`", operation.id)
+    } else {
+        String::new()
     };
     let driver = Driver { context, environment: &environment };
     driver
