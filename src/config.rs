@@ -32,6 +32,7 @@ use crate::tenant::settings::SettingsRules;
 mod access;
 mod auth;
 mod backup;
+mod choice;
 mod edge;
 mod error;
 mod key;
@@ -42,6 +43,7 @@ mod sql;
 mod value;
 mod webhook;
 
+pub use choice::{AuthProvider, Deployment, LogFormat, MigrationMode};
 pub use edge::{EdgeSettings, TlsPair};
 pub use error::{ConfigError, Problem};
 pub use key::{KEYS, Key, nearest_of};
@@ -147,48 +149,6 @@ pub struct Settings {
     /// How it is logged.
     pub log_format: LogFormat,
     explained: Vec<Explained>,
-}
-
-/// What a deployment is for. Only development relaxes anything.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Deployment {
-    /// One person's machine.
-    Development,
-    /// A rehearsal of production, under the same rules.
-    Staging,
-    /// Real tenants.
-    Production,
-}
-
-/// Who vouches for users.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AuthProvider {
-    /// Nobody: callers need a token of ours, and come over loopback.
-    None,
-    /// Whoever has the key of the settings.
-    Jwt,
-    /// An OpenID provider.
-    Oidc,
-}
-
-/// When a tenant that is behind is migrated.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum MigrationMode {
-    /// When somebody asks for it.
-    Manual,
-    /// When it is next used, too.
-    OnDemand,
-    /// One after the other, too.
-    Background,
-}
-
-/// How a line of the log looks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LogFormat {
-    /// For people.
-    Pretty,
-    /// One JSON object a line.
-    Json,
 }
 
 /// One setting with its value and where that comes from.

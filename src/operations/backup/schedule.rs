@@ -23,6 +23,8 @@ use crate::tenant::settings::BackupPolicy;
 
 /// Who asks for what the schedule says.
 pub(crate) const SCHEDULE: &str = "schedule";
+/// A replica that has just started has more urgent things to do.
+const FIRST: Duration = Duration::from_secs(1);
 /// How often to look.
 const POLL: Duration = Duration::from_secs(15);
 /// After a backup has ended, how long to wait for more of them.
@@ -64,6 +66,9 @@ impl Default for BackupRules {
 pub(crate) async fn run(environment: Environment, changes: Changes, shutdown: CancellationToken) {
     let mut news = changes.subscribe();
     let mut paused = 0;
+    if shutdown.run_until_cancelled(sleep(FIRST)).await.is_none() {
+        return;
+    }
     loop {
         let watched = shutdown.run_until_cancelled(environment.watch_goals(Timestamp::now())).await;
         if let Some(Err(error)) = watched {
