@@ -109,6 +109,12 @@ async fn what_is_proven_awaited_or_held_stays() {
     assert_eq!(reasons(&fleet).await[1], "legal hold");
     let refused = fleet.environment.delete(&slug("acme"), false, BY).await.unwrap_err();
     assert!(refused.to_string().contains("under legal hold"), "{refused}");
+    for refused in [
+        fleet.environment.erase(&slug("acme"), BY).await,
+        fleet.environment.destroy_backup_keys(&slug("acme"), BY).await,
+    ] {
+        assert!(refused.unwrap_err().to_string().contains("under legal hold"));
+    }
     fleet.complete(&awaiting).await;
     assert_eq!(prune(&fleet).await, [newest, second, third], "the hold keeps all of them");
 

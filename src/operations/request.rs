@@ -109,13 +109,8 @@ impl Environment {
         if let Some(earlier) = self.earlier(by).await? {
             return Ok(earlier);
         }
-        let tenant = self.catalog.tenant(slug).await?;
-        let held = tenant.settings.backup().is_some_and(|policy| policy.legal_hold == Some(true));
-        if held && !keep_backups {
-            return Err(CatalogError::Conflict(format!(
-                "the backups of tenant {slug} are under legal hold; delete it and keep them, or end the hold with \
-                 `tenantry backup hold {slug} --release`"
-            )));
+        if !keep_backups {
+            self.refuse_hold(slug).await?;
         }
         self.ask(slug, &TenantState::ALL, &Work::Delete { keep_backups, erase: false }, by).await
     }
@@ -304,7 +299,23 @@ impl Environment {
         }
     }
 
-    async fn earlier(&self, by: Requester<'_>) -> Result<Option<OperationRecord>, CatalogError> {
+    /// Refuses to take a tenant's backups away, or the keys to them, under legal hold.
+    pub(super) async fn refuse_hold(&self, slug: &TenantSlug) -> Result<(), CatalogError> {
+        let tenant = self.catalog.tenant(slug).await?;
+        let held = tenant.settings.backup().is_some_and(|policy| policy.legal_hold == Some(true));
+        if !held {
+            return Ok(());
+        }
+        Err(CatalogError::Conflict(format!(
+            "the backups of tenant {slug} are under legal hold; delete it and keep them, or end the hold with \
+             `tenantry backup hold {slug} --release`"
+        )))
+    }
+
+    pub(super) async fn earlier(
+        &self,
+        by: Requester<'_>,
+    ) -> Result<Option<OperationRecord>, CatalogError> {
         match by.idempotency_key {
             Some(key) => self.catalog.operation_by_key(key).await,
             None => Ok(None),
