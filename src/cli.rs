@@ -226,7 +226,7 @@ impl Command {
             Self::Tenant(command) => tenant::run(command, context).await,
             Self::Migrate(command) => migrate::run(command, context).await,
             Self::Backup(command) => backup::run(command, context).await,
-            Self::Restore(options) => restore::run(options, context).await,
+            Self::Restore(options) => Box::pin(restore::run(options, context)).await,
             Self::Operation(command) => operation::run(command, context).await,
             Self::Server(command) => server::run(command, context).await,
             Self::Tier(command) => tier::run(command, context).await,

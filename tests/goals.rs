@@ -161,7 +161,7 @@ async fn what_was_achieved_is_shown_beside_its_goal() {
         ("tenant show acme", "(goal "),
         ("tenant show acme", "met)"),
         ("tenant show acme", "Restored in"),
-        ("backup list acme", "ago, in "),
+        ("backup list acme", "restored in "),
         ("tier set shared --backup-goal-rpo 2h", "are changed"),
         ("tier show shared", "goal_rpo 2h"),
     ] {

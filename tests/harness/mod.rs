@@ -201,7 +201,7 @@ impl Fleet {
         inventory
     }
 
-    /// Files below the object store's bucket, ids taken out.
+    /// What tenants have in the object store, ids taken out.
     pub fn objects(&self) -> Vec<String> {
         let mut found = Vec::new();
         let mut folders = vec![self.s3.data_dir().join("backups")];
@@ -209,6 +209,10 @@ impl Fleet {
             let Ok(entries) = std::fs::read_dir(&folder) else { continue };
             for entry in entries {
                 let path = entry.unwrap().path();
+                // Backups of the catalog come by the clock, whatever happens to tenants.
+                if path.ends_with("catalog") {
+                    continue;
+                }
                 if path.is_dir() {
                     folders.push(path);
                 } else {
