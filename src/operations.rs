@@ -239,6 +239,11 @@ impl Work {
         }
     }
 
+    /// Whether a tenant's backups, or the keys to them, are gone after it.
+    fn takes_backups_away(&self) -> bool {
+        matches!(self, Self::Delete { keep_backups: false, .. } | Self::DestroyBackupKeys {})
+    }
+
     /// The kind's name in the catalog, in JSON and in metrics.
     #[must_use]
     pub fn kind(&self) -> &'static str {

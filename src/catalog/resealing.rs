@@ -20,6 +20,17 @@ use crate::sealing::{MasterKey, Purpose};
 /// How many values one transaction seals again.
 const PAGE: i64 = 200;
 
+/// Where secrets stand that are sealed each for itself: what for, table, column, and the column that says
+/// whose they are.
+const SEALED: [(Purpose, &str, &str, &str); 6] = [
+    (Purpose::ServerUrl, "servers", "url_sealed", "id"),
+    (Purpose::ReadReplicaUrl, "read_replicas", "url_sealed", "id"),
+    (Purpose::TenantPassword, "tenants", "password_sealed", "id"),
+    (Purpose::BackupKey, "tenants", "backup_key_sealed", "id"),
+    (Purpose::BackupKey, "retired_backup_keys", "key_sealed", "tenant_id"),
+    (Purpose::CertificateKey, "certificate_key", "key_sealed", "id"),
+];
+
 /// What is under one master key.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
 pub struct UnderKey {
@@ -33,57 +44,21 @@ impl Catalog {
     /// Seals every secret under the present master key that is under one of before. Returns how many.
     pub async fn reseal(&self) -> Result<u64, CatalogError> {
         let mut resealed = 0;
-        for (purpose, select, update) in [
-            (
-                Purpose::ServerUrl,
-                "-- resealing::server_urls
-                 select id, url_sealed from servers
-                 where substring(url_sealed from 2 for 8) <> $1 and id > $2 order by id limit $3",
-                "-- resealing::server_url
-                 update servers set url_sealed = $3 where id = $1 and url_sealed = $2",
-            ),
-            (
-                Purpose::ReadReplicaUrl,
-                "-- resealing::read_replica_urls
-                 select id, url_sealed from read_replicas
-                 where substring(url_sealed from 2 for 8) <> $1 and id > $2 order by id limit $3",
-                "-- resealing::read_replica_url
-                 update read_replicas set url_sealed = $3 where id = $1 and url_sealed = $2",
-            ),
-            (
-                Purpose::TenantPassword,
-                "-- resealing::passwords
-                 select id, password_sealed from tenants
-                 where substring(password_sealed from 2 for 8) <> $1 and id > $2 order by id limit $3",
-                "-- resealing::password
-                 update tenants set password_sealed = $3 where id = $1 and password_sealed = $2",
-            ),
-            (
-                Purpose::BackupKey,
-                "-- resealing::backup_keys
-                 select id, backup_key_sealed from tenants
-                 where substring(backup_key_sealed from 2 for 8) <> $1 and id > $2 order by id limit $3",
-                "-- resealing::backup_key
-                 update tenants set backup_key_sealed = $3 where id = $1 and backup_key_sealed = $2",
-            ),
-            (
-                Purpose::BackupKey,
-                "-- resealing::retired_backup_keys
-                 select id, key_sealed, tenant_id from retired_backup_keys
-                 where substring(key_sealed from 2 for 8) <> $1 and id > $2 order by id limit $3",
-                "-- resealing::retired_backup_key
-                 update retired_backup_keys set key_sealed = $3 where id = $1 and key_sealed = $2",
-            ),
-            (
-                Purpose::CertificateKey,
-                "-- resealing::certificate_keys
-                 select id, key_sealed from certificate_key
-                 where substring(key_sealed from 2 for 8) <> $1 and id > $2 order by id limit $3",
-                "-- resealing::certificate_key
-                 update certificate_key set key_sealed = $3 where id = $1 and key_sealed = $2",
-            ),
-            (
-                // Also of operations that have ended: it is still the tenant's password.
+        for (purpose, table, column, owner) in SEALED {
+            let select = format!(
+                "-- resealing::{table}
+                 select id, {column}, {owner} from {table}
+                 where substring({column} from 2 for 8) <> $1 and id > $2 order by id limit $3"
+            );
+            let update = format!(
+                "-- resealing::update_{table}
+                 update {table} set {column} = $3 where id = $1 and {column} = $2"
+            );
+            resealed += self.reseal_in(purpose, &select, &update).await?;
+        }
+        // Also of operations that have ended: it is still the tenant's password.
+        resealed += self
+            .reseal_in(
                 Purpose::TenantPassword,
                 "-- resealing::chosen_passwords
                  select id, decode(memory->>'sealed', 'hex'), tenant_id from operations
@@ -94,10 +69,8 @@ impl Catalog {
                  update operations
                  set memory = memory || jsonb_build_object('sealed', encode($3::bytea, 'hex'))
                  where id = $1 and decode(memory->>'sealed', 'hex') = $2",
-            ),
-        ] {
-            resealed += self.reseal_in(purpose, select, update).await?;
-        }
+            )
+            .await?;
         Ok(resealed)
     }
 
@@ -117,27 +90,24 @@ impl Catalog {
     /// What is under which master key, by the keys' ids. An empty id stands for backups of which nobody
     /// has noted it yet.
     pub async fn under_master_keys(&self) -> Result<BTreeMap<String, UnderKey>, CatalogError> {
-        let found = rows(
-            &self.client().await?,
+        let columns: String = SEALED
+            .map(|(_, table, column, _)| {
+                format!("select {column} as sealed from {table} union all ")
+            })
+            .concat();
+        let sql = format!(
             "-- resealing::count
              select key_id, sum(secrets)::bigint, sum(backups)::bigint from (
                  select encode(substring(sealed from 2 for 8), 'hex') as key_id, 1 as secrets, 0 as backups
                  from (
-                     select url_sealed as sealed from servers
-                     union all select url_sealed from read_replicas
-                     union all select password_sealed from tenants
-                     union all select backup_key_sealed from tenants
-                     union all select key_sealed from retired_backup_keys
-                     union all select key_sealed from certificate_key
-                     union all select value from catalog_facts where name = 'master_key_check'
+                     {columns} select value from catalog_facts where name = 'master_key_check'
                      union all select decode(memory->>'sealed', 'hex') from operations
                                where kind = 'rotate_password' and memory ? 'sealed'
                  ) secrets where sealed is not null
                  union all select coalesce(key_id, ''), 0, 1 from backups where erased_at is null
-             ) counted group by key_id",
-            &[],
-        )
-        .await?;
+             ) counted group by key_id"
+        );
+        let found = rows(&self.client().await?, &sql, &[]).await?;
         let counted = found
             .iter()
             .map(|row| (row.get(0), UnderKey { secrets: row.get(1), backups: row.get(2) }));
@@ -156,7 +126,7 @@ impl Catalog {
         Ok(found.iter().map(|row| row.get(0)).collect())
     }
 
-    /// Seals again what one query finds: an id, the value, and whose it is where that is not the id.
+    /// Seals again what one query finds: an id, the value, and whose it is.
     async fn reseal_in(
         &self,
         purpose: Purpose,
@@ -172,8 +142,7 @@ impl Catalog {
             let found = rows(&transaction, select, &[&key_id, &last, &PAGE]).await?;
             for row in &found {
                 last = row.get(0);
-                let (sealed, owner): (&[u8], Uuid) =
-                    (row.get(1), if row.len() > 2 { row.get(2) } else { last });
+                let (sealed, owner): (&[u8], Uuid) = (row.get(1), row.get(2));
                 match self.open(purpose, owner, sealed) {
                     Ok(secret) => {
                         let again = self.seal(purpose, owner, &secret);

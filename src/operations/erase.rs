@@ -47,10 +47,6 @@ impl Environment {
         by: Requester<'_>,
     ) -> Result<OperationRecord, CatalogError> {
         self.require_store()?;
-        if let Some(earlier) = self.earlier(by).await? {
-            return Ok(earlier);
-        }
-        self.refuse_hold(slug).await?;
         let wanted = &[TenantState::Active, TenantState::Suspended];
         self.ask(slug, wanted, &Work::DestroyBackupKeys {}, by).await
     }
@@ -62,10 +58,6 @@ impl Environment {
         by: Requester<'_>,
     ) -> Result<OperationRecord, CatalogError> {
         self.require_store()?;
-        if let Some(earlier) = self.earlier(by).await? {
-            return Ok(earlier);
-        }
-        self.refuse_hold(slug).await?;
         let work = Work::Delete { keep_backups: false, erase: true };
         self.ask(slug, &TenantState::ALL, &work, by).await
     }

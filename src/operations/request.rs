@@ -106,12 +106,6 @@ impl Environment {
         keep_backups: bool,
         by: Requester<'_>,
     ) -> Result<OperationRecord, CatalogError> {
-        if let Some(earlier) = self.earlier(by).await? {
-            return Ok(earlier);
-        }
-        if !keep_backups {
-            self.refuse_hold(slug).await?;
-        }
         self.ask(slug, &TenantState::ALL, &Work::Delete { keep_backups, erase: false }, by).await
     }
 
@@ -265,6 +259,9 @@ impl Environment {
             return Ok(earlier);
         }
         let tenant = self.tenant_in(slug, wanted).await?;
+        if work.takes_backups_away() {
+            refuse_hold(&tenant)?;
+        }
         let mut operation = work.new_operation(tenant.id, by.name);
         operation.idempotency_key = by.idempotency_key;
         let asked = self.catalog.enqueue(&operation).await;
@@ -299,26 +296,23 @@ impl Environment {
         }
     }
 
-    /// Refuses to take a tenant's backups away, or the keys to them, under legal hold.
-    pub(super) async fn refuse_hold(&self, slug: &TenantSlug) -> Result<(), CatalogError> {
-        let tenant = self.catalog.tenant(slug).await?;
-        let held = tenant.settings.backup().is_some_and(|policy| policy.legal_hold == Some(true));
-        if !held {
-            return Ok(());
-        }
-        Err(CatalogError::Conflict(format!(
-            "the backups of tenant {slug} are under legal hold; delete it and keep them, or end the hold with \
-             `tenantry backup hold {slug} --release`"
-        )))
-    }
-
-    pub(super) async fn earlier(
-        &self,
-        by: Requester<'_>,
-    ) -> Result<Option<OperationRecord>, CatalogError> {
+    async fn earlier(&self, by: Requester<'_>) -> Result<Option<OperationRecord>, CatalogError> {
         match by.idempotency_key {
             Some(key) => self.catalog.operation_by_key(key).await,
             None => Ok(None),
         }
     }
+}
+
+/// Refuses to take a tenant's backups away, or the keys to them, under legal hold.
+fn refuse_hold(tenant: &Tenant) -> Result<(), CatalogError> {
+    let held = tenant.settings.backup().is_some_and(|policy| policy.legal_hold == Some(true));
+    if !held {
+        return Ok(());
+    }
+    let slug = &tenant.slug;
+    Err(CatalogError::Conflict(format!(
+        "the backups of tenant {slug} are under legal hold; delete it and keep them, or end the hold with \
+         `tenantry backup hold {slug} --release`"
+    )))
 }

@@ -18,6 +18,7 @@ mod field;
 mod limits;
 mod path;
 mod rules;
+mod section;
 
 pub use backup::{BackupPolicy, Goal};
 use limits::Timeout;

@@ -6,10 +6,10 @@
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
+use serde_json::Value;
 use utoipa::ToSchema;
 
-use super::{SettingsError, field};
+use super::{SettingsError, field, section};
 use crate::duration;
 use crate::tenant::{Retention, Schedule};
 
@@ -76,28 +76,14 @@ impl BackupPolicy {
 
     /// Reads a policy that somebody sends.
     pub fn parse(value: Value) -> Result<Self, SettingsError> {
-        if !value.is_object() {
-            return Err(SettingsError::wrong("backup", "expected a JSON object"));
-        }
-        serde_path_to_error::deserialize(value).map_err(|error| {
-            let path = match error.path().to_string() {
-                top if top == "." => "backup".to_owned(),
-                inside => format!("backup.{inside}"),
-            };
-            SettingsError::wrong(path, error.inner().to_string())
-        })
+        section::parse("backup", value)
     }
 
     /// Reads a policy that some version of this program has stored. What this one does not know, or would not
     /// take, is passed over: the rest stays in force.
     #[must_use]
     pub fn stored(value: Value) -> Self {
-        let Value::Object(fields) = value else { return Self::default() };
-        let known = fields.into_iter().filter(|(name, value)| {
-            let alone = Map::from_iter([(name.clone(), value.clone())]);
-            Self::parse(Value::Object(alone)).is_ok()
-        });
-        Self::parse(Value::Object(known.collect())).expect("each field was read alone")
+        section::stored("backup", value)
     }
 
     /// Reads the policy of a tier, which holds nothing.

@@ -8,10 +8,10 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
+use serde_json::Value;
 use utoipa::ToSchema;
 
-use super::{SettingsError, field};
+use super::{SettingsError, field, section};
 
 /// What a tenant, or each tenant of a tier, may use. A limit may be missing.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -93,28 +93,14 @@ impl Limits {
 
     /// Reads limits that somebody sends.
     pub fn parse(value: Value) -> Result<Self, SettingsError> {
-        if !value.is_object() {
-            return Err(SettingsError::wrong("limits", "expected a JSON object"));
-        }
-        serde_path_to_error::deserialize(value).map_err(|error| {
-            let path = match error.path().to_string() {
-                top if top == "." => "limits".to_owned(),
-                inside => format!("limits.{inside}"),
-            };
-            SettingsError::wrong(path, error.inner().to_string())
-        })
+        section::parse("limits", value)
     }
 
     /// Reads limits that some version of this program has stored. What this one does not know, or would not
     /// take, is passed over: the other limits stay in force.
     #[must_use]
     pub fn stored(value: Value) -> Self {
-        let Value::Object(fields) = value else { return Self::default() };
-        let known = fields.into_iter().filter(|(name, value)| {
-            let alone = Map::from_iter([(name.clone(), value.clone())]);
-            Self::parse(Value::Object(alone)).is_ok()
-        });
-        Self::parse(Value::Object(known.collect())).expect("each limit was read alone")
+        section::stored("limits", value)
     }
 }
 
