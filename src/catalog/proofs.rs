@@ -8,6 +8,7 @@ use uuid::Uuid;
 use super::backups::{BackupRecord, COLUMNS, from_row};
 use super::operations::{BatchItem, NewOperation};
 use super::{Catalog, CatalogError, TenantLock, execute, one, rows};
+use crate::sealing::SealError;
 
 /// What is known of a backup beyond its being there.
 #[derive(Clone, Debug, Default)]
@@ -20,6 +21,14 @@ pub struct Proof {
     pub proven_seconds: Option<f64>,
     /// Why it is not to be relied on.
     pub problem: Option<String>,
+}
+
+impl CatalogError {
+    /// Whether what was asked for is gone, or damaged; and not merely out of reach of this process.
+    #[must_use]
+    pub fn is_loss(&self) -> bool {
+        matches!(self, Self::Missing { .. } | Self::Corrupt(_) | Self::Sealed(SealError::Damaged))
+    }
 }
 
 impl Catalog {
