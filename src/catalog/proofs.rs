@@ -52,8 +52,8 @@ impl Catalog {
         .map(drop)
     }
 
-    /// The newest good backup of every served or suspended tenant; those first that no drill has proven, or
-    /// not for the longest time.
+    /// The newest good backup of every served or suspended tenant; those first that were never proven nor drilled,
+    /// or not for the longest time. A drill that fails is a turn too: nobody keeps the others from theirs.
     pub async fn drill_candidates(&self, limit: i64) -> Result<Vec<BackupRecord>, CatalogError> {
         let client = self.client().await?;
         let sql = format!(
@@ -62,7 +62,10 @@ impl Catalog {
              from (select distinct on (tenant_id) * from backups
                    where problem is null and erased_at is null order by tenant_id, started_at desc) b
              join tenants t on t.id = b.tenant_id and t.state in ('active', 'suspended')
-             order by (select max(p.proven_at) from backups p where p.tenant_id = b.tenant_id) nulls first, b.id
+             order by greatest(
+                          (select max(p.proven_at) from backups p where p.tenant_id = b.tenant_id),
+                          (select max(o.created_at) from operations o
+                           where o.tenant_id = b.tenant_id and o.kind = 'drill')) nulls first, b.id
              limit $1"
         );
         rows(&client, &sql, &[&limit]).await?.iter().map(from_row).collect()
