@@ -209,20 +209,32 @@ pub(super) async fn open_snapshot(session: &Connection) -> Result<Snapshot, Step
     Ok(Snapshot { id, absent, is_large })
 }
 
-/// Counts the rows of every table that a dump holds data of.
+/// Counts the rows of every table that a dump holds data of and that no crash empties.
 pub(super) async fn count_rows(session: &Connection) -> Result<Vec<TableRows>, StepError> {
+    count_rows_where(session, "c.relpersistence = 'p'").await
+}
+
+/// Counts the rows of every table that can be read, except for those of extensions.
+pub(super) async fn count_all_rows(session: &Connection) -> Result<Vec<TableRows>, StepError> {
+    let readable = "(c.relpersistence = 'p' or c.relpersistence = 'u' and not pg_is_in_recovery())";
+    count_rows_where(session, readable).await
+}
+
+async fn count_rows_where(session: &Connection, which: &str) -> Result<Vec<TableRows>, StepError> {
     let failed = tenantry_provisioning::Error::from;
     let query = session
         .query_one(
-            "-- backup::count_rows
-             select string_agg(
-                 format('select %L, %L, count(*) from only %I.%I', n.nspname, c.relname, n.nspname, c.relname),
-                 ' union all ')
-             from pg_class c join pg_namespace n on n.oid = c.relnamespace
-             where c.relkind = 'r' and c.relpersistence = 'p'
-               and n.nspname not in ('pg_catalog', 'information_schema')
-               and not exists (select from pg_depend d
-                               where d.classid = 'pg_class'::regclass and d.objid = c.oid and d.deptype = 'e')",
+            &format!(
+                "-- backup::count_rows
+                 select string_agg(
+                     format('select %L, %L, count(*) from only %I.%I', n.nspname, c.relname, n.nspname, c.relname),
+                     ' union all ')
+                 from pg_class c join pg_namespace n on n.oid = c.relnamespace
+                 where c.relkind = 'r' and {which}
+                   and n.nspname not in ('pg_catalog', 'information_schema')
+                   and not exists (select from pg_depend d
+                                   where d.classid = 'pg_class'::regclass and d.objid = c.oid and d.deptype = 'e')"
+            ),
             &[],
         )
         .await
