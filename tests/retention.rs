@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tenantry::catalog::lock::Claim;
 use tenantry::catalog::operations::OperationState;
 use tenantry::operations::request::BackupChoice;
-use tenantry::tenant::TenantSettings;
+use tenantry::tenant::{TenantSettings, TenantState};
 use tenantry::tenant::settings::BackupPolicy;
 use tenantry_backup::ObjectKey;
 use uuid::Uuid;
@@ -125,6 +125,29 @@ async fn what_is_proven_awaited_or_held_stays() {
         proven.proof.proven_at.is_some() && proven.proof.proven_seconds.unwrap() > 0.0,
         "{proven:?}"
     );
+}
+
+#[tokio::test]
+async fn a_hold_counts_that_comes_after_the_request() {
+    let (fleet, backups) = fleet().await;
+    let acme = slug("acme");
+    for asked in [
+        fleet.environment.destroy_backup_keys(&acme, BY).await.unwrap(),
+        fleet.environment.erase(&acme, BY).await.unwrap(),
+        fleet.environment.delete(&acme, false, BY).await.unwrap(),
+    ] {
+        set(&fleet, json!({ "backup": { "legal_hold": true } })).await;
+
+        let refused = fleet.runner().complete(asked.id).await.unwrap();
+
+        assert_eq!(refused.state, OperationState::Failed, "{}", asked.kind);
+        let error = refused.error.unwrap();
+        assert!(error.message.contains("under legal hold"), "{error:?}");
+        assert_eq!(fleet.tenant("acme").await.state, TenantState::Active);
+        assert_eq!(left(&fleet).await, backups);
+        let newest = fleet.catalog().backup(backups[0]).await.unwrap();
+        assert_eq!(newest.erased_at, None);
+    }
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@
 //! with all that a versioned bucket keeps of them. What is left opens nothing, not even with the master
 //! key. The certificate is written last: it says what is so, not what is meant to be.
 //!
-//! Between two attempts the tenant may get a backup or another key: each step looks again.
+//! Between two attempts the tenant may get a backup, another key, or a legal hold: each step looks again.
 
 use futures_util::FutureExt as _;
 use jiff::Timestamp;
@@ -15,7 +15,7 @@ use tenantry_backup::{
     finish, load_manifest,
 };
 
-use super::request::Requester;
+use super::request::{Requester, refuse_hold};
 use super::{Environment, Plan, Step, StepContext, StepError, Work};
 use crate::catalog::CatalogError;
 use crate::catalog::operations::OperationRecord;
@@ -67,6 +67,7 @@ impl Environment {
 
 /// Writes down which keys there are, and what is encrypted to them, beside what is written down already.
 pub(super) async fn note_backups(cx: &StepContext<'_>) -> Result<(), StepError> {
+    refuse_hold(&cx.tenant)?;
     let store = cx.environment.store()?;
     let Note { mut keys, mut backups } = cx.recall(ERASURE).unwrap_or_default();
     for key in cx.environment.catalog.backup_keys(cx.tenant.id).await? {
