@@ -8,7 +8,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use tenantry::catalog::lock::Claim;
 use tenantry::catalog::operations::OperationState;
-use tenantry::operations::request::BackupChoice;
+use tenantry::operations::request::{BackupChoice, RestoreAs};
 use tenantry::tenant::{TenantSettings, TenantState};
 use tenantry::tenant::settings::BackupPolicy;
 use tenantry_backup::ObjectKey;
@@ -148,6 +148,29 @@ async fn a_hold_counts_that_comes_after_the_request() {
         let newest = fleet.catalog().backup(backups[0]).await.unwrap();
         assert_eq!(newest.erased_at, None);
     }
+}
+
+#[tokio::test]
+async fn what_becomes_another_tenant_is_awaited_too() {
+    let (mut fleet, [newest, _, third]) = fleet().await;
+    fleet.environment.limits.backups.policy = policy(json!({ "retention": "last=1" }));
+    let drill = fleet.environment.drill_tenant(&slug("acme"), BY).await.unwrap();
+    let fail = format!("update operations set state = 'failed' where id = '{}'", drill.id);
+    fleet.admin("tenantry").await.batch_execute(&fail).await.unwrap();
+    let to = RestoreAs { slug: slug("copy"), server: None };
+    let choice = BackupChoice::Id(third);
+    let asked = fleet.environment.restore_as(&slug("acme"), choice, to, BY).await.unwrap();
+
+    let kept = reasons(&fleet).await;
+    assert_eq!(
+        kept,
+        ["the newest, last 1", "", "a restore waits for it"],
+        "a failed drill is over"
+    );
+    assert_eq!(prune(&fleet).await, [newest, third]);
+
+    fleet.complete(&asked).await;
+    assert_eq!(fleet.tenant("copy").await.state, TenantState::Active);
 }
 
 #[tokio::test]

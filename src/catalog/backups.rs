@@ -97,14 +97,17 @@ impl Catalog {
         rows(&client, &sql, &[&tenant]).await?.iter().map(from_row).collect()
     }
 
-    /// Backups of a tenant that a restore is going to read.
+    /// Backups of a tenant that a restore is going to read, also one that makes another tenant of them. A drill that
+    /// has failed is over: it said what is wrong with its backup.
     pub async fn awaited_backups(&self, tenant: Uuid) -> Result<HashSet<Uuid>, CatalogError> {
         let found = rows(
             &self.client().await?,
             "-- backups::awaited
-             select (input ->> 'backup')::uuid from operations
-             where tenant_id = $1 and input ->> 'backup' is not null
-               and state in ('queued', 'running', 'failed')",
+             select b.id from backups b
+             where b.tenant_id = $1
+               and exists (select from operations o
+                           where o.input ->> 'backup' = b.id::text
+                             and (o.state in ('queued', 'running') or o.state = 'failed' and o.kind <> 'drill'))",
             &[&tenant],
         )
         .await?;

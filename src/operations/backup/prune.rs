@@ -117,6 +117,10 @@ async fn remove(cx: &StepContext<'_>) -> Result<(), StepError> {
     let (store, tenant) = (cx.environment.store()?, cx.tenant.id);
     let plan = cx.environment.prune_plan(&cx.tenant, Timestamp::now()).await?;
     for backup in plan.doomed() {
+        if is_wanted_now(cx, backup.id).await? {
+            tracing::info!(backup = %backup.id, "backup kept: a hold or a restore has come meanwhile");
+            continue;
+        }
         store.remove_backup(tenant, backup.id).await?;
         cx.lock.forget_backups(Some(backup.id)).await?;
         tracing::info!(backup = %backup.id, of = %backup.started_at, "backup removed by its retention");
@@ -132,6 +136,13 @@ async fn remove(cx: &StepContext<'_>) -> Result<(), StepError> {
         tracing::warn!(backup = %stray.backup, "the bucket has a backup that the catalog does not know; it is left");
     }
     Ok(())
+}
+
+/// Whether a hold, or a restore that reads this backup, has come since it was decided that it goes.
+async fn is_wanted_now(cx: &StepContext<'_>, backup: Uuid) -> Result<bool, StepError> {
+    let is_held = cx.environment.backup_policy(cx.tenant.id).await?.legal_hold == Some(true);
+    let awaited = cx.environment.catalog.awaited_backups(cx.tenant.id).await?;
+    Ok(is_held || awaited.contains(&backup))
 }
 
 fn judge(policy: &BackupPolicy, backups: &[BackupRecord], now: Timestamp) -> Vec<Vec<String>> {
