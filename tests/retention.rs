@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 use tenantry::catalog::lock::Claim;
 use tenantry::catalog::operations::OperationState;
 use tenantry::operations::request::{BackupChoice, RestoreAs};
-use tenantry::tenant::{TenantSettings, TenantState};
 use tenantry::tenant::settings::BackupPolicy;
+use tenantry::tenant::{TenantSettings, TenantState};
 use tenantry_backup::ObjectKey;
 use uuid::Uuid;
 
@@ -127,27 +127,43 @@ async fn what_is_proven_awaited_or_held_stays() {
     );
 }
 
+/// Says of a backup what nobody would say by hand.
+async fn note(fleet: &Fleet, backup: Uuid, what: &str) {
+    let sql = format!("update backups set {what} where id = '{backup}'");
+    fleet.admin("tenantry").await.batch_execute(&sql).await.unwrap();
+}
+
 #[tokio::test]
-async fn a_hold_counts_that_comes_after_the_request() {
-    let (fleet, backups) = fleet().await;
-    let acme = slug("acme");
-    for asked in [
-        fleet.environment.destroy_backup_keys(&acme, BY).await.unwrap(),
-        fleet.environment.erase(&acme, BY).await.unwrap(),
-        fleet.environment.delete(&acme, false, BY).await.unwrap(),
-    ] {
-        set(&fleet, json!({ "backup": { "legal_hold": true } })).await;
+async fn a_backup_that_nobody_can_restore_takes_nobodys_place() {
+    let (mut fleet, [newest, second, third]) = fleet().await;
+    fleet.environment.limits.backups.policy = policy(json!({ "retention": "last=1" }));
+    note(&fleet, newest, "problem = 'altered', proven_at = now()").await;
 
-        let refused = fleet.runner().complete(asked.id).await.unwrap();
+    assert_eq!(reasons(&fleet).await, ["the newest, last 1", "the newest, last 1", ""]);
+    assert_eq!(prune(&fleet).await, [newest, second]);
+    assert!(fleet.catalog().backup(third).await.is_err());
 
-        assert_eq!(refused.state, OperationState::Failed, "{}", asked.kind);
-        let error = refused.error.unwrap();
-        assert!(error.message.contains("under legal hold"), "{error:?}");
-        assert_eq!(fleet.tenant("acme").await.state, TenantState::Active);
-        assert_eq!(left(&fleet).await, backups);
-        let newest = fleet.catalog().backup(backups[0]).await.unwrap();
-        assert_eq!(newest.erased_at, None);
-    }
+    note(&fleet, newest, "problem = null, erased_at = now()").await;
+    assert_eq!(prune(&fleet).await, [newest, second], "nor one whose key is destroyed");
+}
+
+#[tokio::test]
+async fn the_newest_that_was_verified_stays() {
+    let (mut fleet, [newest, _, third]) = fleet().await;
+    fleet.environment.limits.backups.policy = policy(json!({ "retention": "last=1" }));
+    let oldest = fleet.catalog().backup(third).await.unwrap();
+    fleet.environment.verify_backup(&oldest).await.unwrap();
+
+    assert_eq!(prune(&fleet).await, [newest, third]);
+}
+
+#[tokio::test]
+async fn a_backup_that_stood_until_today_is_as_young_as_that() {
+    let (mut fleet, [newest, _, third]) = fleet().await;
+    fleet.environment.limits.backups.policy = policy(json!({ "retention": "days=1" }));
+    note(&fleet, third, "confirmed_at = now() - interval '1 hour'").await;
+
+    assert_eq!(prune(&fleet).await, [newest, third], "nothing else has the data of this morning");
 }
 
 #[tokio::test]
@@ -171,6 +187,29 @@ async fn what_becomes_another_tenant_is_awaited_too() {
 
     fleet.complete(&asked).await;
     assert_eq!(fleet.tenant("copy").await.state, TenantState::Active);
+}
+
+#[tokio::test]
+async fn a_hold_counts_that_comes_after_the_request() {
+    let (fleet, backups) = fleet().await;
+    let acme = slug("acme");
+    for asked in [
+        fleet.environment.destroy_backup_keys(&acme, BY).await.unwrap(),
+        fleet.environment.erase(&acme, BY).await.unwrap(),
+        fleet.environment.delete(&acme, false, BY).await.unwrap(),
+    ] {
+        set(&fleet, json!({ "backup": { "legal_hold": true } })).await;
+
+        let refused = fleet.runner().complete(asked.id).await.unwrap();
+
+        assert_eq!(refused.state, OperationState::Failed, "{}", asked.kind);
+        let error = refused.error.unwrap();
+        assert!(error.message.contains("under legal hold"), "{error:?}");
+        assert_eq!(fleet.tenant("acme").await.state, TenantState::Active);
+        assert_eq!(left(&fleet).await, backups);
+        let newest = fleet.catalog().backup(backups[0]).await.unwrap();
+        assert_eq!(newest.erased_at, None);
+    }
 }
 
 #[tokio::test]

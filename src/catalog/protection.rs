@@ -1,4 +1,4 @@
-//! How well each tenant is protected: what its backups are to be, and the newest one that it has.
+//! How well each tenant is protected: what its backups are to be, and the newest good one that it has.
 
 use jiff::Timestamp;
 use serde_json::Value;
@@ -10,7 +10,7 @@ use crate::catalog::operations::NewOperation;
 use crate::tenant::TenantSlug;
 use crate::tenant::settings::BackupPolicy;
 
-/// One tenant, served or suspended, and its newest backup.
+/// One tenant, served or suspended, and its newest good backup.
 #[derive(Clone, Debug)]
 pub struct Protection {
     /// The tenant.
@@ -23,9 +23,9 @@ pub struct Protection {
     pub policy: BackupPolicy,
     /// When it was asked for.
     pub created_at: Timestamp,
-    /// The moment whose data its newest backup holds, or was shown to hold still.
+    /// The moment whose data its newest good backup holds, or was shown to hold still.
     pub data_of: Option<Timestamp>,
-    /// When a restore last showed that one of its backups is good, and how long that took.
+    /// When a restore last showed that one of its backups is good, which it still is, and how long that took.
     pub proven_at: Option<Timestamp>,
     /// The same, in seconds.
     pub proven_seconds: Option<f64>,
@@ -68,10 +68,12 @@ impl Catalog {
              join tiers r on r.name = t.tier
              left join lateral (
                  select greatest(b.started_at, b.confirmed_at) as data_of
-                 from backups b where b.tenant_id = t.id order by b.started_at desc limit 1) b on true
+                 from backups b where b.tenant_id = t.id and b.problem is null and b.erased_at is null
+                 order by b.started_at desc limit 1) b on true
              left join lateral (
                  select b.proven_at, b.proven_seconds from backups b
                  where b.tenant_id = t.id and b.proven_at is not null
+                   and b.problem is null and b.erased_at is null
                  order by b.proven_at desc limit 1) p on true
              left join lateral (
                  select max(o.created_at) filter (where o.requested_by = $1) as asked_at,

@@ -22,7 +22,8 @@ Examples:
   tenantry backup prune --all --output-format json
 
 Keeps what TENANTRY_BACKUP_RETENTION, the tier or the tenant's own settings say; without, everything. Never
-removes the newest backup, the newest that a restore has proven, or one under legal hold or a lock of the bucket.
+removes the newest good backup, the newest that was verified or proven by a restore, or one under legal hold or a
+lock of the bucket.
 Exit status 3 when some tenants failed, 1 when all did.")]
 pub(in crate::cli) struct PruneOptions {
     /// The tenants

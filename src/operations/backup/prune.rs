@@ -4,9 +4,9 @@
 //! no backup. A backup goes from the bucket first and then from the catalog, so that one that the catalog knows
 //! is either whole or about to go.
 //!
-//! Must never: remove the newest backup of a tenant, the newest that was proven, one that a restore waits for, one
-//! whose objects are locked in the bucket, or any of a tenant under legal hold; nor a whole backup that only the
-//! catalog does not know: after a catalog was lost, these are what is left.
+//! Must never: remove the newest good backup of a tenant, the newest that was verified or proven, one that a restore
+//! waits for, one whose objects are locked in the bucket, or any of a tenant under legal hold; nor a whole backup
+//! that only the catalog does not know: after a catalog was lost, these are what is left.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -148,7 +148,12 @@ async fn is_wanted_now(cx: &StepContext<'_>, backup: Uuid) -> Result<bool, StepE
 fn judge(policy: &BackupPolicy, backups: &[BackupRecord], now: Timestamp) -> Vec<Vec<String>> {
     let candidates: Vec<Candidate> = backups
         .iter()
-        .map(|backup| Candidate { of: backup.started_at, proven: backup.proof.proven_at.is_some() })
+        .map(|backup| Candidate {
+            of: backup.data_of(),
+            good: backup.is_good(),
+            verified: backup.proof.verified_at.is_some(),
+            proven: backup.proof.proven_at.is_some(),
+        })
         .collect();
     let mut reasons = match &policy.retention {
         Some(retention) => retention.judge(&candidates, now),
