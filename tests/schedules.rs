@@ -4,13 +4,15 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 use tenantry::catalog::lock::Claim;
 use tenantry::catalog::operations::{OperationFilter, OperationState};
-use tenantry::embedded::PostgresSettings;
+use tenantry::catalog::tenants::NewTenant;
+use tenantry::embedded::{EmbeddedPostgres, PostgresSettings};
 use tenantry::operations::backup::Look;
 use tenantry::tenant::settings::BackupPolicy;
 use tenantry::tenant::{TenantSettings, Tier};
+use tenantry_backup::BackupKey;
 
 use crate::harness::process::{Serving, command};
-use crate::harness::{Fleet, Options, eventually, slug};
+use crate::harness::{BY, Fleet, Options, connect, eventually, new_tenant, slug};
 
 /// A fleet that is backed up every day, on a server that does nothing by itself.
 async fn fleet(names: &[&str]) -> Fleet {
@@ -228,6 +230,66 @@ async fn what_cannot_be_proven_counts_as_changed() {
     std::fs::remove_file(folder.join("dump")).unwrap();
     quiet(&fleet).await;
     assert!(scheduled(&fleet, 7).await, "a backup that is no longer there");
+}
+
+#[tokio::test]
+async fn a_backup_that_nobody_can_read_does_not_stand() {
+    let fleet = fleet(&["acme"]).await;
+    assert!(scheduled(&fleet, 1).await);
+    quiet(&fleet).await;
+    assert!(!scheduled(&fleet, 2).await);
+
+    let bad = "update backups set problem = 'altered'";
+    fleet.admin("tenantry").await.batch_execute(bad).await.unwrap();
+    quiet(&fleet).await;
+    assert!(scheduled(&fleet, 3).await, "a backup that is known to be bad");
+
+    let destroyed = fleet.environment.destroy_backup_keys(&slug("acme"), BY).await.unwrap();
+    fleet.complete(&destroyed).await;
+    quiet(&fleet).await;
+    assert!(scheduled(&fleet, 4).await, "a backup whose key is destroyed");
+
+    let own = json!({ "encryption": { "recipient": BackupKey::generate().public() } });
+    let settings = TenantSettings::parse(own).unwrap();
+    fleet.catalog().change_settings(&slug("acme"), "test", |_| Ok(settings)).await.unwrap();
+    quiet(&fleet).await;
+    assert!(scheduled(&fleet, 5).await, "a backup that the tenant's own key does not open");
+    quiet(&fleet).await;
+    assert!(!scheduled(&fleet, 6).await);
+}
+
+/// A standby counts nothing of what it replays.
+#[tokio::test]
+async fn a_standby_proves_nothing() {
+    let fleet = fleet(&[]).await;
+    let primary = EmbeddedPostgres::start_scratch(PostgresSettings::scratch()).await.unwrap();
+    let standby = primary.start_standby().await.unwrap();
+    let id = fleet.catalog().add_server("eu-2", &primary.url().into()).await.unwrap().id;
+    fleet.environment.server(id).await.unwrap().prepare().await.unwrap();
+    let new = NewTenant { server: Some("eu-2".to_owned()), ..new_tenant("acme") };
+    let made = fleet.environment.create_tenant(&new, true, BY).await.unwrap();
+    fleet.complete(&made).await;
+    // Whoever led the address of the primary to the standby did not mean to.
+    fleet.catalog().set_server_url("eu-2", &standby.url().into()).await.unwrap();
+    let has = async |titles: &str| {
+        let Ok(session) = connect(&standby.database_url("tenant_acme")).await else { return false };
+        let sql = format!("select count(*) = 3 from boards where title {titles}");
+        session.query_one(&sql, &[]).await.is_ok_and(|row| row.get(0))
+    };
+    eventually("it is replicated", async || has("<> 'new'").await).await;
+    assert!(scheduled(&fleet, 1).await);
+
+    let session = connect(&primary.database_url("tenant_acme")).await.unwrap();
+    session.batch_execute("update boards set title = 'new'").await.unwrap();
+    eventually("it is replicated", async || has("= 'new'").await).await;
+    let admin = connect(&standby.url()).await.unwrap();
+    let others = "select count(*) from pg_stat_activity where datname = 'tenant_acme'";
+    eventually("the sessions have ended", async || {
+        admin.query_one(others, &[]).await.unwrap().get::<_, i64>(0) == 0
+    })
+    .await;
+
+    assert!(scheduled(&fleet, 2).await);
 }
 
 #[tokio::test]
