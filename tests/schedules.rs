@@ -6,6 +6,7 @@ use tenantry::catalog::lock::Claim;
 use tenantry::catalog::operations::{OperationFilter, OperationState};
 use tenantry::catalog::tenants::NewTenant;
 use tenantry::embedded::{EmbeddedPostgres, PostgresSettings};
+use tenantry::operations::Environment;
 use tenantry::operations::backup::Look;
 use tenantry::tenant::settings::BackupPolicy;
 use tenantry::tenant::{TenantSettings, Tier};
@@ -99,6 +100,34 @@ async fn tenants_are_backed_up_once_for_each_moment_and_a_few_at_a_time() {
     let look = fleet.environment.back_up_due(late).await.unwrap();
     assert_eq!(look, Look::default(), "nothing is left to be done");
     assert_eq!(fleet.catalog().backups(None, 100).await.unwrap().len(), 5);
+}
+
+#[tokio::test]
+async fn a_backup_that_failed_is_tried_again_after_an_hour() {
+    let fleet = fleet(&["acme"]).await;
+    let admin = fleet.admin("tenantry").await;
+    let earlier = "update tenants set created_at = now() - interval '2 days'";
+    admin.batch_execute(earlier).await.unwrap();
+    let look = async || fleet.environment.back_up_due(Timestamp::now()).await.unwrap();
+    let fail = async |minutes: i64| {
+        let fail = format!(
+            "update operations set state = 'failed', finished_at = now() - {minutes} * interval '1 minute'
+             where kind = 'backup'"
+        );
+        admin.batch_execute(&fail).await.unwrap();
+    };
+    assert_eq!(look().await.asked, 1);
+
+    fail(50).await;
+    assert_eq!(look().await, Look::default());
+    fail(70).await;
+    assert_eq!(look().await.asked, 1);
+    assert_eq!(look().await, Look::default(), "it is under way");
+    work(&fleet).await;
+
+    assert_eq!((asked(&fleet).await, backups(&fleet).await), (1, 1), "it is the same one");
+    fail(70).await;
+    assert_eq!(look().await, Look::default(), "there is a backup by now");
 }
 
 #[tokio::test]
@@ -261,7 +290,7 @@ async fn a_backup_that_nobody_can_read_does_not_stand() {
 /// A standby counts nothing of what it replays.
 #[tokio::test]
 async fn a_standby_proves_nothing() {
-    let fleet = fleet(&[]).await;
+    let mut fleet = fleet(&[]).await;
     let primary = EmbeddedPostgres::start_scratch(PostgresSettings::scratch()).await.unwrap();
     let standby = primary.start_standby().await.unwrap();
     let id = fleet.catalog().add_server("eu-2", &primary.url().into()).await.unwrap().id;
@@ -271,6 +300,8 @@ async fn a_standby_proves_nothing() {
     fleet.complete(&made).await;
     // Whoever led the address of the primary to the standby did not mean to.
     fleet.catalog().set_server_url("eu-2", &standby.url().into()).await.unwrap();
+    let Environment { catalog, store, limits, .. } = fleet.environment.clone();
+    fleet.environment = Environment::new(catalog, store, limits).await.unwrap();
     let has = async |titles: &str| {
         let Ok(session) = connect(&standby.database_url("tenant_acme")).await else { return false };
         let sql = format!("select count(*) = 3 from boards where title {titles}");
