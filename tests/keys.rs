@@ -158,6 +158,7 @@ async fn the_command_says_what_is_under_which_key() {
         .with("TENANTRY_MASTER_KEY", new.expose_secret())
         .with("TENANTRY_MASTER_KEY_PREVIOUS", fleet.master_key.expose_secret());
 
+    fleet.environment.back_up_catalog().await.unwrap();
     alone.refused("key status", 1, "TENANTRY_MASTER_KEY_PREVIOUS").await;
     let before = both.json("key status").await;
     let rotated = both.json("key rotate").await;
@@ -170,6 +171,8 @@ async fn the_command_says_what_is_under_which_key() {
     assert_eq!((&rotated["complete"], &after["complete"]), (&true.into(), &true.into()));
     assert_eq!(after["under"][&present]["backups"], 1);
     assert!(after["under"][&old].is_null());
+    let opens_alone = under(&fleet, &new, false).await.newest_catalog_backup().await;
+    assert!(opens_alone.unwrap().is_some(), "after a disaster the new key is all there is");
     Cli::new(&fleet).refused("key status", 1, "sealed under the master key").await;
 }
 
