@@ -132,6 +132,27 @@ async fn a_backup_that_comes_between_two_attempts_is_erased_too() {
 }
 
 #[tokio::test]
+async fn a_dump_whose_key_is_destroyed_becomes_no_backup() {
+    let fleet = Fleet::start().await;
+    let tenant = fleet.create_tenant("acme").await.id;
+    let half = fleet.environment.back_up(&slug("acme"), BY).await.unwrap();
+    let runner = fleet.disturbed_runner(Arc::new(|point: &StepPoint<'_>| {
+        if point.step == "write_manifest" { Disturbance::Fail } else { Disturbance::None }
+    }));
+    assert_eq!(runner.complete(half.id).await.unwrap().state, OperationState::Failed);
+    let asked = fleet.environment.destroy_backup_keys(&slug("acme"), BY).await.unwrap();
+    fleet.complete(&asked).await;
+
+    fleet.catalog().retry(half.id).await.unwrap();
+    let refused = fleet.runner().complete(half.id).await.unwrap();
+
+    let error = refused.error.unwrap();
+    assert!(error.message.contains("was destroyed"), "{error:?}");
+    assert!(error.remedy.unwrap().contains("take a new backup"));
+    assert_eq!(readable(&fleet, tenant).await, [] as [Uuid; 0]);
+}
+
+#[tokio::test]
 async fn a_tenant_that_is_erased_is_certified_to_be_gone() {
     let fleet = Fleet::start().await;
     let tenant = fleet.create_tenant_with("acme", true).await.id;

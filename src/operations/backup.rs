@@ -23,6 +23,7 @@ use uuid::Uuid;
 
 use self::unchanged::Witness;
 use super::{Plan, Step, StepContext, StepError, Work};
+use crate::catalog::CatalogError;
 use crate::metrics;
 use crate::tenant::TenantState;
 use crate::tenant::settings::EncryptionSettings;
@@ -259,7 +260,14 @@ async fn write_manifest(cx: &StepContext<'_>) -> Result<(), StepError> {
     })?;
     let witness =
         note.witness.map(|witness| serde_json::to_value(witness).expect("a witness is plain data"));
-    let key = catalog.backup_key_named(cx.tenant.id, note.key.as_deref()).await?;
+    let key = catalog.backup_key_named(cx.tenant.id, note.key.as_deref()).await;
+    let key = key.map_err(|error| match error {
+        CatalogError::Missing { .. } => StepError::fail(
+            "the key that the dump is encrypted to was destroyed meanwhile",
+            "give it up (`tenantry operation cancel`), and take a new backup (`tenantry backup run`)",
+        ),
+        other => other.into(),
+    })?;
     let mut manifest = Manifest {
         format: MANIFEST_FORMAT,
         tenant: cx.tenant.id,
