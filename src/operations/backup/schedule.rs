@@ -1,9 +1,9 @@
 //! Backups on a schedule: what is due is asked for, a few at a time.
 //!
-//! One replica at a time looks ([`Environment::back_up_due`]). A tenant is due when the newest moment of its
-//! schedule has come and nothing has been done about it: however many moments were missed, there is one backup
-//! for all of them. One that failed is tried again every hour until there is one. The moment is the operation's idempotency key, so two replicas ask for one; the queue and
-//! the tenant's lock see to the rest.
+//! One replica at a time looks ([`Environment::back_up_due`]). A tenant is due when the newest moment of its schedule
+//! has come and nothing has been done about it: however many moments were missed, there is one backup for all of
+//! them. One that failed is tried again every hour until there is one. The moment is the operation's idempotency key,
+//! so two replicas ask for one; the queue and the tenant's lock see to the rest.
 //!
 //! Must never: ask for more than may run at once, or on a server that is under pressure. What waits stays due.
 

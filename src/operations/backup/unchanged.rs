@@ -11,8 +11,9 @@
 //!
 //! What cannot be proven so counts as changed: a PostgreSQL before 15, whose counts can get lost; a standby, which
 //! counts nothing of what it replays, also when it is promoted later; counters that are off; a table whose access
-//! method is not PostgreSQL's own; a transaction that is prepared; an administrator who may not see others'
-//! sessions. And so does a backup that others can read than those who are to read the next one. What a superuser writes after `set track_counts = off` in its session is not seen.
+//! method is not PostgreSQL's own; a transaction that is prepared; an administrator who may not see others' sessions.
+//! And so does a backup that others can read than those who are to read the next one. What a superuser writes after
+//! `set track_counts = off` in its session is not seen.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
