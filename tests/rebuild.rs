@@ -56,6 +56,12 @@ impl Ruins {
         client.query_one(&format!("select count(*) from {table}"), &[]).await.unwrap().get(0)
     }
 
+    async fn may_log_in(&self, role: &str) -> bool {
+        let client = connect(&self.postgres.database_url("postgres")).await.unwrap();
+        let sql = "select rolcanlogin from pg_roles where rolname = $1";
+        client.query_one(sql, &[&role]).await.unwrap().get(0)
+    }
+
     async fn assert_healthy(&self) {
         let report = tenantry::doctor::examine(&self.environment).await.unwrap();
         assert!(report.is_healthy(), "{:#?}", report.findings);
@@ -98,6 +104,7 @@ async fn a_fleet_comes_back_from_the_bucket_with_its_names_states_and_aliases() 
     let globex = ruins.catalog().tenant(&slug("globex")).await.unwrap();
     assert_eq!(globex.state, TenantState::Suspended);
     assert_eq!(globex.suspended_reason.as_deref(), Some("unpaid"));
+    assert!(!ruins.may_log_in(globex.role.as_str()).await, "it is suspended on the server too");
     assert!(ruins.catalog().tenant(&slug("hooli")).await.is_err(), "what was deleted stays so");
     assert_eq!(ruins.count(acme.database.as_str(), "boards").await, 3);
     let router =

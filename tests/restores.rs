@@ -160,6 +160,33 @@ async fn a_restore_can_move_the_tenant_and_its_undo_moves_it_back() {
     assert_eq!(left_on(&second).await, Vec::<String>::new());
 }
 
+/// Whether the role of `acme` may log in on a server.
+async fn may_log_in(postgres: &EmbeddedPostgres) -> bool {
+    let client = connect(&postgres.database_url("postgres")).await.unwrap();
+    let sql = "select rolcanlogin from pg_roles where rolname = 'tenant_acme'";
+    client.query_one(sql, &[]).await.unwrap().get(0)
+}
+
+#[tokio::test]
+async fn a_suspended_tenant_stays_suspended_wherever_a_restore_brings_it() {
+    let fleet = fleet_with_backup().await;
+    let second = second_server(&fleet).await;
+    let (acme, latest) = (slug("acme"), BackupChoice::Latest);
+    let suspend = fleet.environment.suspend(&acme, None, BY).await.unwrap();
+    fleet.complete(&suspend).await;
+
+    let restore = fleet.environment.restore_on(&acme, latest, Some("second"), BY).await.unwrap();
+    fleet.complete(&restore).await;
+    let there = may_log_in(&second).await;
+    undo(&fleet).await;
+    let back = may_log_in(&fleet.postgres).await;
+    let resume = fleet.environment.resume(&acme, BY).await.unwrap();
+    fleet.complete(&resume).await;
+
+    assert!(!there && !back, "its role may log in: {there}, {back}");
+    assert_eq!(boards(&fleet).await, 2);
+}
+
 /// What only the proof of isolation sees, at the end of a cutover.
 async fn fail_in_the_cutover(fleet: &Fleet, server: Option<&str>) -> OperationRecord {
     let admin = fleet.admin("postgres").await;
@@ -295,3 +322,4 @@ async fn a_table_that_the_backup_has_not_is_named() {
     fleet.runner().complete(asked.id).await.unwrap();
     assert_eq!(left_on(&fleet.postgres).await, ["database tenant_acme", "role tenant_acme"]);
 }
+

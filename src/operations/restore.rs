@@ -237,7 +237,8 @@ async fn take_possession(cx: &StepContext<'_>) -> Result<(), StepError> {
     let from = DatabaseName::build(cx.operation.id);
     let owner = Owner { tenant: cx.tenant.id, operation: cx.operation.id };
     let (database, role, epoch) = (&cx.tenant.database, &cx.tenant.role, cx.tenant.epoch);
-    let possession = Possession { from: &from, database, role, verifier: &verifier, owner, epoch };
+    let (verifier, login) = (verifier.as_str(), !comes_suspended(cx)?);
+    let possession = Possession { from: &from, database, role, verifier, login, owner, epoch };
     Ok(server.take_possession(possession).await?)
 }
 
@@ -248,10 +249,13 @@ async fn activate(cx: &StepContext<'_>) -> Result<(), StepError> {
         Some(version) => version,
         None => current_version(&server.connect(&cx.tenant.database).await?).await?,
     };
-    let suspended = matches!(cx.work()?, Work::RestoreAs { suspended: true, .. });
-    let state = if suspended { TenantState::Suspended } else { TenantState::Active };
+    let state = if comes_suspended(cx)? { TenantState::Suspended } else { TenantState::Active };
     let repeatables = cx.recall::<Option<String>>(REPEATABLES).flatten();
     let repeatables = repeatables.as_deref();
     let epoch = cx.tenant.epoch;
     Ok(cx.lock.serve(&cx.tenant, state, epoch, version, repeatables).await?)
+}
+
+fn comes_suspended(cx: &StepContext<'_>) -> Result<bool, StepError> {
+    Ok(matches!(cx.work()?, Work::RestoreAs { suspended: true, .. }))
 }
