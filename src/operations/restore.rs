@@ -8,7 +8,7 @@
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use tenantry_backup::{
-    BackupKey, Manifest, RestoreError, RestoreRequest, Restored, load_manifest, restore,
+    BackupKey, Manifest, RestoreError, RestoreRequest, Restored, TableRows, load_manifest, restore,
 };
 use tenantry_provisioning::{
     DatabaseName, Owner, Possession, Server, Source, apply, current_version, scram_verifier,
@@ -134,13 +134,7 @@ async fn verify(cx: &StepContext<'_>) -> Result<(), StepError> {
     let Origin { manifest, server, .. } = origin(cx).await?;
     let session = server.connect(&DatabaseName::build(cx.operation.id)).await?;
 
-    let counted = count_rows(&session).await?;
-    if counted != manifest.tables {
-        let wrong = manifest.tables.iter().find(|table| !counted.contains(table));
-        let table = wrong.map_or_else(
-            || "another set of tables".to_owned(),
-            |t| format!("{}.{}", t.schema, t.table),
-        );
+    if let Some(table) = difference(&manifest.tables, &count_rows(&session).await?) {
         return Err(StepError::fail(
             format!("the restored database differs from the backup in {table}"),
             "restore another backup; the live database is untouched",
@@ -159,6 +153,14 @@ async fn verify(cx: &StepContext<'_>) -> Result<(), StepError> {
         ));
     }
     cx.remember(VERSION, &version).await
+}
+
+/// Where restored tables differ from those of a backup. Each server has them in an order of its own.
+fn difference(backed_up: &[TableRows], restored: &[TableRows]) -> Option<String> {
+    if let Some(table) = backed_up.iter().find(|table| !restored.contains(table)) {
+        return Some(format!("{}.{}", table.schema, table.table));
+    }
+    (backed_up.len() != restored.len()).then(|| "another set of tables".to_owned())
 }
 
 /// Brings the restored database to the version that the live one has, so that the application fits it.
@@ -258,4 +260,31 @@ async fn activate(cx: &StepContext<'_>) -> Result<(), StepError> {
 
 fn comes_suspended(cx: &StepContext<'_>) -> Result<bool, StepError> {
     Ok(matches!(cx.work()?, Work::RestoreAs { suspended: true, .. }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tables(rows: &[(&str, i64)]) -> Vec<TableRows> {
+        let table = |(table, rows): &(&str, i64)| {
+            let (schema, table) = ("public".to_owned(), (*table).to_owned());
+            TableRows { schema, table, rows: *rows }
+        };
+        rows.iter().map(table).collect()
+    }
+
+    #[test]
+    fn tables_may_come_in_another_order_and_not_with_other_rows() {
+        let backed_up = tables(&[("user_roles", 1), ("userprofiles", 2)]);
+
+        assert_eq!(
+            difference(&backed_up, &tables(&[("userprofiles", 2), ("user_roles", 1)])),
+            None
+        );
+        let fewer = tables(&[("userprofiles", 1), ("user_roles", 1)]);
+        assert_eq!(difference(&backed_up, &fewer).unwrap(), "public.userprofiles");
+        let more = tables(&[("userprofiles", 2), ("user_roles", 1), ("x", 0)]);
+        assert_eq!(difference(&backed_up, &more).unwrap(), "another set of tables");
+    }
 }
