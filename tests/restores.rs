@@ -254,6 +254,25 @@ async fn a_move_that_fails_leaves_nothing_on_the_other_server() {
 }
 
 #[tokio::test]
+async fn a_tenant_that_is_deleted_leaves_nothing_where_a_move_has_failed() {
+    let fleet = fleet_with_backup().await;
+    let second = second_server(&fleet).await;
+    let there = connect(&second.database_url("postgres")).await.unwrap();
+    there.batch_execute("create role tenant_acme").await.unwrap();
+    let acme = slug("acme");
+    let asked = fleet.environment.restore_on(&acme, BackupChoice::Latest, Some("second"), BY).await;
+    let failed = fleet.runner().complete(asked.unwrap().id).await.unwrap();
+    assert_eq!(failed.state, OperationState::Failed);
+
+    let delete = fleet.environment.delete(&acme, false, BY).await.unwrap();
+    fleet.complete(&delete).await;
+
+    assert_eq!(left_on(&second).await, ["role tenant_acme"], "somebody else's");
+    there.batch_execute("drop role tenant_acme").await.unwrap();
+    fleet.assert_healthy().await;
+}
+
+#[tokio::test]
 async fn before_a_moment_means_the_newest_backup_of_before() {
     let fleet = fleet_with_backup().await;
     let first = fleet.catalog().backups(Some(&slug("acme")), 1).await.unwrap().remove(0);

@@ -6,7 +6,7 @@ use tenantry_provisioning::DatabaseName;
 use uuid::Uuid;
 
 use super::stock::{Retained, retained_of};
-use super::{Catalog, CatalogError, TenantLock, execute, maybe};
+use super::{Catalog, CatalogError, TenantLock, execute, maybe, rows};
 use crate::tenant::TenantState;
 
 impl Catalog {
@@ -69,6 +69,22 @@ impl TenantLock {
         )
         .await?;
         Ok(changed > 0)
+    }
+
+    /// Restores that were to bring the tenant to another server and never did: what they made may still be
+    /// lying there.
+    pub async fn failed_moves(&self) -> Result<Vec<(Uuid, Uuid)>, CatalogError> {
+        let found = rows(
+            self.session()?,
+            "-- cutover::failed_moves
+             select o.id, s.id
+             from operations o join tenants t on t.id = o.tenant_id
+             join servers s on s.id = (o.input ->> 'server')::uuid
+             where t.id = $1 and o.state <> 'succeeded' and s.id <> t.server_id",
+            &[&self.tenant()],
+        )
+        .await?;
+        Ok(found.iter().map(|row| (row.get(0), row.get(1))).collect())
     }
 
     /// Forgets a replaced database that has another name again.
