@@ -273,6 +273,24 @@ async fn a_tenant_that_is_deleted_leaves_nothing_where_a_move_has_failed() {
 }
 
 #[tokio::test]
+async fn an_undo_brings_back_what_was_replaced_last_whatever_was_asked_for_last() {
+    let fleet = fleet_with_backup().await;
+    let failed = fail_in_the_cutover(&fleet, None).await;
+    fleet.admin("postgres").await.batch_execute("drop role intruder").await.unwrap();
+    fleet.back_up("acme").await;
+    let latest = fleet.environment.restore(&slug("acme"), BackupChoice::Latest, BY).await.unwrap();
+    fleet.complete(&latest).await;
+    execute(&fleet, "insert into boards (title) values ('of the'), ('second restore')").await;
+    fleet.catalog().retry(failed.id).await.unwrap();
+    fleet.complete(&failed).await;
+
+    let before = boards(&fleet).await;
+    undo(&fleet).await;
+
+    assert_eq!((before, boards(&fleet).await), (3, 4));
+}
+
+#[tokio::test]
 async fn before_a_moment_means_the_newest_backup_of_before() {
     let fleet = fleet_with_backup().await;
     let first = fleet.catalog().backups(Some(&slug("acme")), 1).await.unwrap().remove(0);

@@ -18,10 +18,9 @@ impl Catalog {
         let client = self.client().await?;
         let row = maybe(
             &client,
-            // Ids of operations are in the order of time.
             "-- cutover::newest_retained
              select database_name, server_id, tenant_id, operation_id from retained_databases
-             where tenant_id = $1 and drop_after > now() order by operation_id desc limit 1",
+             where tenant_id = $1 and drop_after > now() order by retained_at desc, operation_id desc limit 1",
             &[&tenant],
         )
         .await?;
