@@ -360,3 +360,31 @@ async fn a_table_that_the_backup_has_not_is_named() {
     assert_eq!(left_on(&fleet.postgres).await, ["database tenant_acme", "role tenant_acme"]);
 }
 
+#[tokio::test]
+async fn a_partition_or_a_child_comes_back_without_its_parent() {
+    let fleet = fleet_with_backup().await;
+    execute(
+        &fleet,
+        "set role tenantry_owner;
+         create table visits (id bigint primary key, at int) partition by range (id);
+         create table visits_1 partition of visits for values from (0) to (10);
+         create table clicks (visit bigint references visits);
+         insert into visits values (1, 1); insert into clicks values (1);
+         create table parents (id int); create table children (age int) inherits (parents);
+         insert into children values (1, 1)",
+    )
+    .await;
+    fleet.back_up("acme").await;
+    execute(&fleet, "drop table clicks; drop table visits_1; truncate parents").await;
+
+    for table in ["visits_1", "children"] {
+        let choice = BackupChoice::Latest;
+        let asked = fleet.environment.restore_table(&slug("acme"), choice, table, BY).await;
+        let asked = fleet.complete(&asked.unwrap()).await;
+
+        let restored = format!("{}.{table}", asked.input["schema"].as_str().unwrap());
+        assert_eq!(fleet.count("acme", &restored).await, 1);
+    }
+    let live = (fleet.count("acme", "visits").await, fleet.count("acme", "parents").await);
+    assert_eq!(live, (0, 0), "what is live is as it was");
+}
