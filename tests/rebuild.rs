@@ -11,6 +11,7 @@ use tenantry::operations::{Environment, Runner};
 use tenantry::router::TenantRouter;
 use tenantry::tenant::{TenantState, Tier};
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use crate::harness::{self, BY, Fleet, connect, new_tenant, router_settings, slug};
 
@@ -164,6 +165,23 @@ async fn a_rebuild_goes_on_where_it_stopped_and_never_costs_a_backup() {
     let done = ruins.complete(&again).await;
     assert_eq!(done["globex"].state, OperationState::Succeeded, "{:?}", done["globex"].error);
     assert_eq!(ruins.count("tenant_globex", "boards").await, 3);
+}
+
+#[tokio::test]
+async fn a_damaged_backup_of_the_catalog_gives_way_to_the_one_before() {
+    let fleet = Fleet::start().await;
+    fleet.create_tenant_with("acme", true).await;
+    fleet.back_up("acme").await;
+    fleet.environment.back_up_catalog().await.unwrap();
+    let store = fleet.environment.store.as_ref().unwrap();
+    store.put_catalog(Uuid::now_v7(), b"what a full disk left").await.unwrap();
+
+    let ruins = Ruins::of(&fleet).await;
+    let found = ruins.ask().await;
+    let done = ruins.complete(&found).await;
+
+    assert!(found.has_catalog);
+    assert_eq!(done["acme"].state, OperationState::Succeeded);
 }
 
 #[tokio::test]
