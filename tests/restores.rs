@@ -388,3 +388,36 @@ async fn a_partition_or_a_child_comes_back_without_its_parent() {
     let live = (fleet.count("acme", "visits").await, fleet.count("acme", "parents").await);
     assert_eq!(live, (0, 0), "what is live is as it was");
 }
+
+/// What `acme` may do without asking: a large object, and rights to what it might make.
+async fn own_something(fleet: &Fleet) {
+    let connection = fleet.router().connection(&slug("acme")).await.unwrap();
+    let sql = "select lo_from_bytea(4711, 'large');
+               grant select on large object 4711 to tenant_globex;
+               alter default privileges grant select on tables to tenant_globex";
+    connection.batch_execute(sql).await.unwrap();
+}
+
+/// The large object of `acme`, as an application reads it.
+async fn large_object(fleet: &Fleet, name: &str) -> String {
+    let connection = fleet.router().connection(&slug(name)).await.unwrap();
+    let sql = "select convert_from(lo_get(4711), 'utf8')";
+    connection.query_one(sql, &[]).await.unwrap().get(0)
+}
+
+#[tokio::test]
+async fn nobody_keeps_another_tenant_from_being_deleted() {
+    let fleet = fleet_with_backup().await;
+    fleet.create_tenant("globex").await;
+    own_something(&fleet).await;
+    let restore = fleet.environment.restore(&slug("acme"), BackupChoice::Latest, BY).await.unwrap();
+    fleet.complete(&restore).await;
+    own_something(&fleet).await;
+
+    let delete = fleet.environment.delete(&slug("globex"), false, BY).await.unwrap();
+    fleet.complete(&delete).await;
+
+    assert_eq!(large_object(&fleet, "acme").await, "large");
+    undo(&fleet).await;
+    fleet.assert_healthy().await;
+}
