@@ -406,6 +406,43 @@ async fn large_object(fleet: &Fleet, name: &str) -> String {
 }
 
 #[tokio::test]
+async fn what_a_tenant_owns_itself_comes_back_under_any_name_and_on_any_server() {
+    let fleet = fleet_with_backup().await;
+    fleet.create_tenant("globex").await;
+    own_something(&fleet).await;
+    fleet.admin("postgres").await.batch_execute("create role auditor").await.unwrap();
+    let connection = fleet.router().connection(&slug("acme")).await.unwrap();
+    let sql = "grant select on large object 4711 to auditor;
+               alter default privileges grant select on sequences to auditor";
+    connection.batch_execute(sql).await.unwrap();
+    drop(connection);
+    fleet.back_up("acme").await;
+    let second = second_server(&fleet).await;
+    let (acme, latest) = (slug("acme"), BackupChoice::Latest);
+
+    for (name, server) in [("acme-here", "default"), ("acme-there", "second")] {
+        let to = RestoreAs { slug: slug(name), server: Some(server.to_owned()) };
+        let asked = fleet.environment.restore_as(&acme, latest, to, BY).await.unwrap();
+        fleet.complete(&asked).await;
+        assert_eq!(large_object(&fleet, name).await, "large");
+    }
+    let moved = fleet.environment.restore_on(&acme, latest, Some("second"), BY).await.unwrap();
+    fleet.complete(&moved).await;
+    assert_eq!(large_object(&fleet, "acme").await, "large");
+    undo(&fleet).await;
+    assert_eq!(large_object(&fleet, "acme").await, "large");
+    let rename = fleet.environment.rename(&acme, &slug("acme-corp"), BY).await.unwrap();
+    fleet.complete(&rename).await;
+    let restore = fleet.environment.restore(&slug("acme-corp"), latest, BY).await.unwrap();
+    fleet.complete(&restore).await;
+
+    assert_eq!(large_object(&fleet, "acme-corp").await, "large");
+    fleet.assert_healthy().await;
+    let left = left_on(&second).await;
+    assert!(!left.contains(&"role tenant_globex".to_owned()), "{left:?}");
+}
+
+#[tokio::test]
 async fn nobody_keeps_another_tenant_from_being_deleted() {
     let fleet = fleet_with_backup().await;
     fleet.create_tenant("globex").await;
