@@ -93,6 +93,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("V25__erasures", include_str!("../migrations/catalog/V25__erasures.sql")),
     ("V26__backup_events", include_str!("../migrations/catalog/V26__backup_events.sql")),
     ("V27__retained_at", include_str!("../migrations/catalog/V27__retained_at.sql")),
+    ("V28__restores_as", include_str!("../migrations/catalog/V28__restores_as.sql")),
 ];
 
 /// A worker's notes need not reach the disk one by one: a step that is repeated because the catalog's

@@ -8,7 +8,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use tenantry::catalog::lock::Claim;
 use tenantry::catalog::operations::OperationState;
-use tenantry::operations::request::BackupChoice;
+use tenantry::operations::request::{BackupChoice, RestoreAs};
 use tenantry::tenant::TenantSettings;
 use tenantry::tenant::settings::BackupPolicy;
 use tenantry_backup::ObjectKey;
@@ -94,6 +94,19 @@ async fn nothing_goes_where_nobody_said_what_to_keep() {
 
     assert_eq!(prune(&fleet).await, backups);
     assert_eq!(reasons(&fleet).await, ["no retention is set"; 3]);
+}
+
+#[tokio::test]
+async fn what_another_tenant_is_to_be_made_of_stays() {
+    let (mut fleet, [newest, _, third]) = fleet().await;
+    fleet.environment.limits.backups.policy = policy(json!({ "retention": "last=1" }));
+    let to = RestoreAs { slug: slug("acme-check"), server: None };
+    let (acme, oldest) = (slug("acme"), BackupChoice::Id(third));
+    let awaiting = fleet.environment.restore_as(&acme, oldest, to, BY).await.unwrap();
+
+    assert_eq!(prune(&fleet).await, [newest, third]);
+    fleet.complete(&awaiting).await;
+    assert_eq!(prune(&fleet).await, [newest]);
 }
 
 #[tokio::test]

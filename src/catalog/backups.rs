@@ -97,13 +97,13 @@ impl Catalog {
         rows(&client, &sql, &[&tenant]).await?.iter().map(from_row).collect()
     }
 
-    /// Backups of a tenant that a restore is going to read.
+    /// Backups that a restore of a tenant is going to read, or one that makes a tenant of a backup, whosoever it is.
     pub async fn awaited_backups(&self, tenant: Uuid) -> Result<HashSet<Uuid>, CatalogError> {
         let found = rows(
             &self.client().await?,
             "-- backups::awaited
              select (input ->> 'backup')::uuid from operations
-             where tenant_id = $1 and input ->> 'backup' is not null
+             where (tenant_id = $1 or kind = 'restore_as') and input ->> 'backup' is not null
                and state in ('queued', 'running', 'failed')",
             &[&tenant],
         )
