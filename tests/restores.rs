@@ -218,6 +218,25 @@ async fn a_cutover_that_fails_at_its_end_is_undone_and_a_retry_finishes() {
 }
 
 #[tokio::test]
+async fn what_an_unfinished_cutover_may_have_to_bring_back_outlives_its_time() {
+    let fleet = fleet_with_backup().await;
+    let restore = fleet.environment.restore(&slug("acme"), BackupChoice::Latest, BY).await.unwrap();
+    fleet.complete(&restore).await;
+    let catalog = fleet.admin("tenantry").await;
+    let expire = "update retained_databases set drop_after = now() - interval '1 second'";
+    catalog.batch_execute(expire).await.unwrap();
+    let state = async |state: &str| {
+        let sql = "update operations set state = $2 where id = $1";
+        catalog.execute(sql, &[&restore.id, &state]).await.unwrap();
+        tenantry::operations::upkeep::tend(&fleet.environment).await.unwrap();
+        left_on(&fleet.postgres).await.contains(&"database tenantry_old_<id>".to_owned())
+    };
+
+    assert!(state("failed").await, "it is the only one that the tenant has");
+    assert!(!state("succeeded").await);
+}
+
+#[tokio::test]
 async fn a_cutover_that_fails_at_its_end_can_be_given_up() {
     let fleet = fleet_with_backup().await;
     let failed = fail_in_the_cutover(&fleet, None).await;
