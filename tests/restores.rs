@@ -218,6 +218,25 @@ async fn a_cutover_that_fails_at_its_end_is_undone_and_a_retry_finishes() {
 }
 
 #[tokio::test]
+async fn a_cutover_that_is_retried_later_comes_at_the_schema_of_then() {
+    let fleet = fleet_with_backup().await;
+    let failed = fail_in_the_cutover(&fleet, None).await;
+    fleet.admin("postgres").await.batch_execute("drop role intruder").await.unwrap();
+    fleet.add_migration("V2__labels.sql", "create table labels (id bigint primary key);");
+    fleet.environment.reload_migrations().await.unwrap();
+    let batch = fleet.environment.migrate_fleet(&[], "test").await.unwrap();
+    fleet.runner().complete_batch(batch, 1, || {}).await.unwrap();
+    assert_eq!(fleet.tenant("acme").await.schema_version, 2);
+
+    fleet.catalog().retry(failed.id).await.unwrap();
+    fleet.complete(&failed).await;
+
+    assert_eq!(boards(&fleet).await, 3);
+    assert_eq!(fleet.tenant("acme").await.schema_version, 2);
+    assert_eq!(fleet.count("acme", "labels").await, 0);
+}
+
+#[tokio::test]
 async fn what_an_unfinished_cutover_may_have_to_bring_back_outlives_its_time() {
     let fleet = fleet_with_backup().await;
     let restore = fleet.environment.restore(&slug("acme"), BackupChoice::Latest, BY).await.unwrap();

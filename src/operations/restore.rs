@@ -236,6 +236,17 @@ pub(super) async fn migrate(
     cx.remember(VERSION, &applied.to).await
 }
 
+/// Whether files were added since [`migrate`]: a cutover that failed may be retried days later.
+pub(super) async fn is_behind(
+    cx: &StepContext<'_>,
+    server: &Server,
+    database: &DatabaseName,
+) -> Result<bool, StepError> {
+    let has_older = cx.recall(VERSION).unwrap_or(0) < cx.migrations().target_version();
+    // In the middle of a cutover it has another name.
+    Ok(has_older && server.database(database).await?.is_some())
+}
+
 /// A database that [`migrate`] has seen to, as what comes into the place of the tenant's.
 pub(super) fn incoming(cx: &StepContext<'_>, database: DatabaseName, server_id: Uuid) -> Incoming {
     Incoming {
@@ -247,7 +258,13 @@ pub(super) fn incoming(cx: &StepContext<'_>, database: DatabaseName, server_id: 
 }
 
 async fn cut_over(cx: &StepContext<'_>) -> Result<(), StepError> {
-    let incoming = incoming(cx, DatabaseName::build(cx.operation.id), target(cx)?);
+    let server = cx.environment.server(target(cx)?).await?;
+    let build = DatabaseName::build(cx.operation.id);
+    if is_behind(cx, &server, &build).await? {
+        server.open_build(&build).await?;
+        migrate(cx, &server, &build).await?;
+    }
+    let incoming = incoming(cx, build, target(cx)?);
     cutover::cut_over(cx, &incoming).await
 }
 
