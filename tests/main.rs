@@ -23,6 +23,7 @@ mod drills;
 mod edges;
 mod erasure;
 mod export;
+mod faults;
 mod fleet;
 mod freeze;
 mod goals;

@@ -4,6 +4,7 @@
 
 pub mod certificates;
 pub mod dns;
+pub mod faulty_s3;
 pub mod process;
 pub mod product;
 pub mod provider;
