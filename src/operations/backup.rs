@@ -97,7 +97,8 @@ async fn upload_dump(cx: &StepContext<'_>) -> Result<(), StepError> {
     let (tools, server_version) = cx.environment.tools(&server).await?;
     let key = cx.environment.catalog.backup_key(cx.tenant.id).await?;
     let also_for = also_for(cx)?;
-    if cx.operation.attempts > 1 {
+    // An earlier attempt may have left an upload, or an object; `retry` counts attempts from the beginning.
+    if cx.operation.attempts > 1 || cx.operation.error.is_some() {
         store.remove_backup(cx.tenant.id, cx.operation.id).await?;
     }
 
