@@ -31,6 +31,7 @@ mod identity;
 mod keys;
 mod layer;
 mod limits;
+mod lock_queue;
 mod migrations;
 mod openid;
 mod operations;
