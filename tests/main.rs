@@ -15,6 +15,7 @@ mod burst;
 mod catalog_away;
 mod catching_up;
 mod cli;
+mod conformance;
 mod connections;
 mod crash;
 mod domains;

@@ -9,6 +9,7 @@ pub mod process;
 pub mod product;
 pub mod provider;
 pub mod replica;
+pub mod seaweed;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
