@@ -62,6 +62,11 @@ async fn try_restore(cx: &StepContext<'_>) -> Result<(), Flaw> {
 }
 
 async fn compare(cx: &StepContext<'_>) -> Result<(), StepError> {
+    // One that found something has dropped it, and is tried again.
+    let scratch = DatabaseName::build(cx.operation.id);
+    if server(cx).await?.database(&scratch).await?.is_none() {
+        restore_scratch(cx).await?;
+    }
     let mut compared = try_compare(cx).await;
     if matches!(compared, Err(Flaw::Backup(_))) {
         compared = try_compare(cx).await;
