@@ -199,13 +199,17 @@ impl Catalog {
         Ok(row.get(0))
     }
 
-    /// Replaced databases whose time has come.
+    /// Replaced databases whose time has come. While an operation is at it, one may not be there yet, or be needed.
     pub async fn expired_databases(&self) -> Result<Vec<Retained>, CatalogError> {
         let client = self.client().await?;
         let found = rows(
             &client,
             "-- stock::expired_databases
-             select database_name, server_id, tenant_id from retained_databases where drop_after < now()",
+             select database_name, server_id, tenant_id from retained_databases r
+             where drop_after < now()
+               and not exists (select from operations o
+                               where o.tenant_id = r.tenant_id
+                                 and (o.state = 'running' or o.id = r.operation_id and o.state in ('queued', 'failed')))",
             &[],
         ).await?;
         found.iter().map(retained_of).collect()
