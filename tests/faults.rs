@@ -285,8 +285,7 @@ impl<'a> Lane<'a> {
             admin.batch_execute(&sql).await.unwrap();
         }
         let ended = self.fleet.runner().complete(ended.id).await.unwrap();
-        let expected =
-            if gives_up { OperationState::Cancelled } else { OperationState::Succeeded };
+        let expected = if gives_up { OperationState::Cancelled } else { OperationState::Succeeded };
         assert_eq!(ended.state, expected, "{:?}", ended.error);
         gives_up
     }

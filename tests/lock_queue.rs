@@ -82,10 +82,8 @@ async fn readers_wait_behind_a_migration_that_waits_behind_a_dump_for_two_second
     let runner = fleet.runner();
     let claim = Claim::Operation(asked.id);
     let migration = tokio::spawn(async move { runner.run_one(claim).await.unwrap() });
-    eventually("the migration waits", async || {
-        waiting(&fleet).await == ["AccessExclusiveLock"]
-    })
-    .await;
+    eventually("the migration waits", async || waiting(&fleet).await == ["AccessExclusiveLock"])
+        .await;
 
     let connection = fleet.router().connection(&slug("acme")).await.unwrap();
     let began = Instant::now();
