@@ -97,16 +97,20 @@ async fn large_objects_come_in_parts(store: &BackupStore, client: &Client) {
 }
 
 async fn unfinished_uploads_are_found(store: &BackupStore, client: &Client) {
-    let (tenant, backup, neighbour) = (Uuid::now_v7(), Uuid::now_v7(), Uuid::now_v7());
-    for id in [backup, backup, neighbour] {
+    let (tenant, backup, other) = (Uuid::now_v7(), Uuid::now_v7(), Uuid::now_v7());
+    for id in [backup, backup, other] {
         let key = format!("tenantry/{}", ObjectKey::dump(tenant, id));
         client.create_multipart_upload().bucket("backups").key(key).send().await.unwrap();
     }
 
     assert_eq!(store.abort_unfinished(tenant, backup).await.unwrap(), 2);
     assert_eq!(store.abort_unfinished(tenant, backup).await.unwrap(), 0);
-    assert_eq!(unfinished(client, "backups").await, 1, "the neighbour's stays");
-    store.remove_backup(tenant, neighbour).await.unwrap();
+    assert_eq!(unfinished(client, "backups").await, 1, "that of another backup stays");
+    let hour = SignedDuration::from_hours(1);
+    let now = Timestamp::now();
+    assert_eq!(store.abort_older(tenant, now - hour).await.unwrap(), 0, "it may be under way");
+    assert_eq!(store.abort_older(Uuid::now_v7(), now + hour).await.unwrap(), 0);
+    assert_eq!(store.abort_older(tenant, now + hour).await.unwrap(), 1);
     assert_eq!(unfinished(client, "backups").await, 0);
 }
 

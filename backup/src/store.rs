@@ -174,8 +174,21 @@ impl BackupStore {
     pub async fn abort_unfinished(&self, tenant: Uuid, backup: Uuid) -> Result<u64, StoreError> {
         let prefix = KeyScope::Backup { tenant, backup }.prefix();
         match &self.backend {
-            Backend::S3(s3) => s3.abort_unfinished(&prefix).await,
-            Backend::Directory(directory) => directory.abort_unfinished(&prefix).await,
+            Backend::S3(s3) => s3.abort_unfinished(&prefix, Timestamp::MAX).await,
+            Backend::Directory(directory) => {
+                directory.abort_unfinished(&prefix, Timestamp::MAX).await
+            }
+            Backend::Memory(_) => Ok(0),
+        }
+    }
+
+    /// Discards what uploads of a tenant left that began before this moment and never ended, and counts them.
+    /// As with [`BackupStore::abort_unfinished`], a store may have none to show.
+    pub async fn abort_older(&self, tenant: Uuid, before: Timestamp) -> Result<u64, StoreError> {
+        let prefix = KeyScope::Tenant(tenant).prefix();
+        match &self.backend {
+            Backend::S3(s3) => s3.abort_unfinished(&prefix, before).await,
+            Backend::Directory(directory) => directory.abort_unfinished(&prefix, before).await,
             Backend::Memory(_) => Ok(0),
         }
     }

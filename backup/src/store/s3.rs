@@ -226,7 +226,11 @@ impl S3 {
         }
     }
 
-    pub(super) async fn abort_unfinished(&self, prefix: &str) -> Result<u64, StoreError> {
+    pub(super) async fn abort_unfinished(
+        &self,
+        prefix: &str,
+        before: Timestamp,
+    ) -> Result<u64, StoreError> {
         let attempt = self.attempt("a listing of unfinished uploads", prefix);
         let (mut key_marker, mut id_marker) = (None, None);
         let mut aborted = 0;
@@ -247,6 +251,9 @@ impl S3 {
                 page => page.map_err(|error| attempt.failed(&error))?,
             };
             for unfinished in page.uploads.unwrap_or_default() {
+                if timestamp(unfinished.initiated.as_ref()) >= before {
+                    continue;
+                }
                 if let (Some(key), Some(id)) = (unfinished.key, unfinished.upload_id) {
                     self.abort_upload(&key, &id).await?;
                     aborted += 1;
