@@ -18,11 +18,14 @@ use tenantry::catalog::operations::OperationState;
 use tenantry::operations::Environment;
 use tenantry::operations::request::BackupChoice;
 use tenantry::tenant::settings::BackupPolicy;
-use tenantry_backup::{BackupStore, KeyScope, ObjectKey, S3Settings, StoreError};
+use tenantry_backup::{
+    BackupStore, KeyScope, LockMode, ObjectKey, ObjectLock, S3Settings, StoreError,
+};
 use tokio::io::AsyncReadExt as _;
 use tokio_util::io::StreamReader;
 use uuid::Uuid;
 
+use crate::cli::Cli;
 use crate::harness::faulty_s3::{Fault, FaultyS3, Trouble};
 use crate::harness::seaweed::SeaweedFs;
 use crate::harness::{BY, Fleet, slug};
@@ -87,10 +90,10 @@ async fn large_objects_come_in_parts(store: &BackupStore, client: &Client) {
     assert!(matches!(store.open(&other).await, Err(StoreError::NotFound { .. })));
     assert_eq!(unfinished(client, "backups").await, 0);
     let listed = store.list(KeyScope::Tenant(tenant)).await.unwrap();
-    assert_eq!(listed.iter().map(|object| (&object.key, object.size)).collect::<Vec<_>>(), [(
-        &key,
-        body.len() as u64
-    )]);
+    assert_eq!(
+        listed.iter().map(|object| (&object.key, object.size)).collect::<Vec<_>>(),
+        [(&key, body.len() as u64)]
+    );
     assert!(store.tenants().await.unwrap().contains(&tenant));
     store.remove_backup(tenant, backup).await.unwrap();
     assert!(store.list(KeyScope::Tenant(tenant)).await.unwrap().is_empty());
@@ -248,6 +251,58 @@ async fn what_object_lock_holds_stays_and_says_until_when() {
     assert!(fleet.catalog().erasure(asked.id).await.is_err());
     let error = refused.error.unwrap();
     assert!(error.message.contains("denied a delete of a version"), "{error:?}");
+}
+
+/// The bucket has no default: each object of a backup is locked by itself, and nothing else is.
+#[tokio::test]
+async fn a_lock_that_is_asked_for_holds_backups_and_no_probe() {
+    let Some(server) = SeaweedFs::start().await else { return };
+    let client = server.client();
+    client.create_bucket().bucket("plain").send().await.unwrap();
+    let create = client.create_bucket().bucket("lockable").object_lock_enabled_for_bucket(true);
+    create.send().await.unwrap();
+    let object_lock = Some(ObjectLock { mode: LockMode::Governance, days: 30 });
+    let locking = async |bucket: &str| {
+        let settings = S3Settings { object_lock, ..server.settings(bucket) };
+        BackupStore::s3(settings).await.unwrap()
+    };
+    let store = locking("lockable").await;
+    let (tenant, backup) = (Uuid::now_v7(), Uuid::now_v7());
+    let (dump, manifest) = (ObjectKey::dump(tenant, backup), ObjectKey::manifest(tenant, backup));
+
+    store.check().await.unwrap();
+    store.upload(&dump, &noise(9 * MIB)[..]).await.unwrap();
+    store.put(&manifest, Bytes::from_static(b"{}")).await.unwrap();
+
+    for key in [&dump, &manifest] {
+        let until = store.locked_until(key).await.unwrap().unwrap();
+        let left = until.duration_since(Timestamp::now());
+        assert!(left > SignedDuration::from_hours(29 * 24), "{key}: {left}");
+    }
+    let refused = locking("plain").await.check().await.unwrap_err();
+    assert!(refused.to_string().contains("the bucket has no Object Lock"), "{refused}");
+}
+
+#[tokio::test]
+async fn a_bucket_that_does_not_do_as_it_is_asked_is_named() {
+    let fleet = Fleet::start().await;
+    let cli = Cli::new(&fleet);
+    let check = "config check --bucket";
+
+    let found = cli.json(check).await;
+    assert!(found["notes"].to_string().contains("does as it is asked"), "{found}");
+    for (name, value, words) in [
+        ("TENANTRY_S3_OBJECT_LOCK", "compliance=30", "the bucket has no Object Lock"),
+        ("TENANTRY_S3_OBJECT_LOCK", "forever", "mode and days"),
+        ("TENANTRY_S3_ENCRYPTION", "AES256", "does not encrypt as it is asked to"),
+        ("TENANTRY_S3_ENCRYPTION", "rot13", "`aws:kms`"),
+        ("TENANTRY_S3_BUCKET", "nowhere", "nowhere does not exist"),
+    ] {
+        let ended = Cli::new(&fleet).with(name, value).run(check).await;
+        let text = String::from_utf8_lossy(&ended.stdout).into_owned();
+        assert_eq!(ended.status.code(), Some(1), "{text}");
+        assert!(text.contains(words) && text.contains("help: "), "{text}");
+    }
 }
 
 /// A fleet with its backups on that server; it keeps the newest of each tenant.

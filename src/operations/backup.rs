@@ -190,12 +190,12 @@ pub(super) async fn open_snapshot(
 ) -> Result<Snapshot, StepError> {
     // What a database is born with has an oid below 16384; pg_dump leaves all of it out but a changed
     // comment on the schema `public`.
-    let begin = format!(
+    let start = format!(
         "begin isolation level repeatable read, read only; set local lock_timeout = {}",
         lock_timeout.as_millis()
     );
     let (begun, row) = future::join(
-        session.batch_execute(&begin),
+        session.batch_execute(&start),
         session.query_typed(
             "-- backup::open_snapshot
              select pg_export_snapshot(),

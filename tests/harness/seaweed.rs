@@ -99,6 +99,8 @@ impl SeaweedFs {
             region: Some(REGION.to_owned()),
             force_path_style: true,
             credentials: Some((ACCESS_KEY.to_owned(), SECRET_KEY.into())),
+            object_lock: None,
+            encryption: None,
         }
     }
 

@@ -85,12 +85,17 @@ impl Multipart {
         // still gets its id, and dropping it aborts it.
         let begun = tokio::spawn(async move {
             let attempt = s3.attempt("the start of an upload", &key);
+            let protected = s3.protected(&key);
             let created = s3
                 .client
                 .create_multipart_upload()
                 .bucket(&s3.bucket)
                 .key(s3.full(&key))
                 .checksum_algorithm(ChecksumAlgorithm::Crc32)
+                .set_object_lock_mode(protected.mode)
+                .set_object_lock_retain_until_date(protected.until)
+                .set_server_side_encryption(protected.encryption)
+                .set_ssekms_key_id(protected.key_id)
                 .send()
                 .await
                 .map_err(|error| attempt.failed(&error))?;
@@ -163,11 +168,7 @@ impl Multipart {
         }
     }
 
-    async fn complete(
-        &mut self,
-        parts: Vec<CompletedPart>,
-        bytes: u64,
-    ) -> Result<(), StoreError> {
+    async fn complete(&mut self, parts: Vec<CompletedPart>, bytes: u64) -> Result<(), StoreError> {
         let completed = self
             .s3
             .client
@@ -188,7 +189,10 @@ impl Multipart {
             if !self.is_stored(bytes).await {
                 return Err(error);
             }
-            tracing::debug!(key = self.key, "the store had completed an upload, and did not say so");
+            tracing::debug!(
+                key = self.key,
+                "the store had completed an upload, and did not say so"
+            );
         }
         self.upload_id.clear();
         Ok(())
