@@ -1,23 +1,22 @@
 //! `make bench`: what Tenantry costs beside the commands that people use today, in one run on one
 //! cluster of its own. Prints a table of ratios; a ratio below 1 means that Tenantry is faster, but for
-//! the rows that say "rate". `cargo bench --bench fleet -- migration backups` measures only those parts.
+//! the rows that say "rate". `cargo bench --bench fleet -- migration burst` measures only those parts.
 
 #[path = "../tests/harness/mod.rs"]
 #[expect(dead_code, reason = "the tests use the rest")]
 mod harness;
+#[expect(dead_code, reason = "other parts use the rest")]
+mod table;
 
 use std::fmt::Write as _;
-use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use harness::{BY, Fleet, Options, new_tenant, slug};
+use table::{middle, row, shell};
 use tenantry::embedded::PostgresSettings;
-use tenantry::operations::{Environment, Limits, Runner, upkeep};
-use tenantry::tenant::TenantSlug;
-use tenantry_provisioning::ServerUrl;
-use tokio_util::sync::CancellationToken;
+use tenantry::operations::upkeep;
 
 const FILES: usize = 30;
 
@@ -35,9 +34,8 @@ async fn main() {
         fleet.add_migration(&format!("V{number}__t{number}.sql"), &sql);
     }
     let bench = Bench { fleet };
-    println!("{:<70} {:>12} {:>12} {:>8}  bar", "what", "tenantry", "peer", "ratio");
-    let parts: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with('-')).collect();
-    let wanted = |part: &str| parts.is_empty() || parts.iter().any(|wanted| wanted == part);
+    table::head();
+    let wanted = table::wanted();
     bench.fleet.environment.reload_migrations().await.expect("the files are good");
     if wanted("provisioning") {
         bench.provisioning().await;
@@ -45,14 +43,8 @@ async fn main() {
     if wanted("burst") {
         bench.burst().await;
     }
-    if wanted("migration") || wanted("backups") {
+    if wanted("migration") {
         bench.fleet_migration().await;
-    }
-    if wanted("backups") {
-        bench.backups().await;
-    }
-    if wanted("memory") {
-        bench.memory().await;
     }
 }
 
@@ -66,7 +58,7 @@ impl Bench {
         const ROUNDS: usize = 15;
         let zero = self.timed_creates("zero", 5).await;
         upkeep::tend(&self.fleet.environment).await.expect("a template");
-        self.shell("psql -qc 'create database bench_template'");
+        shell(&self.fleet, "psql -qc 'create database bench_template'");
         self.run_files("bench_template");
         self.close("bench_template");
 
@@ -76,7 +68,7 @@ impl Bench {
             pair.push(self.pair(&format!("pair{round}")));
             if round < 5 {
                 let started = Instant::now();
-                self.shell(&format!("createdb files{round}"));
+                shell(&self.fleet, &format!("createdb files{round}"));
                 self.run_files(&format!("files{round}"));
                 files.push(started.elapsed());
                 self.close(&format!("files{round}"));
@@ -88,8 +80,8 @@ impl Bench {
             warm.extend(self.timed_creates(&format!("warm{round}"), 1).await);
             pair.push(self.pair(&format!("again{round}")));
         }
-        let (warm, clone, zero) = (median(warm), median(clone), median(zero));
-        let (pair, files) = (median(pair), median(files));
+        let (warm, clone, zero) = (middle(warm), middle(clone), middle(zero));
+        let (pair, files) = (middle(pair), middle(files));
         row("provision warm / createdb -T + createuser", warm, pair, "<= 0.25");
         row("provision clone / createdb -T + createuser", clone, pair, "<= 1.0");
         row("provision warm / createdb + psql -f of 30 files", warm, files, "<= 0.033");
@@ -132,7 +124,7 @@ impl Bench {
         row(
             "warm create, p99 in a burst of 250 / median when idle",
             times[times.len() * 99 / 100],
-            median(idle),
+            middle(idle),
             "<= 5",
         );
     }
@@ -154,7 +146,10 @@ impl Bench {
         });
         std::fs::write("/tmp/tenantry-bench.names", names).expect("a file");
 
-        let peer = self.shell("xargs -P 2 -I{} psql -qX -v ON_ERROR_STOP=1 -d {} -f /tmp/tenantry-bench.sql < /tmp/tenantry-bench.names");
+        let peer = shell(
+            &self.fleet,
+            "xargs -P 2 -I{} psql -qX -v ON_ERROR_STOP=1 -d {} -f /tmp/tenantry-bench.sql < /tmp/tenantry-bench.names",
+        );
         self.fleet.add_migration(
             &format!("V{}__due.sql", FILES + 1),
             "alter table cards add column due date;",
@@ -169,92 +164,6 @@ impl Bench {
             .expect("the catalog answers");
         self.fleet.runner().complete_batch(batch, 4, || {}).await.expect("the catalog answers");
         row("migrate 200 tenants / xargs -P 2 psql", started.elapsed(), peer, "<= 0.5");
-    }
-
-    /// Fifty tenants, dumped, compressed, encrypted and uploaded, beside dumps to disk: without rows,
-    /// where both measure how `pg_dump` starts, and small ones.
-    async fn backups(&self) {
-        let slugs: Vec<_> = (0..50).map(|number| slug(&format!("m{number}"))).collect();
-        self.compare_backups("back up 50 empty", &slugs).await;
-        for slug in &slugs {
-            self.fleet
-                .admin(&format!("tenant_{slug}"))
-                .await
-                .batch_execute(
-                    "insert into boards (title) select 'Board ' || n from generate_series(1, 100) n;
-                     insert into cards (board_id, title, done)
-                     select 1 + n % 100, 'Call ' || md5(n::text) || ' about the invoice', n % 3 = 0
-                     from generate_series(1, 10000) n",
-                )
-                .await
-                .expect("rows");
-        }
-        self.compare_backups("back up 50 of 10,000 rows", &slugs).await;
-    }
-
-    /// The most memory that the process needs for a dump of 1 GB, and for its restore.
-    async fn memory(&self) {
-        self.fleet.create_tenant("large").await;
-        self.fleet
-            .admin("tenant_large")
-            .await
-            .batch_execute(
-                "create table lines as
-                 select n, repeat(md5(n::text), 31) as line from generate_series(1, 1000000) n",
-            )
-            .await
-            .expect("a gigabyte of rows");
-        for arguments in [
-            &["backup", "run", "large"][..],
-            &["restore", "large", "--latest", "--in-place", "--yes"][..],
-        ] {
-            let mut process = harness::process::command(&self.fleet)
-                .args(arguments)
-                .stdout(Stdio::null())
-                .stderr(Stdio::null())
-                .spawn()
-                .expect("the program");
-            let status = format!("/proc/{}/status", process.id());
-            let mut peak = String::new();
-            while process.try_wait().expect("our child").is_none() {
-                let lines = std::fs::read_to_string(&status).unwrap_or_default();
-                if let Some(line) = lines.lines().find_map(|line| line.strip_prefix("VmHWM:")) {
-                    line.trim().clone_into(&mut peak);
-                }
-                std::thread::sleep(Duration::from_millis(20));
-            }
-            assert!(process.wait().expect("our child").success(), "{arguments:?}");
-            let what = format!("peak memory of `tenantry {} {}`, 1 GB", arguments[0], arguments[1]);
-            println!("{what:<70} {peak:>12} {:>12} {:>8}  <= 100 MB", "", "");
-        }
-    }
-
-    /// In a loop, where the time of each counts, and two at a time, where all the work of two cores does.
-    async fn compare_backups(&self, what: &str, slugs: &[TenantSlug]) {
-        for at_once in [1, 2] {
-            let limits = Limits { dumps: at_once, ..self.fleet.environment.limits.clone() };
-            let (catalog, store) =
-                (self.fleet.catalog().clone(), self.fleet.environment.store.clone());
-            let environment = Environment::new(catalog, store, limits).await.expect("good files");
-            let runner = Runner::new(environment.clone(), CancellationToken::new());
-            let (mut ours, mut peers) = (Vec::new(), Vec::new());
-            for _ in 0..3 {
-                let folder = tempfile::tempdir().expect("a folder");
-                let path = folder.path().display();
-                peers.push(self.shell(&format!(
-                    "head -50 /tmp/tenantry-bench.names | xargs -P {at_once} -I{{}} pg_dump -Fc -f {path}/{{}}.dump {{}}"
-                )));
-                let started = Instant::now();
-                let batch = environment.back_up_fleet(slugs, "bench").await.expect("a batch");
-                runner
-                    .complete_batch(batch, at_once + 2, || {})
-                    .await
-                    .expect("the catalog answers");
-                ours.push(started.elapsed());
-            }
-            let what = format!("{what}, {at_once} at a time / pg_dump -Fc to disk");
-            row(&what, median(ours), median(peers), "<= 1.0");
-        }
     }
 
     async fn timed_creates(&self, prefix: &str, number: usize) -> Vec<Duration> {
@@ -280,46 +189,24 @@ impl Bench {
 
     /// What a shell does for a tenant: a clone and a role, with none of the locks.
     fn pair(&self, name: &str) -> Duration {
-        let time = self.shell(&format!("createdb -T bench_template {name} && createuser {name}"));
+        let time =
+            shell(&self.fleet, &format!("createdb -T bench_template {name} && createuser {name}"));
         self.close(name);
         time
     }
 
     /// Shuts a database of the peer's to everybody, or no tenant would be isolated beside it.
     fn close(&self, database: &str) {
-        self.shell(&format!("psql -qXc 'revoke all on database {database} from public'"));
+        shell(&self.fleet, &format!("psql -qXc 'revoke all on database {database} from public'"));
     }
 
     fn run_files(&self, database: &str) {
         let folder = self.fleet.migrations.path().display();
-        self.shell(&format!(
-            "for n in $(seq 1 {FILES}); do psql -qX -v ON_ERROR_STOP=1 -d {database} -f {folder}/V$n\\__*.sql; done"
-        ));
+        shell(
+            &self.fleet,
+            &format!(
+                "for n in $(seq 1 {FILES}); do psql -qX -v ON_ERROR_STOP=1 -d {database} -f {folder}/V$n\\__*.sql; done"
+            ),
+        );
     }
-
-    /// Runs a command line with PostgreSQL's own tools and returns how long it took.
-    fn shell(&self, line: &str) -> Duration {
-        let url = ServerUrl::parse(&self.fleet.postgres.url()).expect("our own URL");
-        let path = format!("{}:/usr/bin:/bin", self.fleet.postgres.bin_dir().display());
-        let started = Instant::now();
-        let status = Command::new("bash")
-            .args(["-ec", line])
-            .env("PATH", path)
-            .envs(url.libpq_env())
-            .status()
-            .expect("bash runs");
-        assert!(status.success(), "{line}");
-        started.elapsed()
-    }
-}
-
-fn median(mut times: Vec<Duration>) -> Duration {
-    times.sort();
-    times[times.len() / 2]
-}
-
-fn row(what: &str, ours: Duration, peer: Duration, bar: &str) {
-    let ms = |time: Duration| format!("{:.1} ms", time.as_secs_f64() * 1000.0);
-    let ratio = ours.as_secs_f64() / peer.as_secs_f64();
-    println!("{what:<70} {:>12} {:>12} {ratio:>8.3}  {bar}", ms(ours), ms(peer));
 }

@@ -4,17 +4,20 @@
 #[path = "../tests/harness/mod.rs"]
 #[expect(dead_code, reason = "the tests use the rest")]
 mod harness;
+#[expect(dead_code, reason = "other parts use the rest")]
+mod table;
 
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use harness::{Fleet, Options, product, slug};
+use table::{figure, middle, row, shell};
 use tenantry::embedded::PostgresSettings;
+use tenantry::operations::upkeep;
 use tenantry::router::TenantRouter;
 use tenantry::tenant::TenantSlug;
-use tenantry_provisioning::ServerUrl;
 use tokio::task::JoinSet;
 
 const TENANTS: usize = 1000;
@@ -24,9 +27,8 @@ const CLIENTS: usize = 8;
 
 #[tokio::main]
 async fn main() {
-    println!("{:<70} {:>12} {:>12} {:>8}  bar", "what", "tenantry", "peer", "ratio");
-    let parts: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with('-')).collect();
-    let wanted = |part: &str| parts.is_empty() || parts.iter().any(|wanted| wanted == part);
+    table::head();
+    let wanted = table::wanted();
     if wanted("history") {
         history().await;
     }
@@ -61,7 +63,7 @@ async fn history() {
     std::fs::remove_file(fleet.migrations.path().join("V1__boards.sql"))
         .expect("the sample's file");
     fleet.environment.reload_migrations().await.expect("the files are good");
-    fleet.create_tenant("first").await;
+    upkeep::tend(&fleet.environment).await.expect("a template");
     let (mut clones, mut loops) = (Vec::new(), Vec::new());
     let folder = fleet.migrations.path().display();
     for round in 0..ROUNDS {
@@ -77,6 +79,8 @@ async fn history() {
                  done"
             ),
         ));
+        // Beside a database that is open to everybody no tenant is isolated.
+        shell(&fleet, &format!("psql -qXc 'revoke all on database peer{round} from public'"));
     }
     let what = format!("a tenant of {} files / createdb and psql -f of each", files.len());
     row(&what, middle(clones), middle(loops), "<= 0.05");
@@ -192,31 +196,4 @@ fn tenantry(fleet: &Fleet, arguments: &[&str]) -> Duration {
     let time = started.elapsed();
     assert!(status.expect("the program runs").success(), "{arguments:?}");
     time
-}
-
-/// Runs a command line with PostgreSQL's own tools and returns how long it took.
-fn shell(fleet: &Fleet, line: &str) -> Duration {
-    let url = ServerUrl::parse(&fleet.postgres.url()).expect("our own URL");
-    let path = format!("{}:/usr/bin:/bin", fleet.postgres.bin_dir().display());
-    let started = Instant::now();
-    let mut command = Command::new("bash");
-    let command = command.args(["-ec", line]).env("PATH", path).envs(url.libpq_env());
-    let status = command.stdout(Stdio::null()).status().expect("bash runs");
-    assert!(status.success(), "{line}");
-    started.elapsed()
-}
-
-fn middle(mut times: Vec<Duration>) -> Duration {
-    times.sort();
-    times[times.len() / 2]
-}
-
-fn row(what: &str, ours: Duration, peer: Duration, bar: &str) {
-    let ratio = ours.as_secs_f64() / peer.as_secs_f64();
-    let (ours, peer) = (format!("{ours:.1?}"), format!("{peer:.1?}"));
-    println!("{what:<70} {ours:>12} {peer:>12} {ratio:>8.3}  {bar}");
-}
-
-fn figure(what: &str, figure: &str, bar: &str) {
-    println!("{what:<70} {figure:>12} {:>12} {:>8}  {bar}", "", "");
 }

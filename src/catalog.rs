@@ -64,7 +64,7 @@ pub mod tokens;
 
 pub use lock::TenantLock;
 
-/// Our own schema, in order. `V27__…` goes here and nowhere else.
+/// Our own schema, in order. `V29__…` goes here and nowhere else.
 const MIGRATIONS: &[(&str, &str)] = &[
     ("V1__servers_and_tenants", include_str!("../migrations/catalog/V1__servers_and_tenants.sql")),
     ("V2__operations", include_str!("../migrations/catalog/V2__operations.sql")),
@@ -92,6 +92,8 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("V24__proofs", include_str!("../migrations/catalog/V24__proofs.sql")),
     ("V25__erasures", include_str!("../migrations/catalog/V25__erasures.sql")),
     ("V26__backup_events", include_str!("../migrations/catalog/V26__backup_events.sql")),
+    ("V27__open_operations", include_str!("../migrations/catalog/V27__open_operations.sql")),
+    ("V28__awaited_backups", include_str!("../migrations/catalog/V28__awaited_backups.sql")),
 ];
 
 /// A worker's notes need not reach the disk one by one: a step that is repeated because the catalog's

@@ -7,13 +7,15 @@ use std::sync::Arc;
 use jiff::{Timestamp, ToSpan as _};
 use tenantry::catalog::lock::Claim;
 use tenantry::catalog::operations::{OperationFilter, OperationRecord, OperationState};
+use tenantry::operations::Runner;
 use tenantry::operations::drills::{DrillChoice, DrillSchedule, drill_if_due};
 use tenantry::operations::request::BackupChoice;
 use tenantry::operations::runner::{Disturbance, StepPoint};
-use tenantry_backup::ObjectKey;
+use tenantry_backup::{BackupStore, ObjectKey, S3Settings};
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::harness::{BY, Fleet, slug};
+use crate::harness::{BY, Fleet, s3_settings, slug};
 
 /// Drives a batch to its end; returns its operations by slug.
 async fn settle(fleet: &Fleet, batch: Uuid) -> BTreeMap<String, OperationRecord> {
@@ -188,6 +190,46 @@ async fn a_restore_takes_the_newest_backup_that_is_good() {
     let restore = fleet.environment.restore(&slug("acme"), BackupChoice::Latest, BY).await.unwrap();
 
     assert_eq!(restore.input["backup"], first.id.to_string());
+}
+
+#[tokio::test]
+async fn what_keeps_us_from_a_backup_says_nothing_of_it() {
+    let fleet = Fleet::start().await;
+    fleet.create_tenant("acme").await;
+    let id = fleet.back_up("acme").await.id;
+    let mut broken = fleet.environment.clone();
+    let credentials = Some(("somebody".to_owned(), "else".to_owned().into()));
+    let wrong = S3Settings { credentials, ..s3_settings(&fleet.s3) };
+    broken.store = Some(BackupStore::s3(wrong).await.unwrap());
+    let backup = fleet.catalog().backup(id).await.unwrap();
+
+    let refused = broken.verify_backup(&backup).await.unwrap_err();
+    let asked = fleet.environment.drill_tenant(&slug("acme"), BY).await.unwrap();
+    let drilled = Runner::new(broken, CancellationToken::new()).complete(asked.id).await.unwrap();
+
+    assert!(refused.to_string().contains("denied"), "{refused}");
+    assert_eq!(drilled.state, OperationState::Failed);
+    assert_eq!(fleet.catalog().backup(id).await.unwrap().proof.problem, None);
+    let latest = fleet.environment.choose_backup(&slug("acme"), BackupChoice::Latest).await;
+    assert_eq!(latest.unwrap().id, id);
+    assert_no_scratch(&fleet).await;
+}
+
+#[tokio::test]
+async fn a_drill_that_fails_keeps_nobody_from_its_turn() {
+    let fleet = Fleet::start().await;
+    for name in ["acme", "globex"] {
+        fleet.create_tenant(name).await;
+        fleet.back_up(name).await;
+    }
+    let first = fleet.catalog().drill_candidates(1).await.unwrap().remove(0);
+    fleet.environment.drill(DrillChoice::Sample(1), "test").await.unwrap();
+    let fail = "update operations set state = 'failed' where kind = 'drill'";
+    fleet.admin("tenantry").await.batch_execute(fail).await.unwrap();
+
+    let second = fleet.catalog().drill_candidates(1).await.unwrap().remove(0);
+
+    assert_ne!(first.slug, second.slug);
 }
 
 /// Drills `acme`, and changes the scratch database before it is compared; returns what the drill says.

@@ -2,12 +2,15 @@
 //! which reads its backups without us.
 
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use secrecy::ExposeSecret as _;
 use serde_json::{Value, json};
+use tenantry::catalog::operations::OperationState;
 use tenantry::operations::request::BackupChoice;
+use tenantry::operations::runner::{Disturbance, StepPoint};
 use tenantry::sealing::{MasterKey, Purpose};
 use tenantry::tenant::TenantSettings;
 use tenantry_backup::{BackupKey, Certificate, ObjectKey, load_manifest, verify_stored};
@@ -97,6 +100,56 @@ async fn a_destroyed_key_leaves_nothing_that_opens_a_backup() {
     assert_eq!(readable(&fleet, tenant).await, [third]);
     assert_eq!(readable(&fleet, fleet.tenant("globex").await.id).await, [neighbour]);
     fleet.assert_healthy().await;
+}
+
+#[tokio::test]
+async fn a_backup_that_comes_between_two_attempts_is_erased_too() {
+    for step in ["strip_manifests", "destroy_keys"] {
+        let fleet = Fleet::start().await;
+        let tenant = fleet.create_tenant_with("acme", true).await.id;
+        let first = fleet.back_up("acme").await.id;
+        let asked = fleet.environment.destroy_backup_keys(&slug("acme"), BY).await.unwrap();
+        let runner = fleet.disturbed_runner(Arc::new(move |point: &StepPoint<'_>| {
+            if point.step == step && !point.done { Disturbance::Fail } else { Disturbance::None }
+        }));
+        assert_eq!(runner.complete(asked.id).await.unwrap().state, OperationState::Failed);
+
+        let rotation = fleet.environment.rotate_backup_key(&slug("acme"), BY).await.unwrap();
+        fleet.complete(&rotation).await;
+        let second = fleet.back_up("acme").await.id;
+        let keys = fleet.catalog().backup_keys(tenant).await.unwrap();
+        let mut keys: Vec<String> = keys.iter().map(|key| key.open.public()).collect();
+        fleet.catalog().retry(asked.id).await.unwrap();
+        fleet.complete(&asked).await;
+
+        assert_eq!(readable(&fleet, tenant).await, [] as [Uuid; 0], "{step}");
+        let mut certificate = fleet.catalog().erasure(asked.id).await.unwrap();
+        let erased: Vec<Uuid> = certificate.backups.iter().map(|backup| backup.backup).collect();
+        keys.sort_unstable();
+        certificate.keys.sort_unstable();
+        assert_eq!((erased, certificate.keys), (vec![first, second], keys), "{step}");
+    }
+}
+
+#[tokio::test]
+async fn a_dump_whose_key_is_destroyed_becomes_no_backup() {
+    let fleet = Fleet::start().await;
+    let tenant = fleet.create_tenant("acme").await.id;
+    let half = fleet.environment.back_up(&slug("acme"), BY).await.unwrap();
+    let runner = fleet.disturbed_runner(Arc::new(|point: &StepPoint<'_>| {
+        if point.step == "write_manifest" { Disturbance::Fail } else { Disturbance::None }
+    }));
+    assert_eq!(runner.complete(half.id).await.unwrap().state, OperationState::Failed);
+    let asked = fleet.environment.destroy_backup_keys(&slug("acme"), BY).await.unwrap();
+    fleet.complete(&asked).await;
+
+    fleet.catalog().retry(half.id).await.unwrap();
+    let refused = fleet.runner().complete(half.id).await.unwrap();
+
+    let error = refused.error.unwrap();
+    assert!(error.message.contains("was destroyed"), "{error:?}");
+    assert!(error.remedy.unwrap().contains("take a new backup"));
+    assert_eq!(readable(&fleet, tenant).await, [] as [Uuid; 0]);
 }
 
 #[tokio::test]

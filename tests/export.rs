@@ -50,7 +50,8 @@ async fn an_export_is_read_with_unzip_psql_and_anything_that_knows_csv() {
     admin
         .batch_execute(
             r#"create table "odd/../name" (id int, note text);
-               insert into "odd/../name" values (1, null), (2, ''), (3, E'"a",\nb')"#,
+               insert into "odd/../name" values (1, null), (2, ''), (3, E'"a",\nb');
+               create unlogged table quick (id int); insert into quick values (7)"#,
         )
         .await
         .unwrap();
@@ -71,6 +72,7 @@ async fn an_export_is_read_with_unzip_psql_and_anything_that_knows_csv() {
     assert_eq!(from_archive["tables/public.boards.csv"], from_folder["tables/public.boards.csv"]);
     let odd = &from_archive["tables/public.odd%2F%2E%2E%2Fname.csv"];
     assert_eq!(String::from_utf8_lossy(odd), "id,note\n1,\n2,\"\"\n3,\"\"\"a\"\",\nb\"\n");
+    assert_eq!(from_archive["tables/public.quick.csv"], b"id\n7\n");
     // A PostgreSQL that knows nothing of us takes it all.
     let sql = unpacked.join("database.sql");
     fleet.admin("postgres").await.batch_execute("create database elsewhere").await.unwrap();

@@ -106,6 +106,28 @@ async fn a_backup_that_still_stands_counts_as_of_then() {
 }
 
 #[tokio::test]
+async fn a_backup_that_nobody_can_restore_meets_no_goal() {
+    let (fleet, _) = fleet().await;
+    let older = fleet.back_up("acme").await.id;
+    let newest = fleet.back_up("acme").await.id;
+    let admin = fleet.admin("tenantry").await;
+    let date_back =
+        format!("update backups set started_at = now() - interval '3 days' where id = '{older}'");
+    admin.batch_execute(&date_back).await.unwrap();
+    let tenant = fleet.tenant("acme").await.id;
+
+    for useless in ["problem = 'altered'", "problem = null, erased_at = now()"] {
+        let useless = format!("update backups set {useless} where id = '{newest}'");
+        admin.batch_execute(&useless).await.unwrap();
+
+        let achieved = fleet.environment.achieved(tenant, Timestamp::now()).await.unwrap().unwrap();
+
+        assert!((259_200..259_300).contains(&achieved.age_secs), "{achieved:?}");
+        assert!(achieved.is_missed());
+    }
+}
+
+#[tokio::test]
 async fn failures_are_told_and_the_success_after_them() {
     let (fleet, heard) = fleet().await;
     fleet.back_up("acme").await;

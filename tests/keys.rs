@@ -5,12 +5,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use secrecy::{ExposeSecret as _, SecretString};
 use tenantry::catalog::Catalog;
-use tenantry::catalog::operations::OperationState;
+use tenantry::catalog::operations::{OperationFilter, OperationState};
 use tenantry::operations::request::BackupChoice;
 use tenantry::operations::runner::{Disturbance, StepPoint};
 use tenantry::operations::{Environment, Runner};
 use tenantry::sealing::MasterKey;
-use tenantry_backup::load_manifest;
+use tenantry_backup::{ObjectKey, load_manifest};
 use tenantry_provisioning::ServerUrl;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -113,6 +113,39 @@ async fn another_master_key_takes_over_all_that_the_one_of_before_has_sealed() {
 }
 
 #[tokio::test]
+async fn what_nobody_can_read_does_not_stop_the_rest_from_being_sealed_again() {
+    let fleet = Fleet::start().await;
+    let acme = fleet.create_tenant("acme").await.id;
+    fleet.back_up("acme").await;
+    let destroyed = fleet.environment.destroy_backup_keys(&slug("acme"), BY).await.unwrap();
+    fleet.complete(&destroyed).await;
+    let after = fleet.back_up("acme").await.id;
+    let globex = fleet.create_tenant("globex").await.id;
+    let (damaged, last) = (fleet.back_up("globex").await.id, fleet.back_up("globex").await.id);
+    let store = fleet.environment.store.as_ref().unwrap();
+    store.put(&ObjectKey::manifest(globex, damaged), "{}".into()).await.unwrap();
+    let environment = under(&fleet, &MasterKey::generate(), true).await;
+
+    environment.catalog.reseal().await.unwrap();
+    let batch = environment.reseal_backups("test").await.unwrap().unwrap();
+    let runner = Runner::new(environment.clone(), CancellationToken::new());
+    runner.complete_batch(batch, 2, || {}).await.unwrap();
+
+    let filter = OperationFilter { batch: Some(batch), limit: 2, ..Default::default() };
+    for (operation, slug) in environment.catalog.operations(&filter).await.unwrap() {
+        let error = operation.error.map(|error| error.message).unwrap_or_default();
+        match slug.as_str() {
+            "acme" => assert_eq!(operation.state, OperationState::Succeeded, "{error}"),
+            _ => assert!(error.contains("manifest cannot be read"), "{error}"),
+        }
+    }
+    for (tenant, backup) in [(acme, after), (globex, last)] {
+        let manifest = load_manifest(store, tenant, backup).await.unwrap();
+        assert_eq!(manifest.key_id, environment.catalog.master_key_id());
+    }
+}
+
+#[tokio::test]
 async fn the_command_says_what_is_under_which_key() {
     let fleet = Fleet::start().await;
     fleet.create_tenant("acme").await;
@@ -125,6 +158,7 @@ async fn the_command_says_what_is_under_which_key() {
         .with("TENANTRY_MASTER_KEY", new.expose_secret())
         .with("TENANTRY_MASTER_KEY_PREVIOUS", fleet.master_key.expose_secret());
 
+    fleet.environment.back_up_catalog().await.unwrap();
     alone.refused("key status", 1, "TENANTRY_MASTER_KEY_PREVIOUS").await;
     let before = both.json("key status").await;
     let rotated = both.json("key rotate").await;
@@ -137,6 +171,8 @@ async fn the_command_says_what_is_under_which_key() {
     assert_eq!((&rotated["complete"], &after["complete"]), (&true.into(), &true.into()));
     assert_eq!(after["under"][&present]["backups"], 1);
     assert!(after["under"][&old].is_null());
+    let opens_alone = under(&fleet, &new, false).await.newest_catalog_backup().await;
+    assert!(opens_alone.unwrap().is_some(), "after a disaster the new key is all there is");
     Cli::new(&fleet).refused("key status", 1, "sealed under the master key").await;
 }
 

@@ -8,9 +8,9 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use tenantry::catalog::lock::Claim;
 use tenantry::catalog::operations::OperationState;
-use tenantry::operations::request::BackupChoice;
-use tenantry::tenant::TenantSettings;
+use tenantry::operations::request::{BackupChoice, RestoreAs};
 use tenantry::tenant::settings::BackupPolicy;
+use tenantry::tenant::{TenantSettings, TenantState};
 use tenantry_backup::ObjectKey;
 use uuid::Uuid;
 
@@ -125,6 +125,91 @@ async fn what_is_proven_awaited_or_held_stays() {
         proven.proof.proven_at.is_some() && proven.proof.proven_seconds.unwrap() > 0.0,
         "{proven:?}"
     );
+}
+
+/// Says of a backup what nobody would say by hand.
+async fn note(fleet: &Fleet, backup: Uuid, what: &str) {
+    let sql = format!("update backups set {what} where id = '{backup}'");
+    fleet.admin("tenantry").await.batch_execute(&sql).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_backup_that_nobody_can_restore_takes_nobodys_place() {
+    let (mut fleet, [newest, second, third]) = fleet().await;
+    fleet.environment.limits.backups.policy = policy(json!({ "retention": "last=1" }));
+    note(&fleet, newest, "problem = 'altered', proven_at = now()").await;
+
+    assert_eq!(reasons(&fleet).await, ["the newest, last 1", "the newest, last 1", ""]);
+    assert_eq!(prune(&fleet).await, [newest, second]);
+    assert!(fleet.catalog().backup(third).await.is_err());
+
+    note(&fleet, newest, "problem = null, erased_at = now()").await;
+    assert_eq!(prune(&fleet).await, [newest, second], "nor one whose key is destroyed");
+}
+
+#[tokio::test]
+async fn the_newest_that_was_verified_stays() {
+    let (mut fleet, [newest, _, third]) = fleet().await;
+    fleet.environment.limits.backups.policy = policy(json!({ "retention": "last=1" }));
+    let oldest = fleet.catalog().backup(third).await.unwrap();
+    fleet.environment.verify_backup(&oldest).await.unwrap();
+
+    assert_eq!(prune(&fleet).await, [newest, third]);
+}
+
+#[tokio::test]
+async fn a_backup_that_stood_until_today_is_as_young_as_that() {
+    let (mut fleet, [newest, _, third]) = fleet().await;
+    fleet.environment.limits.backups.policy = policy(json!({ "retention": "days=1" }));
+    note(&fleet, third, "confirmed_at = now() - interval '1 hour'").await;
+
+    assert_eq!(prune(&fleet).await, [newest, third], "nothing else has the data of this morning");
+}
+
+#[tokio::test]
+async fn what_becomes_another_tenant_is_awaited_too() {
+    let (mut fleet, [newest, _, third]) = fleet().await;
+    fleet.environment.limits.backups.policy = policy(json!({ "retention": "last=1" }));
+    let drill = fleet.environment.drill_tenant(&slug("acme"), BY).await.unwrap();
+    let fail = format!("update operations set state = 'failed' where id = '{}'", drill.id);
+    fleet.admin("tenantry").await.batch_execute(&fail).await.unwrap();
+    let to = RestoreAs { slug: slug("copy"), server: None };
+    let choice = BackupChoice::Id(third);
+    let asked = fleet.environment.restore_as(&slug("acme"), choice, to, BY).await.unwrap();
+
+    let kept = reasons(&fleet).await;
+    assert_eq!(
+        kept,
+        ["the newest, last 1", "", "a restore waits for it"],
+        "a failed drill is over"
+    );
+    assert_eq!(prune(&fleet).await, [newest, third]);
+
+    fleet.complete(&asked).await;
+    assert_eq!(fleet.tenant("copy").await.state, TenantState::Active);
+}
+
+#[tokio::test]
+async fn a_hold_counts_that_comes_after_the_request() {
+    let (fleet, backups) = fleet().await;
+    let acme = slug("acme");
+    for asked in [
+        fleet.environment.destroy_backup_keys(&acme, BY).await.unwrap(),
+        fleet.environment.erase(&acme, BY).await.unwrap(),
+        fleet.environment.delete(&acme, false, BY).await.unwrap(),
+    ] {
+        set(&fleet, json!({ "backup": { "legal_hold": true } })).await;
+
+        let refused = fleet.runner().complete(asked.id).await.unwrap();
+
+        assert_eq!(refused.state, OperationState::Failed, "{}", asked.kind);
+        let error = refused.error.unwrap();
+        assert!(error.message.contains("under legal hold"), "{error:?}");
+        assert_eq!(fleet.tenant("acme").await.state, TenantState::Active);
+        assert_eq!(left(&fleet).await, backups);
+        let newest = fleet.catalog().backup(backups[0]).await.unwrap();
+        assert_eq!(newest.erased_at, None);
+    }
 }
 
 #[tokio::test]

@@ -4,13 +4,16 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 use tenantry::catalog::lock::Claim;
 use tenantry::catalog::operations::{OperationFilter, OperationState};
-use tenantry::embedded::PostgresSettings;
+use tenantry::catalog::tenants::NewTenant;
+use tenantry::embedded::{EmbeddedPostgres, PostgresSettings};
+use tenantry::operations::Environment;
 use tenantry::operations::backup::Look;
 use tenantry::tenant::settings::BackupPolicy;
 use tenantry::tenant::{TenantSettings, Tier};
+use tenantry_backup::BackupKey;
 
 use crate::harness::process::{Serving, command};
-use crate::harness::{Fleet, Options, eventually, slug};
+use crate::harness::{BY, Fleet, Options, connect, eventually, new_tenant, slug};
 
 /// A fleet that is backed up every day, on a server that does nothing by itself.
 async fn fleet(names: &[&str]) -> Fleet {
@@ -97,6 +100,34 @@ async fn tenants_are_backed_up_once_for_each_moment_and_a_few_at_a_time() {
     let look = fleet.environment.back_up_due(late).await.unwrap();
     assert_eq!(look, Look::default(), "nothing is left to be done");
     assert_eq!(fleet.catalog().backups(None, 100).await.unwrap().len(), 5);
+}
+
+#[tokio::test]
+async fn a_backup_that_failed_is_tried_again_after_an_hour() {
+    let fleet = fleet(&["acme"]).await;
+    let admin = fleet.admin("tenantry").await;
+    let earlier = "update tenants set created_at = now() - interval '2 days'";
+    admin.batch_execute(earlier).await.unwrap();
+    let look = async || fleet.environment.back_up_due(Timestamp::now()).await.unwrap();
+    let fail = async |minutes: i64| {
+        let fail = format!(
+            "update operations set state = 'failed', finished_at = now() - {minutes} * interval '1 minute'
+             where kind = 'backup'"
+        );
+        admin.batch_execute(&fail).await.unwrap();
+    };
+    assert_eq!(look().await.asked, 1);
+
+    fail(50).await;
+    assert_eq!(look().await, Look::default());
+    fail(70).await;
+    assert_eq!(look().await.asked, 1);
+    assert_eq!(look().await, Look::default(), "it is under way");
+    work(&fleet).await;
+
+    assert_eq!((asked(&fleet).await, backups(&fleet).await), (1, 1), "it is the same one");
+    fail(70).await;
+    assert_eq!(look().await, Look::default(), "there is a backup by now");
 }
 
 #[tokio::test]
@@ -228,6 +259,68 @@ async fn what_cannot_be_proven_counts_as_changed() {
     std::fs::remove_file(folder.join("dump")).unwrap();
     quiet(&fleet).await;
     assert!(scheduled(&fleet, 7).await, "a backup that is no longer there");
+}
+
+#[tokio::test]
+async fn a_backup_that_nobody_can_read_does_not_stand() {
+    let fleet = fleet(&["acme"]).await;
+    assert!(scheduled(&fleet, 1).await);
+    quiet(&fleet).await;
+    assert!(!scheduled(&fleet, 2).await);
+
+    let bad = "update backups set problem = 'altered'";
+    fleet.admin("tenantry").await.batch_execute(bad).await.unwrap();
+    quiet(&fleet).await;
+    assert!(scheduled(&fleet, 3).await, "a backup that is known to be bad");
+
+    let destroyed = fleet.environment.destroy_backup_keys(&slug("acme"), BY).await.unwrap();
+    fleet.complete(&destroyed).await;
+    quiet(&fleet).await;
+    assert!(scheduled(&fleet, 4).await, "a backup whose key is destroyed");
+
+    let own = json!({ "encryption": { "recipient": BackupKey::generate().public() } });
+    let settings = TenantSettings::parse(own).unwrap();
+    fleet.catalog().change_settings(&slug("acme"), "test", |_| Ok(settings)).await.unwrap();
+    quiet(&fleet).await;
+    assert!(scheduled(&fleet, 5).await, "a backup that the tenant's own key does not open");
+    quiet(&fleet).await;
+    assert!(!scheduled(&fleet, 6).await);
+}
+
+/// A standby counts nothing of what it replays.
+#[tokio::test]
+async fn a_standby_proves_nothing() {
+    let mut fleet = fleet(&[]).await;
+    let primary = EmbeddedPostgres::start_scratch(PostgresSettings::scratch()).await.unwrap();
+    let standby = primary.start_standby().await.unwrap();
+    let id = fleet.catalog().add_server("eu-2", &primary.url().into()).await.unwrap().id;
+    fleet.environment.server(id).await.unwrap().prepare().await.unwrap();
+    let new = NewTenant { server: Some("eu-2".to_owned()), ..new_tenant("acme") };
+    let made = fleet.environment.create_tenant(&new, true, BY).await.unwrap();
+    fleet.complete(&made).await;
+    // Whoever led the address of the primary to the standby did not mean to.
+    fleet.catalog().set_server_url("eu-2", &standby.url().into()).await.unwrap();
+    let Environment { catalog, store, limits, .. } = fleet.environment.clone();
+    fleet.environment = Environment::new(catalog, store, limits).await.unwrap();
+    let has = async |titles: &str| {
+        let Ok(session) = connect(&standby.database_url("tenant_acme")).await else { return false };
+        let sql = format!("select count(*) = 3 from boards where title {titles}");
+        session.query_one(&sql, &[]).await.is_ok_and(|row| row.get(0))
+    };
+    eventually("it is replicated", async || has("<> 'new'").await).await;
+    assert!(scheduled(&fleet, 1).await);
+
+    let session = connect(&primary.database_url("tenant_acme")).await.unwrap();
+    session.batch_execute("update boards set title = 'new'").await.unwrap();
+    eventually("it is replicated", async || has("= 'new'").await).await;
+    let admin = connect(&standby.url()).await.unwrap();
+    let others = "select count(*) from pg_stat_activity where datname = 'tenant_acme'";
+    eventually("the sessions have ended", async || {
+        admin.query_one(others, &[]).await.unwrap().get::<_, i64>(0) == 0
+    })
+    .await;
+
+    assert!(scheduled(&fleet, 2).await);
 }
 
 #[tokio::test]

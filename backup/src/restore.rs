@@ -26,6 +26,8 @@ use crate::store::{BackupStore, StoreError};
 use crate::tools::{PgTools, major_of};
 
 const BUFFER_BYTES: usize = 128 * 1024;
+/// What a server says that has no room for what is restored.
+const NO_ROOM: [&str; 3] = ["No space left on device", "out of memory", "out of shared memory"];
 
 /// What to restore into, and with what.
 pub struct RestoreRequest<'a> {
@@ -131,6 +133,20 @@ impl RestoreError {
             Self::Run(error) => process::may_run_later(error),
             Self::PgRestore { stderr, .. } => stderr.contains("connection"),
             _ => false,
+        }
+    }
+
+    /// Whether the backup is at fault, and not where it was read from, with what or into what.
+    #[must_use]
+    pub fn blames_backup(&self) -> bool {
+        match self {
+            Self::NotABackup { .. } | Self::WrongKey | Self::Truncated { .. } | Self::Altered => {
+                true
+            }
+            Self::Manifest(error) => !matches!(error, ManifestError::UnsupportedFormat { .. }),
+            Self::Store(error) => error.blames_object(),
+            Self::PgRestore { stderr, .. } => !NO_ROOM.iter().any(|words| stderr.contains(words)),
+            Self::OlderTools { .. } | Self::Run(_) => false,
         }
     }
 }
@@ -280,5 +296,40 @@ impl fmt::Debug for RestoreRequest<'_> {
             .field("tools", self.tools)
             .field("libpq_env", &process::names(&self.libpq_env))
             .finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::ExitStatusExt as _;
+
+    use super::*;
+
+    #[test]
+    fn only_what_is_wrong_with_a_backup_is_blamed_on_it() {
+        let failed = |stderr: &str| RestoreError::PgRestore {
+            status: ExitStatus::from_raw(256),
+            stderr: stderr.to_owned(),
+        };
+        let denied = StoreError::Denied { operation: "get", source: "no".into() };
+        let newer = ManifestError::UnsupportedFormat { found: 2 };
+        let gone = StoreError::NotFound { key: "dump".to_owned() };
+
+        for error in [
+            failed("could not extend file: No space left on device"),
+            denied.into(),
+            newer.into(),
+            RestoreError::Run(io::ErrorKind::NotFound.into()),
+        ] {
+            assert!(!error.blames_backup(), "{error:?}");
+        }
+        for error in [
+            failed("role \"boards\" does not exist"),
+            gone.into(),
+            RestoreError::Altered,
+            ManifestError::WrongKey.into(),
+        ] {
+            assert!(error.blames_backup(), "{error:?}");
+        }
     }
 }

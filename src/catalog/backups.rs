@@ -41,6 +41,20 @@ pub struct BackupRecord {
     pub erased_at: Option<Timestamp>,
 }
 
+impl BackupRecord {
+    /// Whether it can be relied on, as far as is known: not erased, and nothing was found wrong with it.
+    #[must_use]
+    pub fn is_good(&self) -> bool {
+        self.erased_at.is_none() && self.proof.problem.is_none()
+    }
+
+    /// The last moment whose data it holds, as far as that was looked at.
+    #[must_use]
+    pub fn data_of(&self) -> Timestamp {
+        self.confirmed_at.map_or(self.started_at, |confirmed| confirmed.max(self.started_at))
+    }
+}
+
 pub(super) const COLUMNS: &str = "b.id, b.tenant_id, t.slug, b.dump_bytes, b.plain_bytes, b.schema_version, \
      b.server_version, b.started_at, b.finished_at, b.confirmed_at, b.verified_at, b.proven_at, \
      b.proven_seconds, b.problem, b.erased_at";
@@ -97,14 +111,17 @@ impl Catalog {
         rows(&client, &sql, &[&tenant]).await?.iter().map(from_row).collect()
     }
 
-    /// Backups of a tenant that a restore is going to read.
+    /// Backups of a tenant that a restore is going to read, also one that makes another tenant of them. A drill that
+    /// has failed is over: it said what is wrong with its backup.
     pub async fn awaited_backups(&self, tenant: Uuid) -> Result<HashSet<Uuid>, CatalogError> {
         let found = rows(
             &self.client().await?,
             "-- backups::awaited
-             select (input ->> 'backup')::uuid from operations
-             where tenant_id = $1 and input ->> 'backup' is not null
-               and state in ('queued', 'running', 'failed')",
+             select b.id from backups b
+             where b.tenant_id = $1
+               and exists (select from operations o
+                           where o.input ->> 'backup' = b.id::text
+                             and (o.state in ('queued', 'running') or o.state = 'failed' and o.kind <> 'drill'))",
             &[&tenant],
         )
         .await?;

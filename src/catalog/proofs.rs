@@ -8,6 +8,7 @@ use uuid::Uuid;
 use super::backups::{BackupRecord, COLUMNS, from_row};
 use super::operations::{BatchItem, NewOperation};
 use super::{Catalog, CatalogError, TenantLock, execute, one, rows};
+use crate::sealing::SealError;
 
 /// What is known of a backup beyond its being there.
 #[derive(Clone, Debug, Default)]
@@ -20,6 +21,14 @@ pub struct Proof {
     pub proven_seconds: Option<f64>,
     /// Why it is not to be relied on.
     pub problem: Option<String>,
+}
+
+impl CatalogError {
+    /// Whether what was asked for is gone, or damaged; and not merely out of reach of this process.
+    #[must_use]
+    pub fn is_loss(&self) -> bool {
+        matches!(self, Self::Missing { .. } | Self::Corrupt(_) | Self::Sealed(SealError::Damaged))
+    }
 }
 
 impl Catalog {
@@ -43,8 +52,8 @@ impl Catalog {
         .map(drop)
     }
 
-    /// The newest good backup of every served or suspended tenant; those first that no drill has proven, or
-    /// not for the longest time.
+    /// The newest good backup of every served or suspended tenant; those first that were never proven nor drilled,
+    /// or not for the longest time. A drill that fails is a turn too: nobody keeps the others from theirs.
     pub async fn drill_candidates(&self, limit: i64) -> Result<Vec<BackupRecord>, CatalogError> {
         let client = self.client().await?;
         let sql = format!(
@@ -53,7 +62,10 @@ impl Catalog {
              from (select distinct on (tenant_id) * from backups
                    where problem is null and erased_at is null order by tenant_id, started_at desc) b
              join tenants t on t.id = b.tenant_id and t.state in ('active', 'suspended')
-             order by (select max(p.proven_at) from backups p where p.tenant_id = b.tenant_id) nulls first, b.id
+             order by greatest(
+                          (select max(p.proven_at) from backups p where p.tenant_id = b.tenant_id),
+                          (select max(o.created_at) from operations o
+                           where o.tenant_id = b.tenant_id and o.kind = 'drill')) nulls first, b.id
              limit $1"
         );
         rows(&client, &sql, &[&limit]).await?.iter().map(from_row).collect()

@@ -1,4 +1,4 @@
-//! How well each tenant is protected: what its backups are to be, and the newest one that it has.
+//! How well each tenant is protected: what its backups are to be, and the newest good one that it has.
 
 use jiff::Timestamp;
 use serde_json::Value;
@@ -10,7 +10,7 @@ use crate::catalog::operations::NewOperation;
 use crate::tenant::TenantSlug;
 use crate::tenant::settings::BackupPolicy;
 
-/// One tenant, served or suspended, and its newest backup.
+/// One tenant, served or suspended, and its newest good backup.
 #[derive(Clone, Debug)]
 pub struct Protection {
     /// The tenant.
@@ -23,14 +23,16 @@ pub struct Protection {
     pub policy: BackupPolicy,
     /// When it was asked for.
     pub created_at: Timestamp,
-    /// The moment whose data its newest backup holds, or was shown to hold still.
+    /// The moment whose data its newest good backup holds, or was shown to hold still.
     pub data_of: Option<Timestamp>,
-    /// When a restore last showed that one of its backups is good, and how long that took.
+    /// When a restore last showed that one of its backups is good, which it still is, and how long that took.
     pub proven_at: Option<Timestamp>,
     /// The same, in seconds.
     pub proven_seconds: Option<f64>,
     /// When the schedule last asked for a backup.
     pub asked_at: Option<Timestamp>,
+    /// What the schedule last asked for, if it failed an hour ago or longer.
+    pub failed: Option<Uuid>,
     /// Whether a backup is queued or under way.
     pub open: bool,
 }
@@ -47,6 +49,7 @@ impl Protection {
             proven_at: row.get("proven_at"),
             proven_seconds: row.get("proven_seconds"),
             asked_at: row.get("asked_at"),
+            failed: row.get("failed"),
             open: row.get("open"),
         })
     }
@@ -63,20 +66,26 @@ impl Catalog {
             &self.client().await?,
             "-- protection::list
              select t.id, t.slug, t.server_id, t.settings -> 'backup' as own, r.backup as of_tier, t.created_at,
-                    b.data_of, p.proven_at, p.proven_seconds, o.asked_at, coalesce(o.open, false) as open
+                    b.data_of, p.proven_at, p.proven_seconds, s.created_at as asked_at,
+                    case when s.state = 'failed' and not s.abandoning
+                              and s.finished_at <= now() - interval '1 hour' then s.id end as failed,
+                    exists (select from operations o where o.tenant_id = t.id and o.kind = 'backup'
+                                                       and o.state in ('queued', 'running')) as open
              from tenants t
              join tiers r on r.name = t.tier
              left join lateral (
                  select greatest(b.started_at, b.confirmed_at) as data_of
-                 from backups b where b.tenant_id = t.id order by b.started_at desc limit 1) b on true
+                 from backups b where b.tenant_id = t.id and b.problem is null and b.erased_at is null
+                 order by b.started_at desc limit 1) b on true
              left join lateral (
                  select b.proven_at, b.proven_seconds from backups b
                  where b.tenant_id = t.id and b.proven_at is not null
+                   and b.problem is null and b.erased_at is null
                  order by b.proven_at desc limit 1) p on true
              left join lateral (
-                 select max(o.created_at) filter (where o.requested_by = $1) as asked_at,
-                        bool_or(o.state in ('queued', 'running')) as open
-                 from operations o where o.tenant_id = t.id and o.kind = 'backup') o on true
+                 select o.id, o.state, o.abandoning, o.created_at, o.finished_at from operations o
+                 where o.tenant_id = t.id and o.kind = 'backup' and o.requested_by = $1
+                 order by o.created_at desc limit 1) s on true
              where t.state in ('active', 'suspended') and ($2::uuid is null or t.id = $2)
              order by t.id",
             &[&scheduler, &only],

@@ -195,7 +195,6 @@ async fn show(options: ShowOptions, context: &Context) -> Result<Outcome> {
             ("Tenant", Some(format!("{} ({})", backup.tenant_slug, backup.tenant_id))),
             ("Data of", Some(moment(backup.started_at))),
             ("Unchanged", backup.confirmed_at.map(|at| format!("at {}", moment(at)))),
-            ("Proven", backup.proven_at.map(moment)),
             ("Taken in", Some(elapsed(between(backup.started_at, backup.finished_at)))),
             ("Erased", backup.erased_at.map(moment)),
             ("Stored", Some(size(backup.dump_bytes))),

@@ -74,9 +74,13 @@ async fn rotate(_: RotateOptions, context: &Context) -> Result<Outcome> {
         outcome = drive::outcome(&operations);
         failures = describe_failures(batch, &operations);
     }
-    // What opens the catalog is the last to change, so that a rotation which was cut off goes on.
+    // What opens the catalog is the last to change, so that a rotation which was cut off goes on. Before it comes a
+    // backup of the catalog that the new key opens: nobody else makes one before the hour is over.
     let mut after = Status::of(catalog).await?;
     if after.others() <= 1 && outcome == Outcome::Done {
+        if environment.store.is_some() {
+            environment.back_up_catalog().await?;
+        }
         catalog.adopt_master_key().await?;
         after = Status::of(catalog).await?;
     }

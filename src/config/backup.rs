@@ -11,11 +11,16 @@ use tenantry_backup::{ObjectLock, ServerEncryption};
 /// before they are needed.
 pub(super) fn read(r: &mut Reader, concurrency: usize) -> BackupRules {
     let usual = BackupRules::default();
-    if r.is_set("backup_schedule") && !r.is_set("s3_bucket") {
-        r.problem(Problem::Contradiction {
-            message: "TENANTRY_BACKUP_SCHEDULE is set, and no bucket to keep backups in".to_owned(),
-            remedy: "set TENANTRY_S3_BUCKET, or take the schedule away".to_owned(),
-        });
+    for (schedule, name) in [
+        ("backup_schedule", "TENANTRY_BACKUP_SCHEDULE"),
+        ("drill_schedule", "TENANTRY_DRILL_SCHEDULE"),
+    ] {
+        if r.is_set(schedule) && !r.is_set("s3_bucket") {
+            r.problem(Problem::Contradiction {
+                message: format!("{name} is set, and no bucket to keep backups in"),
+                remedy: "set TENANTRY_S3_BUCKET, or take the schedule away".to_owned(),
+            });
+        }
     }
     BackupRules {
         policy: BackupPolicy {

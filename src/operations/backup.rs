@@ -24,6 +24,7 @@ use uuid::Uuid;
 
 use self::unchanged::Witness;
 use super::{Plan, Step, StepContext, StepError, Work};
+use crate::catalog::CatalogError;
 use crate::metrics;
 use crate::tenant::TenantState;
 use crate::tenant::settings::EncryptionSettings;
@@ -225,20 +226,32 @@ pub(super) async fn open_snapshot(
     Ok(Snapshot { id, absent, is_large })
 }
 
-/// Counts the rows of every table that a dump holds data of.
+/// Counts the rows of every table that a dump holds data of and that no crash empties.
 pub(super) async fn count_rows(session: &Connection) -> Result<Vec<TableRows>, StepError> {
+    count_rows_where(session, "c.relpersistence = 'p'").await
+}
+
+/// Counts the rows of every table that can be read, except for those of extensions.
+pub(super) async fn count_all_rows(session: &Connection) -> Result<Vec<TableRows>, StepError> {
+    let readable = "(c.relpersistence = 'p' or c.relpersistence = 'u' and not pg_is_in_recovery())";
+    count_rows_where(session, readable).await
+}
+
+async fn count_rows_where(session: &Connection, which: &str) -> Result<Vec<TableRows>, StepError> {
     let failed = tenantry_provisioning::Error::from;
     let query = session
         .query_one(
-            "-- backup::count_rows
-             select string_agg(
-                 format('select %L, %L, count(*) from only %I.%I', n.nspname, c.relname, n.nspname, c.relname),
-                 ' union all ')
-             from pg_class c join pg_namespace n on n.oid = c.relnamespace
-             where c.relkind = 'r' and c.relpersistence = 'p'
-               and n.nspname not in ('pg_catalog', 'information_schema')
-               and not exists (select from pg_depend d
-                               where d.classid = 'pg_class'::regclass and d.objid = c.oid and d.deptype = 'e')",
+            &format!(
+                "-- backup::count_rows
+                 select string_agg(
+                     format('select %L, %L, count(*) from only %I.%I', n.nspname, c.relname, n.nspname, c.relname),
+                     ' union all ')
+                 from pg_class c join pg_namespace n on n.oid = c.relnamespace
+                 where c.relkind = 'r' and {which}
+                   and n.nspname not in ('pg_catalog', 'information_schema')
+                   and not exists (select from pg_depend d
+                                   where d.classid = 'pg_class'::regclass and d.objid = c.oid and d.deptype = 'e')"
+            ),
             &[],
         )
         .await
@@ -263,7 +276,14 @@ async fn write_manifest(cx: &StepContext<'_>) -> Result<(), StepError> {
     })?;
     let witness =
         note.witness.map(|witness| serde_json::to_value(witness).expect("a witness is plain data"));
-    let key = catalog.backup_key_named(cx.tenant.id, note.key.as_deref()).await?;
+    let key = catalog.backup_key_named(cx.tenant.id, note.key.as_deref()).await;
+    let key = key.map_err(|error| match error {
+        CatalogError::Missing { .. } => StepError::fail(
+            "the key that the dump is encrypted to was destroyed meanwhile",
+            "give it up (`tenantry operation cancel`), and take a new backup (`tenantry backup run`)",
+        ),
+        other => other.into(),
+    })?;
     let mut manifest = Manifest {
         format: MANIFEST_FORMAT,
         tenant: cx.tenant.id,

@@ -63,7 +63,17 @@ async fn reseal_manifests(cx: &StepContext<'_>) -> Result<(), StepError> {
     let (store, catalog) = (cx.environment.store()?, &cx.environment.catalog);
     let mut refused = None;
     for backup in store.backups_of(cx.tenant.id).await? {
-        let mut manifest = load_manifest(store, cx.tenant.id, backup).await?;
+        let mut manifest = match load_manifest(store, cx.tenant.id, backup).await {
+            Err(RestoreError::Manifest(error)) => {
+                refused = Some((backup, error));
+                continue;
+            }
+            manifest => manifest?,
+        };
+        // Its key was destroyed: there is nothing to seal.
+        if manifest.wrapped_key.is_empty() {
+            continue;
+        }
         if manifest.key_id != catalog.master_key_id() {
             let key = catalog.backup_key_of(&manifest).await?;
             match manifest.verify(&key.open, cx.tenant.id) {

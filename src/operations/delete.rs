@@ -9,6 +9,7 @@ use futures_util::FutureExt as _;
 use tenantry_backup::KeyScope;
 use tenantry_provisioning::{DatabaseName, NameError, Proof, RoleName};
 
+use super::request::refuse_hold;
 use super::{Plan, Step, StepContext, StepError, Work, erase, provision};
 use crate::tenant::TenantState;
 
@@ -26,6 +27,7 @@ pub(super) const STEPS: &[Step] = &[
 ];
 
 async fn stop_routing(cx: &StepContext<'_>) -> Result<(), StepError> {
+    require_no_hold(cx)?;
     cx.lock.cancel_others().await?;
     if cx.tenant.state == TenantState::Deleted {
         return Ok(());
@@ -91,6 +93,7 @@ async fn delete_backups(cx: &StepContext<'_>) -> Result<(), StepError> {
     if keeps_backups(cx)? {
         return Ok(());
     }
+    require_no_hold(cx)?;
     if let Some(store) = &cx.environment.store {
         let objects = store.list(KeyScope::Tenant(cx.tenant.id)).await?;
         let mut backups: BTreeSet<_> = objects.iter().map(|object| object.key.backup()).collect();
@@ -114,6 +117,14 @@ async fn forget(cx: &StepContext<'_>) -> Result<(), StepError> {
 
 async fn certify(cx: &StepContext<'_>) -> Result<(), StepError> {
     if erases(cx)? { erase::certify(cx).await } else { Ok(()) }
+}
+
+/// A hold may have come after whoever asked, and while the rest was going.
+fn require_no_hold(cx: &StepContext<'_>) -> Result<(), StepError> {
+    if cx.work()?.takes_backups_away() {
+        refuse_hold(&cx.tenant)?;
+    }
+    Ok(())
 }
 
 fn erases(cx: &StepContext<'_>) -> Result<bool, StepError> {

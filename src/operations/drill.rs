@@ -14,6 +14,7 @@ use tenantry_provisioning::{Connection, DatabaseName, Schema, Server};
 use uuid::Uuid;
 
 use super::backup::count_rows;
+use super::verify_backup::blames_backup;
 use super::{Plan, Step, StepContext, StepError, Work, provision, restore};
 
 pub(super) const PLAN: Plan = Plan {
@@ -51,7 +52,12 @@ async fn restore_scratch(cx: &StepContext<'_>) -> Result<(), StepError> {
         began = Instant::now();
         restored = try_restore(cx).await;
     }
-    conclude(cx, restored).await?;
+    let concluded = conclude(cx, restored).await;
+    if let Err(StepError::Fail(..)) = concluded {
+        // Another attempt begins from nothing, and a disk that is full must not stay so.
+        drop_build(cx).await?;
+    }
+    concluded?;
     cx.remember(TOOK, &began.elapsed().as_secs_f64()).await
 }
 
@@ -191,17 +197,11 @@ impl Flaw {
         Self::Backup(StepError::fail(what, BAD))
     }
 
-    /// What may pass, or is about the tools, says nothing of the backup.
+    /// What may pass, or is about what is around it, says nothing of the backup.
     fn of(error: StepError) -> Self {
         match error {
-            StepError::Fail(cause, remedy) if !cause.is::<tenantry_backup::ToolError>() => {
-                let is_elsewhere = cause.is::<tenantry_provisioning::Error>()
-                    || matches!(
-                        cause.downcast_ref(),
-                        Some(RestoreError::Run(_) | RestoreError::OlderTools { .. })
-                    );
-                let error = StepError::Fail(cause, remedy);
-                if is_elsewhere { Self::Elsewhere(error) } else { Self::Backup(error) }
+            StepError::Fail(cause, remedy) if blames_backup(cause.as_ref()) => {
+                Self::Backup(StepError::Fail(cause, remedy))
             }
             other => Self::Elsewhere(other),
         }

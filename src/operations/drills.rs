@@ -9,6 +9,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use croner::Cron;
+use croner::parser::{CronParser, Seconds, Year};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use tokio::time::sleep;
@@ -35,7 +36,7 @@ pub struct DrillSchedule {
     pub sample: i64,
 }
 
-/// A cron expression of five fields, in UTC.
+/// A cron expression of five fields, in UTC, that some moment fits.
 #[derive(Clone)]
 pub struct DrillTimes(Cron);
 
@@ -119,7 +120,12 @@ pub async fn drill_if_due(
     if schedule.moments.after(last).is_none_or(|due| due > Timestamp::now()) {
         return Ok(false);
     }
-    let batch = environment.drill(DrillChoice::Sample(schedule.sample), CLOCK).await?;
+    environment.require_store()?;
+    let backups = environment.catalog.drill_candidates(schedule.sample).await?;
+    if backups.is_empty() {
+        return Ok(false);
+    }
+    let batch = environment.enqueue_drills(&backups, CLOCK).await?;
     tracing::info!(%batch, "a drill has begun");
     Ok(true)
 }
@@ -137,7 +143,11 @@ impl FromStr for DrillTimes {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        Cron::from_str(text).map(Self).map_err(|error| error.to_string())
+        let parser =
+            CronParser::builder().seconds(Seconds::Disallowed).year(Year::Disallowed).build();
+        let times = parser.parse(text).map(Self).map_err(|error| error.to_string())?;
+        times.after(Timestamp::UNIX_EPOCH).ok_or("no moment fits it")?;
+        Ok(times)
     }
 }
 
@@ -163,6 +173,8 @@ mod tests {
         let noon = "2026-03-01T12:00:00Z".parse().unwrap();
 
         assert_eq!(nightly.after(noon), Some("2026-03-02T03:30:00Z".parse().unwrap()));
-        assert!("at night".parse::<DrillTimes>().is_err());
+        for text in ["at night", "0 0 31 2 *", "* * * * * *", "0 2 * * * 2027"] {
+            assert!(text.parse::<DrillTimes>().is_err(), "{text}");
+        }
     }
 }

@@ -4,6 +4,8 @@
 //! A key is in the catalog, and wrapped in the manifest of every backup: both go, the manifests first and
 //! with all that a versioned bucket keeps of them. What is left opens nothing, not even with the master
 //! key. The certificate is written last: it says what is so, not what is meant to be.
+//!
+//! Between two attempts the tenant may get a backup, another key, or a legal hold: each step looks again.
 
 use futures_util::FutureExt as _;
 use jiff::Timestamp;
@@ -13,7 +15,7 @@ use tenantry_backup::{
     finish, load_manifest,
 };
 
-use super::request::Requester;
+use super::request::{Requester, refuse_hold};
 use super::{Environment, Plan, Step, StepContext, StepError, Work};
 use crate::catalog::CatalogError;
 use crate::catalog::operations::OperationRecord;
@@ -33,7 +35,7 @@ pub(super) const PLAN: Plan = Plan {
 const ERASURE: &str = "erasure";
 
 /// What is there before it goes.
-#[derive(Serialize, Deserialize)]
+#[derive(Default, Serialize, Deserialize)]
 struct Note {
     keys: Vec<String>,
     backups: Vec<ErasedBackup>,
@@ -63,15 +65,21 @@ impl Environment {
     }
 }
 
-/// Writes down which keys there are, and what is encrypted to them, once.
+/// Writes down which keys there are, and what is encrypted to them, beside what is written down already.
 pub(super) async fn note_backups(cx: &StepContext<'_>) -> Result<(), StepError> {
-    if cx.recall::<Note>(ERASURE).is_some() {
-        return Ok(());
-    }
+    refuse_hold(&cx.tenant)?;
     let store = cx.environment.store()?;
-    let keys = cx.environment.catalog.backup_keys(cx.tenant.id).await?;
-    let mut backups = Vec::new();
+    let Note { mut keys, mut backups } = cx.recall(ERASURE).unwrap_or_default();
+    for key in cx.environment.catalog.backup_keys(cx.tenant.id).await? {
+        let public = key.open.public();
+        if !keys.contains(&public) {
+            keys.push(public);
+        }
+    }
     for backup in store.backups_of(cx.tenant.id).await? {
+        if backups.iter().any(|noted: &ErasedBackup| noted.backup == backup) {
+            continue;
+        }
         if let Some(manifest) = readable(store, cx, backup).await? {
             // Whoever erased before had a certificate for these.
             if !manifest.wrapped_key.is_empty() {
@@ -85,12 +93,12 @@ pub(super) async fn note_backups(cx: &StepContext<'_>) -> Result<(), StepError> 
             }
         }
     }
-    let keys = keys.iter().map(|key| key.open.public()).collect();
     cx.remember(ERASURE, &Note { keys, backups }).await
 }
 
 /// Takes the wrapped key out of every manifest, and out of what the bucket keeps of it from before.
 async fn strip_manifests(cx: &StepContext<'_>) -> Result<(), StepError> {
+    note_backups(cx).await?;
     let (store, catalog) = (cx.environment.store()?, &cx.environment.catalog);
     for backup in store.backups_of(cx.tenant.id).await? {
         let key = ObjectKey::manifest(cx.tenant.id, backup);
@@ -110,6 +118,7 @@ async fn strip_manifests(cx: &StepContext<'_>) -> Result<(), StepError> {
 }
 
 async fn destroy_keys(cx: &StepContext<'_>) -> Result<(), StepError> {
+    strip_manifests(cx).await?;
     Ok(cx.lock.destroy_backup_keys(&cx.environment.catalog).await?)
 }
 

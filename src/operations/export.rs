@@ -18,7 +18,7 @@ use uuid::Uuid;
 
 use self::archive::Archive;
 pub use self::archive::ExportedFile;
-use super::backup::{Snapshot, count_rows, open_snapshot};
+use super::backup::{Snapshot, count_all_rows, open_snapshot};
 use super::{Environment, StepError};
 use crate::catalog::audit_log::Event;
 use crate::tenant::{TenantSlug, TenantState};
@@ -85,7 +85,7 @@ impl Environment {
         let exported_at = Timestamp::now();
         let lock_timeout = self.limits.migration_timeouts.lock;
         let Snapshot { id, absent, .. } = open_snapshot(&session, lock_timeout).await?;
-        let tables = count_rows(&session).await?.into_iter().map(ExportedTable::from).collect();
+        let tables = count_all_rows(&session).await?.into_iter().map(ExportedTable::from).collect();
         let manifest = ExportManifest {
             format: FORMAT,
             tenant_id: tenant.id,

@@ -305,7 +305,7 @@ impl Environment {
 }
 
 /// Refuses to take a tenant's backups away, or the keys to them, under legal hold.
-fn refuse_hold(tenant: &Tenant) -> Result<(), CatalogError> {
+pub(super) fn refuse_hold(tenant: &Tenant) -> Result<(), CatalogError> {
     let held = tenant.settings.backup().is_some_and(|policy| policy.legal_hold == Some(true));
     if !held {
         return Ok(());

@@ -44,9 +44,8 @@ pub use preview::{
 };
 pub use trial::{Skipped, Trial, TrialOutcome};
 
-/// How often the leader looks: where nothing but the waves is bounded, and where each end makes room.
-const LOOK: Duration = Duration::from_millis(100);
-const CLOSE_LOOK: Duration = Duration::from_millis(20);
+/// How often the leader looks.
+const LOOK: Duration = Duration::from_millis(50);
 /// How often others look whether the leader is still there, and a leader at a rollout that waits.
 const POLL: Duration = Duration::from_secs(2);
 /// After an error that may pass.
@@ -206,7 +205,7 @@ impl Environment {
                 Ok(record) if record.state != RolloutState::Running => break,
                 // Somebody with its files must lead: leave them the way.
                 Ok(record) if record.migrations_digest != self.migrations().digest() => break,
-                Ok(record) => pace(&record),
+                Ok(_) => LOOK,
                 Err(error) => {
                     if !std::mem::replace(&mut told, true) {
                         tracing::warn!(rollout = %id, %error, "the rollout cannot go on; it will be tried again");
@@ -237,18 +236,36 @@ impl Environment {
         }
         let plan = RolloutPlan::of(&record)?;
         self.catalog.guard_rollout(id).await?;
-        let migrate =
-            Work::Migrate { to: Some(record.target_version) }.new_operation(Uuid::nil(), "").input;
+        self.enqueue(&plan, &record).await?;
+        if self.catalog.is_rollout_busy(id).await? {
+            return Ok(record);
+        }
+        self.close_waves(&plan, &record).await?;
+        Ok(self.catalog.rollout(id).await?)
+    }
+
+    /// Asks for what may come next, once an operation of a batch has ended: of a rollout in which so many are
+    /// under way as may be, each end makes room. The leader would see that later.
+    pub(super) async fn refill(&self, batch: Uuid) -> Result<(), StepError> {
+        let record = match self.catalog.rollout(batch).await {
+            Err(CatalogError::Missing { .. }) => return Ok(()),
+            found => found?,
+        };
+        let plan = RolloutPlan::of(&record)?;
+        if plan.is_bounded() { self.enqueue(&plan, &record).await } else { Ok(()) }
+    }
+
+    async fn enqueue(&self, plan: &RolloutPlan, record: &RolloutRecord) -> Result<(), StepError> {
+        let input = |work: Work| work.new_operation(Uuid::nil(), "").input;
         let enqueue = Enqueue {
-            migrate,
-            backup: Work::Backup { unless_unchanged: false }.new_operation(Uuid::nil(), "").input,
-            migrations_digest: set.digest(),
+            migrate: input(Work::Migrate { to: Some(record.target_version) }),
+            backup: input(Work::Backup { unless_unchanged: false }),
+            migrations_digest: &record.migrations_digest,
             overall: plan.concurrency.map(i64::from),
             per_server: plan.per_server.map(i64::from),
         };
-        self.catalog.enqueue_wave(id, &enqueue).await?;
-        self.close_waves(&plan, &record).await?;
-        Ok(self.catalog.rollout(id).await?)
+        self.catalog.enqueue_wave(record.id, &enqueue).await?;
+        Ok(())
     }
 
     /// The templates of every server first: files that do not run end here, and no tenant has seen them.
@@ -419,11 +436,4 @@ fn frozen(record: &RolloutRecord) -> Option<Failure> {
          it up"
     );
     Some(Failure { step: "freeze".to_owned(), message, remedy: Some(remedy) })
-}
-
-/// How long the leader may look away.
-fn pace(record: &RolloutRecord) -> Duration {
-    let bounded = RolloutPlan::of(record)
-        .is_ok_and(|plan| plan.concurrency.or(plan.per_server).is_some() || plan.backup_first);
-    if bounded { CLOSE_LOOK } else { LOOK }
 }

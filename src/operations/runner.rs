@@ -297,6 +297,11 @@ impl Runner {
             Turn::HandedBack => lock.postpone(completed, None, 0.0).await?,
             Turn::Vanished => return Ok(()),
         }
+        if let Some(batch) = record.batch_id
+            && let Err(error) = self.environment.refill(batch).await
+        {
+            tracing::debug!(%error, "what comes next is left to the leader of the rollout");
+        }
         tracing::info!(
             tenant = %slug, operation = %record.id, kind = work.kind(), outcome,
             elapsed_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX), "operation"

@@ -1,7 +1,9 @@
 //! [`Retention`]: which backups are kept, and why. Pure: the clock is the caller's.
 //!
-//! Invariant: whatever the policy says, the newest backup stays, and the newest that was proven by a restore.
-//! Days, weeks, months and years are those of UTC; of each one that has a backup, its newest is the one that counts.
+//! Invariant: whatever the policy says, the newest backup stays, and the newest that was verified or proven by a
+//! restore. What is known to be of no use takes the place of none that is: the good ones are judged as if they
+//! were alone. Days, weeks, months and years are those of UTC; of each one that has a backup, its newest is the
+//! one that counts.
 
 use std::fmt;
 
@@ -32,8 +34,12 @@ pub struct Retention {
 /// What there is to know of a backup that may go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Candidate {
-    /// The moment whose data it holds.
+    /// The last moment whose data it holds.
     pub of: Timestamp,
+    /// Whether it can be relied on, as far as is known.
+    pub good: bool,
+    /// Whether every byte of it was read and compared.
+    pub verified: bool,
     /// Whether a restore has proven it.
     pub proven: bool,
 }
@@ -87,22 +93,50 @@ impl Retention {
     /// Why each backup is kept, in their order; one without a reason may go.
     #[must_use]
     pub fn judge(&self, backups: &[Candidate], now: Timestamp) -> Vec<Vec<String>> {
-        let mut reasons = vec![Vec::new(); backups.len()];
-        let mut newest_first: Vec<usize> = (0..backups.len()).collect();
-        newest_first.sort_by_key(|index| std::cmp::Reverse(backups[*index].of));
+        let mut all: Vec<usize> = (0..backups.len()).collect();
+        all.sort_by_key(|index| std::cmp::Reverse(backups[*index].of));
+        let good: Vec<usize> = all.iter().copied().filter(|index| backups[*index].good).collect();
 
-        if let Some(newest) = newest_first.first() {
-            reasons[*newest].push("the newest".to_owned());
+        let mut reasons = self.judge_these(&good, backups, now);
+        if good.len() < all.len() {
+            let among_all = self.judge_these(&all, backups, now);
+            for ((backup, reasons), among_all) in backups.iter().zip(&mut reasons).zip(among_all) {
+                if !backup.good {
+                    *reasons = among_all;
+                }
+            }
         }
-        if let Some(proven) = newest_first.iter().find(|index| backups[**index].proven) {
-            reasons[*proven].push("the newest that is proven".to_owned());
+        reasons
+    }
+
+    /// Why each of these is kept, if there were no others; newest first.
+    fn judge_these(
+        &self,
+        newest_first: &[usize],
+        backups: &[Candidate],
+        now: Timestamp,
+    ) -> Vec<Vec<String>> {
+        let mut reasons = vec![Vec::new(); backups.len()];
+        let newest = |is: fn(&Candidate) -> bool| {
+            newest_first.iter().copied().find(|index| is(&backups[*index]))
+        };
+        if let Some(newest) = newest(|_| true) {
+            reasons[newest].push("the newest".to_owned());
+        }
+        let verified = newest(|backup| backup.good && backup.verified);
+        let proven = newest(|backup| backup.good && backup.proven);
+        if let Some(proven) = proven {
+            reasons[proven].push("the newest that is proven".to_owned());
+        }
+        if let Some(verified) = verified.filter(|_| verified != proven) {
+            reasons[verified].push("the newest that is verified".to_owned());
         }
         for (index, number) in newest_first.iter().zip(1..=self.last) {
             reasons[*index].push(format!("last {number}"));
         }
         for rule in self.rules() {
             let mut kept: Vec<String> = Vec::new();
-            for index in &newest_first {
+            for index in newest_first {
                 let period = (rule.period)(backups[*index].of.to_zoned(TimeZone::UTC).date());
                 let full = kept.len() >= usize::try_from(rule.number).unwrap_or(usize::MAX);
                 if kept.last() != Some(&period) && !full {
@@ -112,9 +146,9 @@ impl Retention {
             }
         }
         let young = SignedDuration::from_hours(24 * i64::from(self.days));
-        for (backup, reasons) in backups.iter().zip(&mut reasons) {
-            if now.duration_since(backup.of) < young {
-                reasons.push(format!("younger than {} days", self.days));
+        for index in newest_first {
+            if now.duration_since(backups[*index].of) < young {
+                reasons[*index].push(format!("younger than {} days", self.days));
             }
         }
         reasons
@@ -163,7 +197,12 @@ mod tests {
     }
 
     fn candidates(moments: &[&str]) -> Vec<Candidate> {
-        moments.iter().map(|text| Candidate { of: at(text), proven: false }).collect()
+        moments.iter().map(|text| candidate(at(text))).collect()
+    }
+
+    /// One of which nothing else is known.
+    fn candidate(of: Timestamp) -> Candidate {
+        Candidate { of, good: true, verified: false, proven: false }
     }
 
     fn judge(policy: &str, backups: &[Candidate]) -> Vec<Vec<String>> {
@@ -237,6 +276,28 @@ mod tests {
         backups[3].proven = true;
 
         assert_eq!(kept("days=1", &backups), [0, 1]);
+        backups[2].verified = true;
+        assert_eq!(kept("days=1", &backups), [0, 1, 2]);
+    }
+
+    #[test]
+    fn what_is_of_no_use_takes_nobodys_place() {
+        let mut backups = candidates(&[
+            "2026-03-30T02:00:00Z",
+            "2026-03-29T02:00:00Z",
+            "2026-03-28T02:00:00Z",
+            "2026-03-27T02:00:00Z",
+        ]);
+        backups[2].proven = true;
+        backups[0].good = false;
+        backups[2].good = false;
+
+        let reasons = judge("last=1", &backups);
+
+        assert_eq!(reasons[1], ["the newest", "last 1"], "of those that are good");
+        assert_eq!(kept("last=1", &backups), [0, 1]);
+        assert_eq!(kept("last=2", &backups), [0, 1, 3]);
+        assert_eq!(kept("daily=2", &backups), [0, 1, 3]);
     }
 
     proptest! {
@@ -246,7 +307,12 @@ mod tests {
             let policy = format!("last={last},daily={daily},weekly=2,monthly={monthly},yearly=1,days=3");
             let now = at(NOW);
             let backups: Vec<_> = hours.iter()
-                .map(|hours| Candidate { of: now - SignedDuration::from_hours(*hours), proven: hours % 7 == 0 })
+                .map(|hours| Candidate {
+                    good: hours % 5 != 0,
+                    verified: hours % 3 == 0,
+                    proven: hours % 7 == 0,
+                    ..candidate(now - SignedDuration::from_hours(*hours))
+                })
                 .collect();
 
             let first = kept(&policy, &backups);

@@ -38,26 +38,27 @@ const MAX_DEPTH: usize = 32;
 /// Most characters of a text of others that an error repeats.
 const MAX_SHOWN: usize = 200;
 
-/// The settings of one tenant. Every section may be missing.
+/// The settings of one tenant. Every section may be missing; large ones are boxed, for a router holds the
+/// settings of thousands, and most of them are empty.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TenantSettings {
     /// How the tenant looks; public.
     #[serde(skip_serializing_if = "Option::is_none")]
-    branding: Option<Branding>,
+    branding: Option<Box<Branding>>,
     /// What the tenant is bound to, in the form that the operator's JSON Schema gives it.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Object>)]
     compliance: Option<Map<String, Value>>,
     /// The tenant's own identity provider.
     #[serde(skip_serializing_if = "Option::is_none")]
-    sso: Option<Sso>,
+    sso: Option<Box<Sso>>,
     /// What keeps this tenant from hurting its neighbours.
     #[serde(skip_serializing_if = "Option::is_none")]
     limits: Option<Limits>,
     /// How it is backed up, where its tier and the fleet are not to decide.
     #[serde(skip_serializing_if = "Option::is_none")]
-    backup: Option<BackupPolicy>,
+    backup: Option<Box<BackupPolicy>>,
     /// To which keys of its own its backups are encrypted too.
     #[serde(skip_serializing_if = "Option::is_none")]
     encryption: Option<EncryptionSettings>,
@@ -170,7 +171,7 @@ impl TenantSettings {
     /// How the tenant looks.
     #[must_use]
     pub fn branding(&self) -> Option<&Branding> {
-        self.branding.as_ref()
+        self.branding.as_deref()
     }
 
     /// What the tenant is bound to.
@@ -182,7 +183,7 @@ impl TenantSettings {
     /// The tenant's own identity provider.
     #[must_use]
     pub fn sso(&self) -> Option<&Sso> {
-        self.sso.as_ref()
+        self.sso.as_deref()
     }
 
     /// What the tenant may use.
@@ -194,7 +195,7 @@ impl TenantSettings {
     /// How it is backed up.
     #[must_use]
     pub fn backup(&self) -> Option<&BackupPolicy> {
-        self.backup.as_ref()
+        self.backup.as_deref()
     }
 
     /// To which keys of its own its backups are encrypted too.

@@ -121,6 +121,19 @@ impl StoreError {
         matches!(self, Self::Unreachable { .. } | Self::Timeout { .. })
     }
 
+    /// Whether an object is at fault: it is gone, or not what was stored. Any other error is about the store, or
+    /// about what we may do there.
+    #[must_use]
+    pub fn blames_object(&self) -> bool {
+        matches!(
+            self,
+            Self::NotFound { .. }
+                | Self::TooLarge { .. }
+                | Self::Changed { .. }
+                | Self::Damaged { .. }
+        )
+    }
+
     /// The error of a file operation on a directory store.
     pub(super) fn from_io(operation: &'static str, key: &str, error: io::Error) -> Self {
         match error.kind() {

@@ -75,18 +75,28 @@ impl Catalog {
              with rollout as materialized (
                  select * from rollouts where id = $1 and state = 'running' and begun_at is not null for update
              ), open as (
-                 select server_id, count(*) as operations from rollout_items
-                 where rollout_id = $1 and state in ('queued', 'running') group by server_id
+                 select t.server_id, count(*) as operations
+                 from operations o join tenants t on t.id = o.tenant_id
+                 where o.batch_id = $1 and o.state in ('queued', 'running')
+                   and t.state not in ('deleting', 'deleted')
+                 group by t.server_id
              ), waiting as (
-                 select i.*, coalesce(o.operations, 0) + row_number() over (
-                     partition by i.server_id order by i.latest_operation is null, i.tenant_id) as on_server
+                 select i.tenant_id, i.operation_id, i.backup_id, t.server_id,
+                        b.id is null as is_first, i.backup_id is null or b.id is not null as backed_up
                  from rollout r
-                 join rollout_items i on i.rollout_id = r.id and i.wave <= r.wave and i.state = 'waiting'
-                 left join open o on o.server_id = i.server_id
+                 join rollout_tenants i on i.rollout_id = r.id and i.wave <= r.wave
+                 join tenants t on t.id = i.tenant_id and t.state not in ('deleting', 'deleted')
+                 left join operations b on b.id = i.backup_id
+                 where (b.id is null or b.state = 'succeeded')
+                   and not exists (select from operations m where m.id = i.operation_id)
+             ), on_servers as (
+                 select w.*, coalesce(o.operations, 0) + row_number() over (
+                     partition by w.server_id order by w.is_first, w.tenant_id) as on_server
+                 from waiting w left join open o on o.server_id = w.server_id
              ), due as (
                  select *, (select coalesce(sum(operations), 0) from open) + row_number() over (
-                     order by latest_operation is null, on_server, tenant_id) as overall
-                 from waiting where $6::bigint is null or on_server <= $6
+                     order by is_first, on_server, tenant_id) as overall
+                 from on_servers where $6::bigint is null or on_server <= $6
              )
              insert into operations (id, tenant_id, kind, input, batch_id, migrations_digest, requested_by)
              select case when backed_up then operation_id else backup_id end, tenant_id,
@@ -104,6 +114,16 @@ impl Catalog {
     /// A batch that is no rollout is left alone.
     pub async fn guard_rollout(&self, id: Uuid) -> Result<(), CatalogError> {
         let mut client = self.client().await?;
+        let found = one(
+            &client,
+            "-- rollouts::has_failures
+             select exists (select from operations where batch_id = $1 and state in ('failed', 'cancelled'))",
+            &[&id],
+        )
+        .await?;
+        if !found.get::<_, bool>(0) {
+            return Ok(());
+        }
         let transaction = client.transaction().await.map_err(CatalogError::Database)?;
         // Who holds the row counts alone, and sees every failure that was written before.
         let locked = maybe(
@@ -289,6 +309,21 @@ impl Catalog {
                  select from operations o join rollouts r on r.id = $1
                  where o.kind in ('provision', 'restore') and o.state = 'running' and o.started_at < r.created_at)",
             &[&rollout],
+        )
+        .await?;
+        Ok(found.get(0))
+    }
+
+    /// Whether operations of a rollout are queued or under way.
+    pub async fn is_rollout_busy(&self, id: Uuid) -> Result<bool, CatalogError> {
+        let found = one(
+            &self.client().await?,
+            "-- rollouts::is_busy
+             select exists (
+                 select from operations o join tenants t on t.id = o.tenant_id
+                 where o.batch_id = $1 and o.state in ('queued', 'running')
+                   and t.state not in ('deleting', 'deleted'))",
+            &[&id],
         )
         .await?;
         Ok(found.get(0))

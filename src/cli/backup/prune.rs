@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use super::need_store;
 use crate::api::document::prune::PruneDocument;
+use crate::catalog::operations::{OperationRecord, OperationState};
 use crate::cli::drive::{self, Driver};
 use crate::cli::migrate::describe_failures;
 use crate::cli::report::{Table, count, moment, size};
@@ -21,7 +22,8 @@ Examples:
   tenantry backup prune --all --output-format json
 
 Keeps what TENANTRY_BACKUP_RETENTION, the tier or the tenant's own settings say; without, everything. Never
-removes the newest backup, the newest that a restore has proven, or one under legal hold or a lock of the bucket.
+removes the newest good backup, the newest that was verified or proven by a restore, or one under legal hold or a
+lock of the bucket.
 Exit status 3 when some tenants failed, 1 when all did.")]
 pub(in crate::cli) struct PruneOptions {
     /// The tenants
@@ -73,12 +75,22 @@ pub(super) async fn prune(options: PruneOptions, context: &Context) -> Result<Ou
     let driver = Driver { context, environment: &environment };
     let operations = driver.settle_batch(batch, context.settings.backup_concurrency).await?;
     context.print(&documents, || {
-        let removed = documents.iter().map(PruneDocument::removes).sum();
+        let done: Vec<&PruneDocument> = documents
+            .iter()
+            .filter(|document| has_succeeded(&operations, &document.tenant_slug))
+            .collect();
+        let removed = done.iter().map(|document| document.removes()).sum();
         let head =
-            format!("{} of {} removed.", count(removed, "backup"), count(slugs.len(), "tenant"));
+            format!("{} of {} removed.", count(removed, "backup"), count(done.len(), "tenant"));
         [head, describe_failures(batch, &operations)].join("")
     })?;
     Ok(drive::outcome(&operations))
+}
+
+fn has_succeeded(operations: &[(OperationRecord, TenantSlug)], slug: &TenantSlug) -> bool {
+    operations
+        .iter()
+        .any(|(operation, of)| of == slug && operation.state == OperationState::Succeeded)
 }
 
 pub(super) async fn hold(options: HoldOptions, context: &Context) -> Result<Outcome> {

@@ -1,7 +1,7 @@
 //! How old backups are, and how old they may be.
 //!
-//! What counts is what was achieved: the moment whose data the newest backup holds, or was shown to hold still. A
-//! tenant that has none counts from its beginning. Every miss is told once, in the log and to the webhook, and so
+//! What counts is what was achieved: the moment whose data the newest good backup holds, or was shown to hold still.
+//! A tenant that has none counts from its beginning. Every miss is told once, in the log and to the webhook, and so
 //! is its end, however many replicas look.
 
 use jiff::Timestamp;

@@ -1,9 +1,9 @@
 //! Backups on a schedule: what is due is asked for, a few at a time.
 //!
-//! One replica at a time looks ([`Environment::back_up_due`]). A tenant is due when the newest moment of its
-//! schedule has come and nothing has been done about it: however many moments were missed, there is one backup
-//! for all of them. The moment is the operation's idempotency key, so two replicas ask for one; the queue and
-//! the tenant's lock see to the rest.
+//! One replica at a time looks ([`Environment::back_up_due`]). A tenant is due when the newest moment of its schedule
+//! has come and nothing has been done about it: however many moments were missed, there is one backup for all of
+//! them. One that failed is tried again every hour until there is one. The moment is the operation's idempotency key,
+//! so two replicas ask for one; the queue and the tenant's lock see to the rest.
 //!
 //! Must never: ask for more than may run at once, or on a server that is under pressure. What waits stays due.
 
@@ -156,6 +156,14 @@ impl Environment {
         tenant: &Protection,
         moment: Timestamp,
     ) -> Result<bool, CatalogError> {
+        if let Some(failed) = failed_for(tenant, moment) {
+            return match self.catalog.retry(failed).await {
+                Ok(_) => Ok(true),
+                // Somebody was faster.
+                Err(CatalogError::Conflict(_)) => Ok(false),
+                Err(error) => Err(error),
+            };
+        }
         let key = format!("backup of {} due {moment}", tenant.tenant_id);
         let work = Work::Backup { unless_unchanged: true };
         let mut operation = work.new_operation(tenant.tenant_id, SCHEDULE);
@@ -187,7 +195,13 @@ impl Environment {
 fn due(tenant: &Protection, fleet: &BackupPolicy, now: Timestamp) -> Option<Timestamp> {
     let policy = tenant.policy.clone().or(fleet);
     let moment = policy.schedule?.latest(tenant.tenant_id, now)?;
-    let done = [Some(tenant.created_at), tenant.data_of, tenant.asked_at];
+    let asked_at = tenant.asked_at.filter(|_| failed_for(tenant, moment).is_none());
+    let done = [Some(tenant.created_at), tenant.data_of, asked_at];
     let done = done.into_iter().flatten().any(|done| done >= moment);
     (!tenant.open && !done).then_some(moment)
+}
+
+/// The backup that was asked for because of this moment, and failed a while ago.
+fn failed_for(tenant: &Protection, moment: Timestamp) -> Option<Uuid> {
+    tenant.failed.filter(|_| tenant.asked_at.is_some_and(|asked| asked >= moment))
 }

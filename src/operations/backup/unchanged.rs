@@ -9,9 +9,11 @@
 //! A session hands in its counts when it becomes idle, ten seconds later at the latest, or before it vanishes.
 //! So the proof first sees that all sessions have been idle for longer than that, and looks at the counts then.
 //!
-//! What cannot be proven so counts as changed: a PostgreSQL before 15, whose counts can get lost; counters that are
-//! off; a table whose access method is not PostgreSQL's own; a transaction that is prepared; an administrator who may
-//! not see others' sessions. What a superuser writes after `set track_counts = off` in its session is not seen.
+//! What cannot be proven so counts as changed: a PostgreSQL before 15, whose counts can get lost; a standby, which
+//! counts nothing of what it replays, also when it is promoted later; counters that are off; a table whose access
+//! method is not PostgreSQL's own; a transaction that is prepared; an administrator who may not see others' sessions.
+//! And so does a backup that others can read than those who are to read the next one. What a superuser writes after
+//! `set track_counts = off` in its session is not seen.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -36,6 +38,8 @@ pub(super) struct Witness {
     deleted: i64,
     /// A digest of the values of all sequences.
     sequences: String,
+    /// The public keys that a backup is encrypted to, the tenant's present one first.
+    readers: Vec<String>,
 }
 
 impl Witness {
@@ -53,6 +57,7 @@ impl Witness {
                  where d.datname = current_database()
                    and current_setting('server_version_num')::int >= 150000
                    and current_setting('track_counts')::bool
+                   and not pg_is_in_recovery()
                    and not exists (select from pg_db_role_setting r, unnest(r.setconfig) as c
                                    where r.setdatabase in (0, d.oid) and c like 'track_counts=%')
                    and not exists (select from pg_class c join pg_am a on a.oid = c.relam
@@ -63,6 +68,8 @@ impl Witness {
             .map_err(tenantry_provisioning::Error::from)?;
         let Some(row) = row else { return Ok(None) };
         let Some(checkpointer) = row.get("checkpointer") else { return Ok(None) };
+        let key = cx.environment.catalog.backup_key(cx.tenant.id).await?;
+        let others = super::also_for(cx)?.into_iter().map(|key| key.to_string());
         Ok(Some(Self {
             server: cx.tenant.server_id,
             epoch: cx.tenant.epoch,
@@ -74,16 +81,20 @@ impl Witness {
             updated: row.get("updated"),
             deleted: row.get("deleted"),
             sequences: sequences(session).await?,
+            readers: std::iter::once(key.open.public()).chain(others).collect(),
         }))
     }
 }
 
-/// The newest backup of a tenant, if its objects are where they were put and nothing has been written since it
-/// began. Then it is written down that it still stands.
+/// The newest backup of a tenant, if it can be relied on, its objects are where they were put and nothing has been
+/// written since it began. Then it is written down that it still stands.
 pub(super) async fn still_stands(cx: &StepContext<'_>) -> Result<Option<Uuid>, StepError> {
     let Some((backup, witness)) = cx.environment.catalog.newest_witness(cx.tenant.id).await? else {
         return Ok(None);
     };
+    if !backup.is_good() {
+        return Ok(None);
+    }
     let Ok(before) = serde_json::from_value::<Witness>(witness) else { return Ok(None) };
     let server = cx.environment.server(cx.tenant.server_id).await?;
     let session = server.connect(&cx.tenant.database).await?;

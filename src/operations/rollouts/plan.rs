@@ -154,6 +154,11 @@ impl Bound {
 }
 
 impl RolloutPlan {
+    /// Whether more than the waves holds operations back, so that each end makes room for another.
+    pub(super) fn is_bounded(&self) -> bool {
+        self.concurrency.or(self.per_server).is_some() || self.backup_first
+    }
+
     /// Reads the plan of a rollout.
     pub(super) fn of(record: &RolloutRecord) -> Result<Self, CatalogError> {
         serde_json::from_value(record.plan.clone())
