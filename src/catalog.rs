@@ -64,7 +64,7 @@ pub mod tokens;
 
 pub use lock::TenantLock;
 
-/// Our own schema, in order. `V29__…` goes here and nowhere else.
+/// Our own schema, in order. `V30__…` goes here and nowhere else.
 const MIGRATIONS: &[(&str, &str)] = &[
     ("V1__servers_and_tenants", include_str!("../migrations/catalog/V1__servers_and_tenants.sql")),
     ("V2__operations", include_str!("../migrations/catalog/V2__operations.sql")),
@@ -94,6 +94,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("V26__backup_events", include_str!("../migrations/catalog/V26__backup_events.sql")),
     ("V27__open_operations", include_str!("../migrations/catalog/V27__open_operations.sql")),
     ("V28__awaited_backups", include_str!("../migrations/catalog/V28__awaited_backups.sql")),
+    ("V29__retained_at", include_str!("../migrations/catalog/V29__retained_at.sql")),
 ];
 
 /// A worker's notes need not reach the disk one by one: a step that is repeated because the catalog's

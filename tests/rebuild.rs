@@ -2,15 +2,19 @@
 
 use std::collections::BTreeMap;
 
+use serde_json::Value;
 use tenantry::catalog::Catalog;
 use tenantry::catalog::operations::{OperationFilter, OperationRecord, OperationState};
 use tenantry::catalog::tenants::NewTenant;
 use tenantry::embedded::{EmbeddedPostgres, PostgresSettings};
 use tenantry::operations::rebuild::{Found, Rebuild};
+use tenantry::operations::request::{BackupChoice, RestoreAs};
 use tenantry::operations::{Environment, Runner};
 use tenantry::router::TenantRouter;
 use tenantry::tenant::{TenantState, Tier};
+use tenantry_backup::ObjectKey;
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use crate::harness::{self, BY, Fleet, connect, new_tenant, router_settings, slug};
 
@@ -56,6 +60,12 @@ impl Ruins {
         client.query_one(&format!("select count(*) from {table}"), &[]).await.unwrap().get(0)
     }
 
+    async fn may_log_in(&self, role: &str) -> bool {
+        let client = connect(&self.postgres.database_url("postgres")).await.unwrap();
+        let sql = "select rolcanlogin from pg_roles where rolname = $1";
+        client.query_one(sql, &[&role]).await.unwrap().get(0)
+    }
+
     async fn assert_healthy(&self) {
         let report = tenantry::doctor::examine(&self.environment).await.unwrap();
         assert!(report.is_healthy(), "{:#?}", report.findings);
@@ -98,6 +108,7 @@ async fn a_fleet_comes_back_from_the_bucket_with_its_names_states_and_aliases() 
     let globex = ruins.catalog().tenant(&slug("globex")).await.unwrap();
     assert_eq!(globex.state, TenantState::Suspended);
     assert_eq!(globex.suspended_reason.as_deref(), Some("unpaid"));
+    assert!(!ruins.may_log_in(globex.role.as_str()).await, "it is suspended on the server too");
     assert!(ruins.catalog().tenant(&slug("hooli")).await.is_err(), "what was deleted stays so");
     assert_eq!(ruins.count(acme.database.as_str(), "boards").await, 3);
     let router =
@@ -157,6 +168,145 @@ async fn a_rebuild_goes_on_where_it_stopped_and_never_costs_a_backup() {
     let done = ruins.complete(&again).await;
     assert_eq!(done["globex"].state, OperationState::Succeeded, "{:?}", done["globex"].error);
     assert_eq!(ruins.count("tenant_globex", "boards").await, 3);
+}
+
+#[tokio::test]
+async fn a_rebuild_that_was_cut_off_knows_every_backup_the_next_time() {
+    let fleet = Fleet::start().await;
+    fleet.create_tenant_with("acme", true).await;
+    fleet.back_up("acme").await;
+    fleet.environment.back_up_catalog().await.unwrap();
+    let ruins = Ruins::of(&fleet).await;
+    let catalog = connect(&ruins.postgres.database_url("tenantry")).await.unwrap();
+    let sql = "alter table backups add constraint cut_off check (false) not valid";
+    catalog.batch_execute(sql).await.unwrap();
+    let rebuild = Rebuild { servers: Vec::new(), tiers: vec![Tier::Shared] };
+    _ = ruins.environment.rebuild_from_bucket(&rebuild, "test").await;
+
+    catalog.batch_execute("alter table backups drop constraint cut_off").await.unwrap();
+    let found = ruins.ask().await;
+    let done = ruins.complete(&found).await;
+
+    assert_eq!(done["acme"].state, OperationState::Succeeded, "{:?}", done["acme"].error);
+    assert_eq!(ruins.catalog().backups(Some(&slug("acme")), 9).await.unwrap().len(), 1);
+}
+
+/// Has the manifest of a tenant's newest backup say that it is newer than any.
+async fn forge_date(fleet: &Fleet, name: &str) {
+    let newest = fleet.catalog().backups(Some(&slug(name)), 1).await.unwrap().remove(0);
+    let key = ObjectKey::manifest(newest.tenant_id, newest.id);
+    let store = fleet.environment.store.as_ref().unwrap();
+    let mut manifest: Value = serde_json::from_slice(&store.get(&key).await.unwrap()).unwrap();
+    manifest["started_at"] = "2099-01-01T00:00:00Z".into();
+    store.put(&key, manifest.to_string().into()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_manifest_that_nobody_signed_counts_for_nothing() {
+    let fleet = Fleet::start().await;
+    for name in ["acme", "globex"] {
+        fleet.create_tenant_with(name, true).await;
+        fleet.back_up(name).await;
+    }
+    fleet.back_up("acme").await;
+    fleet.environment.back_up_catalog().await.unwrap();
+    for name in ["acme", "globex"] {
+        forge_date(&fleet, name).await;
+    }
+
+    let ruins = Ruins::of(&fleet).await;
+    let found = ruins.ask().await;
+    let done = ruins.complete(&found).await;
+
+    assert_eq!(done["acme"].state, OperationState::Succeeded, "{:?}", done["acme"].error);
+    assert_eq!(ruins.catalog().backups(Some(&slug("acme")), 9).await.unwrap().len(), 1);
+    let [(lost, why)] = &found.lost[..] else { panic!("{found:?}") };
+    assert!(lost == "globex" && why.contains("altered"), "{lost}: {why}");
+    assert!(!done.contains_key("globex"));
+}
+
+#[tokio::test]
+async fn a_slug_that_is_taken_keeps_nobody_else_waiting() {
+    let fleet = Fleet::start().await;
+    for name in ["acme", "globex"] {
+        fleet.create_tenant_with(name, true).await;
+        fleet.back_up(name).await;
+    }
+    fleet.environment.back_up_catalog().await.unwrap();
+    let ruins = Ruins::of(&fleet).await;
+    let hasty = ruins.environment.create_tenant(&new_tenant("acme"), false, BY).await.unwrap();
+    let runner = Runner::new(ruins.environment.clone(), CancellationToken::new());
+    runner.complete(hasty.id).await.unwrap();
+
+    let found = ruins.ask().await;
+    let done = ruins.complete(&found).await;
+
+    let [(lost, why)] = &found.lost[..] else { panic!("{found:?}") };
+    assert!(lost == "acme" && why.contains("taken"), "{lost}: {why}");
+    assert_eq!(done["globex"].state, OperationState::Succeeded, "{:?}", done["globex"].error);
+
+    let (from, to) = (slug("acme"), slug("acme-new"));
+    let rename = ruins.environment.rename(&from, &to, BY).await.unwrap();
+    runner.complete(rename.id).await.unwrap();
+    ruins.catalog().remove_alias(&to, &from, "test").await.unwrap();
+    let found = ruins.ask().await;
+    ruins.complete(&found).await;
+    assert_eq!(ruins.count("tenant_acme", "boards").await, 3);
+}
+
+#[tokio::test]
+async fn a_damaged_backup_of_the_catalog_gives_way_to_the_one_before() {
+    let fleet = Fleet::start().await;
+    fleet.create_tenant_with("acme", true).await;
+    fleet.back_up("acme").await;
+    fleet.environment.back_up_catalog().await.unwrap();
+    let store = fleet.environment.store.as_ref().unwrap();
+    store.put_catalog(Uuid::now_v7(), b"what a full disk left").await.unwrap();
+
+    let ruins = Ruins::of(&fleet).await;
+    let found = ruins.ask().await;
+    let done = ruins.complete(&found).await;
+
+    assert!(found.has_catalog);
+    assert_eq!(done["acme"].state, OperationState::Succeeded);
+}
+
+#[tokio::test]
+async fn a_tenant_that_was_being_deleted_is_not_served_again() {
+    let fleet = Fleet::start().await;
+    fleet.create_tenant_with("acme", true).await;
+    fleet.back_up("acme").await;
+    let catalog = fleet.admin("tenantry").await;
+    catalog.batch_execute("update tenants set state = 'deleting'").await.unwrap();
+    fleet.environment.back_up_catalog().await.unwrap();
+
+    let ruins = Ruins::of(&fleet).await;
+    let found = ruins.ask().await;
+    ruins.complete(&found).await;
+
+    let acme = ruins.catalog().tenant(&slug("acme")).await.unwrap();
+    assert_eq!(acme.state, TenantState::Suspended);
+}
+
+#[tokio::test]
+async fn backups_that_a_deleted_tenant_left_can_be_restored_after_a_disaster_too() {
+    let fleet = Fleet::start().await;
+    fleet.create_tenant_with("acme", true).await;
+    let backup = fleet.back_up("acme").await.id;
+    let delete = fleet.environment.delete(&slug("acme"), true, BY).await.unwrap();
+    fleet.complete(&delete).await;
+    fleet.environment.back_up_catalog().await.unwrap();
+
+    let ruins = Ruins::of(&fleet).await;
+    ruins.ask().await;
+    let to = RestoreAs { slug: slug("acme-of-old"), server: None };
+    let choice = BackupChoice::Id(backup);
+    let asked = ruins.environment.restore_as(&slug("acme"), choice, to, BY).await.unwrap();
+    let runner = Runner::new(ruins.environment.clone(), CancellationToken::new());
+    let done = runner.complete(asked.id).await.unwrap();
+
+    assert_eq!(done.state, OperationState::Succeeded, "{:?}", done.error);
+    assert_eq!(ruins.count("tenant_acme-of-old", "boards").await, 3);
 }
 
 #[tokio::test]

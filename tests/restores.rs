@@ -10,6 +10,8 @@ use tenantry_provisioning::{Server, ServerUrl};
 
 use crate::harness::{BY, Fleet, connect, slug};
 
+mod roles;
+
 /// A tenant `acme` with sample rows and a backup of them, and one board less since then.
 async fn fleet_with_backup() -> Fleet {
     let fleet = Fleet::start().await;
@@ -191,6 +193,44 @@ async fn a_cutover_that_fails_at_its_end_is_undone_and_a_retry_finishes() {
 }
 
 #[tokio::test]
+async fn a_cutover_that_is_retried_later_comes_at_the_schema_of_then() {
+    let fleet = fleet_with_backup().await;
+    let failed = fail_in_the_cutover(&fleet, None).await;
+    fleet.admin("postgres").await.batch_execute("drop role intruder").await.unwrap();
+    fleet.add_migration("V2__labels.sql", "create table labels (id bigint primary key);");
+    fleet.environment.reload_migrations().await.unwrap();
+    let batch = fleet.environment.migrate_fleet(&[], "test").await.unwrap();
+    fleet.runner().complete_batch(batch, 1, || {}).await.unwrap();
+    assert_eq!(fleet.tenant("acme").await.schema_version, 2);
+
+    fleet.catalog().retry(failed.id).await.unwrap();
+    fleet.complete(&failed).await;
+
+    assert_eq!(boards(&fleet).await, 3);
+    assert_eq!(fleet.tenant("acme").await.schema_version, 2);
+    assert_eq!(fleet.count("acme", "labels").await, 0);
+}
+
+#[tokio::test]
+async fn what_an_unfinished_cutover_may_have_to_bring_back_outlives_its_time() {
+    let fleet = fleet_with_backup().await;
+    let restore = fleet.environment.restore(&slug("acme"), BackupChoice::Latest, BY).await.unwrap();
+    fleet.complete(&restore).await;
+    let catalog = fleet.admin("tenantry").await;
+    let expire = "update retained_databases set drop_after = now() - interval '1 second'";
+    catalog.batch_execute(expire).await.unwrap();
+    let state = async |state: &str| {
+        let sql = "update operations set state = $2 where id = $1";
+        catalog.execute(sql, &[&restore.id, &state]).await.unwrap();
+        tenantry::operations::upkeep::tend(&fleet.environment).await.unwrap();
+        left_on(&fleet.postgres).await.contains(&"database tenantry_old_<id>".to_owned())
+    };
+
+    assert!(state("failed").await, "it is the only one that the tenant has");
+    assert!(!state("succeeded").await);
+}
+
+#[tokio::test]
 async fn a_cutover_that_fails_at_its_end_can_be_given_up() {
     let fleet = fleet_with_backup().await;
     let failed = fail_in_the_cutover(&fleet, None).await;
@@ -224,6 +264,43 @@ async fn a_move_that_fails_leaves_nothing_on_the_other_server() {
     assert_eq!(left_on(&second).await, ["role tenant_acme"]);
     there.batch_execute("drop role tenant_acme").await.unwrap();
     fleet.assert_healthy().await;
+}
+
+#[tokio::test]
+async fn a_tenant_that_is_deleted_leaves_nothing_where_a_move_has_failed() {
+    let fleet = fleet_with_backup().await;
+    let second = second_server(&fleet).await;
+    let there = connect(&second.database_url("postgres")).await.unwrap();
+    there.batch_execute("create role tenant_acme").await.unwrap();
+    let acme = slug("acme");
+    let asked = fleet.environment.restore_on(&acme, BackupChoice::Latest, Some("second"), BY).await;
+    let failed = fleet.runner().complete(asked.unwrap().id).await.unwrap();
+    assert_eq!(failed.state, OperationState::Failed);
+
+    let delete = fleet.environment.delete(&acme, false, BY).await.unwrap();
+    fleet.complete(&delete).await;
+
+    assert_eq!(left_on(&second).await, ["role tenant_acme"], "somebody else's");
+    there.batch_execute("drop role tenant_acme").await.unwrap();
+    fleet.assert_healthy().await;
+}
+
+#[tokio::test]
+async fn an_undo_brings_back_what_was_replaced_last_whatever_was_asked_for_last() {
+    let fleet = fleet_with_backup().await;
+    let failed = fail_in_the_cutover(&fleet, None).await;
+    fleet.admin("postgres").await.batch_execute("drop role intruder").await.unwrap();
+    fleet.back_up("acme").await;
+    let latest = fleet.environment.restore(&slug("acme"), BackupChoice::Latest, BY).await.unwrap();
+    fleet.complete(&latest).await;
+    execute(&fleet, "insert into boards (title) values ('of the'), ('second restore')").await;
+    fleet.catalog().retry(failed.id).await.unwrap();
+    fleet.complete(&failed).await;
+
+    let before = boards(&fleet).await;
+    undo(&fleet).await;
+
+    assert_eq!((before, boards(&fleet).await), (3, 4));
 }
 
 #[tokio::test]
@@ -294,4 +371,33 @@ async fn a_table_that_the_backup_has_not_is_named() {
     fleet.environment.cancel(asked.id).await.unwrap();
     fleet.runner().complete(asked.id).await.unwrap();
     assert_eq!(left_on(&fleet.postgres).await, ["database tenant_acme", "role tenant_acme"]);
+}
+
+#[tokio::test]
+async fn a_partition_or_a_child_comes_back_without_its_parent() {
+    let fleet = fleet_with_backup().await;
+    execute(
+        &fleet,
+        "set role tenantry_owner;
+         create table visits (id bigint primary key, at int) partition by range (id);
+         create table visits_1 partition of visits for values from (0) to (10);
+         create table clicks (visit bigint references visits);
+         insert into visits values (1, 1); insert into clicks values (1);
+         create table parents (id int); create table children (age int) inherits (parents);
+         insert into children values (1, 1)",
+    )
+    .await;
+    fleet.back_up("acme").await;
+    execute(&fleet, "drop table clicks; drop table visits_1; truncate parents").await;
+
+    for table in ["visits_1", "children"] {
+        let choice = BackupChoice::Latest;
+        let asked = fleet.environment.restore_table(&slug("acme"), choice, table, BY).await;
+        let asked = fleet.complete(&asked.unwrap()).await;
+
+        let restored = format!("{}.{table}", asked.input["schema"].as_str().unwrap());
+        assert_eq!(fleet.count("acme", &restored).await, 1);
+    }
+    let live = (fleet.count("acme", "visits").await, fleet.count("acme", "parents").await);
+    assert_eq!(live, (0, 0), "what is live is as it was");
 }

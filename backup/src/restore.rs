@@ -125,6 +125,16 @@ impl RestoreError {
         }
     }
 
+    /// The role that the dump names and the server has not, where that is why, and the statement that names it.
+    #[must_use]
+    pub fn missing_role(&self) -> Option<(&str, &str)> {
+        let Self::PgRestore { stderr, .. } = self else { return None };
+        let (_, rest) = stderr.split_once("role \"")?;
+        let (role, rest) = rest.split_once("\" does not exist")?;
+        let (_, statement) = rest.split_once("Command was: ")?;
+        Some((role, statement))
+    }
+
     /// Whether the same call may succeed later without anybody changing anything.
     #[must_use]
     pub fn is_transient(&self) -> bool {

@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+mod belongings;
 mod database;
 mod error;
 mod isolation;

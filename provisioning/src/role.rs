@@ -108,15 +108,17 @@ impl Server {
         Ok(())
     }
 
-    /// Drops a tenant's role, with its right to connect to whatever database of that tenant is left.
+    /// Drops a tenant's role, with its right to connect to whatever database of that tenant is left, and with
+    /// what it has inside others.
     /// That there is none is fine; that it is somebody else's is [`Error::NotOurs`].
     pub async fn drop_role(&self, role: &RoleName, tenant: Uuid) -> Result<(), Error> {
-        let mut client = self.client().await?;
-        match role_facts(&client, role).await? {
+        match self.role(role).await? {
             Some(facts) if facts.belongs_to(tenant) => {}
             Some(_) => return Err(not_ours(role)),
             None => return Ok(()),
         }
+        self.disown(role).await?;
+        let mut client = self.client().await?;
         let transaction = client.transaction().await?;
         let granted = transaction
             .query(

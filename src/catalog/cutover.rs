@@ -6,7 +6,7 @@ use tenantry_provisioning::DatabaseName;
 use uuid::Uuid;
 
 use super::stock::{Retained, retained_of};
-use super::{Catalog, CatalogError, TenantLock, execute, maybe};
+use super::{Catalog, CatalogError, TenantLock, execute, maybe, rows};
 use crate::tenant::TenantState;
 
 impl Catalog {
@@ -18,10 +18,9 @@ impl Catalog {
         let client = self.client().await?;
         let row = maybe(
             &client,
-            // Ids of operations are in the order of time.
             "-- cutover::newest_retained
              select database_name, server_id, tenant_id, operation_id from retained_databases
-             where tenant_id = $1 and drop_after > now() order by operation_id desc limit 1",
+             where tenant_id = $1 and drop_after > now() order by retained_at desc, operation_id desc limit 1",
             &[&tenant],
         )
         .await?;
@@ -69,6 +68,22 @@ impl TenantLock {
         )
         .await?;
         Ok(changed > 0)
+    }
+
+    /// Restores that were to bring the tenant to another server and never did: what they made may still be
+    /// lying there.
+    pub async fn failed_moves(&self) -> Result<Vec<(Uuid, Uuid)>, CatalogError> {
+        let found = rows(
+            self.session()?,
+            "-- cutover::failed_moves
+             select o.id, s.id
+             from operations o join tenants t on t.id = o.tenant_id
+             join servers s on s.id = (o.input ->> 'server')::uuid
+             where t.id = $1 and o.state <> 'succeeded' and s.id <> t.server_id",
+            &[&self.tenant()],
+        )
+        .await?;
+        Ok(found.iter().map(|row| (row.get(0), row.get(1))).collect())
     }
 
     /// Forgets a replaced database that has another name again.

@@ -1,6 +1,7 @@
 //! Filling an empty catalog again: tenants that it has lost, each with the operation that restores its
 //! database, and whatever else a catalog backup knows of them.
 
+use deadpool_postgres::GenericClient;
 use secrecy::SecretString;
 use serde_json::Value;
 use tenantry_backup::Manifest;
@@ -10,16 +11,26 @@ use uuid::Uuid;
 
 use super::export::CatalogExport;
 use super::operations::{NewOperation, insert};
+use super::secrets::TenantBackupKey;
 use super::{Catalog, CatalogError, execute, maybe};
 use crate::sealing::Purpose;
 
 /// A tenant that the catalog has lost.
-#[derive(Clone, Debug)]
 pub struct LostTenant {
     /// Its row, as a catalog backup has it or as it was made up; sealed secrets and all.
     pub row: Value,
     /// The server that it was on, if that is known.
     pub server: Option<String>,
+    /// Its backups that can be used, the newest first.
+    pub backups: Vec<StoredBackup>,
+}
+
+/// A backup that was found in the bucket, and the key that signed its manifest.
+pub struct StoredBackup {
+    /// Proven to be unaltered.
+    pub manifest: Manifest,
+    /// The key that it holds itself.
+    pub key: TenantBackupKey,
 }
 
 impl Catalog {
@@ -51,9 +62,9 @@ impl Catalog {
         })
     }
 
-    /// Writes down a lost tenant with the operation that restores it, in one transaction, on one of these
-    /// servers: its own if that is one of them, else the one with the fewest tenants. False if the catalog has
-    /// the tenant already.
+    /// Writes down a lost tenant with its backups and the operation that restores it, in one transaction, on one
+    /// of these servers: its own if that is one of them, else the one with the fewest tenants. False if the
+    /// catalog has the tenant already.
     pub async fn rebuild_tenant(
         &self,
         lost: &LostTenant,
@@ -79,19 +90,22 @@ impl Catalog {
              on conflict (id) do nothing",
             &[&Json(&lost.row), &servers, &lost.server],
         )
-        .await?;
+        .await
+        .map_err(|error| slug_is_taken(error, &lost.row))?;
         if inserted == 1 {
+            keep_backups(&transaction, &lost.backups).await?;
             insert(&transaction, operation).await?;
         }
         transaction.commit().await.map_err(CatalogError::Database)?;
         Ok(inserted == 1)
     }
 
-    /// Writes down a tenant that was deleted, so that it stays so.
-    pub async fn bury_tenant(&self, row: &Value) -> Result<(), CatalogError> {
-        let client = self.client().await?;
-        execute(
-            &client,
+    /// Writes down a tenant that was deleted, so that it stays so, with the backups that it left.
+    pub async fn bury_tenant(&self, dead: &LostTenant) -> Result<(), CatalogError> {
+        let mut client = self.client().await?;
+        let transaction = client.transaction().await.map_err(CatalogError::Database)?;
+        let buried = execute(
+            &transaction,
             "-- rebuild::bury_tenant
              insert into tenants (id, slug, name, tier, state, settings, server_id, database_name, role_name, epoch,
                                   created_at, deleted_at)
@@ -99,10 +113,13 @@ impl Catalog {
                     r.created_at, r.deleted_at
              from jsonb_populate_record(null::tenants, $1) r, (select id from servers order by name limit 1) s
              on conflict (id) do nothing",
-            &[&Json(row)],
+            &[&Json(&dead.row)],
         )
-        .await
-        .map(drop)
+        .await?;
+        if buried == 1 {
+            keep_backups(&transaction, &dead.backups).await?;
+        }
+        transaction.commit().await.map_err(CatalogError::Database)
     }
 
     /// What else a catalog backup knows of the tenants that are there now: aliases, members and domains; and
@@ -148,32 +165,6 @@ impl Catalog {
         .map(drop)
     }
 
-    /// Indexes a backup that was found in the bucket, if its tenant is known.
-    pub async fn index_backup(&self, manifest: &Manifest) -> Result<(), CatalogError> {
-        let bytes = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
-        let client = self.client().await?;
-        execute(
-            &client,
-            "-- rebuild::index_backup
-             insert into backups
-                 (id, tenant_id, dump_bytes, plain_bytes, schema_version, server_version, started_at, finished_at)
-             select $1, t.id, $3, $4, $5, $6, $7, $8 from tenants t where t.id = $2
-             on conflict (id) do nothing",
-            &[
-                &manifest.backup,
-                &manifest.tenant,
-                &bytes(manifest.dump_bytes),
-                &bytes(manifest.plain_bytes),
-                &manifest.schema_version,
-                &manifest.server_version,
-                &manifest.started_at,
-                &manifest.finished_at,
-            ],
-        )
-        .await
-        .map(drop)
-    }
-
     /// Whether the catalog knows a tenant, deleted or not.
     pub async fn knows_tenant(&self, id: Uuid) -> Result<bool, CatalogError> {
         let client = self.client().await?;
@@ -181,6 +172,57 @@ impl Catalog {
             maybe(&client, "-- rebuild::knows_tenant\nselect from tenants where id = $1", &[&id])
                 .await?;
         Ok(row.is_some())
+    }
+}
+
+/// Writes down backups that were found in the bucket, with their keys.
+async fn keep_backups(
+    client: &impl GenericClient,
+    backups: &[StoredBackup],
+) -> Result<(), CatalogError> {
+    for StoredBackup { manifest, key } in backups {
+        Catalog::adopt_backup_key(client, manifest, key).await?;
+        index_backup(client, manifest).await?;
+    }
+    Ok(())
+}
+
+async fn index_backup(
+    client: &impl GenericClient,
+    manifest: &Manifest,
+) -> Result<(), CatalogError> {
+    let bytes = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
+    execute(
+        client,
+        "-- rebuild::index_backup
+         insert into backups
+             (id, tenant_id, dump_bytes, plain_bytes, schema_version, server_version, started_at, finished_at)
+         values ($1, $2, $3, $4, $5, $6, $7, $8)
+         on conflict (id) do nothing",
+        &[
+            &manifest.backup,
+            &manifest.tenant,
+            &bytes(manifest.dump_bytes),
+            &bytes(manifest.plain_bytes),
+            &manifest.schema_version,
+            &manifest.server_version,
+            &manifest.started_at,
+            &manifest.finished_at,
+        ],
+    )
+    .await
+    .map(drop)
+}
+
+fn slug_is_taken(error: CatalogError, row: &Value) -> CatalogError {
+    let slug = row["slug"].as_str().unwrap_or_default();
+    let error = error.on_constraint("tenants_slug_key", "tenant", slug);
+    match error.on_constraint("tenant_slugs_key", "slug", slug) {
+        CatalogError::Exists { .. } => CatalogError::Conflict(format!(
+            "its slug `{slug}` is taken in this catalog; see `tenantry tenant show {slug}`, rename that tenant and \
+             remove the alias that is left, then do this again"
+        )),
+        other => other,
     }
 }
 

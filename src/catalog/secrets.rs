@@ -2,6 +2,7 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use deadpool_postgres::GenericClient;
 use secrecy::SecretString;
 use tenantry_backup::{BackupKey, Manifest, ManifestError};
 use uuid::Uuid;
@@ -89,22 +90,32 @@ impl Catalog {
         }
     }
 
-    /// Takes the key that a manifest holds for one of its tenant's, where the catalog has lost it. One that the
-    /// master key does not open is nobody's.
-    pub async fn adopt_backup_key(&self, manifest: &Manifest) -> Result<(), CatalogError> {
-        let Ok(wrapped) = STANDARD.decode(&manifest.wrapped_key) else { return Ok(()) };
-        if self.open_backup_key(manifest.tenant, wrapped.clone()).is_err() {
-            return Ok(());
+    /// The key that a manifest itself holds, under the master key. Whether it signed the manifest is for
+    /// [`Manifest::verify`] to say.
+    pub fn backup_key_in(&self, manifest: &Manifest) -> Result<TenantBackupKey, CatalogError> {
+        let wrapped = STANDARD.decode(&manifest.wrapped_key).unwrap_or_default();
+        if wrapped.is_empty() {
+            let name = manifest.backup.to_string();
+            return Err(CatalogError::Missing { what: "key any more to the backup", name });
         }
+        self.open_backup_key(manifest.tenant, wrapped)
+    }
+
+    /// Takes the key of a backup for one of its tenant's, where the catalog has lost it.
+    pub(super) async fn adopt_backup_key(
+        client: &impl GenericClient,
+        manifest: &Manifest,
+        key: &TenantBackupKey,
+    ) -> Result<(), CatalogError> {
         execute(
-            &self.client().await?,
+            client,
             "-- secrets::adopt_backup_key
              insert into retired_backup_keys (id, tenant_id, key_sealed)
              select $1, t.id, $3 from tenants t
              where t.id = $2 and t.backup_key_sealed is distinct from $3
                and not exists (select from retired_backup_keys k where k.tenant_id = t.id and k.key_sealed = $3)
              on conflict (id) do nothing",
-            &[&manifest.backup, &manifest.tenant, &wrapped],
+            &[&manifest.backup, &manifest.tenant, &key.wrapped],
         )
         .await
         .map(drop)

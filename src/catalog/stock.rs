@@ -199,19 +199,18 @@ impl Catalog {
         Ok(row.get(0))
     }
 
-    /// Replaced databases whose time has come. While an operation is at it, one may not be there yet, or be needed.
+    /// Replaced databases whose time has come. One that a cutover may still have to bring back is not among them.
     pub async fn expired_databases(&self) -> Result<Vec<Retained>, CatalogError> {
         let client = self.client().await?;
         let found = rows(
             &client,
             "-- stock::expired_databases
-             select database_name, server_id, tenant_id from retained_databases r
-             where drop_after < now()
-               and not exists (select from operations o
-                               where o.tenant_id = r.tenant_id
-                                 and (o.state = 'running' or o.id = r.operation_id and o.state in ('queued', 'failed')))",
+             select r.database_name, r.server_id, r.tenant_id
+             from retained_databases r join operations o on o.id = r.operation_id
+             where r.drop_after < now() and o.state not in ('queued', 'running', 'failed')",
             &[],
-        ).await?;
+        )
+        .await?;
         found.iter().map(retained_of).collect()
     }
 

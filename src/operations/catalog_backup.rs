@@ -8,7 +8,8 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::{Environment, StepError};
+use super::{Environment, StepError, chain};
+use crate::catalog::CatalogError;
 use crate::catalog::export::CatalogExport;
 
 /// How often to look.
@@ -32,11 +33,21 @@ impl Environment {
         Ok(id)
     }
 
-    /// The newest backup of the catalog in the bucket, if there is one.
+    /// The newest backup of the catalog in the bucket, if there is one. One that the master key does not open
+    /// gives way to the one before; that none can be opened is an error.
     pub async fn newest_catalog_backup(&self) -> Result<Option<CatalogExport>, StepError> {
         let store = self.store()?;
-        let Some(newest) = store.catalogs().await?.pop() else { return Ok(None) };
-        Ok(Some(self.catalog.open_export(&store.get_catalog(newest).await?)?))
+        let mut refused = None;
+        for id in store.catalogs().await?.into_iter().rev() {
+            match self.catalog.open_export(&store.get_catalog(id).await?) {
+                Err(error @ CatalogError::Sealed(_)) => {
+                    tracing::warn!(%id, error = %chain(&error), "a backup of the catalog is passed over");
+                    refused.get_or_insert(error);
+                }
+                opened => return Ok(Some(opened?)),
+            }
+        }
+        refused.map_or(Ok(None), |error| Err(error.into()))
     }
 }
 

@@ -140,7 +140,7 @@ async fn exchange(
     } else {
         refuse_stranger(&target, live, owner).await?;
         source.retire(Retirement { live, retired: &retired, role, owner }).await?;
-        possess(cx, &target, &incoming.database, owner, epoch).await?;
+        possess(cx, before, &target, &incoming.database, owner, epoch).await?;
     }
     provision::prove_isolation(cx, &target, epoch).await?;
     let (state, version) = (before.state, incoming.version);
@@ -165,7 +165,7 @@ async fn put_back(
                 .swap(Swap { live, incoming: &old, retired: incoming, role, owner, epoch })
                 .await?;
         } else {
-            possess(cx, &source, &old, owner, epoch).await?;
+            possess(cx, before, &source, &old, owner, epoch).await?;
         }
         cx.lock.forget_retained(&old, before.server_id).await?;
     }
@@ -197,6 +197,7 @@ async fn clear_target(
 
 async fn possess(
     cx: &StepContext<'_>,
+    before: &Before,
     server: &Server,
     from: &DatabaseName,
     owner: Owner,
@@ -205,7 +206,9 @@ async fn possess(
     let password = cx.environment.catalog.tenant_password(cx.tenant.id).await?;
     let verifier = scram_verifier(&password);
     let (database, role) = (&cx.tenant.database, &cx.tenant.role);
-    let possession = Possession { from, database, role, verifier: &verifier, owner, epoch };
+    // Whoever is suspended may not log in, wherever the database comes to.
+    let (verifier, login) = (verifier.as_str(), before.state != TenantState::Suspended);
+    let possession = Possession { from, database, role, verifier, login, owner, epoch };
     Ok(server.take_possession(possession).await?)
 }
 

@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use futures_util::FutureExt as _;
 use tenantry_backup::KeyScope;
 use tenantry_provisioning::{DatabaseName, NameError, Proof, RoleName};
+use uuid::Uuid;
 
 use super::request::refuse_hold;
 use super::{Plan, Step, StepContext, StepError, Work, erase, provision};
@@ -45,6 +46,9 @@ async fn drop_databases(cx: &StepContext<'_>) -> Result<(), StepError> {
         provision::drop_build(&server, operation).await?;
     }
     provision::drop_build(&server, cx.operation.id).await?;
+    for (operation, place) in cx.lock.failed_moves().await? {
+        clear_place(cx, operation, place).await?;
+    }
     for retained in cx.lock.retained_databases().await? {
         let host = cx.environment.server(retained.server_id).await?;
         host.drop_owned_database(&retained.database, Proof::Owner(cx.tenant.id)).await?;
@@ -58,6 +62,22 @@ async fn drop_databases(cx: &StepContext<'_>) -> Result<(), StepError> {
         }
     }
     Ok(())
+}
+
+/// Drops what a restore made on a server that the tenant never came to.
+async fn clear_place(cx: &StepContext<'_>, operation: Uuid, place: Uuid) -> Result<(), StepError> {
+    let server = cx.environment.server(place).await?;
+    provision::drop_build(&server, operation).await?;
+    let (database, role, id) = (&cx.tenant.database, &cx.tenant.role, cx.tenant.id);
+    let dropped = match server.drop_owned_database(database, Proof::Owner(id)).await {
+        Ok(()) => server.drop_role(role, id).await,
+        error => error,
+    };
+    match dropped {
+        // Somebody else has the name there.
+        Err(tenantry_provisioning::Error::NotOurs { .. }) => Ok(()),
+        other => Ok(other?),
+    }
 }
 
 async fn drop_role(cx: &StepContext<'_>) -> Result<(), StepError> {

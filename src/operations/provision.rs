@@ -111,6 +111,7 @@ async fn possess(
             database: &cx.tenant.database,
             role: &cx.tenant.role,
             verifier,
+            login: true,
             owner,
             epoch: cx.tenant.epoch,
         })

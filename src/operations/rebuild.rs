@@ -4,19 +4,19 @@
 //!
 //! What the catalog knows stays as it is, so this may be done again: it then goes on where it stopped.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
-use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use futures_util::{StreamExt as _, stream};
 use serde_json::Value;
 use tenantry_backup::{Manifest, RestoreError, load_manifest};
 use uuid::Uuid;
 
 use super::{Environment, StepError, Work};
+use crate::catalog::CatalogError;
 use crate::catalog::export::CatalogExport;
 use crate::catalog::operations::{OperationFilter, OperationState};
-use crate::catalog::rebuild::LostTenant;
+use crate::catalog::rebuild::{LostTenant, StoredBackup};
 use crate::tenant::Tier;
 
 /// The batch of all that is rebuilt, however often that is asked for; `rebuild` in ASCII.
@@ -48,12 +48,13 @@ pub struct Found {
     pub lost: Vec<(String, String)>,
 }
 
-/// A tenant to rebuild, and from what.
+/// A tenant to rebuild.
 struct Candidate {
     tenant: LostTenant,
     id: Uuid,
     tier: Tier,
-    manifests: Vec<Manifest>,
+    /// Its newest backup.
+    backup: Uuid,
 }
 
 impl Environment {
@@ -73,20 +74,27 @@ impl Environment {
             known: 0,
             lost: Vec::new(),
         };
-        let mut rows = BTreeMap::new();
-        if let Some(export) = &export {
-            rows = rows_by_id(export);
-            for row in rows.values().filter(|row| row["state"] == "deleted") {
-                self.catalog.bury_tenant(row).await?;
-            }
+        let rows = export.as_ref().map(rows_by_id).unwrap_or_default();
+        let stored: BTreeSet<Uuid> = self.store()?.tenants().await?.into_iter().collect();
+        for (id, row) in rows.iter().filter(|(_, row)| row["state"] == "deleted") {
+            self.bury(*id, row, &stored).await?;
         }
-        let mut candidates = self.candidates(&rows, export.as_ref(), &mut found).await?;
+        let mut candidates = self.candidates(stored, &rows, export.as_ref(), &mut found).await?;
         let rank = |tier| rebuild.tiers.iter().position(|wanted| *wanted == tier);
         candidates.retain(|candidate| rank(candidate.tier).is_some());
         candidates.sort_by_key(|candidate| (rank(candidate.tier), candidate.id));
         for candidate in candidates {
-            self.enqueue_rebuild(&candidate, &servers, by).await?;
-            found.tenants += 1;
+            match self.enqueue_rebuild(&candidate, &servers, by).await {
+                // What is wrong with one tenant keeps nobody else waiting.
+                Err(error) if !error.is_transient() => {
+                    let name = candidate.tenant.row["slug"].as_str().unwrap_or_default();
+                    found.lost.push((name.to_owned(), error.to_string()));
+                }
+                asked => {
+                    asked?;
+                    found.tenants += 1;
+                }
+            }
         }
         if let Some(export) = &export {
             self.catalog.rebuild_rest(export).await?;
@@ -115,12 +123,11 @@ impl Environment {
     /// The tenants in the bucket, and those that only the catalog's backup knows.
     async fn candidates(
         &self,
+        mut ids: BTreeSet<Uuid>,
         rows: &BTreeMap<Uuid, &Value>,
         export: Option<&CatalogExport>,
         found: &mut Found,
     ) -> Result<Vec<Candidate>, StepError> {
-        let store = self.store()?;
-        let mut ids: BTreeSet<Uuid> = store.tenants().await?.into_iter().collect();
         let living = rows.iter().filter(|(_, row)| row["state"] != "deleted");
         ids.extend(living.map(|(id, _)| *id));
         let mut candidates = Vec::new();
@@ -148,34 +155,67 @@ impl Environment {
         row: Option<&Value>,
         export: Option<&CatalogExport>,
     ) -> Result<Candidate, StepError> {
-        let store = self.store()?;
-        let backups = store.backups_of(id).await?;
-        let loaded = stream::iter(backups)
-            .map(|backup| load_manifest(store, id, backup))
-            .buffered(AT_A_TIME)
-            .filter_map(|loaded| async {
-                match loaded {
-                    // One that cannot be read is no reason to do without the others.
-                    Err(error) if !error.is_transient() => None,
-                    loaded => Some(loaded),
-                }
-            });
-        let manifests: Vec<Manifest> = loaded.try_collect().await?;
-        let newest = manifests.iter().max_by_key(|manifest| manifest.started_at);
-        let newest = newest.ok_or_else(|| {
+        let backups = self.usable_backups(id).await?;
+        let newest = backups.first().ok_or_else(|| {
             StepError::fail("there is no backup of it in the bucket", "look for it elsewhere")
         })?;
-        let wrapped = STANDARD.decode(&newest.wrapped_key).map_err(|_| {
-            StepError::fail("the key in its manifest is damaged", "see the other backups")
-        })?;
-        let row = self.catalog.with_backup_key(id, row, &wrapped);
+        let (backup, wrapped) = (newest.manifest.backup, &newest.key.wrapped);
+        let row = self.catalog.with_backup_key(id, row, wrapped);
         let server = export.and_then(|export| {
             let server = export.rows("servers").iter().find(|one| one["id"] == row["server_id"])?;
             server["name"].as_str().map(str::to_owned)
         });
         let tier = row["tier"].as_str().and_then(Tier::parse).unwrap_or_default();
-        let tenant = LostTenant { row, server };
-        Ok(Candidate { tenant, id, tier, manifests })
+        let tenant = LostTenant { row, server, backups };
+        Ok(Candidate { tenant, id, tier, backup })
+    }
+
+    /// Writes down that a tenant was deleted; the backups that it left can be restored as before.
+    async fn bury(&self, id: Uuid, row: &Value, stored: &BTreeSet<Uuid>) -> Result<(), StepError> {
+        if self.catalog.knows_tenant(id).await? {
+            return Ok(());
+        }
+        let mut backups = Vec::new();
+        if stored.contains(&id) {
+            backups = match self.usable_backups(id).await {
+                Err(StepError::Fail(..)) => Vec::new(),
+                usable => usable?,
+            };
+        }
+        let dead = LostTenant { row: row.clone(), server: None, backups };
+        Ok(self.catalog.bury_tenant(&dead).await?)
+    }
+
+    /// The backups of a tenant whose manifests are what was signed with a key of ours, the newest first. Why
+    /// there is none, where all are refused.
+    async fn usable_backups(&self, id: Uuid) -> Result<Vec<StoredBackup>, StepError> {
+        let store = self.store()?;
+        let mut loading = stream::iter(store.backups_of(id).await?)
+            .map(|backup| async move { (backup, load_manifest(store, id, backup).await) })
+            .buffered(AT_A_TIME);
+        let (mut usable, mut refused) = (Vec::new(), None);
+        while let Some((backup, loaded)) = loading.next().await {
+            match loaded.map_err(StepError::from).and_then(|manifest| self.prove(manifest)) {
+                Ok(stored) => usable.push(stored),
+                // One that cannot be read is no reason to do without the others.
+                Err(error @ StepError::Fail(..)) => {
+                    tracing::warn!(%backup, %error, "a manifest is refused");
+                    refused = Some(error);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        usable.sort_by_key(|stored: &StoredBackup| Reverse(stored.manifest.started_at));
+        match refused {
+            Some(error) if usable.is_empty() => Err(error),
+            _ => Ok(usable),
+        }
+    }
+
+    fn prove(&self, manifest: Manifest) -> Result<StoredBackup, StepError> {
+        let key = self.catalog.backup_key_in(&manifest)?;
+        manifest.verify(&key.open, manifest.tenant).map_err(RestoreError::from)?;
+        Ok(StoredBackup { manifest, key })
     }
 
     async fn enqueue_rebuild(
@@ -183,27 +223,14 @@ impl Environment {
         candidate: &Candidate,
         servers: &[String],
         by: &str,
-    ) -> Result<(), StepError> {
-        let newest = candidate.manifests.iter().max_by_key(|manifest| manifest.started_at);
-        let backup = newest.expect("a candidate has a manifest").backup;
-        let suspended = candidate.tenant.row["state"] == "suspended";
-        let work = Work::RestoreAs { backup, suspended };
+    ) -> Result<(), CatalogError> {
+        // Nor is one served again that was about to go.
+        let state = &candidate.tenant.row["state"];
+        let suspended = state == "suspended" || state == "deleting";
+        let work = Work::RestoreAs { backup: candidate.backup, suspended };
         let mut operation = work.new_operation(candidate.id, by);
         operation.batch_id = Some(BATCH);
-        self.catalog.rebuild_tenant(&candidate.tenant, servers, &operation).await?;
-        // Only now, as its key is known to the catalog.
-        for manifest in &candidate.manifests {
-            self.catalog.adopt_backup_key(manifest).await?;
-            let key = self.catalog.backup_key_of(manifest).await?.open;
-            match manifest.verify(&key, candidate.id) {
-                Ok(()) => self.catalog.index_backup(manifest).await?,
-                Err(error) => {
-                    let error = RestoreError::from(error);
-                    tracing::warn!(backup = %manifest.backup, error = %super::chain(&error), "a manifest is refused");
-                }
-            }
-        }
-        Ok(())
+        self.catalog.rebuild_tenant(&candidate.tenant, servers, &operation).await.map(drop)
     }
 
     /// What failed in an earlier attempt is tried again.

@@ -8,10 +8,11 @@
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use tenantry_backup::{
-    BackupKey, Manifest, RestoreError, RestoreRequest, Restored, load_manifest, restore,
+    BackupKey, Manifest, RestoreError, RestoreRequest, Restored, TableRows, load_manifest, restore,
 };
 use tenantry_provisioning::{
-    DatabaseName, Owner, Possession, Server, Source, apply, current_version, scram_verifier,
+    DatabaseName, Owner, Possession, RoleName, Server, Source, apply, current_version,
+    scram_verifier,
 };
 use uuid::Uuid;
 
@@ -54,6 +55,11 @@ const VERSION: &str = "version";
 /// The digest of its repeatable migration files.
 const REPEATABLES: &str = "repeatables";
 
+/// The roles that were made because the dump names them.
+const LENT: &str = "lent";
+/// So many of them, and no more.
+const MOST_LENT: usize = 16;
+
 /// Where the data comes from, and the server that it goes to.
 struct Origin {
     /// Proven to be of its tenant and unaltered.
@@ -90,7 +96,56 @@ pub(super) async fn restore_beside(cx: &StepContext<'_>) -> Result<(), StepError
 }
 
 /// Restores a backup into the operation's build.
+///
+/// A tenant's large objects, and rights that it gave, name roles as they were then. One that this server has not
+/// is lent for the time of the restore, and what it had is the fleet's afterwards.
 pub(super) async fn restore_into(
+    cx: &StepContext<'_>,
+    manifest: &Manifest,
+    key: &BackupKey,
+    server: &Server,
+) -> Result<Restored, StepError> {
+    let owner = Owner { tenant: cx.tenant.id, operation: cx.operation.id };
+    let mut lent: Vec<RoleName> = recall_lent(cx);
+    let restored = loop {
+        let restored = restore_once(cx, manifest, key, server).await;
+        match restored.as_ref().err().and_then(missing_role) {
+            Some(role) if lent.len() < MOST_LENT && !lent.contains(&role) => {
+                lent.push(role);
+                let names: Vec<&str> = lent.iter().map(RoleName::as_str).collect();
+                cx.remember(LENT, &names).await?;
+                server.lend_role(&lent[lent.len() - 1], owner).await?;
+            }
+            _ => break restored,
+        }
+    };
+    if restored.is_ok() {
+        let build = DatabaseName::build(cx.operation.id);
+        server.adopt_large_objects(&build, &cx.tenant.role).await?;
+    }
+    for role in &lent {
+        server.take_back_role(role, owner).await?;
+    }
+    restored
+}
+
+/// The roles that an attempt which was cut off has lent.
+fn recall_lent(cx: &StepContext<'_>) -> Vec<RoleName> {
+    let names: Vec<String> = cx.recall(LENT).unwrap_or_default();
+    names.iter().filter_map(|name| RoleName::parse(name).ok()).collect()
+}
+
+/// The role for want of which a restore failed, where a tenant named it. What a migration grants is not left out.
+fn missing_role(error: &StepError) -> Option<RoleName> {
+    let StepError::Fail(cause, _) = error else { return None };
+    let (role, statement) = cause.downcast_ref::<RestoreError>()?.missing_role()?;
+    let of_tenant = ["tenant_", "\"tenant_"]
+        .map(|role| statement.starts_with(&format!("ALTER DEFAULT PRIVILEGES FOR ROLE {role}")));
+    let is_of_tenant = of_tenant.contains(&true) || statement.contains(" LARGE OBJECT ");
+    if is_of_tenant { RoleName::parse(role).ok() } else { None }
+}
+
+async fn restore_once(
     cx: &StepContext<'_>,
     manifest: &Manifest,
     key: &BackupKey,
@@ -134,13 +189,7 @@ async fn verify(cx: &StepContext<'_>) -> Result<(), StepError> {
     let Origin { manifest, server, .. } = origin(cx).await?;
     let session = server.connect(&DatabaseName::build(cx.operation.id)).await?;
 
-    let counted = count_rows(&session).await?;
-    if counted != manifest.tables {
-        let wrong = manifest.tables.iter().find(|table| !counted.contains(table));
-        let table = wrong.map_or_else(
-            || "another set of tables".to_owned(),
-            |t| format!("{}.{}", t.schema, t.table),
-        );
+    if let Some(table) = difference(&manifest.tables, &count_rows(&session).await?) {
         return Err(StepError::fail(
             format!("the restored database differs from the backup in {table}"),
             "restore another backup; the live database is untouched",
@@ -161,6 +210,14 @@ async fn verify(cx: &StepContext<'_>) -> Result<(), StepError> {
     cx.remember(VERSION, &version).await
 }
 
+/// Where restored tables differ from those of a backup. Each server has them in an order of its own.
+fn difference(backed_up: &[TableRows], restored: &[TableRows]) -> Option<String> {
+    if let Some(table) = backed_up.iter().find(|table| !restored.contains(table)) {
+        return Some(format!("{}.{}", table.schema, table.table));
+    }
+    (backed_up.len() != restored.len()).then(|| "another set of tables".to_owned())
+}
+
 /// Brings the restored database to the version that the live one has, so that the application fits it.
 async fn migrate_beside(cx: &StepContext<'_>) -> Result<(), StepError> {
     let server = origin(cx).await?.server;
@@ -179,6 +236,17 @@ pub(super) async fn migrate(
     cx.remember(VERSION, &applied.to).await
 }
 
+/// Whether files were added since [`migrate`]: a cutover that failed may be retried days later.
+pub(super) async fn is_behind(
+    cx: &StepContext<'_>,
+    server: &Server,
+    database: &DatabaseName,
+) -> Result<bool, StepError> {
+    let has_older = cx.recall(VERSION).unwrap_or(0) < cx.migrations().target_version();
+    // In the middle of a cutover it has another name.
+    Ok(has_older && server.database(database).await?.is_some())
+}
+
 /// A database that [`migrate`] has seen to, as what comes into the place of the tenant's.
 pub(super) fn incoming(cx: &StepContext<'_>, database: DatabaseName, server_id: Uuid) -> Incoming {
     Incoming {
@@ -190,7 +258,13 @@ pub(super) fn incoming(cx: &StepContext<'_>, database: DatabaseName, server_id: 
 }
 
 async fn cut_over(cx: &StepContext<'_>) -> Result<(), StepError> {
-    let incoming = incoming(cx, DatabaseName::build(cx.operation.id), target(cx)?);
+    let server = cx.environment.server(target(cx)?).await?;
+    let build = DatabaseName::build(cx.operation.id);
+    if is_behind(cx, &server, &build).await? {
+        server.open_build(&build).await?;
+        migrate(cx, &server, &build).await?;
+    }
+    let incoming = incoming(cx, build, target(cx)?);
     cutover::cut_over(cx, &incoming).await
 }
 
@@ -237,7 +311,8 @@ async fn take_possession(cx: &StepContext<'_>) -> Result<(), StepError> {
     let from = DatabaseName::build(cx.operation.id);
     let owner = Owner { tenant: cx.tenant.id, operation: cx.operation.id };
     let (database, role, epoch) = (&cx.tenant.database, &cx.tenant.role, cx.tenant.epoch);
-    let possession = Possession { from: &from, database, role, verifier: &verifier, owner, epoch };
+    let (verifier, login) = (verifier.as_str(), !comes_suspended(cx)?);
+    let possession = Possession { from: &from, database, role, verifier, login, owner, epoch };
     Ok(server.take_possession(possession).await?)
 }
 
@@ -248,10 +323,40 @@ async fn activate(cx: &StepContext<'_>) -> Result<(), StepError> {
         Some(version) => version,
         None => current_version(&server.connect(&cx.tenant.database).await?).await?,
     };
-    let suspended = matches!(cx.work()?, Work::RestoreAs { suspended: true, .. });
-    let state = if suspended { TenantState::Suspended } else { TenantState::Active };
+    let state = if comes_suspended(cx)? { TenantState::Suspended } else { TenantState::Active };
     let repeatables = cx.recall::<Option<String>>(REPEATABLES).flatten();
     let repeatables = repeatables.as_deref();
     let epoch = cx.tenant.epoch;
     Ok(cx.lock.serve(&cx.tenant, state, epoch, version, repeatables).await?)
+}
+
+fn comes_suspended(cx: &StepContext<'_>) -> Result<bool, StepError> {
+    Ok(matches!(cx.work()?, Work::RestoreAs { suspended: true, .. }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tables(rows: &[(&str, i64)]) -> Vec<TableRows> {
+        let table = |(table, rows): &(&str, i64)| {
+            let (schema, table) = ("public".to_owned(), (*table).to_owned());
+            TableRows { schema, table, rows: *rows }
+        };
+        rows.iter().map(table).collect()
+    }
+
+    #[test]
+    fn tables_may_come_in_another_order_and_not_with_other_rows() {
+        let backed_up = tables(&[("user_roles", 1), ("userprofiles", 2)]);
+
+        assert_eq!(
+            difference(&backed_up, &tables(&[("userprofiles", 2), ("user_roles", 1)])),
+            None
+        );
+        let fewer = tables(&[("userprofiles", 1), ("user_roles", 1)]);
+        assert_eq!(difference(&backed_up, &fewer).unwrap(), "public.userprofiles");
+        let more = tables(&[("userprofiles", 2), ("user_roles", 1), ("x", 0)]);
+        assert_eq!(difference(&backed_up, &more).unwrap(), "another set of tables");
+    }
 }

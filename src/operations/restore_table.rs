@@ -72,7 +72,8 @@ async fn has_schema(session: &Connection, schema: &str) -> Result<bool, StepErro
     Ok(row.get(0))
 }
 
-/// Moves the table to a schema of its own, where the tenant may read and write it.
+/// Moves the table to a schema of its own, where the tenant may read and write it. It leaves its parents, or
+/// `pg_dump` would have it join those of the live database; foreign keys hold partitions back, and are not copied.
 async fn set_apart(
     server: &Server,
     scratch: &DatabaseName,
@@ -88,8 +89,16 @@ async fn set_apart(
         .query_opt(
             "-- restore_table::set_apart
              select format('create schema %1$I authorization tenantry_owner;
-                            grant usage on schema %1$I to tenantry_app;
-                            alter table %2$I.%3$I set schema %1$I', $2::text, n.nspname, c.relname)
+                            grant usage on schema %1$I to tenantry_app;', $2::text)
+                 || (select coalesce(string_agg(format('alter table %s drop constraint %I;', conrelid::regclass,
+                                                       conname), ''), '')
+                     from pg_constraint where contype = 'f' and conparentid = 0 and c.relispartition)
+                 || (select coalesce(string_agg(
+                         format(case when c.relispartition then 'alter table %1$s detach partition %2$s;'
+                                     else 'alter table %2$s no inherit %1$s;' end,
+                                inhparent::regclass, c.oid::regclass), ''), '')
+                     from pg_inherits where inhrelid = c.oid)
+                 || format('alter table %I.%I set schema %I', n.nspname, c.relname, $2::text)
              from pg_class c join pg_namespace n on n.oid = c.relnamespace
              where c.oid = to_regclass($1) and c.relkind = 'r'",
             &[&table, &schema],

@@ -53,6 +53,10 @@ async fn migrate_beside(cx: &StepContext<'_>) -> Result<(), StepError> {
 
 async fn cut_over(cx: &StepContext<'_>) -> Result<(), StepError> {
     let (database, server_id) = replaced(cx)?;
+    let server = cx.environment.server(server_id).await?;
+    if restore::is_behind(cx, &server, &database).await? {
+        migrate_beside(cx).await?;
+    }
     cutover::cut_over(cx, &restore::incoming(cx, database, server_id)).await
 }
 

@@ -66,6 +66,7 @@ impl Subject {
                 database: &self.database,
                 role: &self.role,
                 verifier: &scram_verifier(&self.password),
+                login: true,
                 owner: self.owner,
                 epoch: 1,
             })

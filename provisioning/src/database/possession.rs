@@ -26,6 +26,8 @@ pub struct Possession<'a> {
     pub role: &'a RoleName,
     /// The role's password, as [`scram_verifier`](crate::scram_verifier) makes it.
     pub verifier: &'a str,
+    /// Whether the role may log in.
+    pub login: bool,
     /// Whose it is to be, and which operation does it.
     pub owner: Owner,
     /// How often the tenant's place has changed.
@@ -69,7 +71,7 @@ impl Server {
     /// If the tenant has the database already, only role, password, stamp, rights and openness are made
     /// sure of. A database or role of that name without the tenant's marker is [`Error::NotOurs`].
     pub async fn take_possession(&self, possession: Possession<'_>) -> Result<(), Error> {
-        let Possession { from, database, role, verifier, owner, epoch } = possession;
+        let Possession { from, database, role, verifier, login, owner, epoch } = possession;
         let verifier = Verifier::parse(verifier)?;
         let superuser = self.is_superuser().await?;
         let mut client = self.client().await?;
@@ -85,16 +87,17 @@ impl Server {
         let mut statements = Vec::new();
         let marker = Marker::Tenant(owner);
         let (database_quoted, role_quoted) = (database.quoted(), role.quoted());
+        let login = if login { "login" } else { "nologin" };
         match role_facts(&transaction, role).await? {
             None => {
                 statements.push(format!(
-                    "create role {role_quoted} login nosuperuser nocreatedb nocreaterole noreplication \
+                    "create role {role_quoted} {login} nosuperuser nocreatedb nocreaterole noreplication \
                      nobypassrls inherit password {verifier}"
                 ));
                 statements.push(format!("comment on role {role_quoted} is '{marker}'"));
             }
             Some(facts) if facts.belongs_to(owner.tenant) => {
-                statements.push(format!("alter role {role_quoted} login password {verifier}"));
+                statements.push(format!("alter role {role_quoted} {login} password {verifier}"));
             }
             Some(_) => return Err(role::not_ours(role)),
         }

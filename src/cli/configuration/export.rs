@@ -3,8 +3,9 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use serde_json::json;
 
-use crate::cli::report::{print_json, print_text};
+use crate::cli::report::print_json;
 use crate::cli::{Context, Error, Outcome, Result, backup};
 
 #[derive(Clone, Debug, Args)]
@@ -31,7 +32,8 @@ pub(in crate::cli) async fn run(options: Options, context: &Context) -> Result<O
     if options.to_bucket {
         backup::need_store(&environment)?;
         let id = environment.back_up_catalog().await?;
-        print_text(&format!("The catalog is backed up: {id}."))?;
+        let document = json!({ "catalog_backup": id });
+        context.print(&document, || format!("The catalog is backed up: {id}."))?;
         return Ok(Outcome::Done);
     }
     let export = environment.catalog.export(&environment.limits.configuration).await?;
@@ -43,6 +45,7 @@ pub(in crate::cli) async fn run(options: Options, context: &Context) -> Result<O
     tokio::fs::write(&path, text)
         .await
         .map_err(|error| Error::failed("the file cannot be written", error))?;
-    print_text(&format!("The catalog is written to {}.", path.display()))?;
+    let document = json!({ "file": path });
+    context.print(&document, || format!("The catalog is written to {}.", path.display()))?;
     Ok(Outcome::Done)
 }
