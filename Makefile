@@ -13,10 +13,11 @@ test: ## Run the whole suite
 	@.ci/bootstrap tests
 	cargo test --workspace --no-fail-fast
 
-soak: ## A quarter of an hour of bad weather, and a hundred deaths of three workers: the suite has a minute of it
+soak: ## A quarter of an hour of bad weather, a hundred deaths of three workers, a thousand faults before the bucket
 	@.ci/bootstrap tests
 	TENANTRY_SOAK_SECONDS=900 cargo test --test suite soak:: -- --nocapture
 	TENANTRY_CRASH_ROUNDS=100 cargo test --test suite rollouts::crash:: -- --nocapture
+	TENANTRY_FAULTS=1000 cargo test --test suite faults::no_fault -- --nocapture
 
 bench: ## Measure against plain PostgreSQL tools and PgBouncer in the same run
 	@.ci/bootstrap bench

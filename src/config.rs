@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use secrecy::{ExposeSecret as _, SecretString};
-use tenantry_backup::{BackupStore, S3Settings, StoreError};
+use tenantry_backup::{BackupStore, ObjectLock, S3Settings, ServerEncryption, StoreError};
 use tenantry_provisioning::{MigrationTimeouts, ServerUrl};
 
 use crate::catalog::Catalog;
@@ -120,6 +120,10 @@ pub struct Settings {
     pub s3_secret_access_key: Option<SecretString>,
     /// Whether the bucket is part of the path.
     pub s3_force_path_style: bool,
+    /// How long the bucket holds what is of a backup.
+    pub s3_object_lock: Option<ObjectLock>,
+    /// With what the store encrypts what it keeps.
+    pub s3_encryption: Option<ServerEncryption>,
     /// Backups that one command takes at a time.
     pub backup_concurrency: usize,
     /// What holds for scheduled backups.
@@ -238,6 +242,8 @@ impl Settings {
             s3_access_key_id: r.get("s3_access_key_id"),
             s3_secret_access_key: r.get("s3_secret_access_key"),
             s3_force_path_style: r.get("s3_force_path_style").unwrap_or(false),
+            s3_object_lock: r.get("s3_object_lock"),
+            s3_encryption: r.get("s3_encryption"),
             backup_concurrency,
             backups: backup::read(r, backup_concurrency),
             worker_concurrency: r.get("worker_concurrency").map_or(4, |Positive(number)| number),
@@ -340,6 +346,8 @@ impl Settings {
                 .clone()
                 .zip(self.s3_secret_access_key.clone())
                 .map(|(id, secret)| (id.expose_secret().to_owned(), secret)),
+            object_lock: self.s3_object_lock,
+            encryption: self.s3_encryption.clone(),
         };
         BackupStore::s3(settings).await.map(Some)
     }

@@ -28,6 +28,7 @@ pub use restore::{
     load_manifest, restore, verify_stored,
 };
 pub use store::{
-    BackupStore, MAX_SMALL_OBJECT_BYTES, ObjectInfo, ObjectReader, S3Settings, StoreError, Uploaded,
+    BackupStore, LockMode, MAX_SMALL_OBJECT_BYTES, NotAProtection, ObjectInfo, ObjectLock,
+    ObjectReader, S3Settings, ServerEncryption, StoreError, Uploaded,
 };
 pub use tools::{PgTools, ToolError};

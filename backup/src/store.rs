@@ -8,6 +8,7 @@ mod catalog;
 mod directory;
 mod error;
 mod memory;
+mod protection;
 mod s3;
 
 use std::fmt;
@@ -22,6 +23,7 @@ use tokio::io::{AsyncRead, ReadBuf};
 use uuid::Uuid;
 
 pub use error::StoreError;
+pub use protection::{LockMode, NotAProtection, ObjectLock, ServerEncryption};
 pub use s3::S3Settings;
 
 use crate::object_key::{KeyScope, ObjectKey};
@@ -94,8 +96,8 @@ impl BackupStore {
         }
     }
 
-    /// Proves that the store is there and that we may write, read, list and delete, with a probe
-    /// object under `.tenantry-probe-<uuid>`. Ends within 10 seconds, whatever the store does.
+    /// Proves that the store is there, that we may write, read, list and delete, and that it locks and
+    /// encrypts what it is asked to, with a probe object under `.tenantry-probe-<uuid>`. Ends within 10 seconds, whatever the store does.
     pub async fn check(&self) -> Result<(), StoreError> {
         let probe = format!(".tenantry-probe-{}", Uuid::new_v4());
         let checked = tokio::time::timeout(CHECK_TIMEOUT, self.check_with(&probe)).await;
@@ -174,8 +176,21 @@ impl BackupStore {
     pub async fn abort_unfinished(&self, tenant: Uuid, backup: Uuid) -> Result<u64, StoreError> {
         let prefix = KeyScope::Backup { tenant, backup }.prefix();
         match &self.backend {
-            Backend::S3(s3) => s3.abort_unfinished(&prefix).await,
-            Backend::Directory(directory) => directory.abort_unfinished(&prefix).await,
+            Backend::S3(s3) => s3.abort_unfinished(&prefix, Timestamp::MAX).await,
+            Backend::Directory(directory) => {
+                directory.abort_unfinished(&prefix, Timestamp::MAX).await
+            }
+            Backend::Memory(_) => Ok(0),
+        }
+    }
+
+    /// Discards what uploads of a tenant left that began before this moment and never ended, and counts them.
+    /// As with [`BackupStore::abort_unfinished`], a store may have none to show.
+    pub async fn abort_older(&self, tenant: Uuid, before: Timestamp) -> Result<u64, StoreError> {
+        let prefix = KeyScope::Tenant(tenant).prefix();
+        match &self.backend {
+            Backend::S3(s3) => s3.abort_unfinished(&prefix, before).await,
+            Backend::Directory(directory) => directory.abort_unfinished(&prefix, before).await,
             Backend::Memory(_) => Ok(0),
         }
     }
@@ -233,7 +248,13 @@ impl BackupStore {
             let body = self.get_raw(probe).await?;
             let listed = self.list_raw(probe).await?;
             let seen = listed.iter().any(|object| object.key == probe);
-            if body == "tenantry" && seen { Ok(()) } else { Err(StoreError::Inconsistent) }
+            if body != "tenantry" || !seen {
+                return Err(StoreError::Inconsistent);
+            }
+            match &self.backend {
+                Backend::S3(s3) => s3.require_protection(probe).await,
+                Backend::Directory(_) | Backend::Memory(_) => Ok(()),
+            }
         };
         let read = read.await;
         let deleted = self.delete_raw(probe).await;

@@ -2,6 +2,7 @@
 
 use clap::{Args, Subcommand};
 use serde::Serialize;
+use tenantry_backup::StoreError;
 use tenantry_provisioning::MigrationSet;
 
 use super::edge;
@@ -14,7 +15,7 @@ pub(super) mod export;
 /// The commands about settings.
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// Check the settings without connecting to anything
+    /// Check the settings without connecting to anything but the bucket, if asked to
     Check(CheckOptions),
     /// Show every setting, its value and who set it; secrets are not shown
     Show(ShowOptions),
@@ -27,9 +28,14 @@ pub(super) enum Command {
 Examples:
   tenantry config check
   tenantry config check --config /etc/tenantry.toml
+  tenantry config check --bucket
 
 Exit status 1 when something is wrong.")]
-pub(super) struct CheckOptions {}
+pub(super) struct CheckOptions {
+    /// Ask the bucket, too: whether it may be used, and locks and encrypts as it is asked to
+    #[arg(long)]
+    bucket: bool,
+}
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -69,19 +75,28 @@ pub(super) fn run(
     output: OutputFormat,
 ) -> Result<Outcome> {
     match command {
-        Command::Check(_) => check(loaded, output),
+        Command::Check(options) => check(options, loaded, output),
         Command::Show(_) => show(&loaded?, output),
         Command::Export(_) => unreachable!("it asks the catalog, so it has run elsewhere"),
     }
 }
 
 fn check(
+    options: &CheckOptions,
     loaded: std::result::Result<Settings, ConfigError>,
     output: OutputFormat,
 ) -> Result<Outcome> {
     let mut findings = Findings::default();
     match loaded {
-        Ok(settings) => findings.settings(&settings),
+        Ok(settings) => {
+            findings.settings(&settings);
+            if options.bucket {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+                let runtime = runtime
+                    .map_err(|error| Error::failed("the async runtime cannot be started", error))?;
+                runtime.block_on(findings.bucket(&settings));
+            }
+        }
         Err(error) => findings.refused(&error),
     }
     match output {
@@ -152,6 +167,23 @@ impl Findings {
         match settings.refuse_open_data_plane() {
             Ok(()) => self.notes.push(format!("a request {}", settings.identity_needed())),
             Err(error) => self.notes.push(format!("{error}: {}", error.remedy())),
+        }
+    }
+
+    /// What the bucket itself says.
+    async fn bucket(&mut self, settings: &Settings) {
+        let asked = async {
+            let Some(store) = settings.store().await? else { return Ok(None) };
+            store.check().await.map(|()| Some(store.describe()))
+        };
+        let asked: std::result::Result<_, StoreError> = asked.await;
+        match asked {
+            Ok(Some(place)) => self.notes.push(format!("{place} does as it is asked")),
+            Ok(None) => {}
+            Err(error) => {
+                let what = crate::operations::chain(&error);
+                self.problems.push(Finding { what, remedy: error.remedy().to_owned() });
+            }
         }
     }
 

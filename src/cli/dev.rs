@@ -86,6 +86,8 @@ pub(super) fn s3_settings(s3: &EmbeddedS3) -> S3Settings {
         region: Some(REGION.to_owned()),
         force_path_style: true,
         credentials: Some((id.to_owned(), secret.to_owned().into())),
+        object_lock: None,
+        encryption: None,
     }
 }
 

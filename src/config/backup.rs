@@ -2,9 +2,10 @@
 
 use super::error::Problem;
 use super::reader::Reader;
-use super::value::{Percent, Positive};
+use super::value::{Percent, Positive, Value};
 use crate::operations::backup::BackupRules;
 use crate::tenant::settings::BackupPolicy;
+use tenantry_backup::{ObjectLock, ServerEncryption};
 
 /// Reads what holds for scheduled backups. A schedule without a bucket is refused: nobody would miss the backups
 /// before they are needed.
@@ -31,5 +32,21 @@ pub(super) fn read(r: &mut Reader, concurrency: usize) -> BackupRules {
         concurrency,
         per_server: r.get("backup_server_concurrency").map_or(concurrency, |Positive(n)| n),
         pause_above: r.get("backup_pause_above").map_or(usual.pause_above, |Percent(n)| n),
+    }
+}
+
+impl Value for ObjectLock {
+    const EXPECTED: &'static str = Self::EXPECTED;
+
+    fn read(text: &str) -> Result<Self, Option<String>> {
+        text.parse().map_err(|_| None)
+    }
+}
+
+impl Value for ServerEncryption {
+    const EXPECTED: &'static str = Self::EXPECTED;
+
+    fn read(text: &str) -> Result<Self, Option<String>> {
+        text.parse().map_err(|_| None)
     }
 }

@@ -162,6 +162,16 @@ pub const KEYS: &[Key] = &[
         "whether the bucket is part of the path; most stores but AWS want it",
     ),
     plain(
+        "s3_object_lock",
+        "",
+        "for how many days the bucket loses no object of a backup, such as `governance=30` or `compliance=365`",
+    ),
+    plain(
+        "s3_encryption",
+        "",
+        "with what the store encrypts what it keeps, on top of us: `AES256`, `aws:kms` or `aws:kms=<key>`",
+    ),
+    plain(
         "backup_concurrency",
         "2",
         "backups that one command, or the schedule over all replicas, takes at a time",

@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -98,7 +99,8 @@ async fn upload_dump(cx: &StepContext<'_>) -> Result<(), StepError> {
     let (tools, server_version) = cx.environment.tools(&server).await?;
     let key = cx.environment.catalog.backup_key(cx.tenant.id).await?;
     let also_for = also_for(cx)?;
-    if cx.operation.attempts > 1 {
+    // An earlier attempt may have left an upload, or an object; `retry` counts attempts from the beginning.
+    if cx.operation.attempts > 1 || cx.operation.error.is_some() {
         store.remove_backup(cx.tenant.id, cx.operation.id).await?;
     }
 
@@ -112,19 +114,25 @@ async fn upload_dump(cx: &StepContext<'_>) -> Result<(), StepError> {
     };
     let witness = Witness::of(cx, &session).await?;
     let started_at = Timestamp::now();
-    let Snapshot { id, absent, is_large } = open_snapshot(&session).await?;
+    let lock_timeout = cx.environment.limits.migration_timeouts.lock;
+    let Snapshot { id, absent, is_large } = open_snapshot(&session, lock_timeout).await?;
     let request = DumpRequest {
         tools: &tools,
         libpq_env: server.url().with_database(cx.tenant.database.as_str()).libpq_env(),
         snapshot: Some(&id),
-        lock_timeout: cx.environment.limits.migration_timeouts.lock,
+        lock_timeout,
         absent,
         also_for: also_for.clone(),
     };
     let uploaded = dump(store, cx.tenant.id, cx.operation.id, &key.open, request, progress);
     let looked = async {
+        // Looking locks the tables against DDL. `pg_dump` has locks of its own, and they end with it; these
+        // would stand until the upload has ended.
+        let failed = tenantry_provisioning::Error::from;
+        session.batch_execute("savepoint looked").await.map_err(failed)?;
         let tables = count_rows(&session).await?;
         let schema = if is_large { Some(Schema::read(&session).await?) } else { None };
+        session.batch_execute("rollback to savepoint looked").await.map_err(failed)?;
         Ok::<_, StepError>((tables, schema.map(|schema| schema.fingerprint())))
     };
     let (dumped, looked) = tokio::join!(uploaded, looked);
@@ -175,12 +183,20 @@ pub(super) struct Snapshot {
     is_large: bool,
 }
 
-/// Opens a transaction whose snapshot `pg_dump` shares; it must stay open until the dump has ended.
-pub(super) async fn open_snapshot(session: &Connection) -> Result<Snapshot, StepError> {
+/// Opens a transaction whose snapshot `pg_dump` shares; it must stay open until the dump has ended. It waits for
+/// locks no longer than `pg_dump` does: whoever waits behind it waits as long.
+pub(super) async fn open_snapshot(
+    session: &Connection,
+    lock_timeout: Duration,
+) -> Result<Snapshot, StepError> {
     // What a database is born with has an oid below 16384; pg_dump leaves all of it out but a changed
     // comment on the schema `public`.
+    let start = format!(
+        "begin isolation level repeatable read, read only; set local lock_timeout = {}",
+        lock_timeout.as_millis()
+    );
     let (begun, row) = future::join(
-        session.batch_execute("begin isolation level repeatable read, read only"),
+        session.batch_execute(&start),
         session.query_typed(
             "-- backup::open_snapshot
              select pg_export_snapshot(),

@@ -57,7 +57,7 @@ pub async fn run(environment: Environment, shutdown: CancellationToken) {
         return;
     }
     loop {
-        match shutdown.run_until_cancelled(back_up_if_due(&environment)).await {
+        match shutdown.run_until_cancelled(Box::pin(back_up_if_due(&environment))).await {
             None => return,
             Some(Ok(())) => {}
             Some(Err(error)) => {

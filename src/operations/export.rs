@@ -83,7 +83,8 @@ impl Environment {
         let session = server.connect(&tenant.database).await?;
         let _turn = self.turn().await;
         let exported_at = Timestamp::now();
-        let Snapshot { id, absent, .. } = open_snapshot(&session).await?;
+        let lock_timeout = self.limits.migration_timeouts.lock;
+        let Snapshot { id, absent, .. } = open_snapshot(&session, lock_timeout).await?;
         let tables = count_all_rows(&session).await?.into_iter().map(ExportedTable::from).collect();
         let manifest = ExportManifest {
             format: FORMAT,
@@ -101,7 +102,7 @@ impl Environment {
             tools: &tools,
             libpq_env: server.url().with_database(tenant.database.as_str()).libpq_env(),
             snapshot: Some(&id),
-            lock_timeout: self.limits.migration_timeouts.lock,
+            lock_timeout,
             absent,
             also_for: Vec::new(),
         };

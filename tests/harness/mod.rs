@@ -4,10 +4,12 @@
 
 pub mod certificates;
 pub mod dns;
+pub mod faulty_s3;
 pub mod process;
 pub mod product;
 pub mod provider;
 pub mod replica;
+pub mod seaweed;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -266,6 +268,8 @@ pub fn s3_settings(s3: &EmbeddedS3) -> S3Settings {
         region: Some("us-east-1".to_owned()),
         force_path_style: true,
         credentials: Some((id.to_owned(), secret.to_owned().into())),
+        object_lock: None,
+        encryption: None,
     }
 }
 

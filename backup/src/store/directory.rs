@@ -114,10 +114,14 @@ impl Directory {
         Ok(())
     }
 
-    pub(super) async fn abort_unfinished(&self, prefix: &str) -> Result<u64, StoreError> {
+    pub(super) async fn abort_unfinished(
+        &self,
+        prefix: &str,
+        before: Timestamp,
+    ) -> Result<u64, StoreError> {
         let mut aborted = 0;
         for object in self.files(prefix).await? {
-            if object.key.ends_with(UNFINISHED) {
+            if object.key.ends_with(UNFINISHED) && object.last_modified < before {
                 self.delete(&object.key).await?;
                 aborted += 1;
             }

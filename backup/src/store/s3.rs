@@ -5,6 +5,7 @@
 
 mod download;
 mod failure;
+mod protected;
 mod upload;
 mod versions;
 
@@ -27,6 +28,7 @@ use secrecy::{ExposeSecret, SecretString};
 use uuid::Uuid;
 
 use self::failure::Attempt;
+use super::protection::{ObjectLock, ServerEncryption};
 use super::{MAX_SMALL_OBJECT_BYTES, ObjectReader, RawObject, StoreError};
 use crate::object_key::parse_id;
 
@@ -55,6 +57,10 @@ pub struct S3Settings {
     pub force_path_style: bool,
     /// Access key and secret; without them, the AWS chain (environment, profile, container, instance).
     pub credentials: Option<(String, SecretString)>,
+    /// How long the bucket is to hold what is of a backup.
+    pub object_lock: Option<ObjectLock>,
+    /// With what the store is to encrypt what it keeps.
+    pub encryption: Option<ServerEncryption>,
 }
 
 #[derive(Clone)]
@@ -64,6 +70,8 @@ pub(super) struct S3 {
     /// Empty, or ends in a slash.
     prefix: String,
     endpoint: Option<String>,
+    object_lock: Option<ObjectLock>,
+    encryption: Option<ServerEncryption>,
 }
 
 impl S3 {
@@ -116,6 +124,8 @@ impl S3 {
             bucket: settings.bucket,
             prefix: if prefix.is_empty() { String::new() } else { format!("{prefix}/") },
             endpoint: settings.endpoint,
+            object_lock: settings.object_lock,
+            encryption: settings.encryption,
         })
     }
 
@@ -143,10 +153,15 @@ impl S3 {
 
     pub(super) async fn put(&self, key: &str, body: Bytes) -> Result<(), StoreError> {
         let deadline = upload::attempt_timeout(body.len());
+        let protected = self.protected(key);
         self.client
             .put_object()
             .bucket(&self.bucket)
             .key(self.full(key))
+            .set_object_lock_mode(protected.mode)
+            .set_object_lock_retain_until_date(protected.until)
+            .set_server_side_encryption(protected.encryption)
+            .set_ssekms_key_id(protected.key_id)
             .body(ByteStream::from(body))
             .customize()
             .config_override(aws_sdk_s3::config::Builder::new().timeout_config(timeouts(deadline)))
@@ -226,7 +241,11 @@ impl S3 {
         }
     }
 
-    pub(super) async fn abort_unfinished(&self, prefix: &str) -> Result<u64, StoreError> {
+    pub(super) async fn abort_unfinished(
+        &self,
+        prefix: &str,
+        before: Timestamp,
+    ) -> Result<u64, StoreError> {
         let attempt = self.attempt("a listing of unfinished uploads", prefix);
         let (mut key_marker, mut id_marker) = (None, None);
         let mut aborted = 0;
@@ -247,6 +266,9 @@ impl S3 {
                 page => page.map_err(|error| attempt.failed(&error))?,
             };
             for unfinished in page.uploads.unwrap_or_default() {
+                if timestamp(unfinished.initiated.as_ref()) >= before {
+                    continue;
+                }
                 if let (Some(key), Some(id)) = (unfinished.key, unfinished.upload_id) {
                     self.abort_upload(&key, &id).await?;
                     aborted += 1;

@@ -115,7 +115,8 @@ pub(super) async fn ask_after_backup(cx: &StepContext<'_>) -> Result<(), StepErr
 
 async fn remove(cx: &StepContext<'_>) -> Result<(), StepError> {
     let (store, tenant) = (cx.environment.store()?, cx.tenant.id);
-    let plan = cx.environment.prune_plan(&cx.tenant, Timestamp::now()).await?;
+    let now = Timestamp::now();
+    let plan = cx.environment.prune_plan(&cx.tenant, now).await?;
     for backup in plan.doomed() {
         if is_wanted_now(cx, backup.id).await? {
             tracing::info!(backup = %backup.id, "backup kept: a hold or a restore has come meanwhile");
@@ -131,6 +132,11 @@ async fn remove(cx: &StepContext<'_>) -> Result<(), StepError> {
             backup = %stray.backup, objects = stray.objects, bytes = stray.bytes,
             "objects of an upload that never ended are removed"
         );
+    }
+    // No listing shows these: also under a backup that came to its end, when a connection broke as it began.
+    let unfinished = store.abort_older(tenant, now - ORPHAN_AGE).await?;
+    if unfinished > 0 {
+        tracing::warn!(unfinished, "uploads that never ended are removed");
     }
     for stray in plan.strays.iter().filter(|stray| stray.keep == Some(WHOLE)) {
         tracing::warn!(backup = %stray.backup, "the bucket has a backup that the catalog does not know; it is left");

@@ -51,7 +51,7 @@ impl S3 {
         let mut multipart = Multipart::begin(self.clone(), key.to_owned()).await?;
         let sent = multipart.send_all(first, reader, &mut sha256).await;
         let completed = match sent {
-            Ok((parts, bytes)) => multipart.complete(parts).await.map(|()| bytes),
+            Ok((parts, bytes)) => multipart.complete(parts, bytes).await.map(|()| bytes),
             Err(error) => Err(error),
         };
         match completed {
@@ -85,12 +85,17 @@ impl Multipart {
         // still gets its id, and dropping it aborts it.
         let begun = tokio::spawn(async move {
             let attempt = s3.attempt("the start of an upload", &key);
+            let protected = s3.protected(&key);
             let created = s3
                 .client
                 .create_multipart_upload()
                 .bucket(&s3.bucket)
                 .key(s3.full(&key))
                 .checksum_algorithm(ChecksumAlgorithm::Crc32)
+                .set_object_lock_mode(protected.mode)
+                .set_object_lock_retain_until_date(protected.until)
+                .set_server_side_encryption(protected.encryption)
+                .set_ssekms_key_id(protected.key_id)
                 .send()
                 .await
                 .map_err(|error| attempt.failed(&error))?;
@@ -163,8 +168,9 @@ impl Multipart {
         }
     }
 
-    async fn complete(&mut self, parts: Vec<CompletedPart>) -> Result<(), StoreError> {
-        self.s3
+    async fn complete(&mut self, parts: Vec<CompletedPart>, bytes: u64) -> Result<(), StoreError> {
+        let completed = self
+            .s3
             .client
             .complete_multipart_upload()
             .bucket(&self.s3.bucket)
@@ -177,9 +183,27 @@ impl Multipart {
             )
             .send()
             .await
-            .map_err(|error| self.s3.attempt("the end of an upload", &self.key).failed(&error))?;
+            .map_err(|error| self.s3.attempt("the end of an upload", &self.key).failed(&error));
+        if let Err(error) = completed {
+            // When the answer gets lost, the store is asked again, and some know the upload no longer.
+            if !self.is_stored(bytes).await {
+                return Err(error);
+            }
+            tracing::debug!(
+                key = self.key,
+                "the store had completed an upload, and did not say so"
+            );
+        }
         self.upload_id.clear();
         Ok(())
+    }
+
+    /// Whether the object is there, as large as it is to be. There was none before this upload.
+    async fn is_stored(&self, bytes: u64) -> bool {
+        let request = self.s3.client.head_object().bucket(&self.s3.bucket);
+        let found = request.key(self.s3.full(&self.key)).send().await;
+        let size = found.ok().and_then(|object| object.content_length);
+        size.map(i64::unsigned_abs) == Some(bytes)
     }
 
     async fn abort(&mut self) {
