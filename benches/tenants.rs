@@ -12,8 +12,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bouncer::{Bouncer, BouncerAddress};
-use harness::process::memory;
 use harness::{Fleet, Options, slug};
+use peak_alloc::PeakAlloc;
 use tenantry::catalog::tenants::Place;
 use tenantry::embedded::PostgresSettings;
 use tenantry::router::{RouterSettings, TenantRouter};
@@ -22,6 +22,9 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_postgres::types::Type;
 use tokio_postgres::{Client, NoTls};
+
+#[global_allocator]
+static HEAP: PeakAlloc = PeakAlloc;
 
 const TENANTS: usize = 1000;
 const CLIENTS: usize = 64;
@@ -132,21 +135,16 @@ async fn print_memory(fleet: &Fleet, tenants: &[TenantSlug]) {
     };
     let (first, second) = tenants.split_at(tenants.len() / 2);
     ask(first).await;
-    let before = held();
+    let before = HEAP.current_usage();
     ask(second).await;
     println!(
         "{:<70} {:>10} B {:>12} {:>8}  <= 3000 B",
         "memory of a tenant whose connections are closed, among 1,000",
-        held().saturating_sub(before) / second.len(),
+        HEAP.current_usage().saturating_sub(before) / second.len(),
         "",
         ""
     );
     router.close().await;
-}
-
-/// What this process holds, in bytes.
-fn held() -> usize {
-    memory(std::process::id(), "VmRSS:")
 }
 
 struct Measured {

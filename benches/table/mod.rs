@@ -24,7 +24,7 @@ pub fn shell_with(fleet: &Fleet, environment: &[(&str, &str)], line: &str) -> Du
     let path = format!("{}:/usr/bin:/bin", fleet.postgres.bin_dir().display());
     let started = Instant::now();
     let mut command = Command::new("bash");
-    let command = command.args(["-eo", "pipefail", "-c", line]).env("PATH", path);
+    let command = command.args(["-eo", "pipefail", "-c", line]).env_clear().env("PATH", path);
     let command = command.envs(url.libpq_env()).envs(environment.iter().copied());
     let status = command.stdout(Stdio::null()).status().expect("bash runs");
     assert!(status.success(), "{line}");
