@@ -8,7 +8,7 @@ use tenantry::operations::request::{BackupChoice, RestoreAs};
 use tenantry::tenant::TenantState;
 use tenantry_provisioning::{Server, ServerUrl};
 
-use crate::harness::{BY, Fleet, connect, slug};
+use crate::harness::{BY, Fleet, Options, connect, slug};
 
 mod roles;
 
@@ -52,6 +52,35 @@ async fn left_on(postgres: &EmbeddedPostgres) -> Vec<String> {
                where datname like 'tenant%' and datname not like 'tenantry_template%' and datname <> 'tenantry'
                union all select 'role ' || rolname from pg_roles where rolname like 'tenant\\_%' order by 1";
     client.query(sql, &[]).await.unwrap().iter().map(|row| row.get(0)).collect()
+}
+
+#[tokio::test]
+async fn a_prepared_transaction_is_named_before_anybody_waits_for_it() {
+    let extra = vec![("max_prepared_transactions".to_owned(), "2".to_owned())];
+    let postgres = PostgresSettings { extra, ..PostgresSettings::scratch() };
+    let fleet = Fleet::start_with(Options { postgres, ..Options::default() }).await;
+    fleet.create_tenant_with("acme", true).await;
+    fleet.back_up("acme").await;
+    execute(&fleet, "begin; delete from boards; prepare transaction 'left over'").await;
+    let (acme, to) = (slug("acme"), slug("acme-corp"));
+    let restore = fleet.environment.restore(&acme, BackupChoice::Latest, BY).await.unwrap();
+
+    let restored = fleet.runner().complete(restore.id).await.unwrap();
+
+    assert_eq!(restored.state, OperationState::Failed);
+    assert_eq!(restored.attempts, 1, "nobody waited for what cannot work");
+    assert!(restored.error.unwrap().message.contains("\"left over\" is prepared"));
+    assert_eq!(boards(&fleet).await, 3, "it is served as before");
+    fleet.environment.cancel(restore.id).await.unwrap();
+    fleet.runner().complete(restore.id).await.unwrap();
+    let rename = fleet.environment.rename(&acme, &to, BY).await.unwrap();
+    let renamed = fleet.runner().complete(rename.id).await.unwrap();
+    assert!(renamed.error.unwrap().message.contains("\"left over\" is prepared"));
+
+    execute(&fleet, "rollback prepared 'left over'").await;
+    fleet.environment.retry(rename.id).await.unwrap();
+    let renamed = fleet.runner().complete(rename.id).await.unwrap();
+    assert_eq!(renamed.state, OperationState::Succeeded, "{:?}", renamed.error);
 }
 
 #[tokio::test]

@@ -64,6 +64,21 @@ impl Server {
         database_facts(&client, name).await
     }
 
+    /// The names of the transactions that are prepared in a database: while there is one, it can neither be renamed
+    /// nor dropped, however long its sessions are gone.
+    pub async fn prepared_transactions(&self, name: &DatabaseName) -> Result<Vec<String>, Error> {
+        let rows = self
+            .client()
+            .await?
+            .query(
+                "-- database::prepared_transactions
+                 select gid from pg_prepared_xacts where database = $1 order by prepared",
+                &[&name.as_str()],
+            )
+            .await?;
+        Ok(rows.iter().map(|row| row.get(0)).collect())
+    }
+
     /// Every database that carries a marker of ours or a name that this system would give.
     pub async fn list_databases(&self) -> Result<Vec<DatabaseFacts>, Error> {
         let rows = self

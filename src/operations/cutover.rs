@@ -90,6 +90,21 @@ pub(super) async fn leave_server(cx: &StepContext<'_>) -> Result<(), StepError> 
     }
 }
 
+/// Finds out while the tenant is still served that its database cannot be renamed.
+pub(super) async fn require_nothing_prepared(
+    server: &Server,
+    database: &DatabaseName,
+) -> Result<(), StepError> {
+    let prepared = server.prepared_transactions(database).await?;
+    let Some(first) = prepared.first() else { return Ok(()) };
+    Err(StepError::fail(
+        format!(
+            "transaction {first:?} is prepared in the tenant's database, which cannot be renamed before it ends"
+        ),
+        "connect to that database, `commit prepared` or `rollback prepared` it, then retry",
+    ))
+}
+
 /// How the tenant stands; or, in the middle of a cutover, how it stood before that.
 async fn before(cx: &StepContext<'_>) -> Result<Before, StepError> {
     let noted = cx.recall::<Before>(BEFORE);
@@ -128,6 +143,7 @@ async fn exchange(
     let retired = DatabaseName::old(cx.operation.id);
     let source = cx.environment.server(before.server_id).await?;
     let target = cx.environment.server(incoming.server_id).await?;
+    require_nothing_prepared(&source, &cx.tenant.database).await?;
     let keep = cx.environment.limits.restore_keep;
     cx.lock.retain_database(&retired, before.server_id, keep).await?;
     let reason = cx.tenant.suspended_reason.as_deref();

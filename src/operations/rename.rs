@@ -10,6 +10,7 @@ use std::time::Duration;
 use futures_util::FutureExt as _;
 use tenantry_provisioning::{DatabaseName, Rename, RoleName};
 
+use super::cutover::require_nothing_prepared;
 use super::{Plan, Step, StepContext, StepError, Work, chain};
 use crate::tenant::{TenantSlug, TenantState};
 
@@ -51,6 +52,7 @@ async fn check_names(cx: &StepContext<'_>) -> Result<(), StepError> {
         ));
     }
     let server = cx.environment.server(cx.tenant.server_id).await?;
+    require_nothing_prepared(&server, &cx.tenant.database).await?;
     let new = names(cx)?;
     let database =
         server.database(&new.database).await?.map(|_| format!("database `{}`", new.database));
