@@ -144,7 +144,10 @@ async fn swap(fleet: &Fleet) {
                     let started = Instant::now();
                     let asked = async {
                         let connection = router.connection(&tenant).await.map_err(|_| ())?;
-                        connection.query_one("select count(*) from boards", &[]).await.map_err(|_| ())
+                        connection
+                            .query_one("select count(*) from boards", &[])
+                            .await
+                            .map_err(|_| ())
                     };
                     failed += u32::from(asked.await.is_err());
                     longest = longest.max(started.elapsed());
@@ -161,7 +164,11 @@ async fn swap(fleet: &Fleet) {
     }
     waits.sort();
     let waited = format!("{:.1?}", waits[SWAPS * 99 / 100 - 1]);
-    figure("longest request during a restore in place, 99th percentile of 100", &waited, "<= 250 ms");
+    figure(
+        "longest request during a restore in place, 99th percentile of 100",
+        &waited,
+        "<= 250 ms",
+    );
     figure("  statements that the swap ended", &failed.to_string(), "");
 }
 
@@ -172,14 +179,20 @@ async fn large(fleet: &Fleet) {
     let file = folder.path().join("large.dump");
     let (mut ours, mut peers) = (Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
-        let (before, line) = (processor(), format!("pg_dump -Fc -f {} tenant_large", file.display()));
+        let (before, line) =
+            (processor(), format!("pg_dump -Fc -f {} tenant_large", file.display()));
         let time = shell(fleet, &line);
         peers.push((time, processor() - before));
         ours.push(run(fleet, &["backup", "run", "large"]));
     }
     let peak = ours.iter().map(|run| run.peak).max().expect("several rounds");
     let wall = |runs: &[Run]| middle(runs.iter().map(|run| run.time).collect());
-    row("back up 1 GB / pg_dump -Fc to disk", wall(&ours), middle(peers.iter().map(|peer| peer.0).collect()), "<= 0.45");
+    row(
+        "back up 1 GB / pg_dump -Fc to disk",
+        wall(&ours),
+        middle(peers.iter().map(|peer| peer.0).collect()),
+        "<= 0.45",
+    );
     compare(
         "  processor, clients' side",
         "s",
@@ -242,7 +255,8 @@ fn run(fleet: &Fleet, arguments: &[&str]) -> Run {
     let (before, started) = (processor(), Instant::now());
     let mut command = harness::process::command(fleet);
     let command = command.env("TENANTRY_WARM_SPARES", "0").args(arguments);
-    let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("the program");
+    let mut child =
+        command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("the program");
     let mut peak = 0;
     let status = loop {
         if let Some(status) = child.try_wait().expect("our child") {

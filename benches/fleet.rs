@@ -146,7 +146,10 @@ impl Bench {
         });
         std::fs::write("/tmp/tenantry-bench.names", names).expect("a file");
 
-        let peer = shell(&self.fleet, "xargs -P 2 -I{} psql -qX -v ON_ERROR_STOP=1 -d {} -f /tmp/tenantry-bench.sql < /tmp/tenantry-bench.names");
+        let peer = shell(
+            &self.fleet,
+            "xargs -P 2 -I{} psql -qX -v ON_ERROR_STOP=1 -d {} -f /tmp/tenantry-bench.sql < /tmp/tenantry-bench.names",
+        );
         self.fleet.add_migration(
             &format!("V{}__due.sql", FILES + 1),
             "alter table cards add column due date;",
@@ -186,7 +189,8 @@ impl Bench {
 
     /// What a shell does for a tenant: a clone and a role, with none of the locks.
     fn pair(&self, name: &str) -> Duration {
-        let time = shell(&self.fleet, &format!("createdb -T bench_template {name} && createuser {name}"));
+        let time =
+            shell(&self.fleet, &format!("createdb -T bench_template {name} && createuser {name}"));
         self.close(name);
         time
     }
@@ -198,8 +202,11 @@ impl Bench {
 
     fn run_files(&self, database: &str) {
         let folder = self.fleet.migrations.path().display();
-        shell(&self.fleet, &format!(
-            "for n in $(seq 1 {FILES}); do psql -qX -v ON_ERROR_STOP=1 -d {database} -f {folder}/V$n\\__*.sql; done"
-        ));
+        shell(
+            &self.fleet,
+            &format!(
+                "for n in $(seq 1 {FILES}); do psql -qX -v ON_ERROR_STOP=1 -d {database} -f {folder}/V$n\\__*.sql; done"
+            ),
+        );
     }
 }

@@ -410,8 +410,7 @@ async fn sessions_that_come_back_keep_to_a_budget_that_has_shrunk() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn requests_wait_for_a_server_that_is_coming_back() {
-    let patient =
-        RouterSettings { pool_wait_timeout: Duration::from_mins(1), ..router_settings() };
+    let patient = RouterSettings { pool_wait_timeout: Duration::from_mins(1), ..router_settings() };
     let mut sql = Sql::start_with(SqlSettings::default(), patient).await;
     let pid = backend(&sql).await;
 
