@@ -377,7 +377,7 @@ impl Settings {
                 moments,
                 sample: i64::try_from(self.drill_sample).unwrap_or(i64::MAX),
             }),
-            audits: self.audit_schedule.clone(),
+            audits: self.audit_schedule.clone().map(Box::new),
             spares: self.warm_spares,
             backups: self.backups.clone(),
             dumps: self.backup_concurrency,

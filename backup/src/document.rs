@@ -26,7 +26,7 @@ pub fn verify_document(
     if bytes.len() != 32 {
         return Err(CertificateError::NotAKey);
     }
-    if document["public_key"] != Value::from(expected.as_str()) {
+    if document["public_key"] != expected.as_str() {
         return Err(CertificateError::OtherKey { expected });
     }
     let signature = document["signature"].as_str().and_then(|text| hex::decode(text).ok());

@@ -69,7 +69,7 @@ pub struct Limits {
     /// When backups are drilled without anybody asking.
     pub drills: Option<DrillSchedule>,
     /// When isolation is audited without anybody asking.
-    pub audits: Option<DrillTimes>,
+    pub audits: Option<Box<DrillTimes>>,
     /// How many ready clones to keep on each server.
     pub spares: usize,
     /// What holds for scheduled backups.
