@@ -21,7 +21,7 @@ soak: ## A quarter of an hour of bad weather, a hundred deaths of three workers,
 
 bench: ## Measure against plain PostgreSQL tools and PgBouncer in the same run
 	@.ci/bootstrap bench
-	cargo bench --bench backups --bench fleet --bench identity --bench rollouts --bench router --bench sql --bench tenants
+	cargo bench --bench audit --bench backups --bench fleet --bench identity --bench rollouts --bench router --bench sql --bench tenants
 
 lint: install-deps ## Check format, clippy and documentation; warnings are errors
 	@.ci/lint

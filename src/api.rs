@@ -27,6 +27,7 @@ use crate::sql::{Gateway, SqlSettings};
 
 mod aliases;
 mod audit_log;
+mod audits;
 mod auth;
 mod backups;
 mod cors;
@@ -166,6 +167,9 @@ fn admin_routes() -> OpenApiRouter<Admin> {
         .routes(routes!(registrations::approve))
         .routes(routes!(registrations::reject))
         .routes(routes!(audit_log::list))
+        .routes(routes!(audits::newest, audits::run))
+        .routes(routes!(audits::list))
+        .routes(routes!(audits::get))
         .routes(routes!(backups::back_up))
         .routes(routes!(backups::restore))
         .routes(routes!(backups::drill))
@@ -268,6 +272,9 @@ mod tests {
             "/api/registrations/{id}/approve",
             "/api/registrations/{id}/reject",
             "/api/audit-log",
+            "/api/audit",
+            "/api/audit/{id}",
+            "/api/audits",
             "/api/setup/tenants/{slug}/settings",
             "/api/backups",
             "/api/backups/{id}",

@@ -31,6 +31,7 @@ use crate::tenant::settings::SettingsError;
 
 mod attempts;
 pub mod audit_log;
+pub mod audits;
 pub mod backups;
 pub mod catching_up;
 pub mod changes;
@@ -93,13 +94,12 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("V25__erasures", include_str!("../migrations/catalog/V25__erasures.sql")),
     ("V26__backup_events", include_str!("../migrations/catalog/V26__backup_events.sql")),
     ("V27__open_operations", include_str!("../migrations/catalog/V27__open_operations.sql")),
-    ("V28__awaited_backups", include_str!("../migrations/catalog/V28__awaited_backups.sql")),
-    ("V29__retained_at", include_str!("../migrations/catalog/V29__retained_at.sql")),
+    ("V28__retained_at", include_str!("../migrations/catalog/V28__retained_at.sql")),
+    ("V29__audits", include_str!("../migrations/catalog/V29__audits.sql")),
 ];
 
-/// A worker's notes need not reach the disk one by one: a step that is repeated because the catalog's
-/// server lost its last moments changes nothing. What ends an operation is written through, and takes
-/// everything before it along.
+/// A worker's notes need not reach the disk one by one: a step repeated because the catalog's server lost its
+/// last moments changes nothing. What ends an operation is written through, with everything before it.
 const LAZY_COMMIT: &str = "-c synchronous_commit=off";
 
 /// How long whoever has an earlier answer waits for a new one.

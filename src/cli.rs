@@ -15,6 +15,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::config::{LogFormat, Settings};
 use crate::telemetry;
 
+mod audit;
 mod audit_log;
 mod backup;
 mod configuration;
@@ -146,6 +147,9 @@ enum Command {
     /// Certificates that the keys of backups were destroyed
     #[command(subcommand)]
     Erasure(erasure::Command),
+    /// Reports of audits of isolation: seeing and checking them (`tenantry tenant audit` makes one)
+    #[command(subcommand)]
+    Audit(audit::Command),
     /// See what was changed and what was refused
     AuditLog(audit_log::Options),
     /// Compare the catalog with every server and the bucket
@@ -170,6 +174,8 @@ pub enum Outcome {
     Risky,
     /// A guard, or somebody, holds the rest.
     Paused,
+    /// Not everything could be looked at.
+    Incomplete,
 }
 
 /// Runs the command that the process was started with.
@@ -234,6 +240,7 @@ impl Command {
             Self::Token(command) => token::run(command, context).await,
             Self::Key(command) => key::run(command, context).await,
             Self::Erasure(command) => erasure::run(command, context).await,
+            Self::Audit(command) => audit::run(command, context).await,
             Self::AuditLog(options) => audit_log::run(options, context).await,
             Self::Doctor(options) => doctor::run(options, context).await,
             Self::Config(configuration::Command::Export(options)) => {
@@ -269,7 +276,7 @@ impl From<Outcome> for ExitCode {
             Outcome::Done => 0,
             Outcome::Failed => 1,
             Outcome::PartlyDone => 3,
-            Outcome::Drifted | Outcome::Risky | Outcome::Paused => 4,
+            Outcome::Drifted | Outcome::Risky | Outcome::Paused | Outcome::Incomplete => 4,
         })
     }
 }
@@ -316,6 +323,9 @@ mod tests {
             "tenantry token create --name x --scope everything",
             "tenantry tenant domain add acme https://acme.com",
             "tenantry audit-log --since yesterday",
+            "tenantry audit verify audit.json",
+            "tenantry tenant audit accept 64b31ee443e6f57f --reason known",
+            "tenantry tenant audit --yes",
             "tenantry registration reject 0197f0c0-7a5e-7c3e-9f5e-0a1b2c3d4e5f",
             "tenantry tier set shared",
             "tenantry tier set gold connections=5",
@@ -357,6 +367,9 @@ mod tests {
             "tenantry serve --role worker --admin-listen 0.0.0.0:8081",
             "tenantry tenant domain add acme app.acme.com",
             "tenantry audit-log --tenant acme --since 7d",
+            "tenantry tenant audit --tenant-slug acme --baseline before.json --fix --yes",
+            "tenantry tenant audit accept 64b31ee443e6f57f --reason known --until 90d",
+            "tenantry audit verify audit.json --public-key 00",
             "tenantry registration list --state pending",
             "tenantry tier set shared connections=5 statement_timeout=30s",
             "tenantry tier unset dedicated connections queries_per_second",

@@ -136,6 +136,8 @@ pub struct Settings {
     pub drill_schedule: Option<DrillTimes>,
     /// How many tenants' backups then.
     pub drill_sample: usize,
+    /// When isolation is audited without anybody asking.
+    pub audit_schedule: Option<DrillTimes>,
     /// How long the database that a restore replaced is kept.
     pub restore_keep: Duration,
     /// When a tenant that is behind is migrated.
@@ -250,6 +252,7 @@ impl Settings {
             warm_spares: r.get("warm_spares").map_or(2, |Count(number)| number),
             drill_schedule: r.get("drill_schedule"),
             drill_sample: r.get("drill_sample").map_or(5, |Positive(number)| number),
+            audit_schedule: r.get("audit_schedule"),
             restore_keep: r.get("restore_keep").unwrap_or(Duration::from_hours(7 * 24)),
             migration_mode: r.get("migration_mode").unwrap_or(MigrationMode::Manual),
             migration_lock_timeout: r
@@ -382,6 +385,7 @@ impl Settings {
                 moments,
                 sample: i64::try_from(self.drill_sample).unwrap_or(i64::MAX),
             }),
+            audits: self.audit_schedule.clone().map(Box::new),
             spares: self.warm_spares,
             backups: self.backups.clone(),
             dumps: self.backup_concurrency,

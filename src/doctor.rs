@@ -7,7 +7,7 @@
 use std::collections::{HashMap, HashSet};
 
 use serde::Serialize;
-use tenantry_provisioning::{DatabaseName, Marker, Server};
+use tenantry_provisioning::{Marker, Server};
 use uuid::Uuid;
 
 use crate::catalog::operations::{OperationFilter, OperationState};
@@ -16,8 +16,10 @@ use crate::catalog::tenants::TenantFilter;
 use crate::operations::{Environment, StepError};
 use crate::tenant::{Tenant, TenantState};
 
+mod expected;
 mod read_replicas;
 
+pub(crate) use expected::{expected_databases, open_operations};
 pub use read_replicas::examine_read_replicas;
 
 /// What was looked at, and what is wrong.
@@ -92,13 +94,7 @@ pub async fn examine(environment: &Environment) -> Result<Report, StepError> {
 async fn known(environment: &Environment) -> Result<Known, StepError> {
     let filter = TenantFilter { limit: i64::MAX, ..TenantFilter::default() };
     let tenants = environment.catalog.tenants(&filter).await?;
-    let mut operations = HashSet::new();
-    for state in [OperationState::Queued, OperationState::Running, OperationState::Failed] {
-        let filter =
-            OperationFilter { state: Some(state), limit: i64::MAX, ..OperationFilter::default() };
-        let found = environment.catalog.operations(&filter).await?;
-        operations.extend(found.into_iter().map(|(operation, _)| operation.id));
-    }
+    let operations = open_operations(&environment.catalog).await?;
     Ok(Known {
         tenants: tenants.into_iter().map(|tenant| (tenant.id, tenant)).collect(),
         operations,
@@ -128,27 +124,7 @@ async fn examine_server(
 ) -> Result<(), StepError> {
     let catalog = &environment.catalog;
     let place = record.name.as_str();
-    let mut expected: HashSet<String> = HashSet::new();
-    expected.extend(
-        catalog.retained_databases(record.id).await?.iter().map(|old| old.database.to_string()),
-    );
-    for template in catalog.templates(record.id).await? {
-        expected.insert(DatabaseName::template(&template.digest).to_string());
-        if !template.ready {
-            expected.insert(
-                DatabaseName::build(crate::operations::upkeep::build_id(&template.digest))
-                    .to_string(),
-            );
-        }
-    }
-    for spare in catalog.spares(record.id).await? {
-        expected.insert(DatabaseName::spare(spare.id).to_string());
-        if !spare.ready {
-            expected.insert(DatabaseName::build(spare.id).to_string());
-        }
-    }
-    expected.insert(crate::operations::verify::reference_build().to_string());
-    expected.extend(known.operations.iter().map(|id| DatabaseName::build(*id).to_string()));
+    let mut expected = expected_databases(catalog, record.id, &known.operations).await?;
 
     for tenant in known.tenants.values().filter(|tenant| tenant.server_id == record.id) {
         examine_tenant(place, tenant, survey, report).await?;

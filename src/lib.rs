@@ -72,6 +72,7 @@
 //! - [`operations`]: every change to a tenant, as durable steps.
 //! - [`domains`]: whose a domain is, by the DNS.
 //! - [`doctor`]: the catalog against the servers, both ways.
+//! - [`audit`]: the proof of isolation: attacks on ourselves, and a signed report.
 //! - [`worker`]: the loops of a replica.
 //! - [`api`]: the admin API and the public endpoints.
 //! - [`config`], [`duration`], [`telemetry`], [`metrics`]: settings, lengths of time, logs, numbers.
@@ -79,6 +80,7 @@
 //! - [`cli`]: the commands; wires everything.
 
 pub mod api;
+pub mod audit;
 pub mod catalog;
 pub mod cli;
 pub mod config;

@@ -82,6 +82,10 @@ fn describe() {
         "tenantry_backup_goals_missed",
         "Tenants whose newest backup is older than its goal allows."
     );
+    describe_gauge!(
+        "tenantry_audit_findings",
+        "Findings of the last isolation audit that nobody has accepted, by severity."
+    );
     describe_gauge!("tenantry_server_up", "Whether a tenant server answers.");
     describe_gauge!("tenantry_replica_up", "Whether a read replica answers and is a standby.");
     describe_gauge!(
@@ -187,6 +191,11 @@ pub fn backup_ages(sorted: &[u64]) {
 #[expect(clippy::cast_precision_loss, reason = "nobody has 2^52 tenants")]
 pub fn backup_goals_missed(number: usize) {
     gauge!("tenantry_backup_goals_missed").set(number as f64);
+}
+
+/// How many findings of a severity the last audit of the fleet has that nobody has accepted.
+pub fn audit_findings(severity: &'static str, number: i32) {
+    gauge!("tenantry_audit_findings", "severity" => severity).set(f64::from(number));
 }
 
 /// Whether a server answers.

@@ -1,5 +1,5 @@
 //! The loops of a replica that does control-plane work: drive operations, lead rollouts, bring tenants up to
-//! date, ask for scheduled backups, make the tenants of registrations, tend templates and spares, keep the
+//! date, ask for scheduled backups, audit, make the tenants of registrations, tend templates and spares, keep the
 //! gauges. Every loop ends with the shutdown signal; operations under way are handed back between two steps.
 
 use std::time::Duration;
@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
+use crate::audit;
 use crate::catalog::CatalogError;
 use crate::catalog::changes::Changes;
 use crate::metrics;
@@ -46,6 +47,7 @@ impl Worker {
             backup::schedule::run(self.environment.clone(), self.changes.clone(), shutdown.clone()),
             catalog_backup::run(self.environment.clone(), shutdown.clone()),
             drills::run(self.environment.clone(), shutdown.clone()),
+            audit::schedule::run(self.environment.clone(), shutdown.clone()),
             upkeep::run(self.environment.clone(), self.changes.clone(), shutdown.clone()),
             watch_gauges(&self.environment, shutdown),
         );
@@ -73,6 +75,13 @@ async fn refresh_gauges(environment: &Environment) -> Result<(), CatalogError> {
     }
     for (version, number) in environment.catalog.count_schema_versions().await? {
         metrics::schema_version(version, number);
+    }
+    if let Some(last) = environment.catalog.last_audit().await? {
+        let found = last.findings;
+        metrics::audit_findings("critical", found.critical);
+        metrics::audit_findings("high", found.high);
+        metrics::audit_findings("medium", found.medium);
+        metrics::audit_findings("low", found.low);
     }
     for record in environment.catalog.servers().await? {
         let up = environment.server_answers(record.id, SERVER_PATIENCE).await;

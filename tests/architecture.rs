@@ -10,6 +10,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
         "cli",
         &[
             "api",
+            "audit",
             "catalog",
             "config",
             "doctor",
@@ -47,6 +48,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     (
         "api",
         &[
+            "audit",
             "catalog",
             "domains",
             "extract",
@@ -60,7 +62,8 @@ const MAY_NAME: &[(&str, &[&str])] = &[
             "tenant",
         ],
     ),
-    ("worker", &["catalog", "metrics", "operations", "tenant"]),
+    ("worker", &["audit", "catalog", "metrics", "operations", "tenant"]),
+    ("audit", &["catalog", "doctor", "operations", "tenant"]),
     ("doctor", &["catalog", "operations", "tenant"]),
     ("domains", &["catalog", "tenant"]),
     ("operations", &["catalog", "metrics", "tenant"]),
@@ -89,6 +92,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("operations", &["tenantry_provisioning", "tenantry_backup"]),
     ("catalog", &["tenantry_provisioning", "tenantry_backup"]),
     ("doctor", &["tenantry_provisioning"]),
+    ("audit", &["tenantry_provisioning", "tenantry_backup"]),
     ("router", &["tenantry_provisioning"]),
     // Where a session goes, and how it is encrypted.
     ("sql", &["tenantry_provisioning"]),
@@ -139,7 +143,7 @@ fn only_some_modules_know_the_leaf_crates() {
 fn the_two_planes_never_name_each_other() {
     let planes: [&[&str]; 2] = [
         &["router", "resolve", "extract", "registration", "sql"],
-        &["operations", "worker", "doctor", "domains"],
+        &["operations", "worker", "doctor", "audit", "domains"],
     ];
     for (one, other) in [(0, 1), (1, 0)] {
         for &module in planes[one] {

@@ -9,6 +9,7 @@ mod harness;
 mod admin_api;
 mod application;
 mod architecture;
+mod audit;
 mod backups;
 mod budget;
 mod burst;

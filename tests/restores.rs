@@ -78,7 +78,7 @@ async fn a_prepared_transaction_is_named_before_anybody_waits_for_it() {
     assert!(renamed.error.unwrap().message.contains("\"left over\" is prepared"));
 
     execute(&fleet, "rollback prepared 'left over'").await;
-    fleet.environment.retry(rename.id).await.unwrap();
+    fleet.catalog().retry(rename.id).await.unwrap();
     let renamed = fleet.runner().complete(rename.id).await.unwrap();
     assert_eq!(renamed.state, OperationState::Succeeded, "{:?}", renamed.error);
 }

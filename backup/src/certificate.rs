@@ -6,7 +6,7 @@
 use std::fmt;
 
 use aws_lc_rs::rand;
-use aws_lc_rs::signature::{ED25519, Ed25519KeyPair, KeyPair as _, UnparsedPublicKey};
+use aws_lc_rs::signature::{ED25519, Ed25519KeyPair, KeyPair as _, Signature, UnparsedPublicKey};
 use jiff::Timestamp;
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
@@ -111,7 +111,7 @@ impl Certificate {
     /// Signs the certificate as it stands now; any later change makes it invalid.
     pub fn sign(&mut self, key: &CertificateKey) {
         self.public_key = key.public();
-        self.signature = hex::encode(key.pair.sign(&self.signed_bytes()));
+        self.signature = hex::encode(key.sign_bytes(&self.signed_bytes()));
     }
 
     /// Checks that the holder of this public key signed the certificate as it is.
@@ -163,6 +163,10 @@ impl CertificateKey {
     #[must_use]
     pub fn to_secret(&self) -> SecretString {
         self.seed.clone()
+    }
+
+    pub(crate) fn sign_bytes(&self, bytes: &[u8]) -> Signature {
+        self.pair.sign(bytes)
     }
 
     /// Its public half, in hex.

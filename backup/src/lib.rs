@@ -2,6 +2,7 @@
 
 mod certificate;
 mod copy;
+mod document;
 mod dump;
 mod key;
 mod manifest;
@@ -18,6 +19,7 @@ pub use certificate::{
     CERTIFICATE_FORMAT, Certificate, CertificateError, CertificateKey, ErasedBackup,
 };
 pub use copy::copy_schema;
+pub use document::{sign_document, verify_document};
 pub use dump::{DumpError, DumpProgress, DumpRequest, Dumped, ObjectClass, dump, finish};
 pub use key::{BackupKey, KeyError, Recipient};
 pub use manifest::{MANIFEST_FORMAT, Manifest, ManifestError, TableRows};

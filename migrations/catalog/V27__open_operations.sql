@@ -12,3 +12,6 @@ where o.id = i.operation_id
    or o.id = i.backup_id and not exists (select from operations m where m.id = i.operation_id);
 create index rollout_tenants_waiting on rollout_tenants (rollout_id, (asked is null), tenant_id)
     where asked is distinct from 'migration';
+
+-- Which operations read a backup: asked before it is removed.
+create index operations_backup on operations ((input ->> 'backup')) where input ->> 'backup' is not null;

@@ -1,5 +1,7 @@
 #![doc = include_str!("../README.md")]
 
+mod attack;
+mod audit;
 mod belongings;
 mod database;
 mod error;
@@ -10,6 +12,8 @@ mod role;
 mod schema;
 mod server;
 
+pub use attack::{ACTS, Act, Attacker, Attempt, Login, Visible, is_shut_out};
+pub use audit::{Expectation, ExpectedTenant, Hole, Looked};
 pub use database::{DatabaseFacts, Possession, Proof, Rename, Retirement, Source, Swap};
 pub use error::{Cause, Error};
 pub use isolation::{Finding, FindingKind, lock_down};

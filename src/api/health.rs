@@ -9,11 +9,13 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use futures_util::future::join_all;
+use futures_util::future::{join, join_all};
+use jiff::Timestamp;
 use moka::future::Cache;
 use serde::Serialize;
 use tokio::time::timeout;
 
+use crate::catalog::audits::AuditSummary;
 use crate::catalog::{Catalog, CatalogError};
 use crate::operations::Environment;
 use crate::problem::Problem;
@@ -55,8 +57,12 @@ struct Report {
     multi_tenant_mode: bool,
     /// Living tenants; unknown while the catalog is away.
     tenant_count: Option<i64>,
-    /// What the last isolation audit said; there are no audits yet.
+    /// What the last isolation audit of the fleet said: `isolated`, `findings`, `incomplete`; `not_audited` if there
+    /// was none, and `unknown` while the catalog is away.
     isolation_status: &'static str,
+    /// When that audit ended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last_audit: Option<Timestamp>,
     /// `up` or `down`.
     catalog: &'static str,
     /// Tenants with open pools on this replica.
@@ -83,7 +89,7 @@ impl Health {
     }
 
     async fn look(&self) -> Report {
-        let tenant_count = self.count_tenants().await;
+        let (tenant_count, audit) = join(self.count_tenants(), self.last_audit()).await;
         let (pools, servers) = match &self.plane {
             Plane::Data(router) => (Some(router.pool_status()), None),
             Plane::Control(environment) => (None, self.ask_servers(environment).await),
@@ -95,7 +101,8 @@ impl Health {
             version: env!("CARGO_PKG_VERSION"),
             multi_tenant_mode: self.multi_tenant,
             tenant_count,
-            isolation_status: "not_audited",
+            isolation_status: audit.status(),
+            last_audit: audit.ended(),
             catalog: if up { UP } else { DOWN },
             pools: pools.map(|status| status.pools),
             connections: pools.map(|status| status.connections),
@@ -115,11 +122,46 @@ impl Health {
         Some(join_all(states).await.into_iter().collect())
     }
 
+    async fn last_audit(&self) -> LastAudit {
+        match timeout(PATIENCE, self.catalog.last_audit()).await {
+            Ok(Ok(Some(last))) => LastAudit::Known(last),
+            Ok(Ok(None)) => LastAudit::Never,
+            Ok(Err(_)) | Err(_) => LastAudit::Unknown,
+        }
+    }
+
     async fn count_tenants(&self) -> Option<i64> {
         let counted: Result<_, CatalogError> =
             timeout(PATIENCE, self.catalog.count_tenants()).await.ok()?;
         let living = |(state, _): &(TenantState, i64)| *state != TenantState::Deleted;
         Some(counted.ok()?.into_iter().filter(living).map(|(_, number)| number).sum())
+    }
+}
+
+/// What the catalog says of the last audit of the fleet.
+enum LastAudit {
+    Known(AuditSummary),
+    Never,
+    /// The catalog is away.
+    Unknown,
+}
+
+impl LastAudit {
+    fn status(&self) -> &'static str {
+        match self {
+            Self::Unknown => "unknown",
+            Self::Never => "not_audited",
+            Self::Known(last) if last.findings.total() > 0 => "findings",
+            Self::Known(last) if !last.complete => "incomplete",
+            Self::Known(_) => "isolated",
+        }
+    }
+
+    fn ended(&self) -> Option<Timestamp> {
+        match self {
+            Self::Known(last) => Some(last.finished_at),
+            Self::Never | Self::Unknown => None,
+        }
     }
 }
 

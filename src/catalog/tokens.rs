@@ -30,7 +30,7 @@ pub enum Scope {
     /// Restore a backup over a live tenant.
     #[serde(rename = "restore")]
     Restore,
-    /// Read the audit log.
+    /// Read the audit log; audit isolation, and read what audits found.
     #[serde(rename = "audit")]
     Audit,
     /// See and change servers.

@@ -87,6 +87,7 @@ async fn prepare(
         settings: SettingsRules::default(),
         restore_keep: Duration::from_hours(7 * 24),
         drills: None,
+        audits: None,
         configuration: std::collections::BTreeMap::default(),
         spares: TENANTS.len(),
         backups: BackupRules::default(),

@@ -5,6 +5,7 @@ use clap::{ArgAction, Args, Subcommand};
 use super::{Context, Outcome, Result};
 
 mod alias;
+mod audit;
 mod create;
 mod delete;
 mod domain;
@@ -38,6 +39,8 @@ pub(super) enum Command {
     /// The slugs that a tenant had before
     #[command(subcommand)]
     Alias(alias::Command),
+    /// Attack every tenant as every other, and say what was tried and found
+    Audit(audit::Options),
     /// Give a tenant's login role another password
     RotatePassword(rotate_password::Options),
     /// Who belongs to a tenant
@@ -65,6 +68,7 @@ pub(super) async fn run(command: Command, context: &Context) -> Result<Outcome> 
         Command::Resume(options) => suspend::resume(options, context).await,
         Command::Rename(options) => rename::run(options, context).await,
         Command::Alias(command) => alias::run(command, context).await,
+        Command::Audit(options) => audit::run(options, context).await,
         Command::RotatePassword(options) => rotate_password::run(options, context).await,
         Command::Member(command) => member::run(command, context).await,
         Command::Domain(command) => domain::run(command, context).await,

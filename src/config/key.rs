@@ -205,6 +205,11 @@ pub const KEYS: &[Key] = &[
         "when backups are restored to prove them, as a cron expression in UTC; none means when asked",
     ),
     plain("drill_sample", "5", "how many tenants' backups are proven each time"),
+    plain(
+        "audit_schedule",
+        "",
+        "when isolation is audited, as a cron expression in UTC; none means when asked",
+    ),
     plain("restore_keep", "7d", "how long the database that a restore replaced is kept"),
     plain(
         "migration_mode",

@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use super::StepError;
 use super::backup::BackupRules;
-use super::drills::DrillSchedule;
+use super::drills::{DrillSchedule, DrillTimes};
 use super::webhook::Webhook;
 use crate::catalog::catching_up::CatchUpMode;
 use crate::catalog::freeze::Freeze;
@@ -68,6 +68,8 @@ pub struct Limits {
     pub configuration: BTreeMap<String, String>,
     /// When backups are drilled without anybody asking.
     pub drills: Option<DrillSchedule>,
+    /// When isolation is audited without anybody asking.
+    pub audits: Option<Box<DrillTimes>>,
     /// How many ready clones to keep on each server.
     pub spares: usize,
     /// What holds for scheduled backups.

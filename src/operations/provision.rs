@@ -138,7 +138,8 @@ async fn load_sample_data(cx: &StepContext<'_>) -> Result<(), StepError> {
         let transaction = session.transaction().await?;
         transaction
             .batch_execute(
-                "create table if not exists tenantry.sample_data (operation uuid primary key)",
+                "create table if not exists tenantry.sample_data (operation uuid primary key);
+                 revoke all on tenantry.sample_data from tenantry_app",
             )
             .await?;
         let news = transaction

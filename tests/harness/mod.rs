@@ -283,6 +283,7 @@ pub fn limits(migrations_dir: PathBuf, spares: usize) -> Limits {
         settings: SettingsRules::default(),
         restore_keep: Duration::from_hours(7 * 24),
         drills: None,
+        audits: None,
         configuration: std::collections::BTreeMap::default(),
         spares,
         backups: BackupRules::default(),

@@ -130,6 +130,14 @@ impl ServerUrl {
         url
     }
 
+    /// The same server, with sessions that go by this name in `pg_stat_activity`.
+    #[must_use]
+    pub fn with_application_name(&self, name: &str) -> Self {
+        let mut url = self.clone();
+        url.config.application_name(name);
+        url
+    }
+
     /// The driver's settings. They hold the password; their `Debug` does not show it.
     #[must_use]
     pub fn config(&self) -> Config {

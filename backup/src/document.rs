@@ -1,0 +1,80 @@
+//! Signed documents of other kinds than certificates: plain JSON, with the public key and the signature in it.
+//!
+//! What is signed begins with the document's purpose, so that one kind never passes for another.
+
+use aws_lc_rs::signature::{ED25519, UnparsedPublicKey};
+use serde_json::Value;
+
+use crate::certificate::{CertificateError, CertificateKey};
+use crate::manifest::write_canonical;
+
+/// Signs a JSON object as it stands now; any later change makes it invalid.
+pub fn sign_document(purpose: &str, document: &mut Value, key: &CertificateKey) {
+    document["public_key"] = key.public().into();
+    let signature = key.sign_bytes(&signed_bytes(purpose, document));
+    document["signature"] = hex::encode(signature).into();
+}
+
+/// Checks that the holder of this public key signed the document as it is, for this purpose.
+pub fn verify_document(
+    purpose: &str,
+    document: &Value,
+    public_key: &str,
+) -> Result<(), CertificateError> {
+    let expected = public_key.trim().to_ascii_lowercase();
+    let bytes = hex::decode(&expected).map_err(|_| CertificateError::NotAKey)?;
+    if bytes.len() != 32 {
+        return Err(CertificateError::NotAKey);
+    }
+    if document["public_key"] != expected.as_str() {
+        return Err(CertificateError::OtherKey { expected });
+    }
+    let signature = document["signature"].as_str().and_then(|text| hex::decode(text).ok());
+    let signature = signature.ok_or(CertificateError::Altered)?;
+    UnparsedPublicKey::new(&ED25519, bytes)
+        .verify(&signed_bytes(purpose, document), &signature)
+        .map_err(|_| CertificateError::Altered)
+}
+
+fn signed_bytes(purpose: &str, document: &Value) -> Vec<u8> {
+    let mut document = document.clone();
+    if let Value::Object(fields) = &mut document {
+        fields.remove("signature");
+    }
+    let mut bytes = format!("tenantry {purpose}\n").into_bytes();
+    write_canonical(&document, &mut bytes);
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_signed_document_is_good_as_it_is_and_for_its_purpose_only() {
+        let key = CertificateKey::generate();
+        let mut document = json!({ "b": [1, 2], "a": { "text": "x" } });
+        sign_document("report", &mut document, &key);
+
+        let again: Value = serde_json::from_str(&document.to_string()).unwrap();
+
+        verify_document("report", &again, &key.public()).unwrap();
+        let refused = |document: &Value, purpose: &str| {
+            matches!(
+                verify_document(purpose, document, &key.public()),
+                Err(CertificateError::Altered)
+            )
+        };
+        assert!(refused(&again, "erasure certificate"));
+        for (field, value) in [("b", json!([1])), ("more", json!(1)), ("signature", json!("00"))] {
+            let mut altered = again.clone();
+            altered[field] = value;
+            assert!(refused(&altered, "report"), "{field}");
+        }
+        let other = CertificateKey::generate().public();
+        let error = verify_document("report", &again, &other).unwrap_err();
+        assert!(matches!(error, CertificateError::OtherKey { .. }));
+    }
+}

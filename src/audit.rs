@@ -1,0 +1,155 @@
+//! The audit: this system attacks itself, and says what it tried and what it found.
+//!
+//! Three looks, over the real servers and not over our own records. *Passive* (`passive.rs`): what grants, owners,
+//! memberships and settings allow, from outside and from inside of each database. *Active* (`active.rs`): every
+//! tenant's own role at every other database of its server, and what it can do in its own. *Consistency*
+//! (`consistency.rs`): what the catalog and the bucket say that cannot all be true.
+//!
+//! An audit proves something only where it was refused for the right reason: what could not be tried is named, and
+//! makes the audit incomplete. It changes nothing; [`mend`] runs only what a finding shows. A report is signed and
+//! kept, so that an auditor can check it without us.
+
+use std::collections::HashSet;
+
+use serde_json::Value;
+use uuid::Uuid;
+
+use crate::catalog::CatalogError;
+use crate::catalog::lock::ChoreLock;
+use crate::catalog::tenants::TenantFilter;
+use crate::operations::{Environment, StepError};
+use crate::tenant::{Tenant, TenantSlug, TenantState};
+
+mod active;
+mod consistency;
+pub mod kinds;
+mod passive;
+pub mod report;
+pub mod schedule;
+
+pub use report::{AuditReport, Finding};
+
+/// What to audit, and how hard.
+#[derive(Clone, Debug)]
+pub struct AuditOptions {
+    /// Only these tenants; all when this is empty.
+    pub tenants: Vec<TenantSlug>,
+    /// Sessions on one server at a time, beside those of the administrator's pool.
+    pub sessions: usize,
+    /// At most so many attempts at other databases on one server; beyond that a part of them has its turn, another
+    /// one each time.
+    pub pairs: usize,
+}
+
+impl Default for AuditOptions {
+    fn default() -> Self {
+        Self { tenants: Vec::new(), sessions: 4, pairs: 20_000 }
+    }
+}
+
+/// An audit that is about to run. While it lives there is no other.
+pub struct Audit {
+    environment: Environment,
+    options: AuditOptions,
+    report: AuditReport,
+    _chore: ChoreLock,
+}
+
+/// An audit that has ended, and its report as it was signed and kept.
+#[derive(Clone, Debug)]
+pub struct Audited {
+    /// What was tried and found.
+    pub report: AuditReport,
+    /// The same, signed.
+    pub document: Value,
+}
+
+impl Audit {
+    /// Begins an audit; none when one is under way already.
+    pub async fn begin(
+        environment: &Environment,
+        options: AuditOptions,
+        requested_by: &str,
+    ) -> Result<Option<Self>, CatalogError> {
+        for slug in &options.tenants {
+            environment.catalog.tenant(slug).await?;
+        }
+        let Some(chore) = environment.catalog.try_chore("audit").await? else { return Ok(None) };
+        let slugs = options.tenants.iter().map(ToString::to_string).collect();
+        let report = AuditReport::begin(requested_by, slugs);
+        Ok(Some(Self { environment: environment.clone(), options, report, _chore: chore }))
+    }
+
+    /// The audit's id.
+    #[must_use]
+    pub fn id(&self) -> Uuid {
+        self.report.audit
+    }
+
+    /// Audits the fleet, signs the report and keeps it.
+    pub async fn run(self) -> Result<Audited, StepError> {
+        let Self { environment, options, mut report, _chore } = self;
+        let catalog = &environment.catalog;
+        for record in catalog.servers().await? {
+            let (environment, options) = (&environment, &options);
+            let place = Place { environment, options, id: record.id, name: record.name };
+            if let Err(error) = place.audit(&mut report).await {
+                report.untried.push(format!("server {}: {error}", place.name));
+            }
+        }
+        consistency::examine(&environment, &mut report).await?;
+        report.end(catalog.acceptances().await?);
+        let document = report.signed(&catalog.certificate_key().await?);
+        catalog.record_audit(&report.summary(), &document).await?;
+        Ok(Audited { report, document })
+    }
+}
+
+/// Runs the statement with which a finding is mended. A finding without one is left alone.
+pub async fn mend(environment: &Environment, finding: &Finding) -> Result<(), StepError> {
+    let Some(statement) = &finding.fix else { return Ok(()) };
+    let record = environment.catalog.server_by_name(&finding.place).await?;
+    let server = environment.server(record.id).await?;
+    Ok(server.mend(finding.database.as_deref(), statement).await?)
+}
+
+/// A server that is audited.
+struct Place<'a> {
+    environment: &'a Environment,
+    options: &'a AuditOptions,
+    id: Uuid,
+    name: String,
+}
+
+impl Place<'_> {
+    async fn audit(&self, report: &mut AuditReport) -> Result<(), StepError> {
+        let server = self.environment.server(self.id).await?;
+        passive::examine(self, &server, report).await?;
+        active::attack(self, &server, report).await?;
+        report.tried.servers += 1;
+        Ok(())
+    }
+
+    /// The tenants of this server as the catalog has them now.
+    async fn tenants(&self) -> Result<Tenants, CatalogError> {
+        let filter = TenantFilter { limit: i64::MAX, ..TenantFilter::default() };
+        let mut all = self.environment.catalog.tenants(&filter).await?;
+        all.retain(|tenant| tenant.server_id == self.id);
+        let wanted: HashSet<&TenantSlug> = self.options.tenants.iter().collect();
+        let (mut looked_at, mut others) = (Vec::new(), Vec::new());
+        for tenant in all {
+            let is_wanted = wanted.is_empty() || wanted.contains(&tenant.slug);
+            let is_settled = matches!(tenant.state, TenantState::Active | TenantState::Suspended);
+            if is_wanted && is_settled { looked_at.push(tenant) } else { others.push(tenant) }
+        }
+        Ok(Tenants { looked_at, others })
+    }
+}
+
+/// Living tenants of one server.
+struct Tenants {
+    /// Served or suspended, and asked for.
+    looked_at: Vec<Tenant>,
+    /// The rest.
+    others: Vec<Tenant>,
+}

@@ -1,0 +1,75 @@
+//! What the catalog and the bucket say that cannot all be true.
+
+use std::collections::HashMap;
+
+use uuid::Uuid;
+
+use super::report::{AuditReport, Finding};
+use crate::operations::{Environment, StepError};
+
+const CATALOG: &str = "catalog";
+const BUCKET: &str = "bucket";
+
+/// Compares the catalog with itself, and with what lies in the bucket.
+pub(super) async fn examine(
+    environment: &Environment,
+    report: &mut AuditReport,
+) -> Result<(), StepError> {
+    let catalog = &environment.catalog;
+    let wanted = |slug: &Option<String>| {
+        report.tenants.is_empty() || slug.as_ref().is_some_and(|slug| report.tenants.contains(slug))
+    };
+    let found = catalog.contradictions().await?;
+    let findings: Vec<_> = found
+        .into_iter()
+        .filter(|found| wanted(&found.tenant))
+        .map(|found| Finding::new(&found.kind, CATALOG, &found.subject, found.evidence))
+        .collect();
+    report.findings.extend(findings);
+    if !report.tenants.is_empty() {
+        return Ok(());
+    }
+    for (key, under) in catalog.under_master_keys().await? {
+        if !key.is_empty() && key != catalog.master_key_id() {
+            let evidence = format!(
+                "{} secrets and the keys of {} backups are under it",
+                under.secrets, under.backups
+            );
+            report.findings.push(Finding::new("old_key", CATALOG, &key, evidence));
+        }
+    }
+    if let Err(error) = examine_bucket(environment, report).await {
+        report.untried.push(format!("the bucket: {error}"));
+    }
+    Ok(())
+}
+
+/// Whether each backup lies where its tenant's backups lie.
+async fn examine_bucket(
+    environment: &Environment,
+    report: &mut AuditReport,
+) -> Result<(), StepError> {
+    let Some(store) = &environment.store else { return Ok(()) };
+    let backups = environment.catalog.backups(None, i64::MAX).await?;
+    let owners: HashMap<Uuid, Uuid> =
+        backups.iter().map(|backup| (backup.id, backup.tenant_id)).collect();
+    for prefix in store.tenants().await? {
+        if environment.catalog.tenant_by_id(prefix).await.is_err() {
+            let evidence = "backups lie under a tenant that the catalog does not know".to_owned();
+            report.findings.push(Finding::new(
+                "stray_backups",
+                BUCKET,
+                &prefix.to_string(),
+                evidence,
+            ));
+        }
+        for backup in store.backups_of(prefix).await? {
+            if let Some(owner) = owners.get(&backup).filter(|owner| **owner != prefix) {
+                let evidence = format!("a backup of tenant {owner} lies under tenant {prefix}");
+                let subject = backup.to_string();
+                report.findings.push(Finding::new("misplaced_backup", BUCKET, &subject, evidence));
+            }
+        }
+    }
+    Ok(())
+}

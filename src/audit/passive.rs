@@ -1,0 +1,97 @@
+//! What grants, owners, memberships and settings allow.
+//!
+//! A fleet does not stand still while it is looked at: what is found is looked at twice, with the catalog read anew
+//! in between, and only what stands both times counts.
+
+use futures_util::{FutureExt as _, StreamExt as _, stream};
+use tenantry_provisioning::{Expectation, ExpectedTenant, Looked, Server};
+
+use super::report::{AuditReport, Finding};
+use super::{Place, Tenants};
+use crate::catalog::CatalogError;
+use crate::doctor::{expected_databases, open_operations};
+use crate::operations::{StepError, chain};
+use crate::tenant::{Tenant, TenantState};
+
+/// Looks at a server from outside, and at each database from inside.
+pub(super) async fn examine(
+    place: &Place<'_>,
+    server: &Server,
+    report: &mut AuditReport,
+) -> Result<(), StepError> {
+    let looked = look(place, server).await?;
+    let looked = match looked.holes[..] {
+        [] => looked,
+        _ => looked.and_still(&look(place, server).await?),
+    };
+    report
+        .untried
+        .extend(looked.unseen.iter().map(|what| format!("server {}: {what}", place.name)));
+    report
+        .findings
+        .extend(looked.holes.into_iter().map(|hole| Finding::of_hole(&place.name, hole)));
+
+    let Tenants { looked_at: tenants, others } = place.tenants().await?;
+    for tenant in others.iter().filter(|tenant| place.options.tenants.contains(&tenant.slug)) {
+        report.untried.push(format!("tenant {} is {}", tenant.slug, tenant.state));
+    }
+    report.tried.tenants += tenants.len() as u64;
+    let looks: Vec<_> = tenants
+        .into_iter()
+        .map(|tenant| {
+            let server = server.clone();
+            let look =
+                async move { (server.holes_inside(&tenant.database, &tenant.role).await, tenant) };
+            look.boxed()
+        })
+        .collect();
+    let mut insides = stream::iter(looks).buffer_unordered(place.options.sessions.max(1));
+    while let Some((holes, tenant)) = insides.next().await {
+        match holes {
+            Ok(holes) => {
+                report.tried.databases += 1;
+                let found = holes.into_iter().map(|hole| Finding::of_hole(&place.name, hole));
+                report.findings.extend(found);
+            }
+            Err(error) if is_unchanged(place, &tenant).await? => {
+                let (database, why) = (&tenant.database, chain(&error));
+                report.untried.push(format!("the inside of {database} on {}: {why}", place.name));
+            }
+            Err(_) => {}
+        }
+    }
+    Ok(())
+}
+
+/// Whether a tenant is still what it was: what fails because it was moved away meanwhile, is no wonder.
+pub(super) async fn is_unchanged(place: &Place<'_>, tenant: &Tenant) -> Result<bool, CatalogError> {
+    let now = place.tenants().await?.looked_at;
+    Ok(now.iter().any(|other| other.id == tenant.id && other.generation == tenant.generation))
+}
+
+async fn look(place: &Place<'_>, server: &Server) -> Result<Looked, StepError> {
+    Ok(server.holes(&expectation(place).await?).await?)
+}
+
+async fn expectation(place: &Place<'_>) -> Result<Expectation, CatalogError> {
+    let catalog = &place.environment.catalog;
+    let operations = open_operations(catalog).await?;
+    let Tenants { looked_at, others } = place.tenants().await?;
+    let mut databases: Vec<String> =
+        expected_databases(catalog, place.id, &operations).await?.into_iter().collect();
+    databases.extend(others.iter().map(|tenant| tenant.database.to_string()));
+    let is_moving =
+        |tenant: &&Tenant| !matches!(tenant.state, TenantState::Active | TenantState::Suspended);
+    let expected = |tenant: Tenant| ExpectedTenant {
+        database: tenant.database,
+        role: tenant.role,
+        tenant: tenant.id,
+        epoch: tenant.epoch,
+    };
+    Ok(Expectation {
+        databases,
+        roles: others.iter().map(|tenant| tenant.role.to_string()).collect(),
+        moving: others.iter().filter(is_moving).map(|tenant| tenant.id).collect(),
+        tenants: looked_at.into_iter().map(expected).collect(),
+    })
+}

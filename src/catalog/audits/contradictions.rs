@@ -1,0 +1,66 @@
+//! What the catalog says that cannot all be true. Constraints and checks keep most of it from being written; this
+//! finds what got in around them: by hand, from an old dump, or before a rule was made.
+
+use tokio_postgres::Row;
+
+use crate::catalog::{Catalog, CatalogError, rows};
+
+/// One thing that contradicts another.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Contradiction {
+    /// What kind: `member_issuer`, `domain_twice`, ….
+    pub kind: String,
+    /// The tenant that it is about, if it is about one.
+    pub tenant: Option<String>,
+    /// What it is about.
+    pub subject: String,
+    /// What stands there.
+    pub evidence: String,
+}
+
+impl Catalog {
+    /// Members that the binding of an issuer shuts out, domains of two, registrations without their tenant, tenants
+    /// whose schema is not what the files make.
+    pub async fn contradictions(&self) -> Result<Vec<Contradiction>, CatalogError> {
+        let found = rows(
+            &self.client().await?,
+            "-- contradictions::list
+             with living as materialized (
+                 select id, slug, settings -> 'sso' ->> 'issuer' as issuer from tenants where state <> 'deleted'
+             )
+             select 'member_issuer' as kind, t.slug as tenant, m.subject as subject,
+                    'a member of ' || t.slug || ' by ' || m.issuer || ', and the tenant accepts only ' || t.issuer
+                    as evidence
+             from members m join living t on t.id = m.tenant_id
+             where t.issuer is not null and m.issuer <> t.issuer
+             union all
+             select 'domain_twice', min(t.slug), lower(d.domain),
+                    'verified for ' || string_agg(t.slug, ' and ' order by t.slug)
+             from domains d join tenants t on t.id = d.tenant_id
+             where d.verified_at is not null group by lower(d.domain) having count(*) > 1
+             union all
+             select 'domain_of_nobody', t.slug, d.domain, 'verified for ' || t.slug || ', which is deleted'
+             from domains d join tenants t on t.id = d.tenant_id
+             where d.verified_at is not null and t.state = 'deleted'
+             union all
+             select 'registration_without_tenant', null, r.id::text,
+                    'the registration of ' || r.slug || ' is fulfilled, and there is no such tenant'
+             from registrations r
+             where r.fulfilled_at is not null and not exists (select from tenants t where t.id = r.tenant_id)
+             union all
+             select 'schema_drift', t.slug, t.slug,
+                    c.differences || ' differences at version ' || c.version || ', seen ' || c.checked_at::date
+             from schema_checks c join living t on t.id = c.tenant_id where c.differences > 0
+             order by 1, 2, 3",
+            &[],
+        )
+        .await?;
+        let contradiction = |row: &Row| Contradiction {
+            kind: row.get("kind"),
+            tenant: row.get("tenant"),
+            subject: row.get("subject"),
+            evidence: row.get("evidence"),
+        };
+        Ok(found.iter().map(contradiction).collect())
+    }
+}
