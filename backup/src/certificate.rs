@@ -6,17 +6,20 @@
 use std::fmt;
 
 use aws_lc_rs::rand;
-use aws_lc_rs::signature::{ED25519, Ed25519KeyPair, KeyPair as _, Signature, UnparsedPublicKey};
+use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _, Signature};
 use jiff::Timestamp;
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use uuid::Uuid;
 
-use crate::manifest::write_canonical;
+use crate::document::{signature, verify_document};
 
 /// The format that this version writes, and the newest that it reads.
 pub const CERTIFICATE_FORMAT: u32 = 1;
+
+/// What its signature is for.
+const PURPOSE: &str = "erasure certificate";
 
 /// That keys were destroyed, and what became unreadable by it.
 // A field that is not known here would be dropped on reading and so escape the signature: refuse it.
@@ -111,33 +114,16 @@ impl Certificate {
     /// Signs the certificate as it stands now; any later change makes it invalid.
     pub fn sign(&mut self, key: &CertificateKey) {
         self.public_key = key.public();
-        self.signature = hex::encode(key.sign_bytes(&self.signed_bytes()));
+        self.signature = signature(PURPOSE, &self.document(), key);
     }
 
     /// Checks that the holder of this public key signed the certificate as it is.
     pub fn verify(&self, public_key: &str) -> Result<(), CertificateError> {
-        let expected = public_key.trim().to_ascii_lowercase();
-        let bytes = hex::decode(&expected).map_err(|_| CertificateError::NotAKey)?;
-        if bytes.len() != 32 {
-            return Err(CertificateError::NotAKey);
-        }
-        if self.public_key != expected {
-            return Err(CertificateError::OtherKey { expected });
-        }
-        let signature = hex::decode(&self.signature).map_err(|_| CertificateError::Altered)?;
-        UnparsedPublicKey::new(&ED25519, bytes)
-            .verify(&self.signed_bytes(), &signature)
-            .map_err(|_| CertificateError::Altered)
+        verify_document(PURPOSE, &self.document(), public_key)
     }
 
-    fn signed_bytes(&self) -> Vec<u8> {
-        let mut value = serde_json::to_value(self).expect("a certificate is plain data");
-        if let Value::Object(fields) = &mut value {
-            fields.remove("signature");
-        }
-        let mut bytes = b"tenantry erasure certificate\n".to_vec();
-        write_canonical(&value, &mut bytes);
-        bytes
+    fn document(&self) -> Value {
+        serde_json::to_value(self).expect("a certificate is plain data")
     }
 }
 

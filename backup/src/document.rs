@@ -1,4 +1,4 @@
-//! Signed documents of other kinds than certificates: plain JSON, with the public key and the signature in it.
+//! Signed documents, certificates among them: plain JSON, with the public key and the signature in it.
 //!
 //! What is signed begins with the document's purpose, so that one kind never passes for another.
 
@@ -11,8 +11,12 @@ use crate::manifest::write_canonical;
 /// Signs a JSON object as it stands now; any later change makes it invalid.
 pub fn sign_document(purpose: &str, document: &mut Value, key: &CertificateKey) {
     document["public_key"] = key.public().into();
-    let signature = key.sign_bytes(&signed_bytes(purpose, document));
-    document["signature"] = hex::encode(signature).into();
+    document["signature"] = signature(purpose, document, key).into();
+}
+
+/// The signature of a document that has the public key in it already, in hex.
+pub(crate) fn signature(purpose: &str, document: &Value, key: &CertificateKey) -> String {
+    hex::encode(key.sign_bytes(&signed_bytes(purpose, document)))
 }
 
 /// Checks that the holder of this public key signed the document as it is, for this purpose.
