@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 use serde_json::Value;
-use tenantry_backup::CertificateError;
 use uuid::Uuid;
 
+use super::erasure::refused;
 use super::report::{Table, fields, moment};
 use super::{Context, Error, Outcome, Result, report};
 use crate::audit::report::{AuditReport, verify as verify_report};
@@ -132,12 +132,4 @@ pub(super) fn read_unchecked(file: &Path) -> Result<AuditReport> {
             "give the JSON of an audit, by this version or an older one",
         )
     })
-}
-
-fn refused(error: &CertificateError) -> Error {
-    let help = match error {
-        CertificateError::NotAKey => "give what `tenantry erasure public-key` prints",
-        _ => "do not trust it: ask whoever gave it to you for another one, and for the public key",
-    };
-    Error::refused(crate::operations::chain(error), help)
 }

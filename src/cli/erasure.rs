@@ -127,7 +127,8 @@ fn verify(options: &VerifyOptions, context: &Context) -> Result<Outcome> {
     Ok(Outcome::Done)
 }
 
-fn refused(error: &CertificateError) -> Error {
+/// Why a document is not what it is given out for, and what to do then.
+pub(super) fn refused(error: &CertificateError) -> Error {
     let help = match error {
         CertificateError::NotAKey => "give what `tenantry erasure public-key` prints",
         CertificateError::UnsupportedFormat { .. } => {
