@@ -17,10 +17,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use harness::{BY, Fleet, Options, slug};
+use harness::{BY, Fleet, slug};
 use table::{compare, figure, middle, row, shell, shell_with};
 use tempfile::TempDir;
-use tenantry::embedded::PostgresSettings;
 use tenantry::operations::request::BackupChoice;
 use tenantry::operations::{Environment, Limits, Runner};
 use tenantry::tenant::TenantSlug;
@@ -35,10 +34,7 @@ const SWAPS: usize = 100;
 
 #[tokio::main]
 async fn main() {
-    let mut postgres = PostgresSettings::scratch();
-    postgres.durable = true;
-    postgres.max_connections = 200;
-    let fleet = Fleet::start_with(Options { spares: 0, template: true, postgres }).await;
+    let fleet = table::start().await;
     table::head();
     let wanted = table::wanted();
     let slugs: Vec<_> = (0..MANY).map(|number| slug(&format!("t{number}"))).collect();

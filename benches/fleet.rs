@@ -13,19 +13,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use harness::{BY, Fleet, Options, new_tenant, slug};
+use harness::{BY, Fleet, new_tenant, slug};
 use table::{middle, row, shell};
-use tenantry::embedded::PostgresSettings;
 use tenantry::operations::upkeep;
 
 const FILES: usize = 30;
 
 #[tokio::main]
 async fn main() {
-    let mut postgres = PostgresSettings::scratch();
-    postgres.durable = true;
-    postgres.max_connections = 200;
-    let fleet = Fleet::start_with(Options { spares: 0, template: true, postgres }).await;
+    let fleet = table::start().await;
     for number in 2..=FILES {
         let sql = format!(
             "create table t{number} (id bigint generated always as identity primary key, a text not null, b int);

@@ -12,9 +12,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use harness::{Fleet, Options, product, slug};
+use harness::{Fleet, product, slug};
 use table::{figure, middle, row, shell};
-use tenantry::embedded::PostgresSettings;
 use tenantry::operations::upkeep;
 use tenantry::router::TenantRouter;
 use tenantry::tenant::TenantSlug;
@@ -33,7 +32,7 @@ async fn main() {
         history().await;
     }
     if wanted("up") {
-        let fleet = start().await;
+        let fleet = table::start().await;
         let slugs: Vec<_> = (0..TENANTS).map(|number| slug(&format!("t{number}"))).collect();
         for tenant in &slugs {
             fleet.create_tenant_with(tenant.as_str(), true).await;
@@ -45,17 +44,10 @@ async fn main() {
     }
 }
 
-async fn start() -> Fleet {
-    let mut postgres = PostgresSettings::scratch();
-    postgres.durable = true;
-    postgres.max_connections = 200;
-    Fleet::start_with(Options { spares: 0, template: true, postgres }).await
-}
-
 /// A tenant of a product that is some years old, beside its files run one by one.
 async fn history() {
     const ROUNDS: usize = 5;
-    let fleet = start().await;
+    let fleet = table::start().await;
     let files = product::files();
     for (name, sql) in &files {
         fleet.add_migration(name, sql);

@@ -1,11 +1,20 @@
-//! What the parts of `make bench` share: the peer's command lines, and the table.
+//! What the parts of `make bench` share: the fleet, the peer's command lines, and the table.
 
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use tenantry::embedded::PostgresSettings;
 use tenantry_provisioning::ServerUrl;
 
-use crate::harness::Fleet;
+use crate::harness::{Fleet, Options};
+
+/// A fleet on a server that keeps what it has acknowledged, as one in production does.
+pub async fn start() -> Fleet {
+    let mut postgres = PostgresSettings::scratch();
+    postgres.durable = true;
+    postgres.max_connections = 200;
+    Fleet::start_with(Options { spares: 0, template: true, postgres }).await
+}
 
 /// Which of the parts are asked for, by the arguments; all of them where none is.
 pub fn wanted() -> impl Fn(&str) -> bool {
