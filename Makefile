@@ -17,11 +17,12 @@ soak: ## A quarter of an hour of bad weather, a hundred deaths of three workers,
 	@.ci/bootstrap tests
 	TENANTRY_SOAK_SECONDS=900 cargo test --test suite soak:: -- --nocapture
 	TENANTRY_CRASH_ROUNDS=100 cargo test --test suite rollouts::crash:: -- --nocapture
+	TENANTRY_CRASH_ROUNDS=100 cargo test --test suite online::deaths:: -- --nocapture
 	TENANTRY_FAULTS=1000 cargo test --test suite faults::no_fault -- --nocapture
 
 bench: ## Measure against plain PostgreSQL tools and PgBouncer in the same run
 	@.ci/bootstrap bench
-	cargo bench --bench audit --bench backups --bench fleet --bench identity --bench rollouts --bench router --bench sql --bench tenants
+	cargo bench --bench audit --bench backups --bench drain --bench fleet --bench identity --bench relocation --bench rollouts --bench router --bench sql --bench tenants
 
 lint: install-deps ## Check format, clippy and documentation; warnings are errors
 	@.ci/lint

@@ -229,12 +229,12 @@ const GIGABYTE: &str = "
     );
     select setseed(0.5);
     insert into orders
-    select n, gen_random_uuid(), (array['new', 'paid', 'sent', 'returned'])[1 + n % 4],
-           timestamptz '2026-01-01' + n * interval '7 seconds', round((random() * 1000)::numeric, 2),
+    select id, gen_random_uuid(), (array['new', 'paid', 'sent', 'returned'])[1 + id % 4],
+           timestamptz '2026-01-01' + id * interval '7 seconds', round((random() * 1000)::numeric, 2),
            one.sentence || '. ' || other.sentence
-    from generate_series(1, 3600000) n
-    join sentences one on one.n = (n * 7919::bigint) % 200000
-    join sentences other on other.n = (n * 104729::bigint) % 199999;
+    from generate_series(1, 3600000) id
+    join sentences one on one.n = (id * 7919::bigint) % 200000
+    join sentences other on other.n = (id * 104729::bigint) % 199999;
     create index orders_at on orders (at);
     analyze orders";
 

@@ -35,7 +35,7 @@ const WARM_UP: Duration = Duration::from_millis(300);
 async fn main() {
     let mut postgres = PostgresSettings::scratch();
     postgres.max_connections = 200;
-    let fleet = Fleet::start_with(Options { spares: 0, template: true, postgres }).await;
+    let fleet = Fleet::start_with(Options { postgres, ..Options::default() }).await;
     let bench = Bench { fleet };
     println!("{:<70} {:>12} {:>12} {:>8}  bar", "what", "tenantry", "peer", "ratio");
     let parts: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with('-')).collect();

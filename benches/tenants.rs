@@ -41,7 +41,7 @@ const SQL: &str = "select title from boards where id = $1";
 async fn main() {
     let mut postgres = PostgresSettings::scratch();
     postgres.max_connections = 100;
-    let fleet = Fleet::start_with(Options { spares: 0, template: true, postgres }).await;
+    let fleet = Fleet::start_with(Options { postgres, ..Options::default() }).await;
     let tenants: Vec<_> = (0..TENANTS).map(|number| slug(&format!("t{number}"))).collect();
     for tenant in &tenants {
         fleet.create_tenant_with(tenant.as_str(), true).await;

@@ -30,6 +30,7 @@ mod audit_log;
 mod audits;
 mod auth;
 mod backups;
+mod clones;
 mod cors;
 pub mod document;
 mod domains;
@@ -40,6 +41,7 @@ mod health;
 mod layers;
 mod members;
 mod migrations;
+mod moves;
 mod operations;
 mod preview;
 mod registrations;
@@ -51,6 +53,7 @@ mod sql;
 mod tenant;
 mod tenants;
 mod tiers;
+mod usage;
 pub mod verification;
 
 pub use health::{Health, Plane};
@@ -156,6 +159,8 @@ fn admin_routes() -> OpenApiRouter<Admin> {
         .routes(routes!(erasures::destroy))
         .routes(routes!(erasures::get))
         .routes(routes!(tenants::rename))
+        .routes(routes!(tenants::relocate))
+        .routes(routes!(clones::clone))
         .routes(routes!(aliases::list))
         .routes(routes!(aliases::remove))
         .routes(routes!(members::list, members::add, members::remove))
@@ -195,7 +200,12 @@ fn admin_routes() -> OpenApiRouter<Admin> {
         .routes(routes!(rollouts::abort))
         .routes(routes!(rollouts::events))
         .routes(routes!(servers::list))
+        .routes(routes!(servers::change, moves::remove))
+        .routes(routes!(moves::drain_plan, moves::drain))
+        .routes(routes!(moves::rebalance_plan, moves::rebalance))
         .routes(routes!(servers::replicas))
+        .routes(routes!(usage::list))
+        .routes(routes!(usage::of_tenant))
         .routes(routes!(tiers::list))
         .routes(routes!(tiers::get, tiers::change))
 }
@@ -261,6 +271,8 @@ mod tests {
             "/api/setup/tenants/{slug}/resume",
             "/api/setup/tenants/{slug}/rotate-password",
             "/api/setup/tenants/{slug}/rename",
+            "/api/setup/tenants/{slug}/relocate",
+            "/api/setup/tenants/{slug}/clone",
             "/api/setup/tenants/{slug}/aliases",
             "/api/setup/tenants/{slug}/backup",
             "/api/setup/tenants/{slug}/restore",
@@ -296,9 +308,14 @@ mod tests {
             "/api/rollouts/{id}/abort",
             "/api/rollouts/{id}/events",
             "/api/servers",
+            "/api/servers/{name}",
             "/api/servers/{name}/replicas",
+            "/api/servers/{name}/drain",
+            "/api/rebalance",
             "/api/tiers",
             "/api/tiers/{tier}",
+            "/api/usage",
+            "/api/setup/tenants/{slug}/usage",
         ] {
             assert!(description.paths.paths.contains_key(path), "{path}");
         }

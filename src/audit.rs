@@ -11,14 +11,16 @@
 
 use std::collections::HashSet;
 
-use serde_json::Value;
+use serde_json::{Value, json};
+use tenantry_provisioning::Hardening;
 use uuid::Uuid;
 
 use crate::catalog::CatalogError;
+use crate::catalog::audit_log::Event;
 use crate::catalog::lock::ChoreLock;
 use crate::catalog::tenants::TenantFilter;
 use crate::operations::{Environment, StepError};
-use crate::tenant::{Tenant, TenantSlug, TenantState};
+use crate::tenant::{Tenant, TenantSlug};
 
 mod active;
 mod consistency;
@@ -101,16 +103,39 @@ impl Audit {
         report.end(catalog.acceptances().await?);
         let document = report.signed(&catalog.certificate_key().await?);
         catalog.record_audit(&report.summary(), &document).await?;
+        catalog.prune_audits().await?;
         Ok(Audited { report, document })
     }
 }
 
-/// Runs the statement with which a finding is mended. A finding without one is left alone.
+/// What is mended by hardening the tenant's database, and not by one statement.
+pub const NEIGHBOURS_SEEN: &str = "neighbours_seen";
+
+/// Mends a finding, by its statement or by hardening. One without either is left alone.
 pub async fn mend(environment: &Environment, finding: &Finding) -> Result<(), StepError> {
+    if finding.kind == NEIGHBOURS_SEEN {
+        return hide_neighbours(environment, finding).await;
+    }
     let Some(statement) = &finding.fix else { return Ok(()) };
     let record = environment.catalog.server_by_name(&finding.place).await?;
     let server = environment.server(record.id).await?;
-    Ok(server.mend(finding.database.as_deref(), statement).await?)
+    server.mend(finding.database.as_deref(), statement).await?;
+    let detail = json!({
+        "finding": finding.id, "kind": finding.kind, "server": finding.place, "database": finding.database,
+        "statement": statement,
+    });
+    let catalog = &environment.catalog;
+    let event = Event { actor: catalog.by(), action: "finding.mended", tenant: None, detail };
+    Ok(catalog.record(&event).await?)
+}
+
+async fn hide_neighbours(environment: &Environment, finding: &Finding) -> Result<(), StepError> {
+    let filter = TenantFilter { limit: i64::MAX, ..TenantFilter::default() };
+    let tenants = environment.catalog.tenants(&filter).await?;
+    let database = finding.database.as_deref();
+    let found = tenants.iter().find(|tenant| Some(tenant.database.as_str()) == database);
+    let Some(tenant) = found else { return Ok(()) };
+    environment.harden(tenant, Hardening::Strict).await.map(drop)
 }
 
 /// A server that is audited.
@@ -139,7 +164,7 @@ impl Place<'_> {
         let (mut looked_at, mut others) = (Vec::new(), Vec::new());
         for tenant in all {
             let is_wanted = wanted.is_empty() || wanted.contains(&tenant.slug);
-            let is_settled = matches!(tenant.state, TenantState::Active | TenantState::Suspended);
+            let is_settled = tenant.state.is_settled();
             if is_wanted && is_settled { looked_at.push(tenant) } else { others.push(tenant) }
         }
         Ok(Tenants { looked_at, others })

@@ -14,18 +14,15 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use deadpool_postgres::GenericClient;
 use refinery_core::{Migration, Runner};
 use secrecy::SecretString;
 use tenantry_provisioning::{PooledClient, Server, ServerUrl};
 use thiserror::Error;
 use tokio::time::timeout;
-use tokio_postgres::types::ToSql;
-use tokio_postgres::{Row, error::SqlState};
+use tokio_postgres::error::SqlState;
 use uuid::Uuid;
 
 use self::servers::Addresses;
-use crate::metrics;
 use crate::sealing::{MasterKey, Purpose, SealError};
 use crate::tenant::settings::SettingsError;
 
@@ -35,6 +32,7 @@ pub mod audits;
 pub mod backups;
 pub mod catching_up;
 pub mod changes;
+mod clones;
 mod cutover;
 pub mod domains;
 pub mod erasures;
@@ -43,13 +41,17 @@ pub mod freeze;
 pub mod lock;
 pub mod members;
 pub mod messages;
+pub mod moves;
 pub mod operations;
+pub mod placement;
 mod progress;
 pub mod proofs;
 pub mod protection;
+mod query;
 pub mod read_replicas;
 pub mod rebuild;
 pub mod registrations;
+pub mod removal;
 pub mod resealing;
 pub mod rollouts;
 pub mod routers;
@@ -62,10 +64,12 @@ pub mod stock;
 pub mod tenants;
 pub mod tiers;
 pub mod tokens;
+pub mod usage;
 
 pub use lock::TenantLock;
+use query::{Params, execute, maybe, one, rows};
 
-/// Our own schema, in order. `V30__…` goes here and nowhere else.
+/// Our own schema, in order. `V35__…` goes here and nowhere else.
 const MIGRATIONS: &[(&str, &str)] = &[
     ("V1__servers_and_tenants", include_str!("../migrations/catalog/V1__servers_and_tenants.sql")),
     ("V2__operations", include_str!("../migrations/catalog/V2__operations.sql")),
@@ -96,6 +100,12 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("V27__open_operations", include_str!("../migrations/catalog/V27__open_operations.sql")),
     ("V28__retained_at", include_str!("../migrations/catalog/V28__retained_at.sql")),
     ("V29__audits", include_str!("../migrations/catalog/V29__audits.sql")),
+    ("V30__placement", include_str!("../migrations/catalog/V30__placement.sql")),
+    ("V31__audit_chain", include_str!("../migrations/catalog/V31__audit_chain.sql")),
+    ("V32__usage", include_str!("../migrations/catalog/V32__usage.sql")),
+    ("V33__found_again", include_str!("../migrations/catalog/V33__found_again.sql")),
+    ("V34__key_age", include_str!("../migrations/catalog/V34__key_age.sql")),
+    ("V35__moving", include_str!("../migrations/catalog/V35__moving.sql")),
 ];
 
 /// A worker's notes need not reach the disk one by one: a step repeated because the catalog's server lost its
@@ -112,6 +122,8 @@ const MIGRATION_LOCK: i64 = 0x7465_6e61_6e74_7279;
 #[derive(Clone)]
 pub struct Catalog {
     shared: Arc<Shared>,
+    /// Whose name stands in the audit log where no call says it.
+    by: Option<Arc<str>>,
 }
 
 struct Shared {
@@ -199,14 +211,14 @@ pub enum VersionError {
 }
 
 impl Catalog {
-    /// A handle on the catalog at `url`. Connects lazily; call [`Catalog::verify`] before use.
-    ///
-    /// `sessions` bounds the connections of each of its two pools.
+    /// A handle on the catalog at `url`, with at most `sessions` connections in each of its two pools. Connects
+    /// lazily; call [`Catalog::verify`] before use.
     #[must_use]
     pub fn new(url: &ServerUrl, key: MasterKey, sessions: usize) -> Self {
         let reads = Server::new(url.clone(), sessions);
         let locks = Server::new(url.with_options(LAZY_COMMIT), sessions);
-        Self { shared: Arc::new(Shared { reads, locks, key, addresses: Addresses::default() }) }
+        let shared = Shared { reads, locks, key, addresses: Addresses::default() };
+        Self { shared: Arc::new(shared), by: None }
     }
 
     /// Where the catalog is.
@@ -365,54 +377,6 @@ async fn schema_version(client: &tokio_postgres::Client) -> Result<Option<i64>, 
         Err(error) if error.code() == Some(&SqlState::UNDEFINED_TABLE) => Ok(None),
         Err(error) => Err(CatalogError::Database(error)),
     }
-}
-
-type Params<'a> = &'a [&'a (dyn ToSql + Sync)];
-
-/// Runs a statement that is prepared once per connection.
-async fn rows(
-    client: &impl GenericClient,
-    sql: &str,
-    params: Params<'_>,
-) -> Result<Vec<Row>, CatalogError> {
-    metrics::catalog_query(name_of(sql));
-    let statement = client.prepare_cached(sql).await.map_err(CatalogError::Database)?;
-    client.query(&statement, params).await.map_err(CatalogError::Database)
-}
-
-async fn one(
-    client: &impl GenericClient,
-    sql: &str,
-    params: Params<'_>,
-) -> Result<Row, CatalogError> {
-    metrics::catalog_query(name_of(sql));
-    let statement = client.prepare_cached(sql).await.map_err(CatalogError::Database)?;
-    client.query_one(&statement, params).await.map_err(CatalogError::Database)
-}
-
-async fn maybe(
-    client: &impl GenericClient,
-    sql: &str,
-    params: Params<'_>,
-) -> Result<Option<Row>, CatalogError> {
-    metrics::catalog_query(name_of(sql));
-    let statement = client.prepare_cached(sql).await.map_err(CatalogError::Database)?;
-    client.query_opt(&statement, params).await.map_err(CatalogError::Database)
-}
-
-async fn execute(
-    client: &impl GenericClient,
-    sql: &str,
-    params: Params<'_>,
-) -> Result<u64, CatalogError> {
-    metrics::catalog_query(name_of(sql));
-    let statement = client.prepare_cached(sql).await.map_err(CatalogError::Database)?;
-    client.execute(&statement, params).await.map_err(CatalogError::Database)
-}
-
-/// What a statement is called: its first line.
-fn name_of(sql: &str) -> &str {
-    sql.strip_prefix("-- ").and_then(|rest| rest.lines().next()).unwrap_or("unnamed")
 }
 
 fn describe(error: &tokio_postgres::Error) -> String {

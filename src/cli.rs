@@ -42,6 +42,8 @@ mod server;
 mod tenant;
 mod tier;
 mod token;
+mod top;
+mod usage;
 
 pub use context::Context;
 pub use error::{Error, Result};
@@ -150,8 +152,12 @@ enum Command {
     /// Reports of audits of isolation: seeing and checking them (`tenantry tenant audit` makes one)
     #[command(subcommand)]
     Audit(audit::Command),
-    /// See what was changed and what was refused
+    /// See what was asked for, changed and refused; and whether anybody tampered with that
     AuditLog(audit_log::Options),
+    /// See what tenants used, day by day
+    Usage(usage::Options),
+    /// Watch servers, the busiest tenants and what is being done to them
+    Top(top::Options),
     /// Compare the catalog with every server and the bucket
     Doctor(doctor::Options),
     /// Check and explain the settings
@@ -208,7 +214,12 @@ impl Cli {
             LogFormat::Pretty => telemetry::Format::Pretty,
             LogFormat::Json => telemetry::Format::Json,
         };
-        telemetry::start(format, filter);
+        let telemetry = telemetry::start(format, filter, settings.collector.as_deref());
+        let _telemetry =
+            telemetry.map_err(|error| {
+                let help = "set TENANTRY_OTEL_EXPORTER_OTLP_ENDPOINT to a collector's address, or take it away";
+                Error::usage(format!("traces cannot be sent: {error}"), help)
+            })?;
         let context = Context { settings, output: global.output_format, quiet: global.quiet };
 
         let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -242,6 +253,8 @@ impl Command {
             Self::Erasure(command) => erasure::run(command, context).await,
             Self::Audit(command) => audit::run(command, context).await,
             Self::AuditLog(options) => audit_log::run(options, context).await,
+            Self::Usage(options) => usage::run(options, context).await,
+            Self::Top(options) => top::run(options, context).await,
             Self::Doctor(options) => doctor::run(options, context).await,
             Self::Config(configuration::Command::Export(options)) => {
                 configuration::export::run(options, context).await
@@ -323,14 +336,17 @@ mod tests {
             "tenantry token create --name x --scope everything",
             "tenantry tenant domain add acme https://acme.com",
             "tenantry audit-log --since yesterday",
+            "tenantry audit-log --tenant acme verify",
+            "tenantry audit-log --all --limit 5",
+            "tenantry usage --from november",
             "tenantry audit verify audit.json",
             "tenantry tenant audit accept 64b31ee443e6f57f --reason known",
             "tenantry tenant audit --yes",
             "tenantry registration reject 0197f0c0-7a5e-7c3e-9f5e-0a1b2c3d4e5f",
             "tenantry tier set shared",
             "tenantry tier set gold connections=5",
-            "tenantry migrate up --wave tag=beta",
-            "tenantry migrate up --canary region=eu",
+            "tenantry migrate up --wave colour=red",
+            "tenantry migrate up --canary region=EU",
             "tenantry migrate up --max-failures some",
             "tenantry migrate up --bake soon",
             "tenantry migrate up --to newest",
@@ -367,6 +383,9 @@ mod tests {
             "tenantry serve --role worker --admin-listen 0.0.0.0:8081",
             "tenantry tenant domain add acme app.acme.com",
             "tenantry audit-log --tenant acme --since 7d",
+            "tenantry audit-log --since 7d --until 24h --actor cli:ana --action token --all --csv",
+            "tenantry audit-log verify --public-key 00",
+            "tenantry usage --tenant acme --from 2026-11-01 --to 2026-11-30 --csv",
             "tenantry tenant audit --tenant-slug acme --baseline before.json --fix --yes",
             "tenantry tenant audit accept 64b31ee443e6f57f --reason known --until 90d",
             "tenantry audit verify audit.json --public-key 00",

@@ -15,14 +15,14 @@ use std::time::Duration;
 
 use secrecy::{ExposeSecret as _, SecretString};
 use tenantry_backup::{BackupStore, ObjectLock, S3Settings, ServerEncryption, StoreError};
-use tenantry_provisioning::{MigrationTimeouts, ServerUrl};
+use tenantry_provisioning::{Hardening, MigrationTimeouts, ServerUrl};
 
 use crate::catalog::Catalog;
 use crate::catalog::catching_up::CatchUpMode;
-use crate::operations::Limits;
 use crate::operations::backup::BackupRules;
 use crate::operations::drills::{DrillSchedule, DrillTimes};
 use crate::operations::webhook::Webhook;
+use crate::operations::{ArchiveSettings, Limits};
 use crate::router::RouterSettings;
 use crate::sealing::MasterKey;
 use crate::sql::SqlSettings;
@@ -36,6 +36,7 @@ mod choice;
 mod edge;
 mod error;
 mod key;
+mod pitr;
 mod reader;
 mod registration;
 mod source;
@@ -47,6 +48,7 @@ pub use choice::{AuthProvider, Deployment, LogFormat, MigrationMode};
 pub use edge::{EdgeSettings, TlsPair};
 pub use error::{ConfigError, Problem};
 pub use key::{KEYS, Key, nearest_of};
+pub use reader::Explained;
 pub use source::Origin;
 
 use auth::Identity;
@@ -92,6 +94,8 @@ pub struct Settings {
     pub tenant_migrations_dir: PathBuf,
     /// The SQL file with sample rows.
     pub tenant_sample_data: Option<PathBuf>,
+    /// What tenants may see of each other.
+    pub hardening: Hardening,
     /// What the settings of tenants must keep to.
     pub tenant_settings: SettingsRules,
     /// Most connections to one tenant's database.
@@ -138,8 +142,12 @@ pub struct Settings {
     pub drill_sample: usize,
     /// When isolation is audited without anybody asking.
     pub audit_schedule: Option<DrillTimes>,
+    /// How long entries of the audit log are kept; for good where nothing is set.
+    pub audit_retention: Option<Duration>,
     /// How long the database that a restore replaced is kept.
     pub restore_keep: Duration,
+    /// Where the WAL archives of servers are.
+    pub archives: Option<Box<ArchiveSettings>>,
     /// When a tenant that is behind is migrated.
     pub migration_mode: MigrationMode,
     /// How long a migration waits for a lock.
@@ -148,24 +156,15 @@ pub struct Settings {
     pub migration_statement_timeout: Duration,
     /// Whom to tell what happens in rollouts and to backups.
     pub webhook: Option<Webhook>,
-    /// Where `pg_dump` and `pg_restore` are.
-    pub pg_bin_dir: Option<PathBuf>,
+    /// Where `pg_dump` and `pg_restore` are, of each major version; none means the usual places.
+    pub pg_bin_dirs: Vec<PathBuf>,
     /// What is logged, when somebody said so.
     pub log_level: Option<String>,
+    /// The OpenTelemetry collector that traces go to.
+    pub collector: Option<String>,
     /// How it is logged.
     pub log_format: LogFormat,
     explained: Vec<Explained>,
-}
-
-/// One setting with its value and where that comes from.
-#[derive(Clone, Debug)]
-pub struct Explained {
-    /// The setting.
-    pub key: &'static Key,
-    /// Its value; of a secret, whether it is set.
-    pub value: String,
-    /// Who set it.
-    pub origin: Origin,
 }
 
 impl Settings {
@@ -228,6 +227,7 @@ impl Settings {
             tenant_sample_data: r
                 .get("tenant_sample_data")
                 .or_else(|| Some(PathBuf::from(SAMPLE_DATA)).filter(|path| path.is_file())),
+            hardening: choice::hardening(r, environment),
             tenant_settings: r.get("tenant_compliance_schema").unwrap_or_default(),
             pool_max_size: r.get("pool_max_size").map_or(10, |Positive(size)| size),
             server_connection_budget: r
@@ -253,7 +253,9 @@ impl Settings {
             drill_schedule: r.get("drill_schedule"),
             drill_sample: r.get("drill_sample").map_or(5, |Positive(number)| number),
             audit_schedule: r.get("audit_schedule"),
+            audit_retention: backup::audit_retention(r),
             restore_keep: r.get("restore_keep").unwrap_or(Duration::from_hours(7 * 24)),
+            archives: pitr::read(r),
             migration_mode: r.get("migration_mode").unwrap_or(MigrationMode::Manual),
             migration_lock_timeout: r
                 .get("migration_lock_timeout")
@@ -262,9 +264,10 @@ impl Settings {
                 .get("migration_statement_timeout")
                 .unwrap_or(Duration::from_mins(15)),
             webhook: webhook::read(r),
-            pg_bin_dir: r.get("pg_bin_dir"),
+            pg_bin_dirs: r.get("pg_bin_dir").unwrap_or_default(),
             log_level: r.get("log_level").map(|Filter(filter)| filter),
             log_format: r.get("log_format").unwrap_or(LogFormat::Pretty),
+            collector: r.get("otel_exporter_otlp_endpoint").map(|Endpoint(address)| address),
             explained: r.explain(),
         };
         reader.finish(settings)
@@ -368,24 +371,27 @@ impl Settings {
         Limits {
             migrations_dir: self.tenant_migrations_dir.clone(),
             sample_data: self.tenant_sample_data.clone(),
-            pg_bin_dir: self.pg_bin_dir.clone(),
+            pg_bin_dirs: self.pg_bin_dirs.clone(),
             catch_up: match self.migration_mode {
                 MigrationMode::Manual => None,
                 MigrationMode::OnDemand => Some(CatchUpMode::OnDemand),
                 MigrationMode::Background => Some(CatchUpMode::Background),
             },
+            hardening: self.hardening,
             migration_timeouts: MigrationTimeouts {
                 lock: self.migration_lock_timeout,
                 statement: self.migration_statement_timeout,
             },
             settings: self.tenant_settings.clone(),
             restore_keep: self.restore_keep,
+            archives: self.archives.clone(),
             configuration: self.configuration(),
             drills: self.drill_schedule.clone().map(|moments| DrillSchedule {
                 moments,
                 sample: i64::try_from(self.drill_sample).unwrap_or(i64::MAX),
             }),
             audits: self.audit_schedule.clone().map(Box::new),
+            audit_retention: self.audit_retention,
             spares: self.warm_spares,
             backups: self.backups.clone(),
             dumps: self.backup_concurrency,

@@ -7,7 +7,7 @@
 use std::collections::{HashMap, HashSet};
 
 use serde::Serialize;
-use tenantry_provisioning::{Marker, Server};
+use tenantry_provisioning::{Leftover, Marker, Server};
 use uuid::Uuid;
 
 use crate::catalog::operations::{OperationFilter, OperationState};
@@ -19,7 +19,7 @@ use crate::tenant::{Tenant, TenantState};
 mod expected;
 mod read_replicas;
 
-pub(crate) use expected::{expected_databases, open_operations};
+pub(crate) use expected::{expected_databases, open_operations, relocating_tenants};
 pub use read_replicas::examine_read_replicas;
 
 /// What was looked at, and what is wrong.
@@ -106,13 +106,15 @@ struct Survey {
     server: Server,
     databases: Vec<tenantry_provisioning::DatabaseFacts>,
     roles: Vec<tenantry_provisioning::RoleFacts>,
+    leftovers: Vec<Leftover>,
 }
 
 async fn survey(environment: &Environment, record: &ServerRecord) -> Result<Survey, StepError> {
     let server = environment.server(record.id).await?;
     let databases = server.list_databases().await?;
     let roles = server.list_roles().await?;
-    Ok(Survey { server, databases, roles })
+    let leftovers = server.list_leftovers().await?;
+    Ok(Survey { server, databases, roles, leftovers })
 }
 
 async fn examine_server(
@@ -157,6 +159,14 @@ async fn examine_server(
             );
         }
     }
+    let stray = |leftover: &&Leftover| !known.operations.contains(&leftover.operation);
+    for leftover in survey.leftovers.iter().filter(stray) {
+        report.error(
+            place,
+            format!("{} `{}` is of a relocation that is over", leftover.kind, leftover.name),
+            format!("drop it by hand: {}", leftover.mend()),
+        );
+    }
     let mut problems = survey.server.check().await?;
     problems.extend(examine_read_replicas(catalog, record.id, &survey.server).await?);
     for problem in problems {
@@ -177,7 +187,7 @@ async fn examine_tenant(
     survey: &Survey,
     report: &mut Report,
 ) -> Result<(), StepError> {
-    if !matches!(tenant.state, TenantState::Active | TenantState::Suspended) {
+    if !tenant.state.is_settled() {
         return Ok(());
     }
     let slug = &tenant.slug;

@@ -24,7 +24,7 @@ use std::{
 };
 
 pub use object_store::EmbeddedS3;
-pub use postgres::{EmbeddedPostgres, Port, PostgresSettings};
+pub use postgres::{EmbeddedPostgres, Port, PostgresSettings, RestoredCluster, RestoredPostgres};
 use secrecy::SecretString;
 
 /// Why an embedded server did not start or stop. Each text names the remedy where there is one.

@@ -9,6 +9,10 @@ use metrics::{
     histogram,
 };
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use metrics_util::MetricKindMask;
+
+/// What nobody has measured for so long is there no more: a server that was removed, or what another replica does now.
+const GAUGE_LIFE: Duration = Duration::from_mins(5);
 
 /// Renders what has been measured in this process.
 #[derive(Clone)]
@@ -23,6 +27,7 @@ impl Exporter {
         let recorder = PrometheusBuilder::new()
             .set_buckets(&buckets)
             .expect("the buckets are not empty")
+            .idle_timeout(MetricKindMask::GAUGE, Some(GAUGE_LIFE))
             .build_recorder();
         let handle = recorder.handle();
         metrics::set_global_recorder(recorder).ok()?;

@@ -1,13 +1,11 @@
 //! Operations: everything that changes a tenant, as a list of steps that any worker can go on with.
 //!
-//! An operation is a row in the catalog ([`crate::catalog::operations`]); what it does stands here. Each
-//! kind opens its file with its list of steps, in order, and has one function a step. A step reads the
-//! catalog, looks at the server and closes the gap between the two: run twice it does nothing the second
-//! time, and what an earlier worker left half done it finishes. So there is one way for the first try,
-//! for a retry and for the restart after a crash.
-//!
-//! Before its point of no return an operation may be given up ([`Plan::abandon`] undoes it); after it,
-//! there is only forward. A failure belongs to the operation, never to the tenant.
+//! An operation is a row in the catalog ([`crate::catalog::operations`]); what it does stands here. Each kind opens its
+//! file with its list of steps, in order, and has one function a step. A step reads the catalog, looks at the server
+//! and closes the gap between the two: run twice it does nothing the second time, and what an earlier worker left half
+//! done it finishes. So there is one way for the first try, for a retry and for the restart after a crash. Before its
+//! point of no return an operation may be given up ([`Plan::abandon`] undoes it); after it, there is only forward. A
+//! failure belongs to the operation, never to the tenant.
 //!
 //! ```text
 //! queued ─► running ─► succeeded
@@ -16,17 +14,16 @@
 //!    postponed, or its worker died
 //! ```
 
-use std::error::Error as StdError;
 use std::sync::{Mutex, PoisonError};
 
 use futures_util::future::BoxFuture;
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tenantry_provisioning::MigrationSet;
-use thiserror::Error;
 use uuid::Uuid;
 
-use crate::catalog::operations::{Failure, NewOperation, OperationRecord};
+use crate::catalog::operations::{NewOperation, OperationRecord};
 use crate::catalog::{CatalogError, TenantLock};
 use crate::tenant::{Tenant, TenantSlug};
 
@@ -35,24 +32,34 @@ mod backup_keys;
 mod baseline;
 pub mod catalog_backup;
 pub mod catching_up;
+pub mod checkpoints;
+mod clone;
 mod cutover;
 mod delete;
 mod drill;
 pub mod drills;
 pub mod environment;
 mod erase;
+mod error;
 pub mod export;
+mod hardening;
+pub mod import;
 mod migrate;
+pub mod moves;
 mod provision;
 pub mod rebuild;
 pub mod registrations;
+mod relocate;
+pub mod removal;
 mod rename;
 pub mod request;
 mod restore;
+mod restore_at;
 mod restore_table;
 pub mod rollouts;
 mod rotate_password;
 pub mod runner;
+pub mod sizes;
 mod suspend;
 mod transfer;
 mod undo;
@@ -62,6 +69,9 @@ mod verify_backup;
 pub mod webhook;
 
 pub use environment::{Environment, Limits};
+pub use error::{StepError, chain};
+pub use relocate::Way;
+pub use restore_at::ArchiveSettings;
 pub use runner::Runner;
 pub use transfer::Transfer;
 
@@ -73,6 +83,14 @@ pub enum Work {
     Provision {
         /// Whether to load the sample rows.
         sample_data: bool,
+    },
+    /// Make the tenant from a dump that somebody else took; only the process that asks for it has that.
+    Import {
+        /// Its name, for people.
+        file: String,
+        /// Whether somebody knows its code to do no harm.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        trust_functions: bool,
     },
     /// Bring the schema to the newest migration.
     Migrate {
@@ -111,6 +129,33 @@ pub enum Work {
         #[serde(default)]
         suspended: bool,
     },
+    /// Put what the tenant had at a moment in the place of its live database, which is kept for a while.
+    RestoreAt {
+        /// The moment.
+        at: Timestamp,
+        /// The server in whose archive that is.
+        archive: Uuid,
+        /// On this server, if not on the tenant's own.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        server: Option<Uuid>,
+    },
+    /// Make the tenant of what another one had at a moment.
+    RestoreAtAs {
+        /// The moment.
+        at: Timestamp,
+        /// The server in whose archive that is.
+        archive: Uuid,
+        /// The other tenant.
+        of: Uuid,
+    },
+    /// Make the tenant of what another one has now.
+    Clone {
+        /// The other tenant.
+        of: Uuid,
+        /// The SHA-256 of the SQL that masks the data before the tenant opens.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        mask: Option<String>,
+    },
     /// Restore a backup beside, compare what comes of it, and drop it again.
     Drill {
         /// The backup.
@@ -131,6 +176,14 @@ pub enum Work {
         operation: Uuid,
         /// Where the replaced database is.
         server: Uuid,
+    },
+    /// Move the tenant to another server.
+    Relocate {
+        /// The server.
+        server: Uuid,
+        /// Whether it is served meanwhile.
+        #[serde(default, skip_serializing_if = "Way::is_auto")]
+        way: Way,
     },
     /// Stop serving the tenant; its data stays.
     Suspend {
@@ -199,35 +252,26 @@ pub struct StepContext<'a> {
     memory: &'a Mutex<Value>,
 }
 
-/// Why a step did not finish. The step decides whether trying again can help, not the worker.
-#[derive(Debug, Error)]
-pub enum StepError {
-    /// Something that may pass: a server that is restarting, a lock that is held.
-    #[error("{}", chain(.0.as_ref()))]
-    Retry(#[source] Box<dyn StdError + Send + Sync>, Option<String>),
-    /// Something that somebody must see to first.
-    #[error("{}", chain(.0.as_ref()))]
-    Fail(#[source] Box<dyn StdError + Send + Sync>, Option<String>),
-    /// Another worker has the operation now; nothing more may be written.
-    #[error("another worker has taken the operation over")]
-    Lost,
-}
-
 impl Work {
     /// The steps.
     #[must_use]
     pub fn plan(&self) -> &'static Plan {
         match self {
             Self::Provision { .. } => &provision::PLAN,
+            Self::Import { .. } => &import::PLAN,
             Self::Migrate { .. } => &migrate::PLAN,
             Self::Baseline { .. } => &baseline::PLAN,
             Self::Backup { .. } => &backup::PLAN,
             Self::Prune {} => &backup::prune::PLAN,
             Self::Restore { .. } => &restore::IN_PLACE,
             Self::RestoreAs { .. } => &restore::AS_TENANT,
+            Self::RestoreAt { .. } => &restore_at::IN_PLACE,
+            Self::RestoreAtAs { .. } => &restore_at::AS_TENANT,
+            Self::Clone { .. } => &clone::PLAN,
             Self::Drill { .. } => &drill::PLAN,
             Self::RestoreTable { .. } => &restore_table::PLAN,
             Self::UndoRestore { .. } => &undo::PLAN,
+            Self::Relocate { .. } => &relocate::PLAN,
             Self::Suspend { .. } => &suspend::SUSPEND,
             Self::Resume {} => &suspend::RESUME,
             Self::RotatePassword {} => &rotate_password::PLAN,
@@ -244,20 +288,30 @@ impl Work {
         matches!(self, Self::Delete { keep_backups: false, .. } | Self::DestroyBackupKeys {})
     }
 
+    /// Whether it makes a tenant of what another one had.
+    fn makes_tenant(&self) -> bool {
+        matches!(self, Self::RestoreAs { .. } | Self::RestoreAtAs { .. })
+    }
+
     /// The kind's name in the catalog, in JSON and in metrics.
     #[must_use]
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Provision { .. } => "provision",
+            Self::Import { .. } => "import",
             Self::Migrate { .. } => "migrate",
             Self::Baseline { .. } => "baseline",
             Self::Backup { .. } => "backup",
             Self::Prune {} => "prune",
             Self::Restore { .. } => "restore",
             Self::RestoreAs { .. } => "restore_as",
+            Self::RestoreAt { .. } => "restore_at",
+            Self::RestoreAtAs { .. } => "restore_at_as",
+            Self::Clone { .. } => "clone",
             Self::Drill { .. } => "drill",
             Self::RestoreTable { .. } => "restore_table",
             Self::UndoRestore { .. } => "undo_restore",
+            Self::Relocate { .. } => "relocate",
             Self::Suspend { .. } => "suspend",
             Self::Resume {} => "resume",
             Self::RotatePassword {} => "rotate_password",
@@ -323,6 +377,17 @@ impl std::fmt::Debug for Step {
     }
 }
 
+/// Refuses a tenant that another operation has left half way, or that is gone.
+fn require_settled(tenant: &Tenant) -> Result<(), StepError> {
+    if tenant.state.is_settled() {
+        return Ok(());
+    }
+    Err(StepError::fail(
+        format!("the tenant is {}; this needs one that is active or suspended", tenant.state),
+        "finish or retry its other operation first (`tenantry operation list`)",
+    ))
+}
+
 impl StepContext<'_> {
     /// The work's parameters.
     fn work(&self) -> Result<Work, StepError> {
@@ -347,96 +412,4 @@ impl StepContext<'_> {
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)[key] = value;
         Ok(())
     }
-}
-
-impl StepError {
-    /// A failure that somebody must see to, in plain words.
-    fn fail(message: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self::Fail(message.into().into(), Some(remedy.into()))
-    }
-
-    /// The error as it is kept on the operation.
-    #[must_use]
-    pub fn to_failure(&self, step: &str) -> Failure {
-        let remedy = match self {
-            Self::Retry(_, remedy) | Self::Fail(_, remedy) => remedy.clone(),
-            Self::Lost => None,
-        };
-        Failure { step: step.to_owned(), message: self.to_string(), remedy }
-    }
-
-    fn new(
-        error: impl StdError + Send + Sync + 'static,
-        transient: bool,
-        remedy: Option<String>,
-    ) -> Self {
-        if transient {
-            Self::Retry(Box::new(error), remedy)
-        } else {
-            Self::Fail(Box::new(error), remedy)
-        }
-    }
-}
-
-impl From<CatalogError> for StepError {
-    fn from(error: CatalogError) -> Self {
-        match error {
-            CatalogError::LostLock => Self::Lost,
-            other => {
-                let transient = other.is_transient();
-                Self::new(other, transient, None)
-            }
-        }
-    }
-}
-
-impl From<tenantry_provisioning::Error> for StepError {
-    fn from(error: tenantry_provisioning::Error) -> Self {
-        let (transient, remedy) = (error.is_transient(), error.remedy().map(Into::into));
-        Self::new(error, transient, remedy)
-    }
-}
-
-impl From<tenantry_provisioning::SchemaError> for StepError {
-    fn from(error: tenantry_provisioning::SchemaError) -> Self {
-        let (transient, remedy) = (error.is_transient(), error.remedy().map(Into::into));
-        Self::new(error, transient, remedy)
-    }
-}
-
-impl From<tenantry_backup::StoreError> for StepError {
-    fn from(error: tenantry_backup::StoreError) -> Self {
-        let (transient, remedy) = (error.is_transient(), error.remedy().to_owned());
-        Self::new(error, transient, Some(remedy))
-    }
-}
-
-impl From<tenantry_backup::DumpError> for StepError {
-    fn from(error: tenantry_backup::DumpError) -> Self {
-        let (transient, remedy) = (error.is_transient(), error.remedy().to_owned());
-        Self::new(error, transient, Some(remedy))
-    }
-}
-
-impl From<tenantry_backup::RestoreError> for StepError {
-    fn from(error: tenantry_backup::RestoreError) -> Self {
-        let (transient, remedy) = (error.is_transient(), error.remedy().to_owned());
-        Self::new(error, transient, Some(remedy))
-    }
-}
-
-/// An error with its causes, each once.
-#[must_use]
-pub fn chain(error: &dyn StdError) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        let inner_text = inner.to_string();
-        if !text.contains(&inner_text) {
-            text.push_str(": ");
-            text.push_str(&inner_text);
-        }
-        cause = inner.source();
-    }
-    text
 }

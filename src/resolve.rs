@@ -33,10 +33,11 @@ mod password;
 mod remembered;
 mod single;
 
-pub use administrator::{AdminClaim, Administrator, Administrators};
+pub use administrator::{AdminClaim, Administrator, Administrators, Sender, Stranger};
 pub use bearer::{Tokens, prove_bearer};
 pub use bindings::Trust;
 pub use claims::{ClaimPath, verified_email};
+pub use denials::Denial;
 pub use forwarded::{ClientAddress, TrustedProxies};
 pub use identity::{IdentityResolver, IdentitySettings};
 pub(crate) use password::{Claim, Passwords};

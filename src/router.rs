@@ -21,6 +21,7 @@
 //! - A tenant in a cutover is held: requests wait and then go to the new place. So is one that is behind, where
 //!   tenants are migrated when they are used.
 //! - A tenant with a rate waits for its turn before it holds anything that others could use.
+//! - What tenants use is counted in memory, and told to the catalog now and then.
 //!
 //! Must never: give out a connection without a slug, or to a tenant that is not active.
 
@@ -47,6 +48,7 @@ mod error;
 mod fleet;
 mod gate;
 mod harmless;
+mod meter;
 mod pool;
 mod rate;
 pub(crate) mod read_replicas;
@@ -60,6 +62,8 @@ pub use connection::{TenantConnection, TenantRows, TenantTransaction, TenantTran
 pub use error::RouterError;
 pub use fleet::{Ended, FleetReport, Pace, TenantFailure, WorkError};
 pub(crate) use harmless::is_harmless;
+pub(crate) use meter::Meter;
+use meter::Meters;
 use pool::{Admission, CheckoutError, TenantPool};
 use rate::Rates;
 pub(crate) use rate::Toll;
@@ -96,6 +100,8 @@ pub struct RouterSettings {
     pub replica_max_lag: Duration,
     /// Whether a tenant that is behind is migrated when it is used.
     pub migrates_on_demand: bool,
+    /// How often the catalog hears what tenants use.
+    pub meter_interval: Duration,
 }
 
 impl Default for RouterSettings {
@@ -109,6 +115,7 @@ impl Default for RouterSettings {
             unknown_ttl: Duration::from_secs(5),
             replica_max_lag: Duration::from_secs(10),
             migrates_on_demand: false,
+            meter_interval: Duration::from_mins(1),
         }
     }
 }
@@ -127,6 +134,7 @@ struct Shared {
     pools: Cache<PoolKey, Arc<TenantPool>>,
     servers: Arc<Servers>,
     replicas: ReadReplicas,
+    meters: Arc<Meters>,
     settings: RouterSettings,
     waits: Histogram,
     /// The news end with its last handle.
@@ -154,14 +162,21 @@ impl TenantRouter {
         let news = changes.subscribe();
         let servers = Arc::new(Servers::new(catalog.clone(), settings.server_budget));
         let rates = Rates::new(servers.routers());
+        let meters = Arc::new(Meters::new(catalog.clone()));
         let shared = Arc::new(Shared {
-            routes: Routes::new(catalog.clone(), changes.clone(), rates, &settings),
+            routes: Routes::new(
+                catalog.clone(),
+                changes.clone(),
+                (rates, Arc::clone(&meters)),
+                &settings,
+            ),
             pools: Cache::builder()
                 .time_to_idle(settings.pool_idle_timeout)
                 .eviction_listener(|_: Arc<PoolKey>, pool: Arc<TenantPool>, _| pool.close())
                 .build(),
             replicas: ReadReplicas::new(catalog, settings.replica_max_lag),
             servers,
+            meters,
             settings,
             waits: metrics::pool_waits(),
             changes,
@@ -170,6 +185,8 @@ impl TenantRouter {
         let stop = shared.stop.clone();
         let servers = Arc::clone(&shared.servers);
         tokio::spawn(servers.share(shared.changes.subscribe(), stop.clone()));
+        let meters = Arc::clone(&shared.meters);
+        tokio::spawn(meters.run(shared.settings.meter_interval, stop.clone()));
         let replica_news = shared.changes.subscribe();
         tokio::spawn(Arc::clone(&shared).follow_replicas(replica_news, stop.clone()));
         tokio::spawn(Arc::clone(&shared).tend(news, stop.clone()));
@@ -269,6 +286,7 @@ impl TenantRouter {
         self.shared.pools.invalidate_all();
         self.shared.pools.run_pending_tasks().await;
         self.shared.stop.cancel();
+        self.shared.meters.tell_last().await;
         self.shared.servers.give_up_share().await;
     }
 }
@@ -377,8 +395,10 @@ impl Shared {
 
     async fn close_idle(&self) {
         let (mut connections, mut unused) = (0, 0);
+        let lap = self.meters.lap();
         for server in self.servers.all() {
             for pool in server.pools() {
+                self.meters.of(pool.tenant()).connected(pool.opened().number(), lap);
                 pool.close_idle(self.settings.pool_idle_timeout);
                 connections += pool.opened().number();
                 unused += pool.idle();

@@ -16,6 +16,7 @@
 use std::time::Duration;
 
 use tokio::time::timeout;
+use tracing::Instrument as _;
 
 use crate::resolve::Access;
 use crate::router::TenantRouter;
@@ -122,12 +123,14 @@ impl Gateway {
                 return Err(SqlError::Refused(Box::new(refusal)));
             }
         }
+        let waiting = tracing::debug_span!("checkout");
         let mut session = if may_be_elsewhere(access, request.batch) {
-            self.sessions.checkout_elsewhere(tenant, access).await?
+            self.sessions.checkout_elsewhere(tenant, access).instrument(waiting).await?
         } else {
-            self.sessions.checkout(tenant, access).await?
+            self.sessions.checkout(tenant, access).instrument(waiting).await?
         };
-        let work = self.work(&mut session, access, request);
+        let working = tracing::debug_span!("statements", number = request.queries.len());
+        let work = self.work(&mut session, access, request).instrument(working);
         // Whoever stops waiting here drops the session, and with that stops its statement.
         timeout(self.settings.statement_timeout + GRACE, work)
             .await
@@ -184,7 +187,9 @@ impl Gateway {
         if begin.is_some() {
             session.command("-- sql::commit\ncommit").await?;
         }
-        Ok(answer.finish())
+        let (rows, json) = answer.finish();
+        session.answered(rows, json.len());
+        Ok(json)
     }
 }
 

@@ -15,6 +15,9 @@ use uuid::Uuid;
 
 mod domain;
 mod email;
+mod label;
+pub mod moves;
+pub mod placement;
 mod retention;
 mod schedule;
 mod scope;
@@ -23,10 +26,11 @@ mod slug;
 
 pub use domain::{DomainError, DomainName, is_free_mail};
 pub use email::{EmailAddress, EmailError};
+pub use label::{Label, LabelError};
 pub use retention::{Candidate, Retention};
 pub use schedule::Schedule;
 pub use scope::{KeyError, TenantScope};
-pub use settings::{EffectiveLimits, TenantSettings};
+pub use settings::{EffectiveLimits, FleetSettings, TenantSettings};
 pub use slug::{MAX_LEN as MAX_SLUG_LEN, SlugError, TenantSlug};
 
 /// One customer with one database, as the catalog knows it.
@@ -48,10 +52,12 @@ pub struct Tenant {
     pub settings: TenantSettings,
     /// What it may use: its own limits, and those of its tier where it has none.
     pub limits: EffectiveLimits,
-    /// The server that hosts its database.
+    /// The server that hosts its database; nil where that has been removed after the tenant was deleted.
     pub server_id: Uuid,
     /// That server's name.
     pub server_name: String,
+    /// Where that server stands.
+    pub server_region: Option<Label>,
     /// The live database.
     pub database: DatabaseName,
     /// The only login role that may connect to it.
@@ -123,6 +129,9 @@ impl TenantState {
         Self::Deleted,
     ];
 
+    /// Those in which a tenant has its database and role, and no operation is in the middle of changing them.
+    pub const SETTLED: [Self; 2] = [Self::Active, Self::Suspended];
+
     /// The state's name in the catalog, in JSON and in tables.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -141,6 +150,12 @@ impl TenantState {
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|state| state.as_str() == text)
+    }
+
+    /// Whether it is one of [`TenantState::SETTLED`].
+    #[must_use]
+    pub fn is_settled(self) -> bool {
+        Self::SETTLED.contains(&self)
     }
 
     /// Whether requests wait for the end of this state, which is near.

@@ -1,6 +1,7 @@
 //! The loops of a replica that does control-plane work: drive operations, lead rollouts, bring tenants up to
-//! date, ask for scheduled backups, audit, make the tenants of registrations, tend templates and spares, keep the
-//! gauges. Every loop ends with the shutdown signal; operations under way are handed back between two steps.
+//! date, ask for scheduled backups, audit, sign checkpoints of the audit log, measure databases, make the tenants of
+//! registrations, tend templates and spares, keep the gauges. Every loop ends with the shutdown signal; operations
+//! under way are handed back between two steps.
 
 use std::time::Duration;
 
@@ -12,8 +13,8 @@ use crate::catalog::CatalogError;
 use crate::catalog::changes::Changes;
 use crate::metrics;
 use crate::operations::{
-    Environment, Runner, backup, catalog_backup, catching_up, drills, registrations, rollouts,
-    upkeep,
+    Environment, Runner, backup, catalog_backup, catching_up, checkpoints, drills, registrations,
+    rollouts, sizes, upkeep,
 };
 use crate::tenant::TenantState;
 
@@ -46,6 +47,8 @@ impl Worker {
             rollouts::run(self.environment.clone(), self.changes.clone(), shutdown.clone()),
             backup::schedule::run(self.environment.clone(), self.changes.clone(), shutdown.clone()),
             catalog_backup::run(self.environment.clone(), shutdown.clone()),
+            checkpoints::run(self.environment.clone(), shutdown.clone()),
+            sizes::run(self.environment.clone(), shutdown.clone()),
             drills::run(self.environment.clone(), shutdown.clone()),
             audit::schedule::run(self.environment.clone(), shutdown.clone()),
             upkeep::run(self.environment.clone(), self.changes.clone(), shutdown.clone()),

@@ -192,6 +192,16 @@ async fn bad_input_gets_one_clear_error() {
         ("/api/setup/tenant", json!({ "slug": "x", "server": "nowhere" }), 404),
         ("/api/setup/tenant", json!({ "slug": "acme" }), 409),
         ("/api/setup/tenants/acme/restore", json!({}), 422),
+        (
+            "/api/setup/tenants/acme/restore",
+            json!({ "latest": true, "at": "2026-03-01T14:05:00Z" }),
+            422,
+        ),
+        (
+            "/api/setup/tenants/acme/restore",
+            json!({ "latest": true, "archive_of": "default" }),
+            422,
+        ),
         ("/api/setup/tenants/acme/restore", json!({ "latest": true }), 404),
         ("/api/setup/tenants/nobody/suspend", json!({}), 404),
         ("/api/operations/7/retry", json!({}), 404),

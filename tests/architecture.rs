@@ -59,6 +59,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
             "resolve",
             "router",
             "sql",
+            "telemetry",
             "tenant",
         ],
     ),
@@ -66,7 +67,8 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("audit", &["catalog", "doctor", "operations", "tenant"]),
     ("doctor", &["catalog", "operations", "tenant"]),
     ("domains", &["catalog", "tenant"]),
-    ("operations", &["catalog", "metrics", "tenant"]),
+    // A server of then is restored and started as an embedded one is.
+    ("operations", &["catalog", "embedded", "metrics", "tenant"]),
     ("registration", &["catalog", "oidc", "problem", "resolve", "tenant"]),
     ("sql", &["catalog", "metrics", "resolve", "router", "tenant"]),
     ("extract", &["problem", "resolve", "router", "tenant"]),

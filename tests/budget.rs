@@ -10,7 +10,7 @@ use tenantry::router::{RouterError, RouterSettings, TenantRouter};
 use tenantry::tenant::TenantSlug;
 use tokio::task::JoinSet;
 
-use crate::harness::{BY, Fleet, eventually, new_tenant, router_settings, slug};
+use crate::harness::{BY, Fleet, budget, eventually, new_tenant, router_settings, slug};
 
 fn names(count: usize) -> Vec<TenantSlug> {
     (0..count).map(|number| slug(&format!("t{number}"))).collect()
@@ -230,7 +230,7 @@ async fn a_statement_is_prepared_anew_when_a_migration_changed_its_result() {
 async fn replicas_share_a_budget_and_get_it_back_from_those_that_end() {
     let tenants = names(12);
     let fleet = fleet_of(&tenants).await;
-    fleet.catalog().set_connection_budget("default", Some(8)).await.unwrap();
+    fleet.catalog().change_server("default", &budget(Some(8))).await.unwrap();
     let first = router(&fleet, router_settings());
     // Everything that it may hold is held at once.
     let fill = async |router: &TenantRouter| {
@@ -251,12 +251,12 @@ async fn replicas_share_a_budget_and_get_it_back_from_those_that_end() {
     second.close().await;
     eventually("the half comes back", async || fill(&first).await == 8).await;
 
-    fleet.catalog().set_connection_budget("default", Some(3)).await.unwrap();
+    fleet.catalog().change_server("default", &budget(Some(3))).await.unwrap();
     eventually("less is in force", async || {
         fill(&first).await == 3 && first.pool_status().connections <= 3
     })
     .await;
-    fleet.catalog().set_connection_budget("default", None).await.unwrap();
+    fleet.catalog().change_server("default", &budget(None)).await.unwrap();
     eventually("the settings count again", async || fill(&first).await == 12).await;
 }
 

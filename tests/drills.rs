@@ -314,3 +314,67 @@ async fn drills_are_asked_for_by_the_clock_once_and_go_round() {
     let open: Uuid = catalog.query_one(open, &[]).await.unwrap().get(0);
     fleet.runner().complete(open).await.unwrap();
 }
+
+/// What a fleet sees that looks under another prefix of the bucket.
+async fn looking_elsewhere(fleet: &Fleet) -> tenantry::operations::Environment {
+    let mut environment = fleet.environment.clone();
+    let settings = S3Settings { prefix: "elsewhere".to_owned(), ..s3_settings(&fleet.s3) };
+    environment.store = Some(BackupStore::s3(settings).await.unwrap());
+    environment
+}
+
+#[tokio::test]
+async fn a_bucket_with_nothing_of_ours_marks_no_backup() {
+    let fleet = Fleet::start().await;
+    fleet.create_tenant("acme").await;
+    fleet.back_up("acme").await;
+    let elsewhere = looking_elsewhere(&fleet).await;
+    let backup = fleet.catalog().backups(None, 1).await.unwrap().remove(0);
+
+    let refused = elsewhere.verify_backup(&backup).await.unwrap_err();
+
+    assert!(refused.to_string().contains("no backup of any tenant"), "{refused}");
+    let drill = fleet.environment.drill_tenant(&slug("acme"), BY).await.unwrap();
+    let failed = Runner::new(elsewhere, CancellationToken::new()).complete(drill.id).await.unwrap();
+    assert!(failed.error.unwrap().message.contains("no backup of any tenant"));
+    let cli = crate::cli::Cli::new(&fleet).with("TENANTRY_S3_PREFIX", "elsewhere");
+    cli.refused("backup verify --all", 1, "TENANTRY_S3_PREFIX").await;
+    let backup = fleet.catalog().backups(None, 1).await.unwrap().remove(0);
+    assert_eq!((backup.proof.problem, backup.proof.verified_at), (None, None));
+    assert_no_scratch(&fleet).await;
+}
+
+#[tokio::test]
+async fn a_backup_that_is_found_again_is_good_again() {
+    let fleet = Fleet::start().await;
+    for name in ["acme", "globex"] {
+        fleet.create_tenant(name).await;
+        fleet.back_up(name).await;
+    }
+    let verify = async || {
+        let backup = fleet.catalog().backups(Some(&slug("acme")), 1).await.unwrap().remove(0);
+        let verified = fleet.environment.verify_backup(&backup).await.is_ok();
+        let backup = fleet.catalog().backups(Some(&slug("acme")), 1).await.unwrap().remove(0);
+        (verified, backup.proof.problem)
+    };
+    for file in ["manifest.json", "dump"] {
+        let path = object(&fleet, "acme", file).await;
+        let away = path.with_extension("away");
+        std::fs::rename(&path, &away).unwrap();
+        let (verified, problem) = verify().await;
+        assert!(!verified && problem.is_some(), "{file}");
+
+        std::fs::rename(&away, &path).unwrap();
+
+        assert_eq!(verify().await, (true, None), "{file}");
+    }
+    // What a drill has found is not taken back by reading.
+    let catalog = fleet.admin("tenantry").await;
+    catalog.batch_execute("update backups set problem = 'its rows are others'").await.unwrap();
+    let path = object(&fleet, "acme", "dump").await;
+    let away = path.with_extension("away");
+    std::fs::rename(&path, &away).unwrap();
+    verify().await;
+    std::fs::rename(&away, &path).unwrap();
+    assert_eq!(verify().await, (true, Some("its rows are others".to_owned())));
+}

@@ -253,3 +253,44 @@ async fn a_customer_reads_its_backup_with_its_own_key_and_without_us() {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     assert!(listed.contains("TABLE DATA public boards"), "{listed}");
 }
+
+#[tokio::test]
+async fn what_a_deleted_tenant_left_in_backups_can_be_erased() {
+    let fleet = Fleet::start().await;
+    let cli = Cli::new(&fleet);
+    let mut tenants = Vec::new();
+    for _ in 0..2 {
+        let tenant = fleet.create_tenant_with("acme", true).await.id;
+        let backup = fleet.back_up("acme").await.id;
+        let delete = fleet.environment.delete(&slug("acme"), true, BY).await.unwrap();
+        fleet.complete(&delete).await;
+        tenants.push((tenant, backup));
+    }
+    let (first, second) = (tenants[0], tenants[1]);
+    assert_eq!(readable(&fleet, first.0).await, [first.1]);
+    cli.refused("backup key destroy acme --yes", 4, "--tenant-id").await;
+
+    let erased = cli.json(&format!("backup key destroy acme --tenant-id {} --yes", first.0)).await;
+
+    assert_eq!(erased["status"], "succeeded", "{erased}");
+    assert_eq!(readable(&fleet, first.0).await, [] as [Uuid; 0]);
+    assert_eq!(readable(&fleet, second.0).await, [second.1]);
+    let id = erased["id"].as_str().unwrap().parse().unwrap();
+    let certificate = fleet.catalog().erasure(id).await.unwrap();
+    let public = fleet.catalog().certificate_key().await.unwrap().public();
+    certificate.verify(&public).unwrap();
+    assert!(certificate.tenant_deleted);
+    let backups: Vec<Uuid> = certificate.backups.iter().map(|backup| backup.backup).collect();
+    assert_eq!((backups, certificate.keys.len()), (vec![first.1], 1));
+    // Of the two, one is left that the slug can mean; and a living tenant is always meant first.
+    let living = fleet.create_tenant("acme").await.id;
+    assert_eq!(fleet.environment.owner_of_backups(&slug("acme")).await.unwrap().id, living);
+    let delete = fleet.environment.delete(&slug("acme"), false, BY).await.unwrap();
+    fleet.complete(&delete).await;
+    cli.json("backup key destroy acme --yes").await;
+    assert_eq!(readable(&fleet, second.0).await, [] as [Uuid; 0]);
+    cli.refused("backup key destroy acme --yes", 1, "there is no tenant").await;
+    let other = format!("backup key destroy globex --tenant-id {} --yes", first.0);
+    cli.refused(&other, 2, "is `acme`").await;
+    fleet.assert_healthy().await;
+}

@@ -159,7 +159,8 @@ async fn the_fleet_is_frozen_from_the_command_line_and_over_http() {
     assert_eq!(status, StatusCode::NO_CONTENT);
     let (_, shown) = replica.get("/api/migrations").await;
     assert_eq!((&shown["target"], &shown["freeze"]), (&json!(3), &json!(null)));
-    let filter = AuditFilter { limit: 10, ..AuditFilter::default() };
+    let action = Some("migrations".to_owned());
+    let filter = AuditFilter { action, limit: 10, ..AuditFilter::default() };
     let events = fleet.catalog().audit_log(&filter).await.unwrap();
     let actions: Vec<&str> = events.iter().rev().map(|event| event.action.as_str()).collect();
     let (on, off) = ("migrations.frozen", "migrations.unfrozen");

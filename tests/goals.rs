@@ -146,6 +146,17 @@ async fn failures_are_told_and_the_success_after_them() {
     assert_eq!(kinds(&told), ["backup_failed"]);
     assert_eq!(told[0]["detail"]["operation_id"], asked.id.to_string());
     assert!(told[0]["detail"]["error"]["message"].as_str().unwrap().contains("denied"), "{told:?}");
+    // Every hour it is tried again, and fails again: that is no news, until a day has passed.
+    for hours in [1, 1, 25] {
+        let catalog = fleet.admin("tenantry").await;
+        let later = format!("update backup_events set at = at - interval '{hours} hours'");
+        catalog.batch_execute(&later).await.unwrap();
+        fleet.catalog().retry(asked.id).await.unwrap();
+        runner.complete(asked.id).await.unwrap();
+        let told = news(&fleet, &heard).await;
+        let expected: &[&str] = if hours > 24 { &["backup_failed"] } else { &[] };
+        assert_eq!(kinds(&told), expected, "after {hours} hours");
+    }
     for _ in 0..2 {
         fleet.back_up("acme").await;
     }

@@ -44,12 +44,8 @@ impl Scene {
         ]);
         let base_domain = DomainName::parse("app.example").ok();
         let identity = IdentitySettings { trusts, base_domain, ..IdentitySettings::default() };
-        let replica = Replica::start_with(Setup {
-            verifier: verifier.unwrap(),
-            identity,
-            ..Setup::default()
-        })
-        .await;
+        let setup = Setup { verifier: verifier.unwrap(), identity, ..Setup::default() };
+        let replica = Box::pin(Replica::start_with(setup)).await;
         for name in ["acme", "globex", "initech"] {
             replica.create(name).await;
         }

@@ -8,17 +8,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use tenantry::catalog::operations::{OperationFilter, OperationRecord, OperationState};
 use tenantry::operations::drills::DrillChoice;
-use tenantry::operations::request::{BackupChoice, RestoreAs};
+use tenantry::operations::request::{BackupChoice, CloneAs, RestoreAs};
 use tenantry::operations::runner::{Disturbance, StepPoint};
 use tenantry::operations::{Plan, Work};
 use tokio::sync::Mutex;
 
-use crate::harness::{BY, Fleet, Options, new_tenant, slug};
+use crate::harness::{BY, Fleet, Options, clone_as, new_tenant, slug};
 
 type Inventory = BTreeMap<&'static str, Vec<String>>;
 
 /// The kinds, each with the story that leads up to it.
-const KINDS: [&str; 19] = [
+const KINDS: [&str; 20] = [
     "provision",
     "provision_clone",
     "migrate",
@@ -28,6 +28,7 @@ const KINDS: [&str; 19] = [
     "restore_as",
     "undo_restore",
     "restore_table",
+    "clone",
     "drill",
     "suspend",
     "resume",
@@ -86,6 +87,12 @@ async fn ask(fleet: &Fleet, kind: &str) -> OperationRecord {
         "restore_table" => {
             fleet.back_up("acme").await;
             environment.restore_table(&acme, BackupChoice::Latest, "boards", BY).await.unwrap()
+        }
+        "clone" => {
+            // Done twice, or not at all, the mask would show.
+            let mask = "update boards set title = title || '!'".to_owned();
+            let to = CloneAs { mask: Some(mask), ..clone_as("globex") };
+            environment.clone_tenant(&acme, to, BY).await.unwrap()
         }
         "drill" => {
             fleet.back_up("acme").await;
@@ -185,6 +192,9 @@ async fn every_step(kind: &'static str, done: bool, disturbance: Disturbance) {
         }
 
         assert_eq!(ended.state, OperationState::Succeeded, "{kind}: {step}: {:?}", ended.error);
+        if kind == "clone" {
+            crate::clones::assert_masked_once(&fleet, "globex").await;
+        }
         assert_eq!(
             fleet.inventory().await,
             expected,
@@ -232,6 +242,7 @@ for_every_kind! {
     restore_as: "restore_as",
     undo_restore: "undo_restore",
     restore_table: "restore_table",
+    clone: "clone",
     drill: "drill",
     suspend: "suspend",
     resume: "resume",
@@ -273,7 +284,7 @@ async fn an_operation_given_up_at_any_step_leaves_no_trace() {
             before.remove("slugs");
             let own: &[&str] =
                 if kind.starts_with("provision") { &[] } else { &["acme leads=true kept=false"] };
-            if kind == "restore_as" {
+            if ["restore_as", "clone"].contains(&kind) {
                 // The row of the tenant that never came to be stays for the record.
                 after.get_mut("tenants").unwrap().retain(|tenant| tenant.starts_with("acme"));
                 before.get_mut("tenants").unwrap().retain(|tenant| tenant.starts_with("acme"));

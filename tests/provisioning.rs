@@ -2,6 +2,7 @@
 
 mod drift;
 mod ground;
+mod hardening;
 mod history;
 mod isolation;
 mod politeness;

@@ -2,16 +2,17 @@
 
 use std::collections::BTreeMap;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tenantry::catalog::Catalog;
 use tenantry::catalog::operations::{OperationFilter, OperationRecord, OperationState};
+use tenantry::catalog::servers::ServerChange;
 use tenantry::catalog::tenants::NewTenant;
 use tenantry::embedded::{EmbeddedPostgres, PostgresSettings};
 use tenantry::operations::rebuild::{Found, Rebuild};
 use tenantry::operations::request::{BackupChoice, RestoreAs};
 use tenantry::operations::{Environment, Runner};
 use tenantry::router::TenantRouter;
-use tenantry::tenant::{TenantState, Tier};
+use tenantry::tenant::{Label, TenantSettings, TenantState, Tier};
 use tenantry_backup::ObjectKey;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -119,6 +120,33 @@ async fn a_fleet_comes_back_from_the_bucket_with_its_names_states_and_aliases() 
 
     let again = ruins.ask().await;
     assert_eq!((again.tenants, again.known), (0, 4));
+}
+
+#[tokio::test]
+async fn a_region_binds_a_tenant_that_comes_back_too() {
+    let fleet = Fleet::start().await;
+    fleet.create_tenant_with("acme", true).await;
+    let eu = TenantSettings::parse(json!({ "fleet": { "region": "eu" } })).unwrap();
+    fleet.catalog().change_settings(&slug("acme"), "test", |_| Ok(eu)).await.unwrap();
+    fleet.back_up("acme").await;
+    fleet.environment.back_up_catalog().await.unwrap();
+
+    let ruins = Ruins::of(&fleet).await;
+    let found = ruins.ask().await;
+    assert_eq!(found.tenants, 0);
+    let (name, why) = &found.lost[0];
+    assert_eq!(name, "acme");
+    assert!(why.contains("region \"eu\""), "{why}");
+
+    let region = ServerChange { region: Label::parse("eu").ok().into(), ..ServerChange::default() };
+    for server in ruins.catalog().servers().await.unwrap() {
+        ruins.catalog().change_server(&server.name, &region).await.unwrap();
+    }
+    let found = ruins.ask().await;
+    ruins.complete(&found).await;
+
+    assert_eq!((found.tenants, found.lost.len()), (1, 0), "{found:?}");
+    assert_eq!(ruins.catalog().tenant(&slug("acme")).await.unwrap().state, TenantState::Active);
 }
 
 #[tokio::test]

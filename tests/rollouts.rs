@@ -2,12 +2,14 @@
 
 use std::time::Duration;
 
+use serde_json::json;
 use tenantry::catalog::CatalogError;
 use tenantry::catalog::lock::Claim;
 use tenantry::catalog::operations::OperationFilter;
 use tenantry::catalog::rollouts::{ItemState, RolloutRecord, RolloutState};
 use tenantry::operations::rollouts::{Bound, RolloutError, RolloutPlan, Selection};
 use tenantry::operations::{Environment, Runner};
+use tenantry::tenant::TenantSettings;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -67,8 +69,11 @@ async fn waves_come_in_order_and_bake() {
         fleet.create_tenant(name).await;
     }
     labels(&fleet);
+    let tagged = json!({ "fleet": { "tags": ["beta", "gold"] } });
+    let tagged = TenantSettings::parse(tagged).unwrap();
+    fleet.catalog().change_settings(&slug("hooli"), "test", |_| Ok(tagged)).await.unwrap();
     let plan = RolloutPlan {
-        canary: vec![tenant("hooli")],
+        canary: vec![Selection::parse("tag=beta").unwrap()],
         waves: vec![Selection::Share(50)],
         bake_secs: 1,
         ..RolloutPlan::default()

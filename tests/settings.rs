@@ -425,7 +425,8 @@ async fn the_audit_log_has_the_settings_that_a_tenant_is_born_with_and_no_change
     let (status, _) = replica.call(Method::PATCH, path, Some(name)).await;
 
     assert_eq!(status, StatusCode::NOT_FOUND);
-    let (_, log) = replica.get("/api/audit-log").await;
+    assert_eq!(replica.get("/api/audit-log?action=name").await.1["events"], json!([]));
+    let (_, log) = replica.get("/api/audit-log?action=settings").await;
     let events = log["events"].as_array().unwrap();
     assert_eq!(events.len(), 1, "{log}");
     assert_eq!(

@@ -214,6 +214,8 @@ fn start(request: DumpRequest<'_>) -> io::Result<Process> {
         "--format=custom".to_owned(),
         "--compress=0".to_owned(),
         "--no-password".to_owned(),
+        // Who may read the system's catalogs is the matter of the server that the dump comes to, and of its version.
+        "--exclude-schema=pg_catalog".to_owned(),
         format!("--lock-wait-timeout={}", lock_timeout.as_millis()),
     ];
     arguments.extend(snapshot.map(|id| format!("--snapshot={id}")));

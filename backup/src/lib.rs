@@ -4,6 +4,7 @@ mod certificate;
 mod copy;
 mod document;
 mod dump;
+mod foreign;
 mod key;
 mod manifest;
 mod object_key;
@@ -18,9 +19,12 @@ mod tools;
 pub use certificate::{
     CERTIFICATE_FORMAT, Certificate, CertificateError, CertificateKey, ErasedBackup,
 };
-pub use copy::copy_schema;
+pub use copy::{CopyEnd, copy_database, copy_definitions, copy_schema};
 pub use document::{sign_document, verify_document};
 pub use dump::{DumpError, DumpProgress, DumpRequest, Dumped, ObjectClass, dump, finish};
+pub use foreign::{
+    DumpFormat, ForeignDump, ForeignError, ForeignScript, Input, Script, ScriptError, Statement,
+};
 pub use key::{BackupKey, KeyError, Recipient};
 pub use manifest::{MANIFEST_FORMAT, Manifest, ManifestError, TableRows};
 pub use object_key::{KeyScope, ObjectKey};

@@ -28,6 +28,23 @@ use crate::tools::{PgTools, major_of};
 const BUFFER_BYTES: usize = 128 * 1024;
 /// What a server says that has no room for what is restored.
 const NO_ROOM: [&str; 3] = ["No space left on device", "out of memory", "out of shared memory"];
+/// How `pg_restore` begins to say what went wrong, and how it then quotes the statement.
+const SPEAKS: [&str; 2] = ["pg_restore: error: ", "pg_restore: fatal: "];
+const QUOTES: &str = "Command was: ";
+/// What libpq and a server that stops say of a connection, and nobody of anything else.
+const LOST: [&str; 11] = [
+    "connection to server at ",
+    "connection to server on socket ",
+    "could not connect to server",
+    "server closed the connection unexpectedly",
+    "SSL connection has been closed unexpectedly",
+    "SSL SYSCALL error",
+    "could not receive data from server",
+    "could not send data to server",
+    "no connection to the server",
+    "terminating connection due to ",
+    "the database system is ",
+];
 
 /// What to restore into, and with what.
 pub struct RestoreRequest<'a> {
@@ -91,6 +108,14 @@ pub enum RestoreError {
     /// `pg_restore` could not be run.
     #[error("pg_restore could not be run")]
     Run(#[source] io::Error),
+    /// `pg_dump` failed, from which `pg_restore` was to read.
+    #[error("pg_dump failed with {status}: {stderr}")]
+    PgDump {
+        /// How it ended.
+        status: ExitStatus,
+        /// The end of what it said.
+        stderr: String,
+    },
     /// `pg_restore` failed, and the stream that it read was good.
     #[error("pg_restore failed with {status}: {stderr}")]
     PgRestore {
@@ -117,6 +142,7 @@ impl RestoreError {
             Self::Run(_) => {
                 "check that pg_restore is installed, may be run here, and has a PGDATABASE"
             }
+            Self::PgDump { .. } => "read what pg_dump says, mend it, and try again",
             Self::PgRestore { .. } => {
                 "read what pg_restore says: the target has to be made from template0, the roles that own the \
                  objects have to exist (and, unless a superuser restores, may create in its schema public), and \
@@ -141,7 +167,7 @@ impl RestoreError {
         match self {
             Self::Store(error) => error.is_transient(),
             Self::Run(error) => process::may_run_later(error),
-            Self::PgRestore { stderr, .. } => stderr.contains("connection"),
+            Self::PgDump { stderr, .. } | Self::PgRestore { stderr, .. } => lost_server(stderr),
             _ => false,
         }
     }
@@ -156,7 +182,7 @@ impl RestoreError {
             Self::Manifest(error) => !matches!(error, ManifestError::UnsupportedFormat { .. }),
             Self::Store(error) => error.blames_object(),
             Self::PgRestore { stderr, .. } => !NO_ROOM.iter().any(|words| stderr.contains(words)),
-            Self::OlderTools { .. } | Self::Run(_) => false,
+            Self::OlderTools { .. } | Self::Run(_) | Self::PgDump { .. } => false,
         }
     }
 }
@@ -299,6 +325,26 @@ async fn succeeded(process: &mut Process) -> Result<(), RestoreError> {
     Err(RestoreError::PgRestore { status: exit.status, stderr: exit.stderr })
 }
 
+/// Whether `pg_restore` lost its server. What it says of a statement may hold any word, and so may the statement.
+fn lost_server(stderr: &str) -> bool {
+    let mut is_quoting = false;
+    let mut said = stderr.lines().filter(|line| {
+        is_quoting = line.starts_with(QUOTES)
+            || is_quoting && !SPEAKS.iter().any(|start| line.starts_with(start));
+        !is_quoting
+    });
+    said.any(|line| {
+        let line = SPEAKS.iter().find_map(|start| line.strip_prefix(start)).unwrap_or(line);
+        // `could not execute query: FATAL:  terminating …`, `connection to server at … failed: FATAL: …`
+        let text = line.strip_prefix("could not execute query: ").unwrap_or(line);
+        let text = text.trim_start_matches(|c: char| c.is_ascii_uppercase());
+        let text = text.trim_start_matches([':', ' ']);
+        LOST.iter().any(|words| text.starts_with(words) || line.starts_with(words))
+            || line.starts_with("error returned by PQputCopyData: ")
+                && LOST.iter().any(|words| line.contains(words))
+    })
+}
+
 impl fmt::Debug for RestoreRequest<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RestoreRequest")
@@ -314,6 +360,36 @@ mod tests {
     use std::os::unix::process::ExitStatusExt as _;
 
     use super::*;
+
+    #[test]
+    fn a_server_that_is_lost_may_come_back_and_a_word_in_a_statement_is_none() {
+        let failed = |stderr: &str| RestoreError::PgRestore {
+            status: ExitStatus::from_raw(256),
+            stderr: stderr.to_owned(),
+        };
+        for stderr in [
+            "pg_restore: error: connection to server at \"db\" (10.0.0.1), port 5432 failed: Connection refused",
+            "pg_restore: error: could not execute query: FATAL:  terminating connection due to administrator command\n\
+             server closed the connection unexpectedly\nCommand was: select 1;",
+            "pg_restore: error: could not execute query: server closed the connection unexpectedly\n\
+             \tThis probably means the server terminated abnormally\nCommand was: select 1;",
+            "pg_restore: error: error returned by PQputCopyData: SSL connection has been closed unexpectedly",
+            "pg_restore: error: connection to server on socket \"/tmp/.s\" failed: FATAL:  the database system is starting up",
+        ] {
+            assert!(failed(stderr).is_transient(), "{stderr}");
+        }
+        for stderr in [
+            "pg_restore: error: could not execute query: ERROR:  relation \"connections\" already exists\n\
+             Command was: CREATE TABLE public.connections (id int);",
+            "pg_restore: error: could not execute query: ERROR:  type \"x\" does not exist\n\
+             Command was: COMMENT ON TABLE t IS 'see\n\
+             server closed the connection unexpectedly';",
+            "pg_restore: error: could not execute query: ERROR:  function \"no connection to the server\" is not there",
+            "pg_restore: error: unsupported version (1.16) in file header",
+        ] {
+            assert!(!failed(stderr).is_transient(), "{stderr}");
+        }
+    }
 
     #[test]
     fn only_what_is_wrong_with_a_backup_is_blamed_on_it() {

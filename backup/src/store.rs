@@ -5,6 +5,7 @@
 //! listed nor deleted.
 
 mod catalog;
+mod checkpoints;
 mod directory;
 mod error;
 mod memory;

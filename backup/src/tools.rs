@@ -74,13 +74,10 @@ impl ToolError {
 }
 
 impl PgTools {
-    /// Finds the programs for a server of version `major`: in `bin_dir` and nowhere else if it is given;
+    /// Finds the programs for a server of version `major`: in `bin_dirs` and nowhere else if any are given;
     /// else where Debian and PostgreSQL's own packages put them, then on the `PATH`.
-    pub async fn for_server(major: u32, bin_dir: Option<&Path>) -> Result<Self, ToolError> {
-        let folders = match bin_dir {
-            Some(folder) => vec![folder.to_owned()],
-            None => usual_folders(major),
-        };
+    pub async fn for_server(major: u32, bin_dirs: &[PathBuf]) -> Result<Self, ToolError> {
+        let folders = if bin_dirs.is_empty() { usual_folders(major) } else { bin_dirs.to_owned() };
         let mut refused = None;
         for folder in &folders {
             if ["pg_dump", "pg_restore", "psql"].iter().all(|name| folder.join(name).is_file()) {

@@ -33,7 +33,7 @@ impl Scene {
         let files = TempDir::new().expect("a scratch directory");
         let content = noise(bytes);
         std::fs::write(files.path().join("database"), &content).expect("the database");
-        let tools = PgTools::for_server(15, Some(&tools_dir())).await;
+        let tools = PgTools::for_server(15, &[tools_dir()]).await;
         Self {
             store: BackupStore::memory(),
             tenant: Uuid::now_v7(),

@@ -6,7 +6,7 @@ use crate::scene::tools_dir;
 
 #[tokio::test]
 async fn the_programs_of_the_right_major_are_taken() {
-    let tools = PgTools::for_server(15, Some(&tools_dir())).await.unwrap();
+    let tools = PgTools::for_server(15, &[tools_dir()]).await.unwrap();
 
     assert_eq!((tools.major(), tools.version()), (15, "15.18"));
     assert!(tools.pg_dump().is_file() && tools.pg_restore().is_file() && tools.psql().is_file());
@@ -14,7 +14,7 @@ async fn the_programs_of_the_right_major_are_taken() {
 
 #[tokio::test]
 async fn the_programs_of_another_major_are_refused_with_what_to_install() {
-    let error = PgTools::for_server(18, Some(&tools_dir())).await.unwrap_err();
+    let error = PgTools::for_server(18, &[tools_dir()]).await.unwrap_err();
 
     assert!(matches!(&error, ToolError::WrongMajor { major: 18, found, .. } if found == "15.18"));
     assert!(error.remedy().contains("postgresql-client-18"));
@@ -24,7 +24,7 @@ async fn the_programs_of_another_major_are_refused_with_what_to_install() {
 async fn a_directory_without_the_programs_is_named() {
     let empty = tempfile::TempDir::new().unwrap();
 
-    let error = PgTools::for_server(15, Some(empty.path())).await.unwrap_err();
+    let error = PgTools::for_server(15, &[empty.path().to_owned()]).await.unwrap_err();
 
     assert!(matches!(error, ToolError::NotFound { .. }));
     assert!(error.to_string().contains(&empty.path().to_string_lossy().into_owned()));

@@ -13,7 +13,7 @@ pub async fn start() -> Fleet {
     let mut postgres = PostgresSettings::scratch();
     postgres.durable = true;
     postgres.max_connections = 200;
-    Fleet::start_with(Options { spares: 0, template: true, postgres }).await
+    Fleet::start_with(Options { postgres, ..Options::default() }).await
 }
 
 /// Which of the parts are asked for, by the arguments; all of them where none is.

@@ -118,10 +118,12 @@ impl Server {
         database: &DatabaseName,
         role: &RoleName,
     ) -> Result<Vec<Hole>, Error> {
-        let url = self.url().with_database(database.as_str()).with_options(EMPTY_PATH);
-        let session = url.connect().await?;
+        let session = self.connect_apart(database).await?;
         let rows = session.query(INSIDE, &[&role.as_str()]).await?;
-        Ok(rows.iter().map(|row| from_row(row, Some(database.as_str()))).collect())
+        let mut holes: Vec<Hole> =
+            rows.iter().map(|row| from_row(row, Some(database.as_str()))).collect();
+        holes.extend(self.neighbours_seen(&session, database, role).await?);
+        Ok(holes)
     }
 
     /// Runs the statement that mends a hole, in the hole's database.

@@ -19,6 +19,7 @@ use crate::server::Server;
 
 mod build;
 mod possession;
+mod quiet;
 mod rename;
 
 pub use build::{Proof, Source};
@@ -128,13 +129,29 @@ impl Server {
         database: &DatabaseName,
         oid: u32,
     ) -> Result<u64, Error> {
+        self.shut_but(client, database, oid, &[]).await
+    }
+
+    /// The same, with some of the present sessions left where they are.
+    async fn shut_but(
+        &self,
+        client: &impl GenericClient,
+        database: &DatabaseName,
+        oid: u32,
+        spared: &[i32],
+    ) -> Result<u64, Error> {
         client
             .batch_execute(&format!("alter database {} allow_connections false", database.quoted()))
             .await?;
-        self.end_sessions(client, oid).await
+        self.end_sessions(client, oid, spared).await
     }
 
-    async fn end_sessions(&self, client: &impl GenericClient, oid: u32) -> Result<u64, Error> {
+    async fn end_sessions(
+        &self,
+        client: &impl GenericClient,
+        oid: u32,
+        spared: &[i32],
+    ) -> Result<u64, Error> {
         let deadline = Instant::now() + SESSIONS_END;
         let mut pause = Duration::from_millis(2);
         let mut ended = HashSet::new();
@@ -145,12 +162,13 @@ impl Server {
                     "-- database::end_sessions
                      with told as (
                          select pid, pg_terminate_backend(pid) as sent from pg_stat_activity
-                         where datid = $1 and usesysid is not null and pid <> pg_backend_pid())
+                         where datid = $1 and usesysid is not null and pid <> pg_backend_pid()
+                           and pid <> all ($2::int4[]))
                      select (select coalesce(array_agg(pid), '{}') from told where sent is not null),
                             (select count(*) from pg_locks
                              where locktype = 'object' and classid = 'pg_database'::regclass and objid = $1
                                and mode = 'RowExclusiveLock' and pid <> pg_backend_pid())",
-                    &[&oid],
+                    &[&oid, &spared],
                 )
                 .await
                 .map_err(|error| self.explain_signal(error))?;

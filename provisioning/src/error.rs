@@ -62,7 +62,7 @@ pub enum Error {
     /// A thing that must be there is not.
     #[error("there is no {kind} `{name}`")]
     Missing {
-        /// `database` or `role`.
+        /// `database`, `role` or `subscription`.
         kind: &'static str,
         /// Its name.
         name: String,

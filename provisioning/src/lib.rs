@@ -1,29 +1,37 @@
 #![doc = include_str!("../README.md")]
 
+mod activity;
 mod attack;
 mod audit;
 mod belongings;
 mod database;
 mod error;
+mod guest;
+mod hardening;
 mod isolation;
 mod marker;
 mod name;
+mod replication;
 mod role;
 mod schema;
 mod server;
 
+pub use activity::{Activity, DatabaseActivity, activity};
 pub use attack::{ACTS, Act, Attacker, Attempt, Login, Visible, is_shut_out};
 pub use audit::{Expectation, ExpectedTenant, Hole, Looked};
 pub use database::{DatabaseFacts, Possession, Proof, Rename, Retirement, Source, Swap};
 pub use error::{Cause, Error};
+pub use guest::{Objection, ObjectionKind};
+pub use hardening::Hardening;
 pub use isolation::{Finding, FindingKind, lock_down};
 pub use marker::{Marker, Owner};
 pub use name::{DatabaseName, NameError, RoleName};
+pub use replication::{CopyState, Halt, Leftover, Lsn, SlotFacts, drop_publication, unfollowable};
 pub use role::{RoleFacts, random_password, scram_verifier};
 pub use schema::{
-    Applied, AppliedFile, Blocker, Difference, DryRun, Effect, FileEffects, Labour, MigrationFile,
-    MigrationSet, MigrationTimeouts, Reading, RepeatableFile, Risk, Rule, Schema, SchemaError,
-    TableLock, TableSize, apply, baseline, build_from_zero, current_version, database_sizes,
-    dry_run, read_schema, reference_schema, table_sizes,
+    Applied, AppliedFile, Blocker, Difference, DryRun, Effect, FileEffects, Labour, MaskError,
+    MigrationFile, MigrationSet, MigrationTimeouts, Reading, RepeatableFile, Risk, Rule, Schema,
+    SchemaError, TableLock, TableSize, apply, baseline, build_from_zero, check_mask,
+    current_version, database_sizes, dry_run, read_schema, reference_schema, table_sizes,
 };
 pub use server::{Connection, PooledClient, Problem, Server, ServerFacts, ServerUrl, TlsConnector};

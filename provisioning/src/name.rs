@@ -16,6 +16,8 @@ const BUILD: &str = "tenantry_build_";
 const SPARE: &str = "tenantry_spare_";
 const TEMPLATE: &str = "tenantry_template_";
 const OLD: &str = "tenantry_old_";
+const GUEST: &str = "tenantry_guest_";
+const CARRIER: &str = "tenantry_move_";
 
 /// How much of a migration set's digest goes into the name of its template.
 const DIGEST_DIGITS: usize = 12;
@@ -106,7 +108,8 @@ impl DatabaseName {
     }
 
     /// Whether this is the name of something that an operation replaced.
-    pub(crate) fn is_old_form(&self) -> bool {
+    #[must_use]
+    pub fn is_old_form(&self) -> bool {
         is_numbered(&self.0, OLD, 32)
     }
 }
@@ -120,6 +123,25 @@ impl RoleName {
     /// The login role of the tenant with this slug: `tenant_<slug>`.
     pub fn tenant(slug: &str) -> Result<Self, NameError> {
         tenant(slug).map(Self)
+    }
+
+    /// The role as which an operation lets a dump from elsewhere into its build.
+    #[must_use]
+    pub fn guest(operation: Uuid) -> Self {
+        Self(format!("{GUEST}{}", operation.simple()))
+    }
+
+    /// The role as which a database is read that an operation moves; the name also of all else that joins the two
+    /// databases.
+    #[must_use]
+    pub fn carrier(operation: Uuid) -> Self {
+        Self(format!("{CARRIER}{}", operation.simple()))
+    }
+
+    /// The operation of a [`RoleName::carrier`].
+    #[must_use]
+    pub fn operation_carried(&self) -> Option<Uuid> {
+        self.0.strip_prefix(CARRIER)?.parse().ok()
     }
 
     /// The name, unquoted: for connection settings and query parameters, never for a statement's text.

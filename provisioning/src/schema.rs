@@ -30,6 +30,7 @@ mod error;
 mod fingerprint;
 mod history;
 mod journal;
+mod mask;
 mod risk;
 mod run;
 mod session;
@@ -43,6 +44,7 @@ pub use drift::{Reading, read_schema, reference_schema};
 pub use dry_run::{DryRun, dry_run};
 pub use error::SchemaError;
 pub use fingerprint::{Difference, Schema};
+pub use mask::{MaskError, check_mask};
 pub use risk::{Effect, FileEffects, Labour, Risk, Rule, TableLock};
 pub use set::{MigrationFile, MigrationSet, RepeatableFile};
 pub use sizes::{TableSize, database_sizes, table_sizes};
@@ -55,7 +57,7 @@ use session::Session;
 const HISTORY_TABLE: &str = "tenantry.schema_history";
 
 /// Serialises migrations of one database: advisory locks are per database. `tenantry` in ASCII.
-const MIGRATION_LOCK: &str = "select pg_advisory_lock(8387233643963478649)";
+const MIGRATION_LOCK: &str = "select pg_backend_pid(), pg_advisory_lock(8387233643963478649)";
 
 /// The same lock, for whoever only wants to look while nothing is migrated.
 const MIGRATION_LOCK_SHARED: &str = "select pg_advisory_lock_shared(8387233643963478649)";
@@ -169,15 +171,14 @@ impl Standing {
                 _ => journal::repeatables(client).await,
             }
         };
-        let (locked, history, repeatables, pid) = future::join4(
-            client.batch_execute(MIGRATION_LOCK),
+        let (locked, history, repeatables) = future::join3(
+            client.query_typed(MIGRATION_LOCK, &[]),
             history::read(client),
             repeatables,
-            client.query_typed("-- schema::pid\nselect pg_backend_pid()", &[]),
         )
         .await;
-        locked.map_err(SchemaError::not_locked)?;
-        let pid = pid.map_err(Error::from)?.first().map_or(0, |row| row.get(0));
+        let locked = locked.map_err(SchemaError::not_locked)?;
+        let pid = locked.first().map_or(0, |row| row.get(0));
         Ok(Self { history: history?, repeatables: repeatables?, pid })
     }
 

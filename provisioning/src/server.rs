@@ -15,9 +15,11 @@ use futures_util::future::join_all;
 use tokio::sync::OnceCell;
 
 use crate::error::Error;
+use crate::hardening::Hardening;
 use crate::name::DatabaseName;
 use crate::schema::MigrationTimeouts;
 
+mod archive;
 mod check;
 mod connection;
 mod dsn;
@@ -34,6 +36,8 @@ pub use url::ServerUrl;
 /// A connection to the maintenance database; goes back to its pool when dropped.
 pub type PooledClient = deadpool_postgres::Client;
 
+/// Every name is whole then: nothing that a tenant made can be taken for PostgreSQL's own.
+const EMPTY_PATH: &str = "-c search_path=";
 /// How long to wait for a free connection of the pool.
 const POOL_WAIT: Duration = Duration::from_secs(30);
 
@@ -41,6 +45,7 @@ const POOL_WAIT: Duration = Duration::from_secs(30);
 #[derive(Clone)]
 pub struct Server {
     shared: Arc<Shared>,
+    hardening: Hardening,
 }
 
 struct Shared {
@@ -80,7 +85,21 @@ impl Server {
     #[must_use]
     pub fn new(url: ServerUrl, max_connections: usize) -> Self {
         let pool = maintenance_pool(&url, max_connections.max(1));
-        Self { shared: Arc::new(Shared { url, pool, superuser: OnceCell::new() }) }
+        let shared = Arc::new(Shared { url, pool, superuser: OnceCell::new() });
+        Self { shared, hardening: Hardening::default() }
+    }
+
+    /// The same server, with what tenants of it may see of each other.
+    #[must_use]
+    pub fn hardened(mut self, hardening: Hardening) -> Self {
+        self.hardening = hardening;
+        self
+    }
+
+    /// What tenants of it may see of each other.
+    #[must_use]
+    pub fn hardening(&self) -> Hardening {
+        self.hardening
     }
 
     /// Where the server is.
@@ -117,6 +136,11 @@ impl Server {
     /// A connection of its own to `database`, as the administrator.
     pub async fn connect(&self, database: &DatabaseName) -> Result<Connection, Error> {
         self.url().with_database(database.as_str()).connect().await
+    }
+
+    /// A connection of its own to `database`, as the administrator, in which only PostgreSQL's own names are known.
+    pub(crate) async fn connect_apart(&self, database: &DatabaseName) -> Result<Connection, Error> {
+        self.url().with_database(database.as_str()).with_options(EMPTY_PATH).connect().await
     }
 
     /// A connection of its own to `database`, whose statements run as `tenantry_owner` and within

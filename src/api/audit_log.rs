@@ -1,4 +1,4 @@
-//! What was changed and what was refused.
+//! What was asked for, what was changed and what was refused.
 
 use axum::Json;
 use axum::extract::rejection::QueryRejection;
@@ -25,6 +25,13 @@ pub(super) struct ListQuery {
     /// Not before this moment (RFC 3339).
     #[param(value_type = Option<String>)]
     since: Option<Timestamp>,
+    /// Before this moment (RFC 3339).
+    #[param(value_type = Option<String>)]
+    until: Option<Timestamp>,
+    /// By this actor.
+    actor: Option<String>,
+    /// This action, such as `member.added`, or all of a noun, such as `member`.
+    action: Option<String>,
     /// Before this event, for the next page.
     before: Option<i64>,
     /// At most so many, 1 to 500 [100].
@@ -39,7 +46,7 @@ pub(super) struct Events {
     next: Option<i64>,
 }
 
-/// Lists what was changed and what was refused.
+/// Lists what was asked for, what was changed and what was refused.
 #[utoipa::path(get, path = "/api/audit-log", tag = "audit", params(ListQuery),
     responses((status = OK, body = Events), (status = UNPROCESSABLE_ENTITY, body = Problem)))]
 pub(super) async fn list(
@@ -48,14 +55,10 @@ pub(super) async fn list(
     query: Result<Query<ListQuery>, QueryRejection>,
 ) -> Result<Json<Events>, ApiError> {
     caller.require(Scope::Audit)?;
-    let Query(query) = query?;
-    let limit = page(query.limit)?;
-    let filter = AuditFilter {
-        tenant: query.tenant.as_deref().map(TenantSlug::parse).transpose()?,
-        since: query.since,
-        before: query.before,
-        limit: limit + 1,
-    };
+    let Query(ListQuery { tenant, since, until, actor, action, before, limit }) = query?;
+    let limit = page(limit)?;
+    let tenant = tenant.as_deref().map(TenantSlug::parse).transpose()?;
+    let filter = AuditFilter { tenant, since, until, actor, action, before, limit: limit + 1 };
     let mut events = admin.environment.catalog.audit_log(&filter).await?;
     let more = cut_to(&mut events, limit);
     let next = events.last().filter(|_| more).map(|event| event.id);

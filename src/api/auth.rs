@@ -1,6 +1,8 @@
-//! Who calls the admin API, and what they may do there.
+//! Who calls the admin API, and what they may do there. Whoever is refused stands in the audit log.
 
-use axum::extract::{FromRef, FromRequestParts};
+use std::net::IpAddr;
+
+use axum::extract::{FromRef, FromRequestParts, MatchedPath, RawPathParams};
 use axum::http::HeaderMap;
 use axum::http::request::Parts;
 
@@ -8,7 +10,8 @@ use super::error::ApiError;
 use crate::catalog::tokens::Scope;
 use crate::operations::request::Requester;
 use crate::problem::Problem;
-use crate::resolve::{Administrator, Administrators};
+use crate::resolve::{Administrator, Administrators, ClientAddress, Denial, Sender};
+use crate::tenant::TenantSlug;
 
 /// The longest `Idempotency-Key`.
 const MAX_KEY_LEN: usize = 200;
@@ -18,6 +21,15 @@ const MAX_KEY_LEN: usize = 200;
 pub(super) struct Caller {
     administrator: Administrator,
     idempotency_key: Option<String>,
+    request: Asked,
+}
+
+/// What is asked for, for the record.
+struct Asked {
+    administrators: Administrators,
+    endpoint: String,
+    tenant: Option<TenantSlug>,
+    client: Option<IpAddr>,
 }
 
 impl Caller {
@@ -26,6 +38,14 @@ impl Caller {
         if self.administrator.scopes.contains(&scope) {
             Ok(())
         } else {
+            let denial = Denial {
+                violation: "missing_scope",
+                user: Some(self.administrator.name.clone()),
+                tenant: self.request.tenant.clone(),
+                scope: Some(scope.as_str()),
+                ..Denial::default()
+            };
+            self.request.refuse(denial);
             Err(ApiError::forbidden(scope.as_str()))
         }
     }
@@ -37,6 +57,25 @@ impl Caller {
     }
 }
 
+impl Asked {
+    async fn read(parts: &mut Parts, administrators: Administrators) -> Self {
+        let path = parts.extensions.get::<MatchedPath>().map_or("", MatchedPath::as_str);
+        let endpoint = format!("{} {path}", parts.method);
+        let client = parts.extensions.get().map(|ClientAddress(address)| *address);
+        let params = RawPathParams::from_request_parts(parts, &()).await;
+        let slug = |params: RawPathParams| {
+            let found = params.iter().find(|(name, _)| *name == "slug")?.1;
+            TenantSlug::parse(found).ok()
+        };
+        Self { administrators, endpoint, tenant: params.ok().and_then(slug), client }
+    }
+
+    fn refuse(&self, denial: Denial) {
+        let endpoint = Some(self.endpoint.clone());
+        self.administrators.refused(Denial { endpoint, ..denial }, self.client);
+    }
+}
+
 impl<S> FromRequestParts<S> for Caller
 where
     Administrators: FromRef<S>,
@@ -45,13 +84,26 @@ where
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
-        let found = Administrators::from_ref(state).of(&parts.headers).await;
-        let administrator = found.map_err(Problem::from)?.ok_or_else(Problem::unauthenticated)?;
+        let administrators = Administrators::from_ref(state);
+        let sender = administrators.of(&parts.headers).await.map_err(Problem::from)?;
+        let request = Asked::read(parts, administrators).await;
+        let administrator = match sender {
+            Sender::Administrator(administrator) => administrator,
+            Sender::Stranger(stranger) => {
+                request.refuse(Denial {
+                    violation: stranger.violation,
+                    issuer: stranger.issuer,
+                    user: stranger.name,
+                    ..Denial::default()
+                });
+                return Err(Problem::unauthenticated().into());
+            }
+        };
         tracing::Span::current().record("user", &administrator.name);
         // Keys of different administrators, or for different addresses, never meet.
         let scoped = |key| format!("{} {} {key}", administrator.id, parts.uri.path());
         let idempotency_key = idempotency_key(&parts.headers)?.map(scoped);
-        Ok(Self { administrator, idempotency_key })
+        Ok(Self { administrator, idempotency_key, request })
     }
 }
 

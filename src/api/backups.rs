@@ -16,13 +16,14 @@ use super::document::prune::PruneDocument;
 use super::document::{BackupDocument, OperationDocument};
 use super::error::ApiError;
 use super::operations::{accepted, page};
+use crate::catalog::operations::OperationRecord;
 use crate::catalog::tokens::Scope;
-use crate::operations::request::{BackupChoice, RestoreAs};
+use crate::operations::request::{BackupChoice, PointInTime, Requester, RestoreAs};
 use crate::problem::Problem;
 use crate::tenant::TenantSlug;
 
-/// Which backup takes the place of the live database, or becomes another tenant: exactly one of `backup`,
-/// `latest` and `before`. Or `undo` alone.
+/// What takes the place of the live database, or becomes another tenant: exactly one of `backup`, `latest`,
+/// `before` and `at`. Or `undo` alone.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Restore {
@@ -33,6 +34,10 @@ pub(super) struct Restore {
     latest: bool,
     /// The newest that was started before this moment.
     before: Option<Timestamp>,
+    /// No backup: what the tenant had at this moment, out of the WAL archive of its server.
+    at: Option<Timestamp>,
+    /// With `at`, the server that the tenant was on then, if not the one that it is on.
+    archive_of: Option<String>,
     /// Make this tenant of it, and leave the live database alone.
     #[serde(rename = "as")]
     #[schema(value_type = Option<String>)]
@@ -76,8 +81,8 @@ pub(super) async fn back_up(
     accepted(&admin, &asked).await
 }
 
-/// Puts a backup in the place of a tenant's live database, which is kept for a while; or makes another tenant
-/// of it; or undoes the last restore.
+/// Puts a backup, or what there was at a moment, in the place of a tenant's live database, which is kept for a
+/// while; or makes another tenant of it; or undoes the last restore.
 #[utoipa::path(post, path = "/api/setup/tenants/{slug}/restore", tag = "backups", params(("slug" = String, Path)),
     request_body = Restore,
     responses((status = ACCEPTED, body = OperationDocument), (status = NOT_FOUND, body = Problem),
@@ -96,6 +101,8 @@ pub(super) async fn restore(
             backup: None,
             latest: false,
             before: None,
+            at: None,
+            archive_of: None,
             into: None,
             server: None,
             table: None,
@@ -103,6 +110,10 @@ pub(super) async fn restore(
         } => environment.undo_restore(&slug, by).await?,
         Restore { undo: true, .. } => {
             return Err(ApiError::invalid("`undo` stands alone"));
+        }
+        Restore { at: Some(at), .. } => restore_at(&admin, &slug, at, &body, by).await?,
+        Restore { archive_of: Some(_), .. } => {
+            return Err(ApiError::invalid("`archive_of` goes with `at`"));
         }
         Restore { table: Some(ref table), into: None, server: None, .. } => {
             environment.restore_table(&slug, choice(&body)?, table, by).await?
@@ -121,6 +132,28 @@ pub(super) async fn restore(
     accepted(&admin, &asked).await
 }
 
+/// What a tenant had at a moment, in its place or as another tenant.
+async fn restore_at(
+    admin: &Admin,
+    slug: &TenantSlug,
+    at: Timestamp,
+    body: &Restore,
+    by: Requester<'_>,
+) -> Result<OperationRecord, ApiError> {
+    let Restore { backup: None, latest: false, before: None, table: None, .. } = body else {
+        return Err(ApiError::invalid("`at` goes with `as`, `server` and `archive_of` alone"));
+    };
+    let point = PointInTime { at, archive_of: body.archive_of.as_deref() };
+    let asked = match &body.into {
+        Some(into) => {
+            let to = RestoreAs { slug: TenantSlug::parse(into)?, server: body.server.clone() };
+            admin.environment.restore_at_as(slug, point, to, by).await?
+        }
+        None => admin.environment.restore_at(slug, point, body.server.as_deref(), by).await?,
+    };
+    Ok(asked)
+}
+
 fn choice(body: &Restore) -> Result<BackupChoice, ApiError> {
     match *body {
         Restore { backup: Some(id), latest: false, before: None, .. } => Ok(BackupChoice::Id(id)),
@@ -128,7 +161,7 @@ fn choice(body: &Restore) -> Result<BackupChoice, ApiError> {
         Restore { backup: None, latest: false, before: Some(moment), .. } => {
             Ok(BackupChoice::Before(moment))
         }
-        _ => Err(ApiError::invalid("give exactly one of `backup`, `latest` and `before`")),
+        _ => Err(ApiError::invalid("give exactly one of `backup`, `latest`, `before` and `at`")),
     }
 }
 

@@ -10,14 +10,14 @@ use crate::catalog::domains::Domain;
 use crate::catalog::operations::{Failure, OperationRecord, OperationState};
 use crate::catalog::read_replicas::ReadReplicaRecord;
 use crate::catalog::registrations::Registration;
-use crate::catalog::servers::ServerRecord;
+use crate::catalog::servers::{ServerRecord, ServerState};
 use crate::catalog::tiers::TierRecord;
 use crate::catalog::tokens::{Scope, TokenRecord};
 use crate::domains::{record_name, record_text};
 use crate::operations::{Transfer, Work};
 use crate::tenant::settings::{BackupPolicy, Limits};
 use crate::tenant::{
-    DomainName, EffectiveLimits, Tenant, TenantSettings, TenantSlug, TenantState, Tier,
+    DomainName, EffectiveLimits, Label, Tenant, TenantSettings, TenantSlug, TenantState, Tier,
 };
 
 mod backup;
@@ -47,6 +47,9 @@ pub struct TenantDocument {
     pub tier: Tier,
     /// The server that hosts it.
     pub server: String,
+    /// Where that server stands.
+    #[schema(value_type = Option<String>)]
+    pub region: Option<Label>,
     /// Its database there.
     pub database: String,
     /// The only role that may connect to it.
@@ -78,6 +81,7 @@ impl From<Tenant> for TenantDocument {
             suspended_reason: tenant.suspended_reason,
             tier: tenant.tier,
             server: tenant.server_name,
+            region: tenant.server_region,
             database: tenant.database.to_string(),
             role: tenant.role.to_string(),
             schema_version: tenant.schema_version,
@@ -216,6 +220,20 @@ pub struct ServerDocument {
     pub tenants: i64,
     /// How many connections all replicas together may hold there; none leaves that to their settings.
     pub connection_budget: Option<i32>,
+    /// Where it stands.
+    #[schema(value_type = Option<String>)]
+    pub region: Option<Label>,
+    /// It takes only tenants of this tier; none takes all.
+    pub tier: Option<Tier>,
+    /// It takes no more than this.
+    pub max_tenants: Option<i32>,
+    /// Whether tenants come, and whether they leave.
+    pub state: ServerState,
+    /// Nobody is placed there, and why.
+    pub cordoned: Option<String>,
+    /// The batch of the relocations that empty it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub drain: Option<Uuid>,
     /// When it was made.
     pub created_at: Timestamp,
 }
@@ -223,11 +241,17 @@ pub struct ServerDocument {
 impl From<ServerRecord> for ServerDocument {
     fn from(record: ServerRecord) -> Self {
         Self {
+            state: record.state(),
+            drain: record.drain,
             id: record.id,
             name: record.name,
             address: record.address,
             tenants: record.tenants,
             connection_budget: record.connection_budget,
+            region: record.region,
+            tier: record.tier,
+            max_tenants: record.max_tenants,
+            cordoned: record.cordoned,
             created_at: record.created_at,
         }
     }

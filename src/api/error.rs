@@ -8,6 +8,7 @@ use axum::response::{IntoResponse, Response};
 use serde::de::DeserializeOwned;
 
 use crate::catalog::{CatalogError, VersionError};
+use crate::operations::removal::RemovalError;
 use crate::operations::rollouts::RolloutError;
 use crate::operations::{StepError, chain};
 use crate::problem::Problem;
@@ -110,6 +111,15 @@ impl From<CatalogError> for ApiError {
             tracing::error!(error = %chain(&error), "request failed");
         }
         Self(problem)
+    }
+}
+
+impl From<RemovalError> for ApiError {
+    fn from(error: RemovalError) -> Self {
+        match error {
+            RemovalError::Catalog(error) => error.into(),
+            RemovalError::Step(error) => error.into(),
+        }
     }
 }
 

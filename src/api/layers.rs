@@ -14,9 +14,10 @@ use tower_http::cors::CorsLayer;
 use tracing::Instrument as _;
 use uuid::Uuid;
 
-use crate::metrics;
+use crate::catalog::audit_log::within;
 use crate::problem::Problem;
 use crate::resolve::ClientAddress;
+use crate::{metrics, telemetry};
 
 pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// The largest body, in bytes.
@@ -84,10 +85,13 @@ async fn observe(request: Request, next: Next) -> Response {
         user = tracing::field::Empty,
     );
 
-    let mut response = next.run(request).instrument(span.clone()).await;
+    telemetry::continue_trace(&span, request.headers());
+
+    let mut response = within(&id, next.run(request)).instrument(span.clone()).await;
 
     let status = response.status().as_u16();
     metrics::request(&endpoint, status);
+    telemetry::answered(&span, status);
     let elapsed_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
     span.in_scope(|| {
         if PROBES.contains(&endpoint.as_str()) {

@@ -119,7 +119,8 @@ pub(super) async fn retry(
 ) -> Result<Response, ApiError> {
     let record = admin.environment.catalog.operation(id?.0).await?;
     caller.require(scope_of(&record)?)?;
-    let record = admin.environment.catalog.retry(record.id).await?;
+    let catalog = admin.environment.catalog.asked_by(caller.requester().name);
+    let record = catalog.retry(record.id).await?;
     accepted(&admin, &record).await
 }
 
@@ -133,7 +134,8 @@ pub(super) async fn cancel(
 ) -> Result<Response, ApiError> {
     let record = admin.environment.catalog.operation(id?.0).await?;
     caller.require(scope_of(&record)?)?;
-    let record = admin.environment.cancel(record.id).await?;
+    let environment = admin.environment.asked_by(caller.requester().name);
+    let record = environment.cancel(record.id).await?;
     accepted(&admin, &record).await
 }
 
@@ -141,10 +143,13 @@ pub(super) async fn cancel(
 fn scope_of(record: &OperationRecord) -> Result<Scope, CatalogError> {
     Ok(match Work::of(record)? {
         Work::Provision { .. }
+        | Work::Import { .. }
+        | Work::Clone { .. }
         | Work::Suspend { .. }
         | Work::Resume {}
         | Work::RotatePassword {}
         | Work::DestroyBackupKeys {}
+        | Work::Relocate { .. }
         | Work::Rename { .. }
         | Work::Prune {}
         | Work::Delete { .. } => Scope::TenantsWrite,
@@ -155,6 +160,8 @@ fn scope_of(record: &OperationRecord) -> Result<Scope, CatalogError> {
         | Work::ResealBackups {} => Scope::Backup,
         Work::Restore { .. }
         | Work::RestoreAs { .. }
+        | Work::RestoreAt { .. }
+        | Work::RestoreAtAs { .. }
         | Work::RestoreTable { .. }
         | Work::UndoRestore { .. } => Scope::Restore,
     })

@@ -28,7 +28,7 @@ const MAX_SAMPLE: usize = 1000;
 pub(super) struct PlanQuery {
     /// These tenants, with commas between them; all that are behind when this is left out.
     tenants: Option<String>,
-    /// Who comes first, with commas: slugs, `5%`, `tier=shared` or `server=eu-1`.
+    /// Who comes first, with commas: slugs, `5%`, `tag=beta`, `tier=shared`, `region=eu` or `server=eu-1`.
     canary: Option<String>,
     /// Who comes then, in order, with commas.
     waves: Option<String>,

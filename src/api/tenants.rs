@@ -18,6 +18,7 @@ use super::operations::{WaitQuery, accepted, cut_to, page, settled};
 use crate::catalog::operations::{OperationRecord, OperationState};
 use crate::catalog::tenants::{NewTenant, TenantFilter};
 use crate::catalog::tokens::Scope;
+use crate::operations::Way;
 use crate::problem::Problem;
 use crate::tenant::{TenantSettings, TenantSlug, TenantState, Tier};
 
@@ -37,7 +38,7 @@ pub(super) struct Create {
     /// Whether to load the sample rows.
     #[serde(default)]
     include_sample_data: bool,
-    /// The server to host it.
+    /// The server to host it; by the rules of placement when none is named.
     server: Option<String>,
     /// How it is hosted.
     #[serde(default)]
@@ -59,6 +60,16 @@ pub(super) struct Update {
 pub(super) struct Rename {
     /// The new slug.
     to: String,
+}
+
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Relocate {
+    /// The server to move it to.
+    to: String,
+    /// Online where that is possible, unless this says otherwise.
+    #[serde(default)]
+    way: Way,
 }
 
 #[derive(Debug, Default, Deserialize, ToSchema)]
@@ -271,6 +282,25 @@ pub(super) async fn rename(
     accepted(&admin, &asked).await
 }
 
+/// Moves a tenant to another server: online where that is possible, so that its requests wait for a moment only, and
+/// otherwise while they wait.
+#[utoipa::path(post, path = "/api/setup/tenants/{slug}/relocate", tag = "tenants",
+    params(("slug" = String, Path)), request_body = Relocate,
+    responses((status = ACCEPTED, body = OperationDocument), (status = CONFLICT, body = Problem),
+        (status = NOT_FOUND, body = Problem)))]
+pub(super) async fn relocate(
+    State(admin): State<Admin>,
+    caller: Caller,
+    Path(slug): Path<String>,
+    body: Result<Json<Relocate>, JsonRejection>,
+) -> Result<Response, ApiError> {
+    caller.require(Scope::TenantsWrite)?;
+    let (slug, Json(body)) = (TenantSlug::parse(&slug)?, body?);
+    let to = plain_text(Some(body.to), "to")?.unwrap_or_default();
+    let asked = admin.environment.relocate_by(&slug, &to, body.way, caller.requester()).await?;
+    accepted(&admin, &asked).await
+}
+
 /// Gives a tenant's login role another password; open sessions stay open.
 #[utoipa::path(post, path = "/api/setup/tenants/{slug}/rotate-password", tag = "tenants",
     params(("slug" = String, Path)),
@@ -286,7 +316,7 @@ pub(super) async fn rotate_password(
     accepted(&admin, &asked).await
 }
 
-fn checked_name(name: Option<String>) -> Result<Option<String>, ApiError> {
+pub(super) fn checked_name(name: Option<String>) -> Result<Option<String>, ApiError> {
     match name {
         Some(name)
             if name.trim().is_empty() || name.len() > MAX_NAME_LEN || name.contains('\0') =>

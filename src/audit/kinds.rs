@@ -137,6 +137,11 @@ pub const KINDS: &[Kind] = &[
     kind("default_privilege", Medium, "alter default privileges back"),
     kind("catalog_right", Critical, "revoke the right to the system catalog"),
     kind("server_function", Critical, "revoke execute on the function"),
+    kind(
+        "neighbours_seen",
+        Medium,
+        "run `tenantry tenant harden SLUG`, or set TENANTRY_HARDENING=standard if tenants may know of each other",
+    ),
     kind("large_object", Medium, "give it to tenantry_owner, and revoke what PUBLIC has"),
     // The catalog and the bucket.
     kind("member_issuer", Medium, "remove the member, or change `sso.issuer` of the tenant"),
@@ -150,6 +155,16 @@ pub const KINDS: &[Kind] = &[
         "registration_without_tenant",
         Medium,
         "find out what became of the tenant; restore the catalog's row, or reject the registration",
+    ),
+    kind(
+        "out_of_region",
+        High,
+        "move it, `tenantry restore SLUG --latest --in-place --server NAME`, or correct `fleet.region` or the server's region",
+    ),
+    kind(
+        "not_apart",
+        Medium,
+        "move one of them, `tenantry restore SLUG --latest --in-place --server NAME`, or correct `fleet.apart_from`",
     ),
     kind("schema_drift", Medium, "see what differs: `tenantry migrate verify --tenant SLUG`"),
     kind(
@@ -230,7 +245,7 @@ mod tests {
         for code in named {
             assert!(Kind::of(code).is_some(), "{code}");
         }
-        for code in ["predefined_role", "membership"] {
+        for code in ["predefined_role", "membership", "neighbours_seen"] {
             assert!(Kind::of(code).is_some(), "{code}");
         }
     }

@@ -3,15 +3,18 @@
 //! A fleet does not stand still while it is looked at: what is found is looked at twice, with the catalog read anew
 //! in between, and only what stands both times counts.
 
+use std::collections::HashSet;
+
 use futures_util::{FutureExt as _, StreamExt as _, stream};
 use tenantry_provisioning::{Expectation, ExpectedTenant, Looked, Server};
+use uuid::Uuid;
 
 use super::report::{AuditReport, Finding};
 use super::{Place, Tenants};
 use crate::catalog::CatalogError;
-use crate::doctor::{expected_databases, open_operations};
+use crate::doctor::{expected_databases, open_operations, relocating_tenants};
 use crate::operations::{StepError, chain};
-use crate::tenant::{Tenant, TenantState};
+use crate::tenant::Tenant;
 
 /// Looks at a server from outside, and at each database from inside.
 pub(super) async fn examine(
@@ -80,8 +83,11 @@ async fn expectation(place: &Place<'_>) -> Result<Expectation, CatalogError> {
     let mut databases: Vec<String> =
         expected_databases(catalog, place.id, &operations).await?.into_iter().collect();
     databases.extend(others.iter().map(|tenant| tenant.database.to_string()));
-    let is_moving =
-        |tenant: &&Tenant| !matches!(tenant.state, TenantState::Active | TenantState::Suspended);
+    let is_moving = |tenant: &&Tenant| !tenant.state.is_settled();
+    let mut moving: HashSet<Uuid> =
+        others.iter().filter(is_moving).map(|tenant| tenant.id).collect();
+    // One that is moved online is served meanwhile.
+    moving.extend(relocating_tenants(catalog).await?);
     let expected = |tenant: Tenant| ExpectedTenant {
         database: tenant.database,
         role: tenant.role,
@@ -91,7 +97,7 @@ async fn expectation(place: &Place<'_>) -> Result<Expectation, CatalogError> {
     Ok(Expectation {
         databases,
         roles: others.iter().map(|tenant| tenant.role.to_string()).collect(),
-        moving: others.iter().filter(is_moving).map(|tenant| tenant.id).collect(),
+        moving: moving.into_iter().collect(),
         tenants: looked_at.into_iter().map(expected).collect(),
     })
 }

@@ -1,5 +1,10 @@
-//! Rows of `audit_log`: what was changed and what was refused. A change and its row are one
-//! transaction; a row is never changed and never removed.
+//! Rows of `audit_log`: what was asked for, what was changed and what was refused. A change and its row are one
+//! transaction; a row is never changed, and only a retention removes any.
+//!
+//! Operations write theirs by triggers, so no statement can forget it. A row that a request caused names the request
+//! as the access log does, wherever on its way it was written ([`within`]).
+
+use std::sync::Arc;
 
 use deadpool_postgres::GenericClient;
 use jiff::Timestamp;
@@ -11,6 +16,16 @@ use uuid::Uuid;
 use super::slugs::LEADS_TO;
 use super::{Catalog, CatalogError, execute, rows};
 use crate::tenant::TenantSlug;
+
+pub mod chain;
+
+/// Who changes something when nobody asked for it.
+const NOBODY: &str = "tenantry";
+
+tokio::task_local! {
+    /// The request that is being answered.
+    static REQUEST: Arc<str>;
+}
 
 /// Something that happened.
 #[derive(Clone, Debug)]
@@ -40,6 +55,8 @@ pub struct Recorded {
     pub tenant_slug: Option<String>,
     /// The living tenant of that name at the time.
     pub tenant_id: Option<Uuid>,
+    /// The request that caused it, as the access log names it.
+    pub request_id: Option<String>,
     /// The rest.
     #[schema(value_type = Object)]
     pub detail: Value,
@@ -52,6 +69,12 @@ pub struct AuditFilter {
     pub tenant: Option<TenantSlug>,
     /// Not before this moment.
     pub since: Option<Timestamp>,
+    /// Before this moment.
+    pub until: Option<Timestamp>,
+    /// By this actor.
+    pub actor: Option<String>,
+    /// This action, such as `member.added`, or all of a noun, such as `member`.
+    pub action: Option<String>,
     /// Before this row, for the next page.
     pub before: Option<i64>,
     /// At most this many.
@@ -62,6 +85,18 @@ impl Catalog {
     /// Writes an event down that changed nothing in the catalog.
     pub async fn record(&self, event: &Event<'_>) -> Result<(), CatalogError> {
         record(&self.client().await?, event).await
+    }
+
+    /// The same catalog for somebody, whose name stands in the log for what no call names its author.
+    #[must_use]
+    pub fn asked_by(&self, name: &str) -> Self {
+        Self { by: Some(name.into()), ..self.clone() }
+    }
+
+    /// Whose name stands in the log.
+    #[must_use]
+    pub fn by(&self) -> &str {
+        self.by.as_deref().unwrap_or(NOBODY)
     }
 
     /// When a tenant's data was last exported.
@@ -81,10 +116,13 @@ impl Catalog {
         let client = self.client().await?;
         let sql = format!(
             "-- audit_log::list
-             select id, at, actor, action, tenant_slug, tenant_id, detail from audit_log
+             select id, at, actor, action, tenant_slug, tenant_id, request_id, detail from audit_log
              where ($1::text is null or tenant_slug = $1 or tenant_id = {LEADS_TO})
                and ($2::timestamptz is null or at >= $2)
                and ($3::bigint is null or id < $3)
+               and ($5::timestamptz is null or at < $5)
+               and ($6::text is null or actor = $6)
+               and ($7::text is null or action = $7 or starts_with(action, $7 || '.'))
              order by id desc limit $4"
         );
         let found = rows(
@@ -95,11 +133,25 @@ impl Catalog {
                 &filter.since,
                 &filter.before,
                 &filter.limit,
+                &filter.until,
+                &filter.actor,
+                &filter.action,
             ],
         )
         .await?;
         Ok(found.iter().map(from_row).collect())
     }
+}
+
+/// Answers a request, whose id stands with what is written on its way.
+pub async fn within<T>(request: &str, answer: impl Future<Output = T>) -> T {
+    REQUEST.scope(request.into(), answer).await
+}
+
+/// The request that is being answered.
+#[must_use]
+pub fn request_id() -> Option<Arc<str>> {
+    REQUEST.try_with(Arc::clone).ok()
 }
 
 /// Writes an event down, in the transaction of what it tells of.
@@ -110,9 +162,15 @@ pub(super) async fn record(
     execute(
         client,
         "-- audit_log::record
-         insert into audit_log (actor, action, tenant_slug, tenant_id, detail)
-         values ($1, $2, $3, (select tenant_id from tenant_slugs where slug = $3 and leads), $4)",
-        &[&event.actor, &event.action, &event.tenant.map(TenantSlug::as_str), &event.detail],
+         insert into audit_log (actor, action, tenant_slug, tenant_id, detail, request_id)
+         values ($1, $2, $3, (select tenant_id from tenant_slugs where slug = $3 and leads), $4, $5)",
+        &[
+            &event.actor,
+            &event.action,
+            &event.tenant.map(TenantSlug::as_str),
+            &event.detail,
+            &request_id().as_deref(),
+        ],
     )
     .await
     .map(drop)
@@ -126,6 +184,7 @@ fn from_row(row: &Row) -> Recorded {
         action: row.get("action"),
         tenant_slug: row.get("tenant_slug"),
         tenant_id: row.get("tenant_id"),
+        request_id: row.get("request_id"),
         detail: row.get("detail"),
     }
 }

@@ -70,6 +70,9 @@ impl FindingCounts {
     }
 }
 
+/// How many days a report is kept; who needs it for longer keeps the document.
+const KEPT_DAYS: f64 = 90.0;
+
 const COLUMNS: &str =
     "id, started_at, finished_at, requested_by, complete, whole, critical, high, medium, low";
 
@@ -81,8 +84,10 @@ impl Catalog {
         report: &Value,
     ) -> Result<(), CatalogError> {
         let FindingCounts { critical, high, medium, low } = summary.findings;
+        let mut client = self.client().await?;
+        let transaction = client.transaction().await.map_err(CatalogError::Database)?;
         execute(
-            &self.client().await?,
+            &transaction,
             "-- audits::record
              insert into audits (id, started_at, finished_at, requested_by, complete, whole,
                                  critical, high, medium, low, report)
@@ -101,8 +106,29 @@ impl Catalog {
                 &Json(report),
             ],
         )
+        .await?;
+        let (complete, findings) = (summary.complete, summary.findings);
+        let detail = json!({ "audit": summary.id, "complete": complete, "findings": findings });
+        let (actor, action) = (summary.requested_by.as_str(), "audit.made");
+        audit_log::record(&transaction, &Event { actor, action, tenant: None, detail }).await?;
+        transaction.commit().await.map_err(CatalogError::Database)
+    }
+
+    /// Forgets reports that are older than 90 days. The newest of the fleet, of each choice of tenants, and of
+    /// whoever asks by the clock stay.
+    pub async fn prune_audits(&self) -> Result<u64, CatalogError> {
+        execute(
+            &self.client().await?,
+            "-- audits::prune
+             delete from audits
+             where finished_at < now() - $1::float8 * interval '1 day'
+               and id not in (select distinct on (whole, report -> 'tenants') id from audits
+                              order by whole, report -> 'tenants', finished_at desc, id desc)
+               and id not in (select distinct on (requested_by) id from audits
+                              order by requested_by, finished_at desc, id desc)",
+            &[&KEPT_DAYS],
+        )
         .await
-        .map(drop)
     }
 
     /// Audits, newest first.

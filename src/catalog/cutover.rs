@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::stock::{Retained, retained_of};
 use super::{Catalog, CatalogError, TenantLock, execute, maybe, rows};
-use crate::tenant::TenantState;
+use crate::tenant::{Tenant, TenantState};
 
 impl Catalog {
     /// The database of a tenant that was replaced last, of those that are still kept.
@@ -25,6 +25,43 @@ impl Catalog {
         )
         .await?;
         row.map(|row| Ok((row.get(3), retained_of(&row)?))).transpose()
+    }
+
+    /// The server on which a tenant was before the one that it is on now, by what is kept of it there.
+    pub async fn server_left(&self, tenant: &Tenant) -> Result<String, CatalogError> {
+        let client = self.client().await?;
+        let row = maybe(
+            &client,
+            "-- cutover::server_left
+             select s.name from retained_databases r join servers s on s.id = r.server_id
+             where r.tenant_id = $1 and r.server_id <> $2
+             order by r.retained_at desc, r.operation_id desc limit 1",
+            &[&tenant.id, &tenant.server_id],
+        )
+        .await?;
+        row.map(|row| row.get(0)).ok_or_else(|| {
+            CatalogError::Conflict(format!(
+                "nothing is kept of `{0}` on another server; name one: `tenantry tenant relocate {0} --to SERVER`",
+                tenant.slug
+            ))
+        })
+    }
+
+    /// Lets the time come of what a tenant left on other servers, unless something is under way that may need it.
+    pub async fn expire_left(&self, tenant: &Tenant) -> Result<Vec<Retained>, CatalogError> {
+        let client = self.client().await?;
+        let found = rows(
+            &client,
+            "-- cutover::expire_left
+             update retained_databases r set drop_after = now()
+             where r.tenant_id = $1 and r.server_id <> $2
+               and not exists (select from operations o
+                               where o.tenant_id = $1 and o.state in ('queued', 'running', 'failed'))
+             returning r.database_name, r.server_id, r.tenant_id",
+            &[&tenant.id, &tenant.server_id],
+        )
+        .await?;
+        found.iter().map(retained_of).collect()
     }
 }
 

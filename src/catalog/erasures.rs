@@ -6,6 +6,7 @@ use uuid::Uuid;
 
 use super::{Catalog, CatalogError, TenantLock, execute, maybe, one, rows};
 use crate::sealing::Purpose;
+use crate::tenant::TenantSlug;
 
 impl Catalog {
     /// The key that signs certificates; made when it is first needed.
@@ -24,6 +25,20 @@ impl Catalog {
             .await?;
         let secret = self.open(Purpose::CertificateKey, row.get(0), row.get(1))?;
         CertificateKey::parse(&secret).map_err(|error| CatalogError::Corrupt(error.to_string()))
+    }
+
+    /// The deleted tenants of this slug whose backups can still be read, the last deleted first.
+    pub async fn deleted_owners(&self, slug: &TenantSlug) -> Result<Vec<Uuid>, CatalogError> {
+        let found = rows(
+            &self.client().await?,
+            "-- erasures::deleted_owners
+             select id from tenants
+             where slug = $1 and state = 'deleted' and backup_key_sealed is not null
+             order by deleted_at desc",
+            &[&slug.as_str()],
+        )
+        .await?;
+        Ok(found.iter().map(|row| row.get(0)).collect())
     }
 
     /// Certificates, newest first; of the tenants that have or had this slug, or of all.
@@ -52,15 +67,16 @@ impl Catalog {
 }
 
 impl TenantLock {
-    /// Destroys every key of the tenant's backups, gives it a new one for those to come, and marks those
-    /// that are there.
+    /// Destroys every key of the tenant's backups and marks those that are there. A tenant that lives gets a new one
+    /// for those to come.
     pub async fn destroy_backup_keys(&self, catalog: &Catalog) -> Result<(), CatalogError> {
         execute(
             self.session()?,
             "-- erasures::destroy_keys
              with retired as (delete from retired_backup_keys where tenant_id = $1),
              marked as (update backups set erased_at = now() where tenant_id = $1 and erased_at is null)
-             update tenants set backup_key_sealed = $2 where id = $1 and backup_key_sealed is not null",
+             update tenants set backup_key_sealed = case when state <> 'deleted' then $2::bytea end
+             where id = $1 and backup_key_sealed is not null",
             &[&self.tenant(), &catalog.new_backup_key(self.tenant())],
         )
         .await

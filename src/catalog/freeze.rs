@@ -55,11 +55,11 @@ impl Catalog {
              insert into schema_freeze (version, frozen_by) values ($1, $2)
              on conflict (is_only) do update
              set version = excluded.version, frozen_by = excluded.frozen_by, frozen_at = now()
-             returning version, frozen_by, frozen_at",
+             returning version, frozen_by, frozen_at, (select version from schema_freeze) as before",
             &[&version, &by],
         )
         .await?;
-        let detail = json!({ "version": version });
+        let detail = json!({ "before": row.get::<_, Option<i64>>("before"), "version": version });
         let event = Event { actor: by, action: "migrations.frozen", tenant: None, detail };
         audit_log::record(&transaction, &event).await?;
         transaction.commit().await.map_err(CatalogError::Database)?;

@@ -47,13 +47,15 @@ impl Catalog {
     /// Takes a queued operation together with its tenant's lock; `None` when nothing is due.
     ///
     /// An operation that needs a set of migration files is taken only by a worker whose own set has
-    /// the same digest. Those of a rollout that is paused stay where they are, and while one is open so do those
-    /// that bring a tenant up to date without anybody asking.
+    /// the same digest; one that reads a WAL archive, only by a worker that `reads_archives`; an import that has not
+    /// read its dump, only by whoever asks for it by its id. Those of a rollout that is paused stay where they are,
+    /// and while one is open so do those that bring a tenant up to date without anybody asking.
     pub async fn claim(
         &self,
         claim: Claim,
         worker: &str,
         migrations_digest: &str,
+        reads_archives: bool,
     ) -> Result<Option<(OperationRecord, TenantLock)>, CatalogError> {
         let session = self.shared.locks.client().await.map_err(CatalogError::Unreachable)?;
         let token = Uuid::now_v7();
@@ -70,8 +72,10 @@ impl Catalog {
                  from operations o
                  where o.state = 'queued' and o.run_after <= now()
                    and ($4::uuid is null or o.id = $4)
+                   and (o.kind <> 'import' or o.completed_steps > 0 or o.abandoning or o.id = $4)
                    and ($5::uuid is null or o.batch_id = $5)
                    and (o.migrations_digest is null or o.migrations_digest = $6)
+                   and ($7 or o.kind not in ('restore_at', 'restore_at_as'))
                    and (o.batch_id = (select r.id from rollouts r where r.state = 'paused')) is not true
                    and (o.urgency = 0
                         or not exists (select from rollouts r where r.state in ('running', 'paused')))
@@ -87,7 +91,7 @@ impl Catalog {
              from candidate c
              where o.id = c.id and pg_try_advisory_lock(hashtextextended(c.tenant_id::text, 0))
              returning o.*, (select version from schema_freeze) as ceiling",
-            &[&token, &LEASE.as_secs_f64(), &worker, &operation, &batch, &migrations_digest],
+            &[&token, &LEASE.as_secs_f64(), &worker, &operation, &batch, &migrations_digest, &reads_archives],
         )
         .await;
 
@@ -122,7 +126,7 @@ impl Catalog {
     }
 
     /// Puts operations back into the queue whose worker has died or gone silent, and ends the
-    /// sessions of the silent ones. Returns how many.
+    /// sessions of the silent ones. An import whose dump was with that worker is to be undone. Returns how many.
     pub async fn release_abandoned(&self) -> Result<u64, CatalogError> {
         let client = self.client().await?;
         rows(
@@ -141,7 +145,8 @@ impl Catalog {
             &client,
             "-- operations::release_abandoned
              update operations o
-             set state = 'queued', lease_token = null, lease_until = null, leased_by = null
+             set state = 'queued', lease_token = null, lease_until = null, leased_by = null,
+                 abandoning = o.abandoning or o.kind = 'import' and o.completed_steps = 0
              where o.state = 'running'
                and not exists (
                  select from pg_locks l

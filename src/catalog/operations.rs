@@ -9,6 +9,7 @@ use serde_json::Value;
 use tokio_postgres::Row;
 use uuid::Uuid;
 
+use super::audit_log::request_id;
 use super::slugs::LEADS_TO;
 use super::{Catalog, CatalogError, execute, maybe, one, rows};
 use crate::tenant::TenantSlug;
@@ -184,8 +185,8 @@ pub(super) async fn insert(
         client,
         "-- operations::insert
          insert into operations
-             (id, tenant_id, kind, input, batch_id, migrations_digest, requested_by, idempotency_key)
-         values ($1, $2, $3, $4, $5, $6, $7, $8)
+             (id, tenant_id, kind, input, batch_id, migrations_digest, requested_by, idempotency_key, request_id)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9)
          returning *",
         &[
             &new.id,
@@ -196,6 +197,7 @@ pub(super) async fn insert(
             &new.migrations_digest,
             &new.requested_by,
             &new.idempotency_key,
+            &request_id().as_deref(),
         ],
     )
     .await
@@ -212,7 +214,8 @@ impl Catalog {
         insert(&self.client().await?, new).await
     }
 
-    /// Asks for one operation for each item; all of them or none. The rest is taken from `like`.
+    /// Asks for one operation for each item; all of them or none. The rest is taken from `like`. The audit log has one
+    /// entry for all of them.
     pub async fn enqueue_batch(
         &self,
         like: &NewOperation<'_>,
@@ -223,8 +226,15 @@ impl Catalog {
         execute(
             &self.client().await?,
             "-- operations::enqueue_batch
-             insert into operations (id, tenant_id, kind, input, batch_id, migrations_digest, requested_by)
-             select id, tenant_id, $3, $4, $5, $6, $7 from unnest($1::uuid[], $2::uuid[]) as item (id, tenant_id)",
+             with noted as (
+                 insert into audit_log (actor, action, request_id, detail)
+                 select $7, 'batch.asked', $8,
+                        jsonb_build_object('batch', $5::uuid, 'kind', $3::text, 'tenants', cardinality($1::uuid[]))
+                 where cardinality($1::uuid[]) > 0
+             )
+             insert into operations
+                 (id, tenant_id, kind, input, batch_id, migrations_digest, requested_by, request_id)
+             select id, tenant_id, $3, $4, $5, $6, $7, $8 from unnest($1::uuid[], $2::uuid[]) as item (id, tenant_id)",
             &[
                 &ids,
                 &tenants,
@@ -233,6 +243,7 @@ impl Catalog {
                 &like.batch_id,
                 &like.migrations_digest,
                 &like.requested_by,
+                &request_id().as_deref(),
             ],
         )
         .await
@@ -350,7 +361,8 @@ impl Catalog {
         }))
     }
 
-    /// Queues an operation again; with a point of no return, to be undone, unless it is past that.
+    /// Queues an operation again; with a point of no return, to be undone, unless it is past that. The audit log
+    /// has who asked.
     async fn requeue(
         &self,
         id: Uuid,
@@ -360,15 +372,23 @@ impl Catalog {
         let row = maybe(
             &client,
             "-- operations::requeue
-             update operations
-             set state = 'queued', run_after = now(), finished_at = null, attempts = 0,
-                 completed_steps = case when $2::int is not null and not abandoning then 0
-                                        else completed_steps end,
-                 abandoning = abandoning or $2::int is not null
-             where id = $1 and state in ('failed', 'queued')
-               and ($2::int is null or abandoning or completed_steps < $2)
-             returning *",
-            &[&id, &no_return],
+             with asked as (
+                 update operations
+                 set state = 'queued', run_after = now(), finished_at = null, attempts = 0,
+                     completed_steps = case when $2::int is not null and not abandoning then 0
+                                            else completed_steps end,
+                     abandoning = abandoning or $2::int is not null
+                 where id = $1 and state in ('failed', 'queued')
+                   and ($2::int is null or abandoning or completed_steps < $2)
+                 returning *
+             ), noted as (
+                 insert into audit_log (actor, action, tenant_slug, tenant_id, request_id, detail)
+                 select $3::text, case when $2::int is null then 'operation.retried' else 'operation.given_up' end,
+                        t.slug, t.id, $4::text, jsonb_build_object('operation', a.id, 'kind', a.kind)
+                 from asked a join tenants t on t.id = a.tenant_id
+             )
+             select * from asked",
+            &[&id, &no_return, &self.by(), &request_id().as_deref()],
         )
         .await?;
         Ok(row.as_ref().map(OperationRecord::from_row))

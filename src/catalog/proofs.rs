@@ -32,11 +32,25 @@ impl CatalogError {
 }
 
 impl Catalog {
-    /// Writes down that a backup was verified, or what is wrong with it. Only a drill takes a problem back.
+    /// Whether one of these tenants has a backup that the catalog knows.
+    pub async fn knows_backups_of(&self, tenants: &[Uuid]) -> Result<bool, CatalogError> {
+        let row = one(
+            &self.client().await?,
+            "-- proofs::knows_backups_of
+             select exists (select from backups where tenant_id = any($1))",
+            &[&tenants],
+        )
+        .await?;
+        Ok(row.get(0))
+    }
+
+    /// Writes down that a backup was verified, or what is wrong with it. One that was only `missing`, and is there
+    /// again, is good again; only a drill takes any other problem back.
     pub async fn record_verified(
         &self,
         backup: Uuid,
         problem: Option<&str>,
+        missing: bool,
     ) -> Result<(), CatalogError> {
         let client = self.client().await?;
         execute(
@@ -44,9 +58,12 @@ impl Catalog {
             "-- proofs::record_verified
              update backups
              set verified_at = case when $2::text is null then now() else verified_at end,
-                 problem = coalesce($2, problem)
+                 problem = case when $2 is null and missing then null
+                                when $3 and not missing then coalesce(problem, $2)
+                                else coalesce($2, problem) end,
+                 missing = $3 and (missing or problem is null)
              where id = $1",
-            &[&backup, &problem],
+            &[&backup, &problem, &missing],
         )
         .await
         .map(drop)
@@ -111,7 +128,8 @@ impl TenantLock {
         execute(
             self.session()?,
             "-- proofs::record_proven
-             update backups set verified_at = now(), proven_at = now(), proven_seconds = $3, problem = null
+             update backups set verified_at = now(), proven_at = now(), proven_seconds = $3, problem = null,
+                    missing = false
              where id = $1 and tenant_id = $2",
             &[&backup, &self.tenant(), &took.as_secs_f64()],
         )
@@ -119,13 +137,18 @@ impl TenantLock {
         .map(drop)
     }
 
-    /// Writes down why a backup is not to be relied on.
-    pub async fn record_problem(&self, backup: Uuid, problem: &str) -> Result<(), CatalogError> {
+    /// Writes down why a backup is not to be relied on, and whether that is only because it is `missing`.
+    pub async fn record_problem(
+        &self,
+        backup: Uuid,
+        problem: &str,
+        missing: bool,
+    ) -> Result<(), CatalogError> {
         execute(
             self.session()?,
             "-- proofs::record_problem
-             update backups set problem = $3 where id = $1 and tenant_id = $2",
-            &[&backup, &self.tenant(), &problem],
+             update backups set problem = $3, missing = $4 where id = $1 and tenant_id = $2",
+            &[&backup, &self.tenant(), &problem, &missing],
         )
         .await
         .map(drop)

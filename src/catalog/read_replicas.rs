@@ -4,10 +4,12 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use secrecy::SecretString;
+use serde_json::json;
 use tenantry_provisioning::ServerUrl;
 use tokio_postgres::Row;
 use uuid::Uuid;
 
+use super::audit_log::{self, Event};
 use super::servers::parse_url;
 use super::{Catalog, CatalogError, execute, rows};
 use crate::sealing::Purpose;
@@ -52,10 +54,10 @@ impl Catalog {
     ) -> Result<ReadReplicaRecord, CatalogError> {
         let address = parse_url(url)?.host_label();
         let server = self.server_by_name(server).await?;
-        let id = Uuid::now_v7();
-        let client = self.client().await?;
+        let (id, mut client) = (Uuid::now_v7(), self.client().await?);
+        let transaction = client.transaction().await.map_err(CatalogError::Database)?;
         let added = rows(
-            &client,
+            &transaction,
             "-- read_replicas::add
              insert into read_replicas (id, server_id, name, url_sealed, address)
              values ($1, $2, $3, $4, $5)
@@ -71,24 +73,33 @@ impl Catalog {
         )
         .await
         .map_err(|error| error.on_constraint("read_replicas_name_key", "read replica", name))?;
+        let detail = json!({ "server": server.name, "replica": name, "address": address });
+        let event = Event { actor: self.by(), action: "replica.added", tenant: None, detail };
+        audit_log::record(&transaction, &event).await?;
+        transaction.commit().await.map_err(CatalogError::Database)?;
         Ok(from_row(&added[0]))
     }
 
     /// Takes a read replica away from a server. Routers hear of it at once.
     pub async fn remove_read_replica(&self, server: &str, name: &str) -> Result<(), CatalogError> {
-        let client = self.client().await?;
+        let mut client = self.client().await?;
+        let transaction = client.transaction().await.map_err(CatalogError::Database)?;
         let removed = execute(
-            &client,
+            &transaction,
             "-- read_replicas::remove
              delete from read_replicas r using servers s
              where s.id = r.server_id and s.name = $1 and r.name = $2",
             &[&server, &name],
         )
         .await?;
-        if removed == 1 {
-            return Ok(());
+        if removed == 0 {
+            let name = format!("{server}/{name}");
+            return Err(CatalogError::Missing { what: "read replica", name });
         }
-        Err(CatalogError::Missing { what: "read replica", name: format!("{server}/{name}") })
+        let detail = json!({ "server": server, "replica": name });
+        let event = Event { actor: self.by(), action: "replica.removed", tenant: None, detail };
+        audit_log::record(&transaction, &event).await?;
+        transaction.commit().await.map_err(CatalogError::Database)
     }
 
     /// Every read replica, or those of one server, by name.

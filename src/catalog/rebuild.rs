@@ -84,6 +84,7 @@ impl Catalog {
                     coalesce(r.created_at, now())
              from jsonb_populate_record(null::tenants, $1) r, servers s
              where s.name = any($2)
+               and coalesce(r.settings -> 'fleet' ->> 'region' = s.region, r.settings -> 'fleet' ->> 'region' is null)
              order by s.name = $3 desc nulls last,
                       (select count(*) from tenants t where t.server_id = s.id and t.state <> 'deleted'), s.name
              limit 1
@@ -92,6 +93,13 @@ impl Catalog {
         )
         .await
         .map_err(|error| slug_is_taken(error, &lost.row))?;
+        if inserted == 0 && !is_known(&transaction, operation.tenant_id).await? {
+            return Err(CatalogError::Conflict(format!(
+                "it belongs in region {}, and no server here is in it; say where they are with `tenantry server set \
+                 NAME --region …`, then do this again",
+                lost.row["settings"]["fleet"]["region"]
+            )));
+        }
         if inserted == 1 {
             keep_backups(&transaction, &lost.backups).await?;
             insert(&transaction, operation).await?;
@@ -167,12 +175,13 @@ impl Catalog {
 
     /// Whether the catalog knows a tenant, deleted or not.
     pub async fn knows_tenant(&self, id: Uuid) -> Result<bool, CatalogError> {
-        let client = self.client().await?;
-        let row =
-            maybe(&client, "-- rebuild::knows_tenant\nselect from tenants where id = $1", &[&id])
-                .await?;
-        Ok(row.is_some())
+        is_known(&self.client().await?, id).await
     }
+}
+
+async fn is_known(client: &impl GenericClient, id: Uuid) -> Result<bool, CatalogError> {
+    let sql = "-- rebuild::is_known\nselect from tenants where id = $1";
+    Ok(maybe(client, sql, &[&id]).await?.is_some())
 }
 
 /// Writes down backups that were found in the bucket, with their keys.

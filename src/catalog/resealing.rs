@@ -10,6 +10,7 @@
 
 use std::collections::BTreeMap;
 
+use jiff::Timestamp;
 use serde::Serialize;
 use utoipa::ToSchema;
 use uuid::Uuid;
@@ -80,11 +81,26 @@ impl Catalog {
         execute(
             &self.client().await?,
             "-- resealing::adopt
-             update catalog_facts set value = $1 where name = 'master_key_check'",
+             update catalog_facts set value = $1::bytea,
+                 changed_at = case when substring(value from 2 for 8) = substring($1::bytea from 2 for 8)
+                                   then changed_at else now() end
+             where name = 'master_key_check'",
             &[&check],
         )
         .await
         .map(drop)
+    }
+
+    /// Since when the master key is the one by which the catalog recognises its own.
+    pub async fn master_key_since(&self) -> Result<Timestamp, CatalogError> {
+        let row = one(
+            &self.client().await?,
+            "-- resealing::since
+             select changed_at from catalog_facts where name = 'master_key_check'",
+            &[],
+        )
+        .await?;
+        Ok(row.get(0))
     }
 
     /// What is under which master key, by the keys' ids. An empty id stands for backups of which nobody

@@ -12,8 +12,9 @@ use tokio_postgres::Row;
 use tokio_postgres::types::Json;
 use uuid::Uuid;
 
+use super::audit_log::{self, Event};
 use super::operations::Failure;
-use super::{Catalog, CatalogError, maybe, one};
+use super::{Catalog, CatalogError, execute, maybe, one};
 use crate::tenant::TenantSlug;
 
 mod events;
@@ -289,6 +290,14 @@ impl Catalog {
             let wave = i32::try_from(wave).expect("waves are few");
             waves::add(&transaction, new.id, wave, tenants, new.backup_first).await?;
         }
+        // The planner's guess for a table it has not looked at is a row or two, and it would sort a whole fleet for
+        // each tenant that comes next.
+        execute(&transaction, "-- rollouts::analyze\nanalyze rollout_tenants", &[]).await?;
+        let detail = json!({
+            "rollout": new.id, "target_version": new.target_version, "tenants": tenants, "plan": new.plan,
+        });
+        let (actor, action) = (new.requested_by, "rollout.started");
+        audit_log::record(&transaction, &Event { actor, action, tenant: None, detail }).await?;
         transaction.commit().await.map_err(CatalogError::Database)?;
         Ok(made)
     }

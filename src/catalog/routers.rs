@@ -55,6 +55,18 @@ impl Catalog {
         })
     }
 
+    /// How many replicas route.
+    pub async fn routers(&self) -> Result<usize, CatalogError> {
+        let row = one(
+            &self.client().await?,
+            "-- routers::living
+             select count(*) from routers where seen_at >= now() - make_interval(secs => $1::float8)",
+            &[&GONE_AFTER.as_secs_f64()],
+        )
+        .await?;
+        Ok(usize::try_from(row.get::<_, i64>(0)).unwrap_or(0))
+    }
+
     /// Gives a router's share back.
     pub async fn router_ends(&self, id: Uuid) -> Result<(), CatalogError> {
         let client = self.client().await?;

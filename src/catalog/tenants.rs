@@ -1,6 +1,7 @@
 //! Rows of `tenants`: making one together with the operation that provisions it, finding it, and
 //! what a worker that holds its lock may change.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use deadpool_postgres::GenericClient;
@@ -15,7 +16,7 @@ use super::audit_log::{self, Event};
 use super::operations::{NewOperation, OperationRecord, insert};
 use super::settings::{self, change_within};
 use super::slugs::{self, LEADS_TO, SLUGS};
-use super::{Catalog, CatalogError, TenantLock, execute, maybe, one, rows};
+use super::{Catalog, CatalogError, TenantLock, execute, maybe, one, placement, rows, servers};
 use crate::sealing::Purpose;
 use crate::tenant::settings::Limits;
 use crate::tenant::{EffectiveLimits, Tenant, TenantSettings, TenantSlug, TenantState, Tier};
@@ -31,7 +32,7 @@ pub struct NewTenant {
     pub tier: Tier,
     /// What is kept about it from the beginning.
     pub settings: TenantSettings,
-    /// The server to host it; the one with the fewest tenants when none is named.
+    /// The server to host it; the best by the rules of placement when none is named.
     pub server: Option<String>,
 }
 
@@ -64,7 +65,8 @@ pub struct Place {
 }
 
 const COLUMNS: &str = "t.id, t.slug, t.name, t.tier, t.state, t.suspended_reason, t.settings, \
-     t.server_id, s.name as server_name, t.database_name, t.role_name, t.epoch, t.generation, \
+     coalesce(t.server_id, '00000000-0000-0000-0000-000000000000') as server_id, \
+     coalesce(s.name, '(removed)') as server_name, s.region, t.database_name, t.role_name, t.epoch, t.generation, \
      (select limits from tiers where tiers.name = t.tier) as tier_limits, t.schema_version, t.repeatables_digest, t.created_at, t.updated_at";
 
 pub(super) fn slug_of(row: &Row) -> Result<TenantSlug, CatalogError> {
@@ -86,6 +88,7 @@ fn tenant_of(row: &Row) -> Result<Tenant, CatalogError> {
         limits,
         server_id: row.get("server_id"),
         server_name: row.get("server_name"),
+        server_region: servers::region_of(row)?,
         database: DatabaseName::parse(row.get("database_name")).map_err(|e| corrupt(&e))?,
         role: RoleName::parse(row.get("role_name")).map_err(|e| corrupt(&e))?,
         epoch: row.get("epoch"),
@@ -127,17 +130,14 @@ impl Catalog {
         let password = self.seal(Purpose::TenantPassword, id, &random_password());
         let backup_key = self.new_backup_key(id);
 
-        let created = execute(
+        let server = placement::choose(transaction, new).await?;
+        execute(
             transaction,
             "-- tenants::create
              insert into tenants
                  (id, slug, name, tier, state, settings, server_id, database_name, role_name,
                   password_sealed, backup_key_sealed)
-             select $1, $2, $3, $4, 'provisioning', $5, s.id, $6, $7, $8, $9
-             from servers s
-             where $10::text is null or s.name = $10
-             order by (select count(*) from tenants t where t.server_id = s.id and t.state <> 'deleted'), s.name
-             limit 1",
+             values ($1, $2, $3, $4, 'provisioning', $5, $10, $6, $7, $8, $9)",
             &[
                 &id,
                 &new.slug.as_str(),
@@ -148,16 +148,12 @@ impl Catalog {
                 &role.as_str(),
                 &password,
                 &backup_key,
-                &new.server,
+                &server,
             ],
         )
         .await
         .map_err(|error| error.on_constraint("tenants_slug_key", "tenant", new.slug.as_str()))
         .map_err(|error| slugs::explain(error, &new.slug))?;
-        if created == 0 {
-            let name = new.server.clone().unwrap_or_else(|| "any".to_owned());
-            return Err(CatalogError::Missing { what: "server", name });
-        }
         let (by, nothing) = (operation.requested_by, TenantSettings::default());
         if new.settings != nothing {
             settings::record(transaction, &new.slug, by, &nothing, &new.settings).await?;
@@ -179,6 +175,20 @@ impl Catalog {
         }
     }
 
+    /// Whose these databases of a server are.
+    pub async fn owners(
+        &self,
+        server: Uuid,
+        databases: &[&str],
+    ) -> Result<HashMap<String, TenantSlug>, CatalogError> {
+        let client = self.client().await?;
+        let sql = "-- tenants::owners
+             select database_name, slug from tenants
+             where server_id = $1 and database_name = any($2) and state <> 'deleted'";
+        let found = rows(&client, sql, &[&server, &databases]).await?;
+        found.iter().map(|row| Ok((row.get("database_name"), slug_of(row)?))).collect()
+    }
+
     /// The tenant with this id, deleted or not.
     pub async fn tenant_by_id(&self, id: Uuid) -> Result<Tenant, CatalogError> {
         by_id(&self.client().await?, id).await
@@ -189,7 +199,7 @@ impl Catalog {
         let client = self.client().await?;
         let sql = format!(
             "-- tenants::list
-             select {COLUMNS} from tenants t join servers s on s.id = t.server_id
+             select {COLUMNS} from tenants t left join servers s on s.id = t.server_id
              where case when $1::text is null then t.state <> 'deleted' else t.state = $1 end
                and ($2::text is null or s.name = $2)
                and ($3::text is null or t.slug > $3)
@@ -288,14 +298,16 @@ impl Catalog {
         if let Some(name) = name {
             let sql = format!(
                 "-- tenants::set_name
-                 update tenants set name = $2 where id = {LEADS_TO} and state <> 'deleted'"
+                 with before as (
+                     select id, name from tenants where id = {LEADS_TO} and state <> 'deleted' for update
+                 )
+                 update tenants t set name = $2 from before where t.id = before.id returning before.name"
             );
-            let changed = execute(&transaction, &sql, &[&slug.as_str(), &name]).await?;
-            if changed == 0 {
+            let Some(before) = maybe(&transaction, &sql, &[&slug.as_str(), &name]).await? else {
                 let name = slug.to_string();
                 return Err(CatalogError::Missing { what: "tenant", name });
-            }
-            let detail = json!({ "name": name });
+            };
+            let detail = json!({ "before": before.get::<_, String>(0), "after": name });
             let event = Event { actor: by, action: "name.changed", tenant: Some(slug), detail };
             audit_log::record(&transaction, &event).await?;
         }
@@ -414,7 +426,7 @@ impl TenantLock {
 async fn by_id(client: &impl GenericClient, id: Uuid) -> Result<Tenant, CatalogError> {
     let sql = format!(
         "-- tenants::by_id
-         select {COLUMNS} from tenants t join servers s on s.id = t.server_id where t.id = $1"
+         select {COLUMNS} from tenants t left join servers s on s.id = t.server_id where t.id = $1"
     );
     tenant_of(&one(client, &sql, &[&id]).await?)
 }

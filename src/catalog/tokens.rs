@@ -8,8 +8,10 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jiff::Timestamp;
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use uuid::Uuid;
 
+use super::audit_log::{self, Event};
 use super::{Catalog, CatalogError, execute, maybe, rows};
 
 /// What a token allows.
@@ -108,15 +110,20 @@ impl Catalog {
         let secret = SecretString::from(format!("tenantry_{}", URL_SAFE_NO_PAD.encode(bytes)));
         let scopes: Vec<&str> = scopes.iter().map(|scope| scope.as_str()).collect();
 
-        let client = self.client().await?;
+        let (id, mut client) = (Uuid::now_v7(), self.client().await?);
+        let transaction = client.transaction().await.map_err(CatalogError::Database)?;
         execute(
-            &client,
+            &transaction,
             "-- tokens::create
              insert into admin_tokens (id, name, token_sha256, scopes) values ($1, $2, $3, $4)",
-            &[&Uuid::now_v7(), &name, &hash(&secret), &scopes],
+            &[&id, &name, &hash(&secret), &scopes],
         )
         .await
         .map_err(|error| error.on_constraint("admin_tokens_name_key", "token", name))?;
+        let detail = json!({ "token": name, "id": id, "scopes": scopes });
+        let event = Event { actor: self.by(), action: "token.created", tenant: None, detail };
+        audit_log::record(&transaction, &event).await?;
+        transaction.commit().await.map_err(CatalogError::Database)?;
         Ok(secret)
     }
 
@@ -150,18 +157,25 @@ impl Catalog {
 
     /// Voids a token at once.
     pub async fn revoke_token(&self, name: &str) -> Result<(), CatalogError> {
-        let client = self.client().await?;
-        let changed = execute(
-            &client,
+        let mut client = self.client().await?;
+        let transaction = client.transaction().await.map_err(CatalogError::Database)?;
+        let found = maybe(
+            &transaction,
             "-- tokens::revoke
-             update admin_tokens set revoked_at = coalesce(revoked_at, now()) where name = $1",
+             update admin_tokens t set revoked_at = coalesce(t.revoked_at, now())
+             from admin_tokens before where t.name = $1 and before.id = t.id
+             returning t.id, before.revoked_at is null as was_good",
             &[&name],
         )
         .await?;
-        match changed {
-            0 => Err(CatalogError::Missing { what: "token", name: name.to_owned() }),
-            _ => Ok(()),
+        let row =
+            found.ok_or_else(|| CatalogError::Missing { what: "token", name: name.to_owned() })?;
+        if row.get("was_good") {
+            let detail = json!({ "token": name, "id": row.get::<_, Uuid>("id") });
+            let event = Event { actor: self.by(), action: "token.revoked", tenant: None, detail };
+            audit_log::record(&transaction, &event).await?;
         }
+        transaction.commit().await.map_err(CatalogError::Database)
     }
 }
 

@@ -15,6 +15,7 @@ use crate::operations::request::Requester;
 use crate::tenant::TenantSlug;
 
 mod drill;
+mod import;
 mod key;
 mod prune;
 mod verify;
@@ -28,6 +29,8 @@ pub(super) enum Command {
     List(ListOptions),
     /// Show one backup
     Show(ShowOptions),
+    /// Make a new tenant of a pg_dump that you have
+    Import(import::Options),
     /// The keys to which tenants' backups are encrypted
     #[command(subcommand)]
     Key(key::Command),
@@ -89,6 +92,7 @@ pub(super) async fn run(command: Command, context: &Context) -> Result<Outcome> 
         Command::Run(options) => back_up(options, context).await,
         Command::List(options) => list(options, context).await,
         Command::Show(options) => show(options, context).await,
+        Command::Import(options) => import::run(options, context).await,
         Command::Key(command) => key::run(command, context).await,
         Command::Verify(options) => verify::run(options, context).await,
         Command::Drill(options) => drill::run(options, context).await,
@@ -99,10 +103,7 @@ pub(super) async fn run(command: Command, context: &Context) -> Result<Outcome> 
 
 async fn back_up(options: RunOptions, context: &Context) -> Result<Outcome> {
     let concurrency = options.concurrency.unwrap_or(context.settings.backup_concurrency);
-    // While one operation dumps, another writes its notes: the number of dumps is what is bounded.
-    let mut context = context.with_concurrency(2 * concurrency);
-    context.settings.backup_concurrency = concurrency;
-    let context = &context;
+    let context = &context.with_copies(concurrency);
     let environment = context.environment().await?;
     need_store(&environment)?;
     if let [slug] = options.slugs.as_slice() {
@@ -111,7 +112,7 @@ async fn back_up(options: RunOptions, context: &Context) -> Result<Outcome> {
     let began = Instant::now();
     let batch = environment.back_up_fleet(&options.slugs, &context.requester()).await?;
     let driver = Driver { context, environment: &environment };
-    let operations = driver.settle_batch(batch, 2 * concurrency).await?;
+    let operations = driver.settle_batch(batch, context.settings.worker_concurrency).await?;
     let document = BatchDocument::new(batch, &operations);
     context.print(&document, || {
         if operations.is_empty() {

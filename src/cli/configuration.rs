@@ -11,11 +11,14 @@ use super::{Error, Outcome, OutputFormat, Result};
 use crate::config::{ConfigError, Settings};
 
 pub(super) mod export;
+mod production;
+
+use production::Checklist;
 
 /// The commands about settings.
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// Check the settings without connecting to anything but the bucket, if asked to
+    /// Check the settings without connecting to anything, unless asked to
     Check(CheckOptions),
     /// Show every setting, its value and who set it; secrets are not shown
     Show(ShowOptions),
@@ -29,12 +32,16 @@ Examples:
   tenantry config check
   tenantry config check --config /etc/tenantry.toml
   tenantry config check --bucket
+  tenantry config check --production            asks the catalog and the servers, too
 
-Exit status 1 when something is wrong.")]
+Exit status 1 when something is wrong, or a check of a production fails.")]
 pub(super) struct CheckOptions {
     /// Ask the bucket, too: whether it may be used, and locks and encrypts as it is asked to
     #[arg(long)]
     bucket: bool,
+    /// Go through the checklist of a hardened installation: settings, files, catalog, servers, backups, audits
+    #[arg(long)]
+    production: bool,
 }
 
 #[derive(Debug, Args)]
@@ -50,6 +57,9 @@ struct Findings {
     problems: Vec<Finding>,
     /// What works, but may not be what is wanted.
     notes: Vec<String>,
+    /// The checklist of a production, where that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    checks: Option<Checklist>,
 }
 
 #[derive(Serialize)]
@@ -90,11 +100,18 @@ fn check(
     match loaded {
         Ok(settings) => {
             findings.settings(&settings);
-            if options.bucket {
+            if options.bucket || options.production {
                 let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
                 let runtime = runtime
                     .map_err(|error| Error::failed("the async runtime cannot be started", error))?;
-                runtime.block_on(findings.bucket(&settings));
+                runtime.block_on(async {
+                    if options.bucket {
+                        findings.bucket(&settings).await;
+                    }
+                    if options.production {
+                        findings.checks = Some(Checklist::examine(&settings).await);
+                    }
+                });
             }
         }
         Err(error) => findings.refused(&error),
@@ -103,7 +120,9 @@ fn check(
         OutputFormat::Json => print_json(&findings)?,
         OutputFormat::Table => print_text(&findings.describe())?,
     }
-    Ok(if findings.problems.is_empty() { Outcome::Done } else { Outcome::Failed })
+    let is_good =
+        findings.problems.is_empty() && findings.checks.as_ref().is_none_or(Checklist::is_good);
+    Ok(if is_good { Outcome::Done } else { Outcome::Failed })
 }
 
 fn show(settings: &Settings, output: OutputFormat) -> Result<Outcome> {
@@ -197,6 +216,7 @@ impl Findings {
         if self.problems.is_empty() {
             lines.push("The settings are in order.".to_owned());
         }
+        lines.extend(self.checks.as_ref().map(Checklist::describe));
         lines.join("\n")
     }
 }

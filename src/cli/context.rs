@@ -23,7 +23,7 @@ impl Context {
     pub async fn catalog(&self) -> Result<Catalog> {
         let catalog = self.settings.catalog()?;
         catalog.verify().await?;
-        Ok(catalog)
+        Ok(catalog.asked_by(&self.requester()))
     }
 
     /// Everything that operations work with.
@@ -39,6 +39,15 @@ impl Context {
     pub fn with_concurrency(&self, operations: usize) -> Self {
         let mut context = self.clone();
         context.settings.worker_concurrency = operations;
+        context
+    }
+
+    /// The same command, with room for so many dumps or copies at a time. While one operation copies, another writes
+    /// its notes: so there is room for twice as many operations.
+    #[must_use]
+    pub fn with_copies(&self, copies: usize) -> Self {
+        let mut context = self.with_concurrency(2 * copies);
+        context.settings.backup_concurrency = copies;
         context
     }
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use comfy_table::{Table, presets};
 use tenantry_backup::BackupStore;
-use tenantry_provisioning::{MigrationTimeouts, ServerUrl};
+use tenantry_provisioning::{Hardening, MigrationTimeouts, ServerUrl};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -81,13 +81,16 @@ async fn prepare(
     let limits = Limits {
         migrations_dir: migrations,
         sample_data: Some(sample_data),
-        pg_bin_dir: Some(postgres.bin_dir().to_owned()),
+        pg_bin_dirs: vec![postgres.bin_dir().to_owned()],
         catch_up: None,
+        hardening: Hardening::Standard,
         migration_timeouts: MigrationTimeouts::default(),
         settings: SettingsRules::default(),
         restore_keep: Duration::from_hours(7 * 24),
+        archives: None,
         drills: None,
         audits: None,
+        audit_retention: None,
         configuration: std::collections::BTreeMap::default(),
         spares: TENANTS.len(),
         backups: BackupRules::default(),

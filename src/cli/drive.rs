@@ -169,10 +169,14 @@ pub(super) fn describe(record: &OperationRecord, slug: &TenantSlug) -> String {
         }
         (OperationState::Queued, None) => format!("{head}: waiting for its turn"),
         (OperationState::Running, _) => match Work::progress(record) {
-            Some((name, number, of)) => match Transfer::of(record).filter(|_| number == 1) {
-                Some(transfer) => format!("{head}: {name}, {}", describe_transfer(&transfer)),
-                None => format!("{head}: {name} ({number} of {of})"),
-            },
+            Some((name, number, of)) => {
+                match Transfer::of(record)
+                    .filter(|_| name.starts_with("restore_") || name.starts_with("copy_"))
+                {
+                    Some(transfer) => format!("{head}: {name}, {}", describe_transfer(&transfer)),
+                    None => format!("{head}: {name} ({number} of {of})"),
+                }
+            }
             None => head,
         },
         (state, _) => format!("{head}: {}", state.as_str()),
@@ -182,12 +186,11 @@ pub(super) fn describe(record: &OperationRecord, slug: &TenantSlug) -> String {
 /// `12.0 MB of 40.1 MB, 8.1 MB/s`
 fn describe_transfer(transfer: &Transfer) -> String {
     let size = |bytes: u64| report::size(i64::try_from(bytes).unwrap_or(i64::MAX));
-    format!(
-        "{} of {}, {}/s",
-        size(transfer.bytes),
-        size(transfer.total_bytes),
-        size(transfer.bytes_per_second)
-    )
+    let done = match transfer.total_bytes {
+        0 => size(transfer.bytes),
+        total => format!("{} of {}", size(transfer.bytes), size(total)),
+    };
+    format!("{done}, {}/s", size(transfer.bytes_per_second))
 }
 
 /// How a batch ended as a whole.

@@ -15,6 +15,7 @@ use crate::catalog::operations::{Failure, OperationRecord};
 use crate::config::ConfigError;
 use crate::domains::{DomainsError, record_name, record_text};
 use crate::embedded::EmbeddedError;
+use crate::operations::removal::RemovalError;
 use crate::operations::rollouts::RolloutError;
 use crate::operations::{StepError, chain};
 use crate::tenant::TenantSlug;
@@ -182,6 +183,15 @@ impl Error {
 impl From<tenantry_provisioning::Error> for Error {
     fn from(error: tenantry_provisioning::Error) -> Self {
         Self::Step(error.into())
+    }
+}
+
+impl From<RemovalError> for Error {
+    fn from(error: RemovalError) -> Self {
+        match error {
+            RemovalError::Catalog(error) => Self::Catalog(error),
+            RemovalError::Step(error) => Self::Step(error),
+        }
     }
 }
 

@@ -43,7 +43,7 @@ struct Document {
 
 pub(super) async fn run(_: Options, context: &Context) -> Result<Outcome> {
     let began = Instant::now();
-    let catalog = context.settings.catalog()?;
+    let catalog = context.settings.catalog()?.asked_by(&context.requester());
     catalog.init().await?;
     let (server, problems) = first_server(&catalog, context).await?;
     let tokens = catalog.tokens().await?;
@@ -86,7 +86,7 @@ async fn first_server(
         // Tenants' roles must not reach the catalog's own database either.
         catalog.server().prepare().await?;
     }
-    let server = Server::new(url, 2);
+    let server = Server::new(url, 2).hardened(context.settings.hardening);
     server.prepare().await?;
     let problems = server.check().await?;
     Ok((Some(catalog.add_server(SERVER, &text).await?.into()), problems))

@@ -111,6 +111,23 @@ impl Table {
     }
 }
 
+/// Lines of CSV, as RFC 4180 has them.
+pub(super) struct Csv;
+
+impl Csv {
+    /// One line. A spreadsheet takes text for a formula that begins in a certain way: such text gets a quote before
+    /// it, for others wrote some of it.
+    pub fn line(cells: &[String]) -> String {
+        let cell = |cell: &String| {
+            let is_formula = cell.starts_with(['=', '+', '-', '@', '\t', '\r']);
+            let text = if is_formula { format!("'{cell}") } else { cell.clone() };
+            let needs_quotes = text.contains([',', '"', '\n', '\r']);
+            if needs_quotes { format!("\"{}\"", text.replace('"', "\"\"")) } else { text }
+        };
+        cells.iter().map(cell).collect::<Vec<_>>().join(",")
+    }
+}
+
 /// Names and values below each other; values that are not there are left out. A value may have lines,
 /// but nothing else that a terminal would act on.
 pub(super) fn fields(fields: &[(&str, Option<String>)]) -> String {
@@ -252,6 +269,13 @@ mod tests {
 
         assert_eq!(table.or("none"), "NAME\na [2Jb c");
         assert_eq!(fields, "Use case: a ]0;b c d\n           e");
+    }
+
+    #[test]
+    fn cells_of_csv_stay_cells_and_text() {
+        let cells = ["a", "b,c", "d\"e\nf", "=1+1", "", "-5"].map(str::to_owned);
+
+        assert_eq!(Csv::line(&cells), "a,\"b,c\",\"d\"\"e\nf\",'=1+1,,'-5");
     }
 
     #[test]

@@ -17,6 +17,7 @@ use crate::operations::Environment;
 use crate::operations::request::{BackupChoice, Requester, RestoreAs};
 use crate::tenant::{TenantSlug, Tier};
 
+mod at;
 mod from_bucket;
 
 #[derive(Debug, Args)]
@@ -25,6 +26,7 @@ Examples:
   tenantry restore acme-corp --latest --in-place
   tenantry restore acme-corp --before '2026-03-01 12:00' --in-place --server eu-2
   tenantry restore acme-corp --backup 0197f0c0-7a5e-7c3e-9f5e-0a1b2c3d4e5f --as acme-check
+  tenantry restore acme-corp --at '2026-03-01 14:05' --in-place
   tenantry restore acme-corp --latest --table boards
   tenantry restore acme-corp --undo
   tenantry restore --from-bucket --server eu-3 --server eu-4
@@ -32,6 +34,9 @@ Examples:
 The backup is restored beside the live database and verified; only then are the two swapped. The
 replaced database is kept for TENANTRY_RESTORE_KEEP: until then `--undo` brings it back, and keeps
 what was written since in its turn. Whatever fails, the live database serves on.
+
+`--at` takes no backup of ours, but what the tenant had at that very moment, out of the WAL archive
+that pgBackRest keeps of its server (TENANTRY_PITR_STANZAS, TENANTRY_PITR_SCRATCH_DIR).
 
 After a disaster `--from-bucket` rebuilds the whole fleet in a new catalog, from the bucket and the
 master key alone: `tenantry init`, `tenantry server add`, then this. Run it again to go on where it
@@ -46,7 +51,7 @@ pub(super) struct Options {
     #[arg(long, required_unless_present_any = ["into", "table", "undo", "from_bucket"])]
     in_place: bool,
     /// This table alone, into a schema `restored_<time>` beside
-    #[arg(long, value_name = "TABLE", conflicts_with_all = ["in_place", "into", "undo", "from_bucket", "servers"])]
+    #[arg(long, value_name = "TABLE", conflicts_with_all = ["in_place", "into", "at", "undo", "from_bucket", "servers"])]
     table: Option<String>,
     /// Make a new tenant of it, and leave the live database alone
     #[arg(long = "as", id = "into", value_name = "SLUG", value_parser = TenantSlug::parse, conflicts_with = "in_place")]
@@ -55,6 +60,9 @@ pub(super) struct Options {
     /// with --from-bucket, may be repeated [default: all servers]
     #[arg(long = "server", value_name = "NAME", conflicts_with = "undo")]
     servers: Vec<String>,
+    /// With --at, the server that the tenant was on then [default: the one that it is on]
+    #[arg(long, value_name = "NAME", requires = "at")]
+    archive_of: Option<String>,
     /// With --from-bucket, tenants of this tier only; may be repeated, the most urgent first
     #[arg(long = "tier", value_name = "TIER", requires = "from_bucket", value_parser = parse_tier)]
     tiers: Vec<Tier>,
@@ -80,6 +88,9 @@ struct Choice {
     /// The newest good backup of data from before this time, such as 2026-03-01T12:00:00Z
     #[arg(long, value_name = "TIME", value_parser = parse_time)]
     before: Option<Timestamp>,
+    /// No backup: what there was at this time, out of the WAL archive of the server
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    at: Option<Timestamp>,
     /// No backup: the database that the last restore replaced
     #[arg(long, conflicts_with_all = ["in_place", "into"])]
     undo: bool,
@@ -96,10 +107,13 @@ pub(super) async fn run(options: Options, context: &Context) -> Result<Outcome> 
     if options.choice.undo {
         return undo(options, &slug, context, &environment).await;
     }
-    backup::need_store(&environment)?;
     if options.servers.len() > 1 {
         return Err(Error::usage("a tenant is on one server", "give --server once"));
     }
+    if let Some(moment) = options.choice.at {
+        return at::run(options, &slug, moment, context, &environment).await;
+    }
+    backup::need_store(&environment)?;
     let choice = match options.choice {
         Choice { backup: Some(id), .. } => BackupChoice::Id(id),
         Choice { before: Some(moment), .. } => BackupChoice::Before(moment),

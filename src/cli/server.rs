@@ -8,12 +8,20 @@ use super::report::{Table, age, count, fields, moment};
 use super::{Context, Outcome, Result};
 use crate::api::document::ServerDocument;
 use crate::catalog::Catalog;
+use crate::catalog::audit_log::Event;
 use crate::doctor::examine_read_replicas;
+use crate::tenant::{Label, Tier};
 
 mod add;
+mod drain;
+mod plan;
+mod rebalance;
+mod remove;
 mod replica;
+mod set;
 
 pub(super) use add::warn;
+pub(super) use plan::explain;
 
 /// The commands about servers.
 #[derive(Debug, Subcommand)]
@@ -24,6 +32,20 @@ pub(super) enum Command {
     List(ListOptions),
     /// Show one server
     Show(NameOptions),
+    /// Say where a server stands, and whom it takes
+    Set(set::Options),
+    /// Let no tenant come to a server any more; those that are there stay
+    Cordon(set::CordonOptions),
+    /// Let tenants come to a server again, and end its draining
+    Uncordon(set::UncordonOptions),
+    /// Move all tenants of a server to others
+    Drain(drain::Options),
+    /// Remove a server that nothing of ours is on any more
+    Remove(remove::Options),
+    /// Bring tenants from where they must not be, and even out how many servers have
+    Rebalance(rebalance::Options),
+    /// Show where a new tenant would go, and why not elsewhere
+    Plan(plan::Options),
     /// Check that a server can keep tenants apart, and that its read replicas follow it
     Check(CheckOptions),
     /// Create the group roles on a server and shut its shared databases, once more
@@ -91,6 +113,13 @@ pub(super) async fn run(command: Command, context: &Context) -> Result<Outcome> 
         Command::Add(options) => add::run(options, context).await,
         Command::List(options) => list(options, context).await,
         Command::Show(options) => show(options, context).await,
+        Command::Set(options) => set::set(options, context).await,
+        Command::Cordon(options) => set::cordon(options, context).await,
+        Command::Uncordon(options) => set::uncordon(options, context).await,
+        Command::Drain(options) => drain::run(options, context).await,
+        Command::Remove(options) => remove::run(options, context).await,
+        Command::Rebalance(options) => rebalance::run(options, context).await,
+        Command::Plan(options) => plan::run(options, context).await,
         Command::Check(options) => check(options, context).await,
         Command::Prepare(options) => prepare(options, context).await,
         Command::Replica(command) => replica::run(command, context).await,
@@ -101,18 +130,32 @@ async fn list(_: ListOptions, context: &Context) -> Result<Outcome> {
     let servers = context.catalog().await?.servers().await?;
     let documents: Vec<ServerDocument> = servers.into_iter().map(ServerDocument::from).collect();
     context.print(&documents, || {
-        let mut table = Table::new(&["NAME", "ADDRESS", "TENANTS", "AGE"]);
+        let mut table =
+            Table::new(&["NAME", "ADDRESS", "REGION", "TIER", "TENANTS", "STATE", "AGE"]);
         for server in &documents {
             table.row([
                 server.name.clone(),
                 server.address.clone(),
-                server.tenants.to_string(),
+                server.region.as_ref().map_or("-", Label::as_str).to_owned(),
+                server.tier.map_or("any", Tier::as_str).to_owned(),
+                hosted(server),
+                server.state.as_str().to_owned(),
                 age(server.created_at),
             ]);
         }
         table.or("No servers. `tenantry server add NAME --url URL` adds one.")
     })?;
     Ok(Outcome::Done)
+}
+
+/// How many tenants a server has, and how many it takes.
+fn hosted(server: &ServerDocument) -> String {
+    let most = server.max_tenants.map_or_else(String::new, |most| format!(" of {most}"));
+    format!("{}{most}", server.tenants)
+}
+
+fn why(reason: String) -> String {
+    if reason.is_empty() { "yes".to_owned() } else { reason }
 }
 
 async fn show(options: NameOptions, context: &Context) -> Result<Outcome> {
@@ -128,7 +171,11 @@ async fn show(options: NameOptions, context: &Context) -> Result<Outcome> {
             ("Id", Some(examined.server.id.to_string())),
             ("Address", Some(examined.server.address.clone())),
             ("User", Some(server.url().user().to_owned())),
-            ("Tenants", Some(examined.server.tenants.to_string())),
+            ("Region", examined.server.region.as_ref().map(ToString::to_string)),
+            ("Tier", examined.server.tier.map(|tier| format!("only {}", tier.as_str()))),
+            ("Tenants", Some(hosted(&examined.server))),
+            ("State", Some(examined.server.state.as_str().to_owned())),
+            ("Cordoned", examined.server.cordoned.clone().map(why)),
             ("PostgreSQL", examined.postgres.clone()),
             ("Connections", examined.max_connections.map(|number| format!("at most {number}"))),
             ("Added", Some(moment(examined.server.created_at))),
@@ -162,6 +209,9 @@ async fn prepare(options: PrepareOptions, context: &Context) -> Result<Outcome> 
     let catalog = context.catalog().await?;
     let document = ServerDocument::from(catalog.server_by_name(&options.name).await?);
     connect(&catalog, &document, context).await?.prepare().await?;
+    let detail = serde_json::json!({ "server": document.name });
+    let event = Event { actor: catalog.by(), action: "server.prepared", tenant: None, detail };
+    catalog.record(&event).await?;
     let what = format!("Server `{}` is prepared.", document.name);
     let next = format!("Next: `tenantry server check {}`", document.name);
     context.print_change(&document, &what, &next)?;
@@ -174,7 +224,8 @@ async fn connect(
     context: &Context,
 ) -> Result<Server> {
     let url = catalog.server_url(document.id).await?;
-    Ok(Server::new(url, context.settings.limits().admin_connections))
+    let limits = context.settings.limits();
+    Ok(Server::new(url, limits.admin_connections).hardened(limits.hardening))
 }
 
 /// Asks a server; that it does not answer is a problem like others.

@@ -6,12 +6,15 @@ use super::{Context, Outcome, Result};
 
 mod alias;
 mod audit;
+mod clone;
 mod create;
 mod delete;
 mod domain;
 mod export;
+mod harden;
 mod list;
 mod member;
+mod relocate;
 mod rename;
 mod rotate_password;
 mod settings;
@@ -34,6 +37,10 @@ pub(super) enum Command {
     Suspend(suspend::SuspendOptions),
     /// Serve a suspended tenant again
     Resume(suspend::ResumeOptions),
+    /// Make another tenant with the data that one has now
+    Clone(clone::Options),
+    /// Move a tenant to another server
+    Relocate(relocate::Options),
     /// Give a tenant another slug; the one that it had goes on leading to it
     Rename(rename::Options),
     /// The slugs that a tenant had before
@@ -41,6 +48,8 @@ pub(super) enum Command {
     Alias(alias::Command),
     /// Attack every tenant as every other, and say what was tried and found
     Audit(audit::Options),
+    /// Hide from tenants what PostgreSQL shows every role of its neighbours
+    Harden(harden::Options),
     /// Give a tenant's login role another password
     RotatePassword(rotate_password::Options),
     /// Who belongs to a tenant
@@ -66,9 +75,12 @@ pub(super) async fn run(command: Command, context: &Context) -> Result<Outcome> 
         Command::Url(options) => url::run(options, context).await,
         Command::Suspend(options) => suspend::suspend(options, context).await,
         Command::Resume(options) => suspend::resume(options, context).await,
+        Command::Clone(options) => clone::run(options, context).await,
+        Command::Relocate(options) => relocate::run(options, context).await,
         Command::Rename(options) => rename::run(options, context).await,
         Command::Alias(command) => alias::run(command, context).await,
         Command::Audit(options) => audit::run(options, context).await,
+        Command::Harden(options) => harden::run(options, context).await,
         Command::RotatePassword(options) => rotate_password::run(options, context).await,
         Command::Member(command) => member::run(command, context).await,
         Command::Domain(command) => domain::run(command, context).await,

@@ -1,4 +1,6 @@
-//! Settings of scheduled backups.
+//! Settings of scheduled backups, and of what else needs a bucket.
+
+use std::time::Duration;
 
 use super::error::Problem;
 use super::reader::Reader;
@@ -33,6 +35,18 @@ pub(super) fn read(r: &mut Reader, concurrency: usize) -> BackupRules {
         per_server: r.get("backup_server_concurrency").map_or(concurrency, |Positive(n)| n),
         pause_above: r.get("backup_pause_above").map_or(usual.pause_above, |Percent(n)| n),
     }
+}
+
+/// Reads how long the audit log is kept. Nothing of it is removed that no checkpoint in a bucket vouches for.
+pub(super) fn audit_retention(r: &mut Reader) -> Option<Duration> {
+    if r.is_set("audit_retention") && !r.is_set("s3_bucket") {
+        r.problem(Problem::Contradiction {
+            message: "TENANTRY_AUDIT_RETENTION is set, and no bucket for the checkpoints that stay"
+                .to_owned(),
+            remedy: "set TENANTRY_S3_BUCKET, or keep the whole log".to_owned(),
+        });
+    }
+    r.get("audit_retention")
 }
 
 impl Value for ObjectLock {

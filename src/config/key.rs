@@ -121,6 +121,11 @@ pub const KEYS: &[Key] = &[
         "the SQL file that --sample-data loads",
     ),
     plain(
+        "hardening",
+        "strict, and standard in development",
+        "what tenants see of each other: standard (names, as PostgreSQL shows them to every role) or strict (nothing)",
+    ),
+    plain(
         "tenant_compliance_schema",
         "",
         "the JSON Schema file that `compliance` of a tenant's settings must keep to",
@@ -210,7 +215,23 @@ pub const KEYS: &[Key] = &[
         "",
         "when isolation is audited, as a cron expression in UTC; none means when asked",
     ),
+    plain(
+        "audit_retention",
+        "",
+        "how long entries of the audit log are kept, such as 400d; none means for good",
+    ),
     plain("restore_keep", "7d", "how long the database that a restore replaced is kept"),
+    plain(
+        "pitr_stanzas",
+        "",
+        "what pgBackRest calls each server whose WAL it archives, such as `default=main,eu-2=eu2`; for `restore --at`",
+    ),
+    plain("pitr_config", "pgBackRest's own", "the configuration file of pgBackRest"),
+    plain(
+        "pitr_scratch_dir",
+        "",
+        "where `restore --at` puts a whole server for a while; needed with pitr_stanzas",
+    ),
     plain(
         "migration_mode",
         "manual",
@@ -228,13 +249,22 @@ pub const KEYS: &[Key] = &[
         "where to tell what happens in rollouts, and when backups fail or miss their goal",
     ),
     secret("webhook_secret", "", "what those messages are signed with"),
-    plain("pg_bin_dir", "the usual places", "where pg_dump and pg_restore are"),
+    plain(
+        "pg_bin_dir",
+        "the usual places",
+        "where pg_dump and pg_restore are; for servers of several major versions, `:` between them",
+    ),
     plain(
         "log_level",
         "info for serve, warn for commands",
         "what is logged, such as `info` or `warn,tenantry=debug`",
     ),
     plain("log_format", "pretty", "pretty or json"),
+    plain(
+        "otel_exporter_otlp_endpoint",
+        "",
+        "the OpenTelemetry collector that traces go to, over HTTP, such as `http://localhost:4318`",
+    ),
 ];
 
 /// The setting with this name.

@@ -1,14 +1,28 @@
 //! Reads gathered texts as typed values, and remembers what could not be read.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use secrecy::{ExposeSecret as _, SecretString};
 
+use super::Settings;
 use super::error::{ConfigError, Problem};
 use super::key::{self, KEYS};
 use super::source::{Gathered, Origin};
 use super::value::Value;
-use super::{Explained, Settings};
+
+/// One setting with its value and where that comes from.
+#[derive(Clone, Debug)]
+pub struct Explained {
+    /// The setting.
+    pub key: &'static key::Key,
+    /// Its value; of a secret, whether it is set.
+    pub value: String,
+    /// Who set it.
+    pub origin: Origin,
+    /// The file that holds it, of a secret that is given as one.
+    pub file: Option<PathBuf>,
+}
 
 pub(super) struct Reader {
     gathered: Gathered,
@@ -72,7 +86,8 @@ impl Reader {
                 None => key.default.to_owned(),
             };
             let origin = given.map_or(Origin::Default, |given| given.origin.clone());
-            Explained { key, value, origin }
+            let file = given.and_then(|given| given.file.clone());
+            Explained { key, value, origin, file }
         };
         KEYS.iter().map(explain).collect()
     }

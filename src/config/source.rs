@@ -29,6 +29,8 @@ pub(super) struct Given {
     /// Kept as a secret until the table of settings says that it is none.
     pub text: SecretString,
     pub origin: Origin,
+    /// The file that holds it, of a secret that is given as one.
+    pub file: Option<PathBuf>,
 }
 
 /// Everything that was set.
@@ -168,9 +170,10 @@ impl Gathered {
                 continue;
             }
             seen.push(key.name);
+            let file = from_file.then(|| PathBuf::from(&text));
             let text = if from_file { self.secret_file(place, text) } else { Some(text.into()) };
             if let Some(text) = text {
-                self.values.insert(key.name, Given { text, origin: origin.clone() });
+                self.values.insert(key.name, Given { text, origin: origin.clone(), file });
             }
         }
     }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use secrecy::SecretString;
-use tenantry_provisioning::ServerUrl;
+use tenantry_provisioning::{Hardening, ServerUrl};
 use tracing_subscriber::EnvFilter;
 
 use super::{AuthProvider, Deployment, LogFormat, MigrationMode};
@@ -48,6 +48,16 @@ impl Value for PathBuf {
 
     fn read(text: &str) -> Result<Self, Option<String>> {
         Ok(text.into())
+    }
+}
+
+/// Of programs, as in `PATH`.
+impl Value for Vec<PathBuf> {
+    const EXPECTED: &'static str = "absolute paths with `:` between them";
+
+    fn read(text: &str) -> Result<Self, Option<String>> {
+        let paths: Self = std::env::split_paths(text).collect();
+        if paths.iter().all(|path| path.is_absolute()) { Ok(paths) } else { Err(None) }
     }
 }
 
@@ -302,6 +312,18 @@ impl Value for LogFormat {
         match text {
             "pretty" => Ok(Self::Pretty),
             "json" => Ok(Self::Json),
+            _ => Err(None),
+        }
+    }
+}
+
+impl Value for Hardening {
+    const EXPECTED: &'static str = "`standard` or `strict`";
+
+    fn read(text: &str) -> Result<Self, Option<String>> {
+        match text {
+            "standard" => Ok(Self::Standard),
+            "strict" => Ok(Self::Strict),
             _ => Err(None),
         }
     }

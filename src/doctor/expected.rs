@@ -22,6 +22,19 @@ pub(crate) async fn open_operations(catalog: &Catalog) -> Result<HashSet<Uuid>, 
     Ok(operations)
 }
 
+/// Tenants that are being moved to another server, or are to be.
+pub(crate) async fn relocating_tenants(catalog: &Catalog) -> Result<HashSet<Uuid>, CatalogError> {
+    let mut tenants = HashSet::new();
+    for state in [OperationState::Queued, OperationState::Running, OperationState::Failed] {
+        let filter =
+            OperationFilter { state: Some(state), limit: i64::MAX, ..OperationFilter::default() };
+        let found = catalog.operations(&filter).await?;
+        let moves = found.into_iter().filter(|(operation, _)| operation.kind == "relocate");
+        tenants.extend(moves.map(|(operation, _)| operation.tenant_id));
+    }
+    Ok(tenants)
+}
+
 /// The names that databases of a server may have beside those of tenants.
 pub(crate) async fn expected_databases(
     catalog: &Catalog,

@@ -7,10 +7,12 @@
 mod data_directory;
 mod installation;
 mod postmaster;
+mod restored;
 #[cfg(test)]
 mod tests;
 
 use std::{
+    collections::BTreeMap,
     fs,
     net::{Ipv4Addr, TcpListener},
     os::unix::process::CommandExt as _,
@@ -24,6 +26,7 @@ use std::{
 use rustix::process::{Signal, kill_process};
 use secrecy::ExposeSecret as _;
 
+pub use self::restored::{RestoredCluster, RestoredPostgres};
 use self::{
     data_directory::{DataDirectory, Origin},
     installation::last_lines,
@@ -67,6 +70,8 @@ pub struct PostgresSettings {
     pub durable: bool,
     /// Connections the server accepts, the three it reserves for superusers included.
     pub max_connections: u32,
+    /// Where its programs are, if not those of the newest version in the usual places.
+    pub bin_dir: Option<PathBuf>,
     /// Further server settings, as in `postgresql.conf`; they win over ours.
     pub extra: Vec<(String, String)>,
 }
@@ -75,8 +80,14 @@ impl PostgresSettings {
     /// A durable cluster in `data_dir`, on a free port, for 100 connections.
     #[must_use]
     pub fn new(data_dir: impl Into<PathBuf>) -> Self {
-        let (data_dir, port) = (data_dir.into(), Port::Free);
-        Self { data_dir, port, durable: true, max_connections: 100, extra: Vec::new() }
+        Self {
+            data_dir: data_dir.into(),
+            port: Port::Free,
+            durable: true,
+            max_connections: 100,
+            bin_dir: None,
+            extra: Vec::new(),
+        }
     }
 
     /// For [`EmbeddedPostgres::start_scratch`]: on a free port, for 100 connections, not durable.
@@ -111,8 +122,8 @@ impl EmbeddedPostgres {
     /// it accepts connections.
     pub async fn start(settings: PostgresSettings) -> Result<Self, EmbeddedError> {
         blocking(move || {
-            let directory =
-                DataDirectory::open(&settings.data_dir, settings.durable, &Origin::Nothing)?;
+            let origin = Origin::Nothing(settings.bin_dir.as_deref());
+            let directory = DataDirectory::open(&settings.data_dir, settings.durable, &origin)?;
             Self::launch(settings, directory, Scratch::new()?)
         })
         .await
@@ -122,7 +133,7 @@ impl EmbeddedPostgres {
     /// of a process costs an `initdb`; the others copy what that made.
     pub async fn start_scratch(settings: PostgresSettings) -> Result<Self, EmbeddedError> {
         blocking(move || {
-            let template = template()?;
+            let template = template(settings.bin_dir.as_deref())?;
             let scratch = Scratch::new()?;
             let data_dir = scratch.path().join("data");
             let origin = Origin::CopyOf(&template.directory);
@@ -350,21 +361,25 @@ impl Place {
     }
 }
 
-/// The cluster that scratch clusters are copies of: initialised once a process, never started.
+/// The cluster that scratch clusters of one version are copies of: initialised once a process, never started.
 struct Template {
     directory: DataDirectory,
     _scratch: Scratch,
 }
 
-fn template() -> Result<Arc<Template>, EmbeddedError> {
-    // It is never dropped; the scratch directory goes away with the process.
-    static TEMPLATE: Mutex<Option<Arc<Template>>> = Mutex::new(None);
+fn template(bin_dir: Option<&Path>) -> Result<Arc<Template>, EmbeddedError> {
+    type Templates = BTreeMap<Option<PathBuf>, Arc<Template>>;
+    // They are never dropped; the scratch directories go away with the process.
+    static TEMPLATES: Mutex<Templates> = Mutex::new(BTreeMap::new());
 
-    let mut template = TEMPLATE.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(template) = &*template {
+    let mut templates = TEMPLATES.lock().unwrap_or_else(PoisonError::into_inner);
+    let bin_dir = bin_dir.map(Path::to_owned);
+    if let Some(template) = templates.get(&bin_dir) {
         return Ok(Arc::clone(template));
     }
-    let scratch = Scratch::new()?;
-    let directory = DataDirectory::open(&scratch.path().join("data"), false, &Origin::Nothing)?;
-    Ok(Arc::clone(template.insert(Arc::new(Template { directory, _scratch: scratch }))))
+    let (scratch, origin) = (Scratch::new()?, Origin::Nothing(bin_dir.as_deref()));
+    let directory = DataDirectory::open(&scratch.path().join("data"), false, &origin)?;
+    let template = Arc::new(Template { directory, _scratch: scratch });
+    templates.insert(bin_dir, Arc::clone(&template));
+    Ok(template)
 }

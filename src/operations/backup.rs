@@ -23,10 +23,9 @@ use tokio_postgres::types::Type;
 use uuid::Uuid;
 
 use self::unchanged::Witness;
-use super::{Plan, Step, StepContext, StepError, Work};
+use super::{Plan, Step, StepContext, StepError, Work, require_settled};
 use crate::catalog::CatalogError;
 use crate::metrics;
-use crate::tenant::TenantState;
 use crate::tenant::settings::EncryptionSettings;
 
 mod goals;
@@ -79,7 +78,7 @@ struct Note {
 }
 
 async fn look_for_changes(cx: &StepContext<'_>) -> Result<(), StepError> {
-    require_data(cx)?;
+    require_settled(&cx.tenant)?;
     if cx.work()? != (Work::Backup { unless_unchanged: true }) {
         return Ok(());
     }
@@ -93,7 +92,7 @@ async fn upload_dump(cx: &StepContext<'_>) -> Result<(), StepError> {
     if cx.recall::<Uuid>(STANDS).is_some() {
         return Ok(());
     }
-    require_data(cx)?;
+    require_settled(&cx.tenant)?;
     let store = cx.environment.store()?;
     let server = cx.environment.server(cx.tenant.server_id).await?;
     let (tools, server_version) = cx.environment.tools(&server).await?;
@@ -153,17 +152,6 @@ async fn upload_dump(cx: &StepContext<'_>) -> Result<(), StepError> {
         also_for: also_for.iter().map(ToString::to_string).collect(),
     };
     cx.remember(DUMP, &note).await
-}
-
-/// Refuses a tenant that has no database to be dumped now.
-fn require_data(cx: &StepContext<'_>) -> Result<(), StepError> {
-    if matches!(cx.tenant.state, TenantState::Active | TenantState::Suspended) {
-        return Ok(());
-    }
-    Err(StepError::fail(
-        format!("the tenant is {}, so there is nothing to back up", cx.tenant.state),
-        "finish or retry its other operation first (`tenantry operation list`)",
-    ))
 }
 
 /// The tenant's own key, which it may have given to read its backups without us.

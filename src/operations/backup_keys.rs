@@ -33,8 +33,7 @@ impl Environment {
         slug: &TenantSlug,
         by: Requester<'_>,
     ) -> Result<OperationRecord, CatalogError> {
-        let wanted = &[TenantState::Active, TenantState::Suspended];
-        self.ask(slug, wanted, &Work::RotateBackupKey {}, by).await
+        self.ask(slug, &TenantState::SETTLED, &Work::RotateBackupKey {}, by).await
     }
 
     /// Puts the keys in the manifests under the present master key, of every tenant that has one which is

@@ -83,7 +83,7 @@ impl CatchingUpWorker {
             mode: self.mode,
             version: permitted.target_version(),
             repeatables: permitted.repeatables_digest().map(str::to_owned),
-            template: permitted.digest().to_owned(),
+            template: self.environment.template_digest(&permitted),
         };
         let is_known =
             |(when, said): &(Instant, WantedSchema)| when.elapsed() < LIVES && *said == wanted;

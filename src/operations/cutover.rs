@@ -4,13 +4,15 @@
 //! the new one. Until that word, whatever fails is undone at once: the database that served goes on doing
 //! so, and nobody waits for another try. The replaced database is kept for a while.
 
+use std::time::{Duration, Instant};
+
 use serde::{Deserialize, Serialize};
 use tenantry_provisioning::{
     DatabaseName, Marker, Owner, Possession, Retirement, Server, Swap, scram_verifier,
 };
 use uuid::Uuid;
 
-use super::{StepContext, StepError, chain, provision};
+use super::{StepContext, StepError, chain, provision, relocate};
 use crate::tenant::TenantState;
 
 /// What is to come into the place of a tenant's database.
@@ -23,7 +25,23 @@ pub(super) struct Incoming {
     pub version: i64,
     /// The digest of its repeatable migration files; `None` leaves the tenant's as it is.
     pub repeatables: Option<String>,
+    /// How it comes to what the tenant has.
+    pub arrival: Arrival,
 }
+
+/// How the incoming database comes to what it is to hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Arrival {
+    /// It holds that already.
+    Complete,
+    /// It does not exist yet: on another server, it is copied from the tenant's own once nobody writes to that.
+    Copied,
+    /// On another server, it follows the tenant's own, and gets the rest once nobody writes to that.
+    Followed,
+}
+
+/// How long requests that were let in may take to end, before their sessions are ended.
+const QUIET: Duration = Duration::from_secs(2);
 
 /// How the tenant stood before, as the operation remembers it.
 const BEFORE: &str = "before";
@@ -81,13 +99,32 @@ pub(super) async fn let_go(
 
 /// After the tenant is served elsewhere: its role has nothing to do on the server that it left.
 pub(super) async fn leave_server(cx: &StepContext<'_>) -> Result<(), StepError> {
-    match cx.recall::<Before>(BEFORE) {
-        Some(before) if before.server_id != cx.tenant.server_id => {
-            let server = cx.environment.server(before.server_id).await?;
-            Ok(server.drop_role(&cx.tenant.role, cx.tenant.id).await?)
-        }
-        _ => Ok(()),
+    let Some(left) = left_server(cx) else { return Ok(()) };
+    let server = cx.environment.server(left).await?;
+    Ok(server.drop_role(&cx.tenant.role, cx.tenant.id).await?)
+}
+
+/// Removes what a cutover brought to a server that the tenant did not come to, where its undoing was cut off. The
+/// tenant is served where it was since then, so that is out of date.
+pub(super) async fn clear_stale(
+    cx: &StepContext<'_>,
+    incoming: &DatabaseName,
+    server_id: Uuid,
+) -> Result<(), StepError> {
+    let Some(before) = cx.recall::<Before>(BEFORE) else { return Ok(()) };
+    let target = cx.environment.server(server_id).await?;
+    let is_back = cx.tenant.state != TenantState::Restoring && cx.tenant.epoch == before.epoch;
+    if is_back && is_ours(&target, &cx.tenant.database, cx.operation.id).await? {
+        provision::drop_build(&target, cx.operation.id).await?;
+        clear_target(cx, &before, incoming, server_id).await?;
     }
+    Ok(())
+}
+
+/// The server that the tenant was on before, once it is on another.
+pub(super) fn left_server(cx: &StepContext<'_>) -> Option<Uuid> {
+    let before = cx.recall::<Before>(BEFORE)?;
+    (before.server_id != cx.tenant.server_id).then_some(before.server_id)
 }
 
 /// Finds out while the tenant is still served that its database cannot be renamed.
@@ -147,6 +184,7 @@ async fn exchange(
     let keep = cx.environment.limits.restore_keep;
     cx.lock.retain_database(&retired, before.server_id, keep).await?;
     let reason = cx.tenant.suspended_reason.as_deref();
+    let held = Instant::now();
     cx.lock.set_state(TenantState::Restoring, reason).await?;
 
     let (live, role) = (&cx.tenant.database, &cx.tenant.role);
@@ -155,13 +193,33 @@ async fn exchange(
         target.swap(Swap { live, incoming, retired: &retired, role, owner, epoch }).await?;
     } else {
         refuse_stranger(&target, live, owner).await?;
+        let is_there = is_ours(&target, live, cx.operation.id).await?;
+        let is_served_here = source.database(live).await?.is_some();
+        if is_there && is_served_here && incoming.arrival != Arrival::Complete {
+            // An undoing that was cut off: what is over there is older than what is here.
+            return Err(StepError::fail(
+                "an earlier attempt left a copy on the other server, which is out of date by now",
+                "retry; the copy is removed, and made anew",
+            ));
+        }
+        source.await_quiet(live, QUIET).await?;
+        if incoming.arrival == Arrival::Followed && !is_there {
+            relocate::drain(cx, &source, &target).await?;
+        }
         source.retire(Retirement { live, retired: &retired, role, owner }).await?;
+        match incoming.arrival {
+            Arrival::Copied if !is_there => relocate::copy(cx, &source, &retired, &target).await?,
+            Arrival::Followed => target.unsubscribe(&incoming.database, cx.operation.id).await?,
+            Arrival::Copied | Arrival::Complete => {}
+        }
         possess(cx, before, &target, &incoming.database, owner, epoch).await?;
     }
     provision::prove_isolation(cx, &target, epoch).await?;
     let (state, version) = (before.state, incoming.version);
     let repeatables = incoming.repeatables.as_deref();
-    Ok(cx.lock.serve_at(incoming.server_id, state, epoch, version, repeatables).await?)
+    cx.lock.serve_at(incoming.server_id, state, epoch, version, repeatables).await?;
+    tracing::info!(held_secs = held.elapsed().as_secs_f64(), "requests waited for the cutover");
+    Ok(())
 }
 
 /// Serves the replaced database again. What is found decides what is left to do.
@@ -229,7 +287,7 @@ async fn possess(
 }
 
 /// A database of the tenant's name that this operation did not bring is not to be served by mistake.
-async fn refuse_stranger(
+pub(super) async fn refuse_stranger(
     server: &Server,
     live: &DatabaseName,
     owner: Owner,

@@ -7,11 +7,11 @@ use std::collections::BTreeSet;
 
 use futures_util::FutureExt as _;
 use tenantry_backup::KeyScope;
-use tenantry_provisioning::{DatabaseName, NameError, Proof, RoleName};
+use tenantry_provisioning::{DatabaseName, NameError, Owner, Proof, RoleName};
 use uuid::Uuid;
 
 use super::request::refuse_hold;
-use super::{Plan, Step, StepContext, StepError, Work, erase, provision};
+use super::{Plan, Step, StepContext, StepError, Work, erase, import, provision, restore_at};
 use crate::tenant::TenantState;
 
 pub(super) const PLAN: Plan = Plan { steps: STEPS, abandon: &[], no_return: 0 };
@@ -37,6 +37,9 @@ async fn stop_routing(cx: &StepContext<'_>) -> Result<(), StepError> {
 }
 
 async fn drop_databases(cx: &StepContext<'_>) -> Result<(), StepError> {
+    if is_homeless(cx) {
+        return Ok(());
+    }
     let server = cx.environment.server(cx.tenant.server_id).await?;
     for spare in cx.lock.claimed_spares().await? {
         server.drop_owned_database(&DatabaseName::spare(spare), Proof::Name).await?;
@@ -44,8 +47,10 @@ async fn drop_databases(cx: &StepContext<'_>) -> Result<(), StepError> {
     }
     for operation in cx.lock.unfinished_operations().await? {
         provision::drop_build(&server, operation).await?;
+        restore_at::remove_scratch(cx.environment, operation).await?;
     }
     provision::drop_build(&server, cx.operation.id).await?;
+    restore_at::remove_scratch(cx.environment, cx.operation.id).await?;
     for (operation, place) in cx.lock.failed_moves().await? {
         clear_place(cx, operation, place).await?;
     }
@@ -68,6 +73,8 @@ async fn drop_databases(cx: &StepContext<'_>) -> Result<(), StepError> {
 async fn clear_place(cx: &StepContext<'_>, operation: Uuid, place: Uuid) -> Result<(), StepError> {
     let server = cx.environment.server(place).await?;
     provision::drop_build(&server, operation).await?;
+    let home = cx.environment.server(cx.tenant.server_id).await?;
+    home.unpublish(&[&cx.tenant.database], Owner { tenant: cx.tenant.id, operation }).await?;
     let (database, role, id) = (&cx.tenant.database, &cx.tenant.role, cx.tenant.id);
     let dropped = match server.drop_owned_database(database, Proof::Owner(id)).await {
         Ok(()) => server.drop_role(role, id).await,
@@ -81,7 +88,11 @@ async fn clear_place(cx: &StepContext<'_>, operation: Uuid, place: Uuid) -> Resu
 }
 
 async fn drop_role(cx: &StepContext<'_>) -> Result<(), StepError> {
+    if is_homeless(cx) {
+        return Ok(());
+    }
     let server = cx.environment.server(cx.tenant.server_id).await?;
+    import::dismiss_guests(cx, &server).await?;
     for role in names(cx, &cx.tenant.role, RoleName::tenant).await? {
         match server.drop_role(&role, cx.tenant.id).await {
             Err(tenantry_provisioning::Error::NotOurs { .. }) => {}
@@ -89,6 +100,11 @@ async fn drop_role(cx: &StepContext<'_>) -> Result<(), StepError> {
         }
     }
     Ok(())
+}
+
+/// A tenant that was deleted before has nothing on a server that has been removed since.
+fn is_homeless(cx: &StepContext<'_>) -> bool {
+    cx.tenant.server_id.is_nil()
 }
 
 /// The tenant's own name for something, and those that a rename that never ended may have given it.
@@ -153,5 +169,6 @@ fn erases(cx: &StepContext<'_>) -> Result<bool, StepError> {
 
 /// A tenant that could not be made from its backups still has them.
 fn keeps_backups(cx: &StepContext<'_>) -> Result<bool, StepError> {
-    Ok(matches!(cx.work()?, Work::Delete { keep_backups: true, .. } | Work::RestoreAs { .. }))
+    let work = cx.work()?;
+    Ok(work.makes_tenant() || matches!(work, Work::Delete { keep_backups: true, .. }))
 }

@@ -120,9 +120,13 @@ async fn conclude(cx: &StepContext<'_>, outcome: Result<(), Flaw>) -> Result<(),
         Err(Flaw::Elsewhere(error)) => return Err(error),
         Err(Flaw::Backup(error)) => error,
     };
-    cx.lock.record_problem(backup(cx)?, &error.to_string()).await?;
     drop_build(cx).await?;
-    Err(error)
+    let failed: Result<(), StepError> = Err(error);
+    let missing = cx.environment.is_missing(&failed).await?;
+    if let Err(error) = &failed {
+        cx.lock.record_problem(backup(cx)?, &error.to_string(), missing).await?;
+    }
+    failed
 }
 
 async fn compare_all(
@@ -167,7 +171,7 @@ async fn compare_contents(
     let store = cx.environment.store().map_err(Flaw::Elsewhere)?;
     let tables = digest_tables(store, manifest, key, tools).await;
     for TableDigest { columns, rows } in tables.map_err(|error| Flaw::of(error.into()))? {
-        let found = copied(session, &columns).await;
+        let found = digest(session, &columns).await;
         let found = found
             .map_err(|error| Flaw::Elsewhere(tenantry_provisioning::Error::from(error).into()))?;
         if found != rows {
@@ -177,9 +181,12 @@ async fn compare_contents(
     Ok(())
 }
 
-/// The rows of a restored table.
-async fn copied(session: &Connection, columns: &str) -> Result<RowDigest, tokio_postgres::Error> {
-    let rows = session.copy_out(&format!("copy {columns} to stdout")).await?;
+/// The rows of a table, or of a query in brackets, as `copy` writes them.
+pub(super) async fn digest(
+    session: &Connection,
+    what: &str,
+) -> Result<RowDigest, tokio_postgres::Error> {
+    let rows = session.copy_out(&format!("copy {what} to stdout")).await?;
     pin_mut!(rows);
     let mut digest = RowDigest::default();
     while let Some(bytes) = rows.try_next().await? {

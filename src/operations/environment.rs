@@ -1,21 +1,22 @@
 //! [`Environment`]: what operations work with, built once per process.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use moka::future::Cache;
 use tenantry_backup::{BackupStore, PgTools};
-use tenantry_provisioning::{MigrationSet, MigrationTimeouts, SchemaError, Server};
+use tenantry_provisioning::{Hardening, MigrationSet, MigrationTimeouts, SchemaError, Server};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::timeout;
 use uuid::Uuid;
 
-use super::StepError;
 use super::backup::BackupRules;
 use super::drills::{DrillSchedule, DrillTimes};
+use super::import::ImportSource;
 use super::webhook::Webhook;
+use super::{ArchiveSettings, StepError};
 use crate::catalog::catching_up::CatchUpMode;
 use crate::catalog::freeze::Freeze;
 use crate::catalog::rollouts::{FleetStatus, TenantStanding};
@@ -44,7 +45,16 @@ pub struct Environment {
     servers: Cache<Uuid, Server>,
     /// Programs and version of each server; looked at again after a while, as both may be upgraded.
     tools: Cache<String, (PgTools, String)>,
-    turns: Arc<Semaphore>,
+    here: Arc<Here>,
+}
+
+/// What belongs to this process.
+#[derive(Debug)]
+struct Here {
+    /// To dump or to restore.
+    turns: Semaphore,
+    /// The dumps from elsewhere, by the operations that import them.
+    sources: Mutex<HashMap<Uuid, ImportSource>>,
 }
 
 /// Bounds on what operations do.
@@ -54,22 +64,28 @@ pub struct Limits {
     pub migrations_dir: PathBuf,
     /// The SQL file that `--sample-data` loads.
     pub sample_data: Option<PathBuf>,
-    /// Where `pg_dump` and `pg_restore` are, if not in the usual places.
-    pub pg_bin_dir: Option<PathBuf>,
+    /// Where `pg_dump` and `pg_restore` are, of each major version, if not in the usual places.
+    pub pg_bin_dirs: Vec<PathBuf>,
     /// When tenants that are behind are migrated without anybody asking; none where they are not.
     pub catch_up: Option<CatchUpMode>,
+    /// What tenants may see of each other.
+    pub hardening: Hardening,
     /// Bounds on the statements of a migration.
     pub migration_timeouts: MigrationTimeouts,
     /// What the settings of tenants must keep to.
     pub settings: SettingsRules,
     /// How long the database that a restore replaced is kept.
     pub restore_keep: Duration,
+    /// Where this machine finds the WAL archives of servers; none where it reads none.
+    pub archives: Option<Box<ArchiveSettings>>,
     /// The settings in force, without any secret, for backups of the catalog.
     pub configuration: BTreeMap<String, String>,
     /// When backups are drilled without anybody asking.
     pub drills: Option<DrillSchedule>,
     /// When isolation is audited without anybody asking.
     pub audits: Option<Box<DrillTimes>>,
+    /// How long entries of the audit log are kept; for good where nothing is set.
+    pub audit_retention: Option<Duration>,
     /// How many ready clones to keep on each server.
     pub spares: usize,
     /// What holds for scheduled backups.
@@ -88,7 +104,7 @@ impl Environment {
         limits: Limits,
     ) -> Result<Self, SchemaError> {
         let migrations = load(&limits.migrations_dir).await?;
-        let turns = Arc::new(Semaphore::new(limits.dumps));
+        let turns = Semaphore::new(limits.dumps);
         Ok(Self {
             catalog,
             store,
@@ -96,7 +112,7 @@ impl Environment {
             webhook: None,
             migrations: Arc::new(Mutex::new(migrations)),
             tools: Cache::builder().time_to_live(SERVER_TTL).build(),
-            turns,
+            here: Arc::new(Here { turns, sources: Mutex::default() }),
             servers: Cache::builder().time_to_live(SERVER_TTL).max_capacity(10_000).build(),
         })
     }
@@ -106,6 +122,12 @@ impl Environment {
     pub fn with_webhook(mut self, webhook: Option<Webhook>) -> Self {
         self.webhook = webhook;
         self
+    }
+
+    /// The same for somebody: see [`Catalog::asked_by`].
+    #[must_use]
+    pub fn asked_by(&self, name: &str) -> Self {
+        Self { catalog: self.catalog.asked_by(name), ..self.clone() }
     }
 
     /// The migrations as they were last read.
@@ -119,6 +141,12 @@ impl Environment {
     pub async fn permitted(&self) -> Result<MigrationSet, CatalogError> {
         let (set, freeze) = (self.migrations(), self.catalog.freeze().await?);
         Ok(freeze.map_or_else(|| set.clone(), |freeze| set.up_to(freeze.version)))
+    }
+
+    /// What the template that these files make here is known by.
+    #[must_use]
+    pub fn template_digest(&self, set: &MigrationSet) -> String {
+        self.limits.hardening.template_digest(set)
     }
 
     /// Where the fleet stands beside these files; one look at the catalog.
@@ -166,9 +194,15 @@ impl Environment {
         if let Some(server) = self.servers.get(&id).await {
             return Ok(server);
         }
-        let server = Server::new(self.catalog.server_url(id).await?, self.limits.admin_connections);
+        let server = Server::new(self.catalog.server_url(id).await?, self.limits.admin_connections)
+            .hardened(self.limits.hardening);
         self.servers.insert(id, server.clone()).await;
         Ok(server)
+    }
+
+    /// No longer knows a server that has been removed.
+    pub(super) async fn forget_server(&self, id: Uuid) {
+        self.servers.invalidate(&id).await;
     }
 
     /// Whether a server answers within `patience`.
@@ -201,19 +235,36 @@ impl Environment {
             return Ok(known);
         }
         let facts = server.facts().await?;
-        let found = PgTools::for_server(facts.major, self.limits.pg_bin_dir.as_deref()).await;
-        let tools = found.map_err(|error| {
-            let remedy = error.remedy();
-            StepError::Fail(Box::new(error), Some(remedy))
-        })?;
-        let known = (tools, facts.version);
+        let known = (self.tools_of(facts.major).await?, facts.version);
         self.tools.insert(address, known.clone()).await;
         Ok(known)
     }
 
+    /// The same of a major version.
+    pub(super) async fn tools_of(&self, major: u32) -> Result<PgTools, StepError> {
+        PgTools::for_server(major, &self.limits.pg_bin_dirs).await.map_err(|error| {
+            let remedy = error.remedy();
+            StepError::Fail(Box::new(error), Some(remedy))
+        })
+    }
+
+    /// The dump that an operation imports, if it is here.
+    pub(super) fn source(&self, operation: Uuid) -> Option<ImportSource> {
+        self.here.sources.lock().unwrap_or_else(PoisonError::into_inner).get(&operation).cloned()
+    }
+
+    /// Keeps the dump that an operation imports, or none any more.
+    pub(super) fn keep_source(&self, operation: Uuid, source: Option<ImportSource>) {
+        let mut sources = self.here.sources.lock().unwrap_or_else(PoisonError::into_inner);
+        match source {
+            Some(source) => drop(sources.insert(operation, source)),
+            None => drop(sources.remove(&operation)),
+        }
+    }
+
     /// A turn to dump or to restore; held for as long as that takes.
     pub(super) async fn turn(&self) -> SemaphorePermit<'_> {
-        self.turns.acquire().await.expect("nobody closes it")
+        self.here.turns.acquire().await.expect("nobody closes it")
     }
 }
 

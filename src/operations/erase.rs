@@ -19,7 +19,7 @@ use super::request::{Requester, refuse_hold};
 use super::{Environment, Plan, Step, StepContext, StepError, Work};
 use crate::catalog::CatalogError;
 use crate::catalog::operations::OperationRecord;
-use crate::tenant::{TenantSlug, TenantState};
+use crate::tenant::{Tenant, TenantSlug, TenantState};
 
 pub(super) const PLAN: Plan = Plan {
     steps: &[
@@ -42,15 +42,46 @@ struct Note {
 }
 
 impl Environment {
-    /// Destroys the keys of a tenant's backups; those that are there can never be read again.
+    /// Destroys the keys of a tenant's backups; those that are there can never be read again. Where no tenant has
+    /// the slug, it is the deleted one that had it and whose backups were kept.
     pub async fn destroy_backup_keys(
         &self,
         slug: &TenantSlug,
         by: Requester<'_>,
     ) -> Result<OperationRecord, CatalogError> {
+        let tenant = self.owner_of_backups(slug).await?;
+        self.destroy_backup_keys_of(&tenant, by).await
+    }
+
+    /// The same of this tenant, deleted or not.
+    pub async fn destroy_backup_keys_of(
+        &self,
+        tenant: &Tenant,
+        by: Requester<'_>,
+    ) -> Result<OperationRecord, CatalogError> {
         self.require_store()?;
-        let wanted = &[TenantState::Active, TenantState::Suspended];
-        self.ask(slug, wanted, &Work::DestroyBackupKeys {}, by).await
+        let wanted = &[TenantState::Active, TenantState::Suspended, TenantState::Deleted];
+        self.ask_of(tenant, wanted, &Work::DestroyBackupKeys {}, by).await
+    }
+
+    /// The tenant that has a slug; or the deleted one that had it, where its backups can still be read.
+    pub async fn owner_of_backups(&self, slug: &TenantSlug) -> Result<Tenant, CatalogError> {
+        let absent = match self.catalog.tenant(slug).await {
+            Err(error @ CatalogError::Missing { .. }) => error,
+            other => return other,
+        };
+        match self.catalog.deleted_owners(slug).await?.as_slice() {
+            [] => Err(absent),
+            [one] => self.catalog.tenant_by_id(*one).await,
+            several => {
+                let ids: Vec<String> = several.iter().map(ToString::to_string).collect();
+                Err(CatalogError::Conflict(format!(
+                    "{} deleted tenants were called {slug}; say which with --tenant-id: {}",
+                    several.len(),
+                    ids.join(", ")
+                )))
+            }
+        }
     }
 
     /// Deletes a tenant, whatever its state, and certifies that what it had in backups is gone.

@@ -19,9 +19,9 @@ use uuid::Uuid;
 use self::archive::Archive;
 pub use self::archive::ExportedFile;
 use super::backup::{Snapshot, count_all_rows, open_snapshot};
-use super::{Environment, StepError};
+use super::{Environment, StepError, require_settled};
 use crate::catalog::audit_log::Event;
-use crate::tenant::{TenantSlug, TenantState};
+use crate::tenant::TenantSlug;
 
 /// The format that this version writes.
 const FORMAT: u32 = 1;
@@ -72,12 +72,7 @@ impl Environment {
         by: &str,
     ) -> Result<ExportManifest, StepError> {
         let tenant = self.catalog.tenant(slug).await?;
-        if !matches!(tenant.state, TenantState::Active | TenantState::Suspended) {
-            return Err(StepError::fail(
-                format!("the tenant is {}, so there is nothing to export", tenant.state),
-                "finish or retry its other operation first (`tenantry operation list`)",
-            ));
-        }
+        require_settled(&tenant)?;
         let server = self.server(tenant.server_id).await?;
         let (tools, server_version) = self.tools(&server).await?;
         let session = server.connect(&tenant.database).await?;

@@ -4,8 +4,8 @@
 use futures_util::FutureExt as _;
 use tenantry_provisioning::{MigrationSet, Server, apply, current_version};
 
-use super::{Plan, Step, StepContext, StepError, Work};
-use crate::tenant::{Tenant, TenantState};
+use super::{Plan, Step, StepContext, StepError, Work, require_settled};
+use crate::tenant::Tenant;
 
 pub(super) const PLAN: Plan = Plan {
     steps: &[Step::new("apply_migrations", |cx| apply_migrations(cx).boxed())],
@@ -20,12 +20,7 @@ pub(super) fn is_due(tenant: &Tenant, set: &MigrationSet) -> bool {
 }
 
 async fn apply_migrations(cx: &StepContext<'_>) -> Result<(), StepError> {
-    if !matches!(cx.tenant.state, TenantState::Active | TenantState::Suspended) {
-        return Err(StepError::fail(
-            format!("the tenant is {}", cx.tenant.state),
-            "finish or retry its other operation first (`tenantry operation list`)",
-        ));
-    }
+    require_settled(&cx.tenant)?;
     let server = cx.environment.server(cx.tenant.server_id).await?;
     let mut set = cx.migrations();
     if let Work::Migrate { to: Some(to) } = cx.work()? {

@@ -41,8 +41,9 @@ struct Origin {
 async fn build_database(cx: &StepContext<'_>) -> Result<(), StepError> {
     let server = cx.environment.server(cx.tenant.server_id).await?;
     let set = cx.migrations();
+    let digest = cx.environment.template_digest(&set);
 
-    while let Some(spare) = cx.lock.claim_spare(cx.tenant.server_id, set.digest()).await? {
+    while let Some(spare) = cx.lock.claim_spare(cx.tenant.server_id, &digest).await? {
         if server.database(&DatabaseName::spare(spare)).await?.is_some()
             || is_done(cx, &server).await?
         {
@@ -54,7 +55,7 @@ async fn build_database(cx: &StepContext<'_>) -> Result<(), StepError> {
         return Ok(());
     }
     let build = DatabaseName::build(cx.operation.id);
-    let template = DatabaseName::template(set.digest());
+    let template = DatabaseName::template(&digest);
     note_origin(cx, None, &set).await?;
     if server.database(&template).await?.is_some_and(|facts| facts.is_template) {
         server.create_build(&build, Source::Template(&template)).await?;
@@ -191,5 +192,8 @@ pub(super) async fn prove_isolation(
 
 /// Drops what a provisioning built under this operation's name; part of deleting a tenant.
 pub(super) async fn drop_build(server: &Server, operation: Uuid) -> Result<(), StepError> {
-    Ok(server.drop_owned_database(&DatabaseName::build(operation), Proof::Name).await?)
+    let build = DatabaseName::build(operation);
+    // One that follows another database cannot be dropped.
+    server.unsubscribe(&build, operation).await?;
+    Ok(server.drop_owned_database(&build, Proof::Name).await?)
 }

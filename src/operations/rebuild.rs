@@ -105,10 +105,11 @@ impl Environment {
 
     async fn servers_to_use(&self, named: &[String]) -> Result<Vec<String>, StepError> {
         if named.is_empty() {
-            let all = self.catalog.servers().await?;
+            let mut all = self.catalog.servers().await?;
+            all.retain(|server| server.cordoned.is_none());
             if all.is_empty() {
                 return Err(StepError::fail(
-                    "the catalog has no server to put tenants on",
+                    "the catalog has no server to put tenants on, or all are cordoned",
                     "add one with `tenantry server add`, then do this again",
                 ));
             }

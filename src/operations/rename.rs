@@ -11,7 +11,7 @@ use futures_util::FutureExt as _;
 use tenantry_provisioning::{DatabaseName, Rename, RoleName};
 
 use super::cutover::require_nothing_prepared;
-use super::{Plan, Step, StepContext, StepError, Work, chain};
+use super::{Plan, Step, StepContext, StepError, Work, chain, require_settled};
 use crate::tenant::{TenantSlug, TenantState};
 
 pub(super) const PLAN: Plan = Plan {
@@ -42,15 +42,7 @@ struct Names {
 
 /// Finds out while the tenant is still served what could only fail in the cutover.
 async fn check_names(cx: &StepContext<'_>) -> Result<(), StepError> {
-    if !matches!(cx.tenant.state, TenantState::Active | TenantState::Suspended) {
-        return Err(StepError::fail(
-            format!(
-                "the tenant is {}; only an active or suspended one can be renamed",
-                cx.tenant.state
-            ),
-            "finish or retry its other operation first (`tenantry operation list`)",
-        ));
-    }
+    require_settled(&cx.tenant)?;
     let server = cx.environment.server(cx.tenant.server_id).await?;
     require_nothing_prepared(&server, &cx.tenant.database).await?;
     let new = names(cx)?;

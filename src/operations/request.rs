@@ -5,15 +5,19 @@
 use uuid::Uuid;
 
 use super::environment::{NO_STORE, SET_STORE};
-use super::{Environment, Work, migrate};
+use super::{Environment, Way, Work, migrate};
 use crate::catalog::CatalogError;
-use crate::catalog::operations::{BatchItem, OperationRecord};
+use crate::catalog::operations::{BatchItem, NewOperation, OperationRecord};
 use crate::catalog::tenants::{NewTenant, TenantFilter};
-use crate::tenant::{Tenant, TenantSlug, TenantState};
+use crate::tenant::{Tenant, TenantSettings, TenantSlug, TenantState};
 
+mod clone;
 mod restore;
+mod restore_at;
 
+pub use clone::CloneAs;
 pub use restore::{BackupChoice, RestoreAs};
+pub use restore_at::PointInTime;
 
 /// Who asks, and under which key the same request finds the same operation again.
 #[derive(Clone, Copy, Debug)]
@@ -22,6 +26,16 @@ pub struct Requester<'a> {
     pub name: &'a str,
     /// The request's `Idempotency-Key`.
     pub idempotency_key: Option<&'a str>,
+}
+
+impl<'a> Requester<'a> {
+    /// What is asked for.
+    pub(super) fn operation(self, work: &Work, tenant: Uuid) -> NewOperation<'a> {
+        NewOperation {
+            idempotency_key: self.idempotency_key,
+            ..work.new_operation(tenant, self.name)
+        }
+    }
 }
 
 impl Environment {
@@ -35,12 +49,7 @@ impl Environment {
         if let Some(earlier) = self.earlier(by).await? {
             return Ok(earlier);
         }
-        let tenant = Uuid::now_v7();
-        let work = Work::Provision { sample_data };
-        let mut operation = work.new_operation(tenant, by.name);
-        operation.idempotency_key = by.idempotency_key;
-        let created = self.catalog.create_tenant(tenant, new, &operation).await;
-        self.or_earlier(created, by).await
+        self.make(new, &Work::Provision { sample_data }, by).await
     }
 
     /// Stops serving a tenant.
@@ -50,8 +59,7 @@ impl Environment {
         reason: Option<String>,
         by: Requester<'_>,
     ) -> Result<OperationRecord, CatalogError> {
-        let wanted = &[TenantState::Active, TenantState::Suspended];
-        self.ask(slug, wanted, &Work::Suspend { reason }, by).await
+        self.ask(slug, &TenantState::SETTLED, &Work::Suspend { reason }, by).await
     }
 
     /// Serves a suspended tenant again.
@@ -60,8 +68,7 @@ impl Environment {
         slug: &TenantSlug,
         by: Requester<'_>,
     ) -> Result<OperationRecord, CatalogError> {
-        let wanted = &[TenantState::Suspended, TenantState::Active];
-        self.ask(slug, wanted, &Work::Resume {}, by).await
+        self.ask(slug, &TenantState::SETTLED, &Work::Resume {}, by).await
     }
 
     /// Gives a tenant's login role another password; open sessions stay.
@@ -70,8 +77,7 @@ impl Environment {
         slug: &TenantSlug,
         by: Requester<'_>,
     ) -> Result<OperationRecord, CatalogError> {
-        let wanted = &[TenantState::Active, TenantState::Suspended];
-        self.ask(slug, wanted, &Work::RotatePassword {}, by).await
+        self.ask(slug, &TenantState::SETTLED, &Work::RotatePassword {}, by).await
     }
 
     /// Gives a tenant another slug, and its database and role the names that go with it. Nobody else can
@@ -85,18 +91,54 @@ impl Environment {
         if let Some(earlier) = self.earlier(by).await? {
             return Ok(earlier);
         }
-        let wanted = &[TenantState::Active, TenantState::Suspended];
-        let tenant = self.tenant_in(slug, wanted).await?;
+        let tenant = self.settled(slug).await?;
         if tenant.slug == *to {
             return Err(CatalogError::Conflict(format!(
                 "the tenant is called `{to}` already; choose another slug"
             )));
         }
         let work = Work::Rename { to: to.clone() };
-        let mut operation = work.new_operation(tenant.id, by.name);
-        operation.idempotency_key = by.idempotency_key;
+        let operation = by.operation(&work, tenant.id);
         let asked = self.catalog.enqueue_rename(to, &operation).await;
         self.or_earlier(asked, by).await
+    }
+
+    /// Moves a tenant to another server, online where that is possible.
+    pub async fn relocate(
+        &self,
+        slug: &TenantSlug,
+        to: &str,
+        by: Requester<'_>,
+    ) -> Result<OperationRecord, CatalogError> {
+        self.relocate_by(slug, to, Way::Auto, by).await
+    }
+
+    /// Moves a tenant to another server in this way.
+    pub async fn relocate_by(
+        &self,
+        slug: &TenantSlug,
+        to: &str,
+        way: Way,
+        by: Requester<'_>,
+    ) -> Result<OperationRecord, CatalogError> {
+        if let Some(earlier) = self.earlier(by).await? {
+            return Ok(earlier);
+        }
+        let tenant = self.catalog.tenant(slug).await?;
+        let server = self.other_place(&tenant, to).await?;
+        self.queue(&tenant, &TenantState::SETTLED, &Work::Relocate { server, way }, by).await
+    }
+
+    /// The server with this name, if a tenant may move to it.
+    pub async fn other_place(&self, tenant: &Tenant, name: &str) -> Result<Uuid, CatalogError> {
+        let server = self.catalog.check_place(tenant, name).await?;
+        if server != tenant.server_id {
+            return Ok(server);
+        }
+        Err(CatalogError::Conflict(format!(
+            "tenant `{}` is on server `{name}` already; `tenantry server plan` shows others",
+            tenant.slug
+        )))
     }
 
     /// Deletes a tenant, whatever its state.
@@ -116,8 +158,7 @@ impl Environment {
         by: Requester<'_>,
     ) -> Result<OperationRecord, CatalogError> {
         self.require_store()?;
-        let wanted = &[TenantState::Active, TenantState::Suspended];
-        self.ask(slug, wanted, &Work::Backup { unless_unchanged: false }, by).await
+        self.ask(slug, &TenantState::SETTLED, &Work::Backup { unless_unchanged: false }, by).await
     }
 
     /// Removes what a tenant's retention does not keep.
@@ -127,8 +168,7 @@ impl Environment {
         by: Requester<'_>,
     ) -> Result<OperationRecord, CatalogError> {
         self.require_store()?;
-        let wanted = &[TenantState::Active, TenantState::Suspended];
-        self.ask(slug, wanted, &Work::Prune {}, by).await
+        self.ask(slug, &TenantState::SETTLED, &Work::Prune {}, by).await
     }
 
     /// Brings tenants to the newest migration: those named, or all that are behind. Returns the batch.
@@ -159,8 +199,7 @@ impl Environment {
         if let Some(earlier) = self.earlier(by).await? {
             return Ok(earlier);
         }
-        let wanted = &[TenantState::Active, TenantState::Suspended];
-        let tenant = self.tenant_in(slug, wanted).await?;
+        let tenant = self.settled(slug).await?;
         let set = self.migrations();
         let version = version.unwrap_or(set.target_version());
         if version == 0 || set.at(version).is_none() {
@@ -170,8 +209,7 @@ impl Environment {
             )));
         }
         let work = Work::Baseline { version, accepted };
-        let mut operation = work.new_operation(tenant.id, by.name);
-        operation.idempotency_key = by.idempotency_key;
+        let mut operation = by.operation(&work, tenant.id);
         operation.migrations_digest = Some(set.digest());
         let asked = self.catalog.enqueue(&operation).await;
         self.or_earlier(asked, by).await
@@ -200,9 +238,7 @@ impl Environment {
         if slugs.is_empty() {
             let filter = TenantFilter { limit: i64::MAX, ..TenantFilter::default() };
             let mut all = self.catalog.tenants(&filter).await?;
-            all.retain(|tenant| {
-                matches!(tenant.state, TenantState::Active | TenantState::Suspended)
-            });
+            all.retain(|tenant| tenant.state.is_settled());
             return Ok(all);
         }
         let mut named = Vec::with_capacity(slugs.len());
@@ -255,37 +291,96 @@ impl Environment {
         work: &Work,
         by: Requester<'_>,
     ) -> Result<OperationRecord, CatalogError> {
+        // First: what was asked for may have deleted the tenant.
         if let Some(earlier) = self.earlier(by).await? {
             return Ok(earlier);
         }
-        let tenant = self.tenant_in(slug, wanted).await?;
-        if work.takes_backups_away() {
-            refuse_hold(&tenant)?;
+        let tenant = self.catalog.tenant(slug).await?;
+        self.queue(&tenant, wanted, work, by).await
+    }
+
+    /// The same of a tenant that is known already, and may be deleted.
+    pub(super) async fn ask_of(
+        &self,
+        tenant: &Tenant,
+        wanted: &[TenantState],
+        work: &Work,
+        by: Requester<'_>,
+    ) -> Result<OperationRecord, CatalogError> {
+        match self.earlier(by).await? {
+            Some(earlier) => Ok(earlier),
+            None => self.queue(tenant, wanted, work, by).await,
         }
-        let mut operation = work.new_operation(tenant.id, by.name);
-        operation.idempotency_key = by.idempotency_key;
-        let asked = self.catalog.enqueue(&operation).await;
+    }
+
+    async fn queue(
+        &self,
+        tenant: &Tenant,
+        wanted: &[TenantState],
+        work: &Work,
+        by: Requester<'_>,
+    ) -> Result<OperationRecord, CatalogError> {
+        require_state(tenant, wanted)?;
+        if work.takes_backups_away() {
+            refuse_hold(tenant)?;
+        }
+        let asked = self.catalog.enqueue(&by.operation(work, tenant.id)).await;
         self.or_earlier(asked, by).await
     }
 
-    /// The tenant, if it is in one of these states.
-    async fn tenant_in(
+    /// The server that is named for a tenant to move to, if its rules let it go there.
+    async fn place_of(
         &self,
-        slug: &TenantSlug,
-        wanted: &[TenantState],
-    ) -> Result<Tenant, CatalogError> {
-        let tenant = self.catalog.tenant(slug).await?;
-        if !wanted.contains(&tenant.state) {
-            return Err(CatalogError::Conflict(format!(
-                "tenant {slug} is {}; see `tenantry operation list --tenant-slug {slug}`",
-                tenant.state
-            )));
+        tenant: &Tenant,
+        server: Option<&str>,
+    ) -> Result<Option<Uuid>, CatalogError> {
+        match server {
+            Some(name) => self.catalog.check_place(tenant, name).await.map(Some),
+            None => Ok(None),
         }
+    }
+
+    /// Makes another tenant of what one has, or had: with an id, a key, a role and a password of its own.
+    async fn copy_tenant(
+        &self,
+        original: &Tenant,
+        to: RestoreAs,
+        work: &Work,
+        by: Requester<'_>,
+    ) -> Result<OperationRecord, CatalogError> {
+        // The law that binds the data to a region binds its copy.
+        let mut settings = TenantSettings::default();
+        settings.set_fleet(original.settings.fleet().cloned().unwrap_or_default());
+        let new = NewTenant {
+            name: to.slug.to_string(),
+            slug: to.slug,
+            tier: original.tier,
+            settings,
+            server: to.server,
+        };
+        self.make(&new, work, by).await
+    }
+
+    async fn make(
+        &self,
+        new: &NewTenant,
+        work: &Work,
+        by: Requester<'_>,
+    ) -> Result<OperationRecord, CatalogError> {
+        let tenant = Uuid::now_v7();
+        let made = self.catalog.create_tenant(tenant, new, &by.operation(work, tenant)).await;
+        self.or_earlier(made, by).await
+    }
+
+    /// The tenant, if no other operation is in the middle of changing it.
+    pub(super) async fn settled(&self, slug: &TenantSlug) -> Result<Tenant, CatalogError> {
+        let tenant = self.catalog.tenant(slug).await?;
+        require_state(&tenant, &TenantState::SETTLED)?;
         Ok(tenant)
     }
 
     /// The same request may have come a moment before, by another way.
-    async fn or_earlier(
+    pub(super) async fn or_earlier(
         &self,
         asked: Result<OperationRecord, CatalogError>,
         by: Requester<'_>,
@@ -296,12 +391,26 @@ impl Environment {
         }
     }
 
-    async fn earlier(&self, by: Requester<'_>) -> Result<Option<OperationRecord>, CatalogError> {
+    pub(super) async fn earlier(
+        &self,
+        by: Requester<'_>,
+    ) -> Result<Option<OperationRecord>, CatalogError> {
         match by.idempotency_key {
             Some(key) => self.catalog.operation_by_key(key).await,
             None => Ok(None),
         }
     }
+}
+
+fn require_state(tenant: &Tenant, wanted: &[TenantState]) -> Result<(), CatalogError> {
+    if wanted.contains(&tenant.state) {
+        return Ok(());
+    }
+    let slug = &tenant.slug;
+    Err(CatalogError::Conflict(format!(
+        "tenant {slug} is {}; see `tenantry operation list --tenant-slug {slug}`",
+        tenant.state
+    )))
 }
 
 /// Refuses to take a tenant's backups away, or the keys to them, under legal hold.

@@ -17,9 +17,9 @@ use tenantry_provisioning::{
 use uuid::Uuid;
 
 use super::backup::count_rows;
-use super::cutover::{self, Incoming};
+use super::cutover::{self, Arrival, Incoming};
 use super::transfer::watched;
-use super::{Plan, Step, StepContext, StepError, Work, delete, provision};
+use super::{Plan, Step, StepContext, StepError, Work, delete, provision, require_settled};
 use crate::tenant::TenantState;
 
 pub(super) const IN_PLACE: Plan = Plan {
@@ -81,8 +81,7 @@ async fn origin(cx: &StepContext<'_>) -> Result<Origin, StepError> {
     let manifest = load_manifest(cx.environment.store()?, owner, backup).await?;
     let key = catalog.backup_key_of(&manifest).await?.open;
     // Into the place of a tenant's database comes nothing but its own.
-    let is_in_place = !matches!(cx.work()?, Work::RestoreAs { .. });
-    let tenant = if is_in_place { cx.tenant.id } else { owner };
+    let tenant = if cx.work()?.makes_tenant() { owner } else { cx.tenant.id };
     manifest.verify(&key, tenant).map_err(RestoreError::from)?;
     let server = cx.environment.server(server_id).await?;
     Ok(Origin { manifest, key, server })
@@ -96,19 +95,29 @@ pub(super) async fn restore_beside(cx: &StepContext<'_>) -> Result<(), StepError
 }
 
 /// Restores a backup into the operation's build.
-///
-/// A tenant's large objects, and rights that it gave, name roles as they were then. One that this server has not
-/// is lent for the time of the restore, and what it had is the fleet's afterwards.
 pub(super) async fn restore_into(
     cx: &StepContext<'_>,
     manifest: &Manifest,
     key: &BackupKey,
     server: &Server,
 ) -> Result<Restored, StepError> {
+    let attempt = || restore_once(cx, manifest, key, server).boxed();
+    with_lent_roles(cx, server, attempt).await
+}
+
+/// Has something restored into the operation's build.
+///
+/// A tenant's large objects, and rights that it gave, name roles as they were then. One that this server has not
+/// is lent for the time of the restore, and what it had is the fleet's afterwards.
+pub(super) async fn with_lent_roles<'a, T>(
+    cx: &StepContext<'_>,
+    server: &Server,
+    attempt: impl Fn() -> BoxFuture<'a, Result<T, StepError>>,
+) -> Result<T, StepError> {
     let owner = Owner { tenant: cx.tenant.id, operation: cx.operation.id };
     let mut lent: Vec<RoleName> = recall_lent(cx);
     let restored = loop {
-        let restored = restore_once(cx, manifest, key, server).await;
+        let restored = attempt().await;
         match restored.as_ref().err().and_then(missing_role) {
             Some(role) if lent.len() < MOST_LENT && !lent.contains(&role) => {
                 lent.push(role);
@@ -152,44 +161,46 @@ async fn restore_once(
     server: &Server,
 ) -> Result<Restored, StepError> {
     let (tools, _) = cx.environment.tools(server).await?;
-    let build = DatabaseName::build(cx.operation.id);
-
-    // pg_restore cannot go on in the middle: every attempt starts from an empty database.
-    provision::drop_build(server, cx.operation.id).await?;
-    server.create_build(&build, Source::Zero).await?;
-    server.open_build(&build).await?;
-    let request = RestoreRequest {
-        tenant: manifest.tenant,
-        tools: &tools,
-        libpq_env: server.url().with_database(build.as_str()).libpq_env(),
-    };
+    let libpq_env = empty_build(cx, server).await?;
+    let request = RestoreRequest { tenant: manifest.tenant, tools: &tools, libpq_env };
     let _turn = cx.environment.turn().await;
     let store = cx.environment.store()?;
     watched(cx, manifest.plain_bytes, |progress| restore(store, manifest, key, request, progress))
         .await
 }
 
+/// Makes the operation's build anew, and says how libpq's programs reach it: `pg_restore` cannot go on in the middle,
+/// so every attempt starts from an empty database.
+pub(super) async fn empty_build(
+    cx: &StepContext<'_>,
+    server: &Server,
+) -> Result<Vec<(&'static str, String)>, StepError> {
+    let build = DatabaseName::build(cx.operation.id);
+    provision::drop_build(server, cx.operation.id).await?;
+    server.create_build(&build, Source::Zero).await?;
+    server.open_build(&build).await?;
+    Ok(server.url().with_database(build.as_str()).libpq_env())
+}
+
 /// A tenant that is being made from a backup is none of these yet, nor is anything at stake.
-fn require_state(cx: &StepContext<'_>) -> Result<(), StepError> {
-    let is_in_place = !matches!(cx.work()?, Work::RestoreAs { .. });
-    if is_in_place && !matches!(cx.tenant.state, TenantState::Active | TenantState::Suspended) {
-        return Err(StepError::fail(
-            format!(
-                "the tenant is {}; only an active or suspended one can be restored in place",
-                cx.tenant.state
-            ),
-            "finish or retry its other operation first (`tenantry operation list`)",
-        ));
-    }
-    Ok(())
+pub(super) fn require_state(cx: &StepContext<'_>) -> Result<(), StepError> {
+    if cx.work()?.makes_tenant() { Ok(()) } else { require_settled(&cx.tenant) }
+}
+
+async fn verify(cx: &StepContext<'_>) -> Result<(), StepError> {
+    let Origin { manifest, server, .. } = origin(cx).await?;
+    compare(cx, &server, &manifest.tables, manifest.schema_version).await
 }
 
 /// Compares what was restored with what was backed up.
-async fn verify(cx: &StepContext<'_>) -> Result<(), StepError> {
-    let Origin { manifest, server, .. } = origin(cx).await?;
+pub(super) async fn compare(
+    cx: &StepContext<'_>,
+    server: &Server,
+    tables: &[TableRows],
+    schema_version: i64,
+) -> Result<(), StepError> {
     let session = server.connect(&DatabaseName::build(cx.operation.id)).await?;
-
-    if let Some(table) = difference(&manifest.tables, &count_rows(&session).await?) {
+    if let Some(table) = difference(tables, &count_rows(&session).await?) {
         return Err(StepError::fail(
             format!("the restored database differs from the backup in {table}"),
             "restore another backup; the live database is untouched",
@@ -198,11 +209,10 @@ async fn verify(cx: &StepContext<'_>) -> Result<(), StepError> {
     // Constraints need no look of ours: pg_restore checks each as it makes it, and one that was
     // `not valid` in the backup stays so.
     let version = current_version(&session).await?;
-    if version != manifest.schema_version {
+    if version != schema_version {
         return Err(StepError::fail(
             format!(
-                "the restored database is at schema version {version}, and its manifest says {}",
-                manifest.schema_version
+                "the restored database is at schema version {version}, and was at {schema_version}"
             ),
             "restore another backup; the live database is untouched",
         ));
@@ -211,7 +221,7 @@ async fn verify(cx: &StepContext<'_>) -> Result<(), StepError> {
 }
 
 /// Where restored tables differ from those of a backup. Each server has them in an order of its own.
-fn difference(backed_up: &[TableRows], restored: &[TableRows]) -> Option<String> {
+pub(super) fn difference(backed_up: &[TableRows], restored: &[TableRows]) -> Option<String> {
     if let Some(table) = backed_up.iter().find(|table| !restored.contains(table)) {
         return Some(format!("{}.{}", table.schema, table.table));
     }
@@ -219,17 +229,23 @@ fn difference(backed_up: &[TableRows], restored: &[TableRows]) -> Option<String>
 }
 
 /// Brings the restored database to the version that the live one has, so that the application fits it.
-async fn migrate_beside(cx: &StepContext<'_>) -> Result<(), StepError> {
-    let server = origin(cx).await?.server;
+pub(super) async fn migrate_beside(cx: &StepContext<'_>) -> Result<(), StepError> {
+    let server = cx.environment.server(target(cx)?).await?;
     migrate(cx, &server, &DatabaseName::build(cx.operation.id)).await
 }
 
-/// Brings a database that is not served yet to the newest files.
+/// Brings a database that is not served yet to the newest files; unless nobody has said yet which files made it,
+/// as after an import.
 pub(super) async fn migrate(
     cx: &StepContext<'_>,
     server: &Server,
     database: &DatabaseName,
 ) -> Result<(), StepError> {
+    if cx.tenant.schema_version == 0
+        && current_version(&server.connect(database).await?).await? == 0
+    {
+        return cx.remember(VERSION, &0).await;
+    }
     let set = cx.migrations();
     let applied = apply(server, database, &set, cx.environment.limits.migration_timeouts).await?;
     cx.remember(REPEATABLES, &set.repeatables_digest()).await?;
@@ -242,7 +258,9 @@ pub(super) async fn is_behind(
     server: &Server,
     database: &DatabaseName,
 ) -> Result<bool, StepError> {
-    let has_older = cx.recall(VERSION).unwrap_or(0) < cx.migrations().target_version();
+    let version = cx.recall(VERSION).unwrap_or(0);
+    let has_history = version > 0 || cx.tenant.schema_version > 0;
+    let has_older = has_history && version < cx.migrations().target_version();
     // In the middle of a cutover it has another name.
     Ok(has_older && server.database(database).await?.is_some())
 }
@@ -254,10 +272,11 @@ pub(super) fn incoming(cx: &StepContext<'_>, database: DatabaseName, server_id: 
         server_id,
         version: cx.recall(VERSION).unwrap_or(cx.tenant.schema_version),
         repeatables: cx.recall::<Option<String>>(REPEATABLES).flatten(),
+        arrival: Arrival::Complete,
     }
 }
 
-async fn cut_over(cx: &StepContext<'_>) -> Result<(), StepError> {
+pub(super) async fn cut_over(cx: &StepContext<'_>) -> Result<(), StepError> {
     let server = cx.environment.server(target(cx)?).await?;
     let build = DatabaseName::build(cx.operation.id);
     if is_behind(cx, &server, &build).await? {
@@ -277,26 +296,27 @@ async fn prove_backup(cx: &StepContext<'_>) -> Result<(), StepError> {
 }
 
 /// Gives up before the cutover has come to its end: the live database is served again.
-async fn let_go(cx: &StepContext<'_>) -> Result<(), StepError> {
+pub(super) async fn let_go(cx: &StepContext<'_>) -> Result<(), StepError> {
     cutover::let_go(cx, &DatabaseName::build(cx.operation.id), target(cx)?).await
 }
 
-async fn drop_build(cx: &StepContext<'_>) -> Result<(), StepError> {
+pub(super) async fn drop_build(cx: &StepContext<'_>) -> Result<(), StepError> {
     let server = cx.environment.server(target(cx)?).await?;
     provision::drop_build(&server, cx.operation.id).await
 }
 
-/// The server that a restore in place goes to.
-fn target(cx: &StepContext<'_>) -> Result<Uuid, StepError> {
+/// The server that a restore goes to.
+pub(super) fn target(cx: &StepContext<'_>) -> Result<Uuid, StepError> {
     match cx.work()? {
-        Work::Restore { server: Some(server), .. } => Ok(server),
+        Work::Restore { server: Some(server), .. }
+        | Work::RestoreAt { server: Some(server), .. } => Ok(server),
         _ => Ok(cx.tenant.server_id),
     }
 }
 
 /// A tenant that has its database is made already: by an earlier attempt, or because nothing but the catalog
 /// was lost. What is in it is newer than any backup.
-async fn unless_there(
+pub(super) async fn unless_there(
     cx: &StepContext<'_>,
     step: BoxFuture<'_, Result<(), StepError>>,
 ) -> Result<(), StepError> {
@@ -304,7 +324,7 @@ async fn unless_there(
     if provision::is_done(cx, &server).await? { Ok(()) } else { step.await }
 }
 
-async fn take_possession(cx: &StepContext<'_>) -> Result<(), StepError> {
+pub(super) async fn take_possession(cx: &StepContext<'_>) -> Result<(), StepError> {
     let server = cx.environment.server(cx.tenant.server_id).await?;
     let password = cx.environment.catalog.tenant_password(cx.tenant.id).await?;
     let verifier = scram_verifier(&password);
@@ -316,7 +336,7 @@ async fn take_possession(cx: &StepContext<'_>) -> Result<(), StepError> {
     Ok(server.take_possession(possession).await?)
 }
 
-async fn activate(cx: &StepContext<'_>) -> Result<(), StepError> {
+pub(super) async fn activate(cx: &StepContext<'_>) -> Result<(), StepError> {
     let server = cx.environment.server(cx.tenant.server_id).await?;
     provision::prove_isolation(cx, &server, cx.tenant.epoch).await?;
     let version = match cx.recall(VERSION) {

@@ -6,11 +6,10 @@
 //! database in one transaction. What is there already is not touched.
 
 use futures_util::FutureExt as _;
-use tenantry_backup::copy_schema;
+use tenantry_backup::{CopyEnd, copy_schema};
 use tenantry_provisioning::{Connection, DatabaseName, Server};
 
-use super::{Plan, Step, StepContext, StepError, Work, provision, restore};
-use crate::tenant::TenantState;
+use super::{Plan, Step, StepContext, StepError, Work, provision, require_settled, restore};
 
 pub(super) const PLAN: Plan = Plan {
     steps: &[
@@ -31,12 +30,7 @@ fn wanted(cx: &StepContext<'_>) -> Result<(String, String), StepError> {
 }
 
 async fn restore_scratch(cx: &StepContext<'_>) -> Result<(), StepError> {
-    if !matches!(cx.tenant.state, TenantState::Active | TenantState::Suspended) {
-        return Err(StepError::fail(
-            format!("the tenant is {}", cx.tenant.state),
-            "finish or retry its other operation first (`tenantry operation list`)",
-        ));
-    }
+    require_settled(&cx.tenant)?;
     restore::restore_beside(cx).await
 }
 
@@ -53,7 +47,9 @@ async fn copy_table(cx: &StepContext<'_>) -> Result<(), StepError> {
     let (tools, _) = cx.environment.tools(&server).await?;
     let env = |database: &DatabaseName| server.url().with_database(database.as_str()).libpq_env();
     let _turn = cx.environment.turn().await;
-    Ok(copy_schema(&tools, &schema, &env(&scratch), &env(&cx.tenant.database)).await?)
+    let (from, to) = (env(&scratch), env(&cx.tenant.database));
+    let end = |libpq_env| CopyEnd { tools: &tools, libpq_env };
+    Ok(copy_schema(&schema, end(&from), end(&to)).await?)
 }
 
 async fn drop_scratch(cx: &StepContext<'_>) -> Result<(), StepError> {

@@ -45,7 +45,7 @@ pub use preview::{
 pub use trial::{Skipped, Trial, TrialOutcome};
 
 /// How often the leader looks.
-const LOOK: Duration = Duration::from_millis(50);
+const LOOK: Duration = Duration::from_millis(100);
 /// How often others look whether the leader is still there, and a leader at a rollout that waits.
 const POLL: Duration = Duration::from_secs(2);
 /// After an error that may pass.
@@ -163,7 +163,7 @@ impl Environment {
             message: format!("paused by {by}"),
             remedy: Some(format!("`tenantry migrate resume {id}` goes on")),
         };
-        if let Some(paused) = self.catalog.pause_rollout(id, &reason).await? {
+        if let Some(paused) = self.catalog.asked_by(by).pause_rollout(id, &reason).await? {
             return Ok(paused);
         }
         let found = self.catalog.rollout(id).await?;

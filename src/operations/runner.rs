@@ -116,7 +116,9 @@ impl Runner {
     /// Takes one operation and drives it as far as it goes. `None` when nothing was due.
     pub async fn run_one(&self, claim: Claim) -> Result<Option<Uuid>, CatalogError> {
         let files = self.environment.migrations();
-        let claimed = self.environment.catalog.claim(claim, &self.name, files.digest()).await?;
+        let (catalog, digest) = (&self.environment.catalog, files.digest());
+        let reads_archives = self.environment.limits.archives.is_some();
+        let claimed = catalog.claim(claim, &self.name, digest, reads_archives).await?;
         let Some((record, lock)) = claimed else { return Ok(None) };
         let id = record.id;
         let runner = self.clone();
@@ -328,8 +330,8 @@ impl Runner {
                 return Turn::HandedBack;
             }
             tracing::Span::current().record("step", step.name);
-            tracing::debug!(step = step.name, "step");
-            match self.run_step(attempt, step, just_read.take()).await {
+            let span = tracing::debug_span!("step", name = step.name);
+            match self.run_step(attempt, step, just_read.take()).instrument(span).await {
                 Ok(true) => {}
                 Ok(false) | Err(StepError::Lost) => return Turn::Vanished,
                 Err(error @ StepError::Retry(..)) if record.attempts < MAX_RETRIES => {

@@ -14,12 +14,12 @@ use crate::catalog::operations::OperationRecord;
 const PAUSE: Duration = Duration::from_secs(1);
 const TRANSFER: &str = "transfer";
 
-/// How far a restore is.
+/// How far a restore or an import is.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Transfer {
     /// So many bytes of the dump have been restored.
     pub bytes: u64,
-    /// So many it has.
+    /// So many it has; zero where that is not known before its end.
     pub total_bytes: u64,
     /// So many a second, since it began.
     pub bytes_per_second: u64,
@@ -65,7 +65,8 @@ where
             }
         }
     };
-    cx.remember(TRANSFER, &Transfer::new(total_bytes, total_bytes, began.elapsed())).await?;
+    let all = total_bytes.max(bytes.load(Ordering::Relaxed));
+    cx.remember(TRANSFER, &Transfer::new(all, all, began.elapsed())).await?;
     Ok(outcome)
 }
 

@@ -48,6 +48,8 @@ async fn migrate_beside(cx: &StepContext<'_>) -> Result<(), StepError> {
     let server = cx.environment.server(server_id).await?;
     // For the administrator alone: the tenant's role lost its right when it was replaced.
     server.unfence(&database, cx.tenant.id).await?;
+    // It may have been replaced before its neighbours were hidden from it.
+    server.ensure_hardened(&database).await?;
     restore::migrate(cx, &server, &database).await
 }
 

@@ -1,5 +1,5 @@
 //! Upkeep of what no tenant owns: the template of the present migrations on every server, the spares
-//! cloned from it, and the databases that restores replaced.
+//! cloned from it, the databases that restores replaced, and what killed workers left on this machine.
 //!
 //! A template is never changed: a new set of migrations makes a new template under a name of its own,
 //! so that no clone can ever race its migration. Everything is written down in the catalog before it is
@@ -17,9 +17,11 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::{Environment, StepError};
+use super::{Environment, StepError, restore_at};
 use crate::catalog::changes::{Change, Changes};
 use crate::catalog::operations::OperationState;
+use crate::catalog::servers::ServerRecord;
+use crate::catalog::stock::Retained;
 
 /// The longest time between two looks.
 const PAUSE: Duration = Duration::from_secs(10);
@@ -65,14 +67,16 @@ async fn settled(news: &mut crate::catalog::changes::Subscription) {
 /// the others waiting for theirs.
 pub async fn tend(environment: &Environment) -> Result<(), StepError> {
     let mut outcome = drop_expired(environment).await;
+    outcome = outcome.and(restore_at::sweep(environment).await);
     for server in environment.catalog.servers().await? {
-        let tended = tend_server(environment, server.id).await;
+        let tended = tend_server(environment, &server).await;
         outcome = outcome.and(tended);
     }
     outcome
 }
 
-async fn tend_server(environment: &Environment, server_id: Uuid) -> Result<(), StepError> {
+async fn tend_server(environment: &Environment, record: &ServerRecord) -> Result<(), StepError> {
+    let server_id = record.id;
     let Some(_chore) = environment.catalog.try_chore(&format!("templates of {server_id}")).await?
     else {
         return Ok(());
@@ -81,6 +85,10 @@ async fn tend_server(environment: &Environment, server_id: Uuid) -> Result<(), S
     let server = environment.server(server_id).await?;
     clear_out(environment, server_id, &server, &set).await?;
     make_template(environment, server_id, &server, &set).await?;
+    // Nobody comes to a cordoned server, so nobody would take a spare there.
+    if record.cordoned.is_some() {
+        return Ok(());
+    }
     stock_up(environment, server_id, &server, &set).await
 }
 
@@ -91,9 +99,10 @@ pub async fn ensure_template(
     server_id: Uuid,
     set: &MigrationSet,
 ) -> Result<(), StepError> {
+    let digest = environment.template_digest(set);
     loop {
         let templates = environment.catalog.templates(server_id).await?;
-        if templates.iter().any(|template| template.ready && template.digest == set.digest()) {
+        if templates.iter().any(|template| template.ready && template.digest == digest) {
             return Ok(());
         }
         if let Some(_chore) =
@@ -112,7 +121,8 @@ async fn make_template(
     server: &Server,
     set: &MigrationSet,
 ) -> Result<(), StepError> {
-    let (catalog, digest, version) = (&environment.catalog, set.digest(), set.target_version());
+    let (catalog, version) = (&environment.catalog, set.target_version());
+    let digest = &environment.template_digest(set);
     let template = DatabaseName::template(digest);
     if server.database(&template).await?.is_some_and(|facts| facts.is_template) {
         return Ok(catalog.record_template(server_id, digest, version, true, None).await?);
@@ -140,7 +150,7 @@ pub(super) fn timing_key(version: i64, name: &str) -> String {
     if version == 0 { format!("R__{name}") } else { format!("V{version}") }
 }
 
-/// Drops templates and spares of older migrations, and spares that were never finished.
+/// Drops templates and spares of older migrations or of another hardening, and spares that were never finished.
 async fn clear_out(
     environment: &Environment,
     server_id: Uuid,
@@ -148,8 +158,9 @@ async fn clear_out(
     set: &MigrationSet,
 ) -> Result<(), StepError> {
     let catalog = &environment.catalog;
+    let digest = environment.template_digest(set);
     for spare in catalog.spares(server_id).await? {
-        let outdated = spare.digest != set.digest() && spare.version <= set.target_version();
+        let outdated = spare.digest != digest && spare.version <= set.target_version();
         if (outdated || !spare.ready) && catalog.withdraw_spare(spare.id).await? {
             server.drop_owned_database(&DatabaseName::build(spare.id), Proof::Name).await?;
             server.drop_owned_database(&DatabaseName::spare(spare.id), Proof::Name).await?;
@@ -157,7 +168,7 @@ async fn clear_out(
         }
     }
     for old in catalog.templates(server_id).await? {
-        if old.digest != set.digest() && old.version <= set.target_version() {
+        if old.digest != digest && old.version <= set.target_version() {
             server
                 .drop_owned_database(&DatabaseName::build(build_id(&old.digest)), Proof::Name)
                 .await?;
@@ -182,7 +193,7 @@ async fn stock_up(
             return Ok(());
         }
         let id = Uuid::now_v7();
-        let (digest, version) = (set.digest(), set.target_version());
+        let (digest, version) = (&environment.template_digest(set), set.target_version());
         let (build, spare) = (DatabaseName::build(id), DatabaseName::spare(id));
         catalog.announce_spare(id, server_id, digest, version).await?;
         server.create_build(&build, Source::Template(&DatabaseName::template(digest))).await?;
@@ -195,14 +206,21 @@ async fn stock_up(
 /// Drops the databases that restores replaced and whose time has come.
 async fn drop_expired(environment: &Environment) -> Result<(), StepError> {
     for retained in environment.catalog.expired_databases().await? {
-        let server = environment.server(retained.server_id).await?;
-        server.drop_owned_database(&retained.database, Proof::Owner(retained.tenant_id)).await?;
-        environment.catalog.forget_database(&retained).await?;
-        tracing::info!(
-            database = retained.database.as_str(),
-            "replaced database dropped after its time"
-        );
+        drop_retained(environment, &retained).await?;
     }
+    Ok(())
+}
+
+/// Drops a replaced database whose time has come.
+pub(super) async fn drop_retained(
+    environment: &Environment,
+    retained: &Retained,
+) -> Result<(), StepError> {
+    let server = environment.server(retained.server_id).await?;
+    server.drop_owned_database(&retained.database, Proof::Owner(retained.tenant_id)).await?;
+    environment.catalog.forget_database(retained).await?;
+    let database = retained.database.as_str();
+    tracing::info!(database, "replaced database dropped after its time");
     Ok(())
 }
 

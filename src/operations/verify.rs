@@ -17,11 +17,11 @@ use tokio::sync::OnceCell;
 use tokio::time::sleep;
 use uuid::Uuid;
 
-use super::{Environment, StepError};
+use super::{Environment, StepError, require_settled};
 use crate::catalog::CatalogError;
 use crate::catalog::operations::Failure;
 use crate::catalog::schema_checks::SchemaCheck;
-use crate::tenant::{Tenant, TenantSlug, TenantState};
+use crate::tenant::{Tenant, TenantSlug};
 
 /// The one build of a server in which versions are looked at; `reference` in ASCII, more or less.
 const REFERENCE: Uuid = Uuid::from_u128(0x7265_6665_7265_4e63_8565_0000_0000_0000);
@@ -230,12 +230,7 @@ fn cell<K: Eq + Hash, T>(known: &Known<K, T>, key: K) -> Arc<OnceCell<Result<T, 
 
 /// Reads a tenant's database, if it is one that is there to stay.
 async fn read(environment: &Environment, tenant: &Tenant) -> Result<Reading, StepError> {
-    if !matches!(tenant.state, TenantState::Active | TenantState::Suspended) {
-        return Err(StepError::fail(
-            format!("the tenant is {}", tenant.state),
-            "finish or retry its operation first (`tenantry operation list`)",
-        ));
-    }
+    require_settled(tenant)?;
     let server = environment.server(tenant.server_id).await?;
     Ok(read_schema(&server, &tenant.database, PATIENCE).await?)
 }
@@ -267,9 +262,10 @@ async fn build_reference(
     };
     let server = environment.server(server_id).await?;
     let templates = environment.catalog.templates(server_id).await?;
+    let digest = environment.template_digest(files);
     let template = templates
         .iter()
-        .find(|template| template.ready && template.digest == files.digest())
+        .find(|template| template.ready && template.digest == digest)
         .map(|template| DatabaseName::template(&template.digest));
     let timeouts = environment.limits.migration_timeouts;
     let (build, template) = (reference_build(), template.as_ref());

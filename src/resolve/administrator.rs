@@ -1,16 +1,23 @@
 //! [`Administrators`]: who may use the admin API. Programs come with a token of ours, people with a
 //! token of an identity provider that carries the claim of the settings.
 
+use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::http::HeaderMap;
 use serde_json::Value;
 
 use super::bearer::{bearer, is_ours, prove};
+use super::denials::{Denial, Denials};
 use super::{ClaimPath, IdentitySettings, ResolveError, Tokens};
 use crate::catalog::Catalog;
 use crate::catalog::tokens::Scope;
 use crate::oidc::TokenVerifier;
+
+/// How long refusals of one kind are gathered once the first of them is written: however many there are, the catalog
+/// gets a few hundred entries an hour.
+const FOLD: Duration = Duration::from_mins(5);
 
 /// The claim that makes a user an administrator: a path and what must stand there, alone or in a list.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,6 +33,27 @@ pub struct Administrators {
     verifier: TokenVerifier,
     identity: Arc<IdentitySettings>,
     claim: Option<AdminClaim>,
+    denials: Denials,
+}
+
+/// Who sends a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Sender {
+    /// Somebody who may use the admin API.
+    Administrator(Administrator),
+    /// Somebody else.
+    Stranger(Stranger),
+}
+
+/// Somebody who may not use the admin API.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stranger {
+    /// Why not, as a stable name.
+    pub violation: &'static str,
+    /// Who vouches for the user, where somebody does.
+    pub issuer: Option<String>,
+    /// Who it is, for the record, where that is proven: `user:SUBJECT`.
+    pub name: Option<String>,
 }
 
 /// Somebody who may use the admin API, within scopes.
@@ -68,34 +96,50 @@ impl Administrators {
         claim: Option<AdminClaim>,
     ) -> Self {
         let identity = Arc::new(identity.clone());
-        Self { tokens: Tokens::new(catalog), verifier, identity, claim }
+        let denials = Denials::new(catalog.clone(), FOLD);
+        Self { tokens: Tokens::new(catalog), verifier, identity, claim, denials }
     }
 
-    /// The administrator who sends a request; none when it is nobody of that kind.
-    pub async fn of(&self, headers: &HeaderMap) -> Result<Option<Administrator>, ResolveError> {
-        let Some(text) = bearer(headers) else { return Ok(None) };
+    /// Who sends a request.
+    pub async fn of(&self, headers: &HeaderMap) -> Result<Sender, ResolveError> {
+        let Some(text) = bearer(headers) else { return Ok(Sender::nobody("no_token")) };
         if is_ours(text) {
             let token = self.tokens.of(headers).await.map_err(ResolveError::Catalog)?;
-            return Ok(token.map(|token| Administrator {
+            let Some(token) = token else { return Ok(Sender::nobody("unknown_token")) };
+            return Ok(Sender::Administrator(Administrator {
                 name: format!("token:{}", token.name),
                 id: token.id.to_string(),
                 scopes: token.scopes.clone(),
             }));
         }
-        let Some(claim) = &self.claim else { return Ok(None) };
+        let Some(claim) = &self.claim else { return Ok(Sender::nobody("invalid_token")) };
         let verified = match prove(&self.verifier, text).await {
             Ok(verified) => verified,
-            Err(ResolveError::Unauthenticated) => return Ok(None),
+            Err(ResolveError::Unauthenticated) => return Ok(Sender::nobody("invalid_token")),
             Err(error) => return Err(error),
         };
         if !self.identity.is_unbound(&verified.issuer) || !claim.is_met(&verified.claims) {
             tracing::warn!(user = verified.subject, "a user without the admin claim was refused");
-            return Ok(None);
+            let (issuer, name) =
+                (Some(verified.issuer), Some(format!("user:{}", verified.subject)));
+            return Ok(Sender::Stranger(Stranger { violation: "no_admin_claim", issuer, name }));
         }
         // To reach tenants' data one is a member, or a program that an administrator has let in.
         let scopes = Scope::ALL.into_iter().filter(|scope| *scope != Scope::Data).collect();
         let id = format!("{} {}", verified.issuer, verified.subject);
-        Ok(Some(Administrator { name: format!("user:{}", verified.subject), id, scopes }))
+        let name = format!("user:{}", verified.subject);
+        Ok(Sender::Administrator(Administrator { name, id, scopes }))
+    }
+
+    /// Has it written down, in time, that the request that is being answered was refused.
+    pub fn refused(&self, denial: Denial, client: Option<IpAddr>) {
+        self.denials.gather(denial, client);
+    }
+}
+
+impl Sender {
+    fn nobody(violation: &'static str) -> Self {
+        Self::Stranger(Stranger { violation, issuer: None, name: None })
     }
 }
 

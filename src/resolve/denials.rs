@@ -1,20 +1,21 @@
 //! [`Denials`]: what was refused, for the audit log.
 //!
 //! An attacker must not be able to fill the catalog, or to slow anything down: refusals are counted
-//! here and written down once a second by one task, alike ones together, the rest of too many different
-//! ones as a number.
+//! here and written down by one task, alike ones together, the rest of too many different ones as a number. The first
+//! of a kind is written within a second. A replica that ends takes with it the number of those that came after.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::mem;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use serde_json::json;
-use tokio::time::sleep;
+use serde_json::{Value, json};
+use tokio::time::{Instant, sleep};
 
 use super::ResolveError;
-use crate::catalog::audit_log::Event;
+use crate::catalog::audit_log::{Event, request_id, within};
 use crate::catalog::{Catalog, CatalogError};
 use crate::metrics;
 use crate::tenant::TenantSlug;
@@ -23,31 +24,52 @@ use crate::tenant::TenantSlug;
 const PAUSE: Duration = Duration::from_secs(1);
 /// How long to wait before trying again with a catalog that is away.
 const RETRY: Duration = Duration::from_secs(10);
-/// Most different refusals that are told apart between two writings.
+/// Most different refusals that are told apart at a time.
 const MOST: usize = 100;
+/// Of these, strangers get no more: nobody who is known hides behind them.
+const MOST_OF_STRANGERS: usize = 50;
 
 /// Cheap to clone; clones gather together.
 #[derive(Clone)]
 pub(super) struct Denials {
     catalog: Catalog,
+    /// How long after one of a kind was written the next are gathered.
+    fold: Duration,
     gathered: Arc<Mutex<Gathered>>,
 }
 
 #[derive(Default)]
 struct Gathered {
-    counts: Counts,
+    seen: HashMap<Option<Denial>, Seen>,
     /// Somebody is at it; a second one would write the same again.
     is_being_written: bool,
 }
 
-type Counts = HashMap<Option<Denial>, u64>;
+/// A kind of refusal. Of what a stranger sends nothing is in it: he could make any number of kinds.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Denial {
+    /// What was wrong.
+    pub violation: &'static str,
+    /// Whose user asked; none of a program with a token of ours.
+    pub issuer: Option<String>,
+    /// Who asked; none where nobody knows.
+    pub user: Option<String>,
+    /// The tenant that was named.
+    pub tenant: Option<TenantSlug>,
+    /// What of the admin API was asked for: its method, and its address as the description has it.
+    pub endpoint: Option<String>,
+    /// The scope that was missing.
+    pub scope: Option<&'static str>,
+}
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct Denial {
-    violation: &'static str,
-    issuer: Option<String>,
-    user: String,
-    slug: TenantSlug,
+/// How often, and where the first came from.
+#[derive(Clone, Default)]
+struct Seen {
+    count: u64,
+    request: Option<Arc<str>>,
+    client: Option<IpAddr>,
+    /// When some of it was last written.
+    written: Option<Instant>,
 }
 
 /// Who is refused.
@@ -60,8 +82,8 @@ pub(super) struct Caller<'a> {
 }
 
 impl Denials {
-    pub(super) fn new(catalog: Catalog) -> Self {
-        Self { catalog, gathered: Arc::default() }
+    pub(super) fn new(catalog: Catalog, fold: Duration) -> Self {
+        Self { catalog, fold, gathered: Arc::default() }
     }
 
     /// Tells the operator what the caller is not told; gives what the caller is told.
@@ -74,18 +96,33 @@ impl Denials {
         let Caller { issuer, name } = caller;
         metrics::isolation_violation(violation);
         tracing::warn!(tenant = %slug, user = name, violation, "a caller may not name this tenant");
-        let (issuer, user) = (issuer.map(str::to_owned), name.to_owned());
-        let denial = Denial { violation, issuer, user, slug: slug.clone() };
+        let denial = Denial {
+            violation,
+            issuer: issuer.map(str::to_owned),
+            user: Some(name.to_owned()),
+            tenant: Some(slug.clone()),
+            ..Denial::default()
+        };
+        self.gather(denial, None);
+        ResolveError::Denied
+    }
+
+    /// Counts a refusal of the request that is being answered.
+    pub(super) fn gather(&self, denial: Denial, client: Option<IpAddr>) {
         let mut gathered = self.gathered();
-        let counts = &mut gathered.counts;
-        let fits = counts.len() < MOST || counts.contains_key(&Some(denial.clone()));
-        *counts.entry(fits.then_some(denial)).or_default() += 1;
+        let known = &mut gathered.seen;
+        let room = if denial.user.is_some() { MOST } else { MOST_OF_STRANGERS };
+        let fits = known.len() < room || known.contains_key(&Some(denial.clone()));
+        let seen = known.entry(fits.then_some(denial)).or_default();
+        if seen.count == 0 {
+            (seen.request, seen.client) = (request_id(), client);
+        }
+        seen.count += 1;
         let is_being_written = mem::replace(&mut gathered.is_being_written, true);
         drop(gathered);
         if !is_being_written {
             tokio::spawn(self.clone().write());
         }
-        ResolveError::Denied
     }
 
     fn gathered(&self) -> MutexGuard<'_, Gathered> {
@@ -97,11 +134,11 @@ impl Denials {
         let mut pause = PAUSE;
         loop {
             sleep(pause).await;
-            let Some(seen) = self.seen() else { return };
+            let Some(due) = self.due() else { return };
             pause = PAUSE;
-            for (denial, count) in seen {
-                let Err(error) = self.write_one(denial.as_ref(), count).await else {
-                    self.forget(denial, count);
+            for (denial, seen) in due {
+                let Err(error) = self.write_one(denial.as_ref(), &seen).await else {
+                    self.forget(denial, seen.count);
                     continue;
                 };
                 tracing::warn!(%error, "refusals cannot be written into the audit log yet");
@@ -114,39 +151,66 @@ impl Denials {
         }
     }
 
-    /// What there is to write; without any, the next refusal finds another writer.
-    fn seen(&self) -> Option<Counts> {
+    /// What is to be written now. Without anything to wait for, the next refusal finds another writer.
+    fn due(&self) -> Option<Vec<(Option<Denial>, Seen)>> {
         let mut gathered = self.gathered();
-        gathered.is_being_written = !gathered.counts.is_empty();
-        gathered.is_being_written.then(|| gathered.counts.clone())
+        gathered.seen.retain(|_, seen| seen.count > 0 || !seen.has_rested(self.fold));
+        gathered.is_being_written = !gathered.seen.is_empty();
+        let is_due = |seen: &Seen| seen.count > 0 && seen.has_rested(self.fold);
+        gathered.is_being_written.then(|| {
+            let due = gathered.seen.iter().filter(|(_, seen)| is_due(seen));
+            due.map(|(denial, seen)| (denial.clone(), seen.clone())).collect()
+        })
     }
 
-    async fn write_one(&self, denial: Option<&Denial>, count: u64) -> Result<(), CatalogError> {
-        let action = "request.denied";
-        let event = match denial {
-            Some(Denial { violation, issuer, user, slug }) => Event {
-                actor: user,
-                action,
-                tenant: Some(slug),
-                detail: json!({ "violation": violation, "issuer": issuer, "count": count }),
-            },
-            None => Event {
-                actor: "several",
-                action,
-                tenant: None,
-                detail: json!({ "violation": "too_many_to_tell_apart", "count": count }),
-            },
+    async fn write_one(&self, denial: Option<&Denial>, seen: &Seen) -> Result<(), CatalogError> {
+        let (actor, tenant, detail) = if let Some(denial) = denial {
+            let actor = denial.user.as_deref().unwrap_or("unknown");
+            (actor, denial.tenant.as_ref(), denial.detail(seen))
+        } else {
+            let violation = "too_many_to_tell_apart";
+            ("several", None, json!({ "violation": violation, "count": seen.count }))
         };
-        self.catalog.record(&event).await
+        let event = Event { actor, action: "request.denied", tenant, detail };
+        match &seen.request {
+            Some(request) => within(request, self.catalog.record(&event)).await,
+            None => self.catalog.record(&event).await,
+        }
     }
 
     /// What came in the meantime stays.
     fn forget(&self, denial: Option<Denial>, count: u64) {
-        if let Entry::Occupied(mut entry) = self.gathered().counts.entry(denial) {
-            *entry.get_mut() -= count;
-            if *entry.get() == 0 {
-                entry.remove();
+        if let Entry::Occupied(mut entry) = self.gathered().seen.entry(denial) {
+            let seen = entry.get_mut();
+            seen.count -= count;
+            seen.written = Some(Instant::now());
+        }
+    }
+}
+
+impl Denial {
+    fn detail(&self, seen: &Seen) -> Value {
+        let mut detail = json!({
+            "violation": self.violation, "issuer": self.issuer, "count": seen.count,
+        });
+        let client = seen.client.map(|address| address.to_string());
+        let more = [
+            ("endpoint", self.endpoint.as_deref()),
+            ("scope", self.scope),
+            ("client", client.as_deref()),
+        ];
+        for (name, value) in more {
+            if let Some(value) = value {
+                detail[name] = value.into();
             }
         }
+        detail
+    }
+}
+
+impl Seen {
+    /// Whether it is time to write the next ones.
+    fn has_rested(&self, fold: Duration) -> bool {
+        self.written.is_none_or(|written| written.elapsed() >= fold)
     }
 }

@@ -15,6 +15,7 @@
 //!   is asked of the catalog.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use axum::http::request::Parts;
 use futures_util::future::BoxFuture;
@@ -90,7 +91,7 @@ impl IdentityResolver {
         Self {
             tokens: Tokens::new(catalog.clone()),
             bindings: CurrentBindings::new(catalog.clone(), settled),
-            denials: Denials::new(catalog.clone()),
+            denials: Denials::new(catalog.clone(), Duration::ZERO),
             standings: Remembered::new(&catalog),
             same: Remembered::new(&catalog),
             organisations: Remembered::new(&catalog),

@@ -5,7 +5,8 @@
 //! `listen`, …) and a query that was dropped half way mark the connection, and a marked connection is
 //! closed instead of going back to its pool.
 //!
-//! Each statement counts towards the tenant's rate, if it has one; what begins and ends transactions does not.
+//! Each statement counts towards the tenant's usage, and its rate if it has one; what begins and ends transactions
+//! does not.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -15,6 +16,7 @@ use tokio_postgres::error::{DbError, Severity, SqlState};
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Error, Row, Statement};
 
+use super::meter::Meter;
 use super::pool::Admission;
 use super::rate::Toll;
 use super::routes::Route;
@@ -50,8 +52,8 @@ pub struct TenantTransaction<'a> {
 }
 
 /// What the next user of the physical connection must not meet, and what this one owes.
-#[derive(Default)]
 struct Traces {
+    meter: Arc<Meter>,
     /// Whether the session may differ from a fresh one.
     marked: AtomicBool,
     /// Queries that have begun and not ended.
@@ -76,7 +78,13 @@ impl TenantConnection {
             session.statements.clear();
             session.schema_version = schema_version;
         }
-        let traces = Traces { toll, ..Traces::default() };
+        let traces = Traces {
+            meter: Arc::clone(&route.meter),
+            marked: AtomicBool::new(false),
+            busy: AtomicU32::new(0),
+            toll,
+            is_begun: AtomicBool::new(false),
+        };
         Self { route, session: Some(session), traces, admission }
     }
 
@@ -217,6 +225,7 @@ impl Traces {
         if let Some(toll) = &self.toll {
             Box::pin(toll.pay()).await;
         }
+        self.meter.query();
         self.watch(query).await
     }
 

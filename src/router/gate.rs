@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::read_replicas::ReadReplica;
 use super::server::Server;
-use super::{RouterError, RouterSettings, TenantRouter, Toll};
+use super::{Meter, RouterError, RouterSettings, TenantRouter, Toll};
 use crate::catalog::changes::Subscription;
 use crate::catalog::tenants::Place;
 use crate::metrics;
@@ -54,6 +54,11 @@ impl TenantRouter {
     /// The budget of a server, for whoever opens connections to it.
     pub(crate) fn server(&self, id: Uuid) -> Arc<Server> {
         self.shared.servers.get(id)
+    }
+
+    /// What counts a tenant's usage.
+    pub(crate) fn meter(&self, tenant: Uuid) -> Arc<Meter> {
+        self.shared.meters.of(tenant)
     }
 
     /// The bounds that everybody keeps to.

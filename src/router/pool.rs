@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use tenantry_provisioning::{ServerUrl, TlsConnector};
 use tokio::sync::Semaphore;
 use tokio::time::timeout_at;
+use uuid::Uuid;
 
 use super::read_replicas::ReadReplica;
 use super::server::{OpenError as _, Opened, Pool, Server};
@@ -201,6 +202,10 @@ impl TenantPool {
 }
 
 impl Pool for TenantPool {
+    fn tenant(&self) -> Uuid {
+        self.place.tenant.id
+    }
+
     fn opened(&self) -> &Opened {
         &self.opened
     }

@@ -12,6 +12,7 @@ use moka::future::Cache;
 use tokio::sync::{Notify, OnceCell};
 use tokio::time::timeout_at;
 
+use super::meter::{Meter, Meters};
 use super::pool::TenantPool;
 use super::rate::{Rates, Toll, Turns};
 use super::{Mode, RouterError, RouterSettings};
@@ -37,6 +38,8 @@ pub(super) struct Route {
     pub(super) is_stale: bool,
     /// How often all tenants may have changed before the catalog was asked.
     changes: u64,
+    /// Counts what the tenant uses.
+    pub(super) meter: Arc<Meter>,
     /// Of those who run statements, if their rate is limited.
     turns: Option<Arc<Turns>>,
     /// Of a tenant that is to be migrated first; full once nobody waits for that any more.
@@ -60,6 +63,7 @@ pub(super) struct Routes {
     all_changed: AtomicU64,
     changed: Notify,
     rates: Rates,
+    meters: Arc<Meters>,
     lookups: RouteLookups,
 }
 
@@ -67,7 +71,7 @@ impl Routes {
     pub(super) fn new(
         catalog: Catalog,
         changes: Changes,
-        rates: Rates,
+        (rates, meters): (Rates, Arc<Meters>),
         settings: &RouterSettings,
     ) -> Self {
         // A route in use touches its pool once in its life: often enough that the pool is not idle.
@@ -86,6 +90,7 @@ impl Routes {
             all_changed: AtomicU64::new(0),
             changed: Notify::new(),
             rates,
+            meters,
             lookups: RouteLookups::default(),
         }
     }
@@ -288,11 +293,11 @@ impl Routes {
     }
 
     fn route(&self, place: Arc<Place>, changes: u64, is_stale: bool) -> Arc<Route> {
-        let turns = self.rates.of(&place.tenant);
+        let (meter, turns) = (self.meters.of(place.tenant.id), self.rates.of(&place.tenant));
         let waits = self.hold.is_some() && place.is_behind && !is_stale;
         let behind = waits.then(Box::default);
         let (read_write, read_only) = (OnceLock::new(), OnceLock::new());
-        Arc::new(Route { place, is_stale, changes, turns, behind, read_write, read_only })
+        Arc::new(Route { place, is_stale, changes, meter, turns, behind, read_write, read_only })
     }
 
     fn changes_of_all(&self) -> u64 {

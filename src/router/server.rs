@@ -17,10 +17,11 @@ use std::time::{Duration, Instant};
 use aws_lc_rs::rand;
 use tokio::sync::{Notify, Semaphore, SemaphorePermit};
 use tokio::time::{sleep_until, timeout_at};
+use uuid::Uuid;
 
 /// The pauses between two attempts to reach a server that is away: the first, and the longest.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
-/// The pause before another look for an idle connection, where there was none.
+/// How long who waits for a slot relies on being told.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 /// Connections that are being opened at a time: each costs the server a process and a handshake.
 const OPENING: usize = 8;
@@ -57,6 +58,8 @@ struct Away {
 
 /// Connections to one tenant's database, of whichever kind, among which some may lie idle.
 pub(crate) trait Pool: Send + Sync {
+    /// Whose they are.
+    fn tenant(&self) -> Uuid;
     /// How many there are.
     fn opened(&self) -> &Opened;
     /// How many lie idle.
@@ -162,12 +165,10 @@ impl Server {
             if self.take_slot(pool) {
                 return Ok(Slot { server: Arc::clone(self), pool: Arc::clone(pool) });
             }
-            let until = if self.close_least_recent() {
-                deadline
-            } else {
-                // What was in use at the look may have been laid down since, which frees no slot.
-                deadline.min(Instant::now() + LOOK_AGAIN)
-            };
+            self.close_least_recent();
+            // Who has waited longer gets the slot of the one just closed, and a connection that is laid down
+            // frees none.
+            let until = deadline.min(Instant::now() + LOOK_AGAIN);
             let freed = timeout_at(until.into(), freed).await;
             if freed.is_err() && Instant::now() >= deadline {
                 return Err(TooLate);
@@ -189,13 +190,13 @@ impl Server {
         true
     }
 
-    /// Closes the idle connection that was used least recently; says whether there was one.
-    fn close_least_recent(&self) -> bool {
+    /// Closes the idle connection that was used least recently, if there is one.
+    fn close_least_recent(&self) {
         let pools: Vec<_> = self.state().pools.iter().filter_map(Weak::upgrade).collect();
         let mut oldest: Vec<_> =
             pools.iter().filter_map(|pool| Some((pool.idle_since()?, pool))).collect();
         oldest.sort_by_key(|(since, _)| *since);
-        oldest.into_iter().any(|(_, pool)| pool.close_oldest())
+        _ = oldest.into_iter().any(|(_, pool)| pool.close_oldest());
     }
 
     /// Another budget is in force from now on; what is open beyond it is closed as it is given back.
@@ -336,6 +337,8 @@ fn jittered(pause: Duration) -> Duration {
 mod tests {
     use std::sync::Barrier;
 
+    use futures_util::poll;
+
     use super::*;
 
     /// One connection, in use until somebody lays it down.
@@ -348,6 +351,10 @@ mod tests {
     }
 
     impl Pool for One {
+        fn tenant(&self) -> Uuid {
+            Uuid::nil()
+        }
+
         fn opened(&self) -> &Opened {
             &self.opened
         }
@@ -386,6 +393,25 @@ mod tests {
         });
 
         assert!(got.is_ok(), "one lies idle");
+    }
+
+    #[tokio::test]
+    async fn whose_slot_went_to_one_who_had_waited_longer_gets_the_next_that_is_laid_down() {
+        let (server, deadline) =
+            (Arc::new(Server::new(1)), Instant::now() + Duration::from_secs(5));
+        let [first, second, third] = [(); 3].map(|()| Arc::new(One::default()));
+        let pools =
+            [&first, &second, &third].map(|one| -> Arc<dyn Pool> { Arc::<One>::clone(one) });
+        let slot = server.slot(&pools[0], deadline).await.unwrap();
+
+        let mut longer = pin!(server.slot(&pools[1], deadline));
+        assert!(poll!(longer.as_mut()).is_pending(), "it is in use");
+        *first.idle.lock().unwrap() = Some(slot);
+        let mut shorter = pin!(server.slot(&pools[2], deadline));
+        assert!(poll!(shorter.as_mut()).is_pending(), "another was there before");
+        *second.idle.lock().unwrap() = Some(longer.await.unwrap());
+
+        assert!(shorter.await.is_ok(), "one lies idle");
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -22,6 +22,8 @@ pub(super) struct Answer {
     columns: Vec<Column>,
     /// Of the result at hand.
     rows: usize,
+    /// Of all results.
+    all_rows: usize,
 }
 
 /// How the values of a column are written.
@@ -70,6 +72,7 @@ impl Answer {
             results: 0,
             columns: Vec::new(),
             rows: 0,
+            all_rows: 0,
         }
     }
 
@@ -99,12 +102,12 @@ impl Answer {
         self.fits()
     }
 
-    /// The whole of it.
-    pub fn finish(mut self) -> Vec<u8> {
+    /// How many rows it has, and the whole of it.
+    pub fn finish(mut self) -> (usize, Vec<u8>) {
         if self.batch {
             self.json.extend_from_slice(b"]}");
         }
-        self.json
+        (self.all_rows, self.json)
     }
 
     fn open_rows(&mut self) {
@@ -170,6 +173,7 @@ impl Receive for Answer {
             self.json.push(b',');
         }
         self.rows += 1;
+        self.all_rows += 1;
         let (open, close) = if self.array_mode { (b'[', b']') } else { (b'{', b'}') };
         self.json.push(open);
         self.write_row(row)?;
@@ -228,7 +232,7 @@ mod tests {
             answer.close(tag).unwrap();
         }
 
-        let answer: serde_json::Value = serde_json::from_slice(&answer.finish()).unwrap();
+        let answer: serde_json::Value = serde_json::from_slice(&answer.finish().1).unwrap();
 
         assert_eq!(answer["results"][0]["command"], "SET");
         assert_eq!(answer["results"][1]["rows"], serde_json::json!([]));

@@ -277,6 +277,7 @@ impl Shared {
             idle: Mutex::new((!overtaken).then(Vec::new)),
             server: replica.map_or_else(|| self.router.server(now.server_id), ReadReplica::server),
             opened: Opened::default(),
+            meter: self.router.meter(now.id),
         });
         if overtaken {
             return tenant;
@@ -313,7 +314,8 @@ impl Shared {
         let mut tenants = self.tenants.lock().unwrap_or_else(PoisonError::into_inner);
         tenants.retain(|_, tenant| {
             tenant.close_idle(most);
-            tenant.idle() > 0 || tenant.places.available_permits() < tenant.most
+            // Every session has it, and so does who is about to ask it for one.
+            Arc::strong_count(tenant) > 1
         });
     }
 }
@@ -331,6 +333,7 @@ impl Session {
         if let Some(toll) = &self.toll {
             toll.pay().await;
         }
+        self.tenant.meter.query();
         let harmless = is_harmless(&statement.text);
         self.marked |= !harmless;
         let preparing = match (anew, harmless) {
@@ -346,6 +349,11 @@ impl Session {
     /// Runs a command of this project's own; returns its tag.
     pub async fn command(&mut self, text: &str) -> Result<String, WireError> {
         Ok(self.wire().command(text).await?.tag)
+    }
+
+    /// Counts an answer.
+    pub fn answered(&self, rows: usize, bytes: usize) {
+        self.tenant.meter.answered(rows, bytes);
     }
 
     /// Whether a transaction is open.

@@ -1,5 +1,5 @@
-//! [`TenantSettings`]: what is kept about one tenant, in five sections that somebody reads and one that is
-//! the application's own. Pure.
+//! [`TenantSettings`]: what is kept about one tenant, in sections that somebody reads and one that is the
+//! application's own. Pure.
 //!
 //! Invariants: the sections are read, checked and named in one way wherever they come from; what
 //! [`TenantSettings::parse`] takes can be stored by PostgreSQL and reads back as the same settings. A row
@@ -15,20 +15,22 @@ use utoipa::ToSchema;
 
 mod backup;
 mod field;
+mod fleet;
 mod limits;
 mod path;
 mod rules;
 mod section;
 
 pub use backup::{BackupPolicy, Goal};
+pub use fleet::FleetSettings;
 use limits::Timeout;
 pub use limits::{EffectiveLimits, InForce, LimitSource, Limits};
 pub use path::SettingsPath;
 pub use rules::{SchemaError, SettingsRules};
 
 /// The names of the sections.
-const SECTIONS: [&str; 7] =
-    ["branding", "compliance", "sso", "limits", "backup", "encryption", APPLICATION];
+const SECTIONS: [&str; 8] =
+    ["branding", "compliance", "sso", "limits", "backup", "encryption", "fleet", APPLICATION];
 const APPLICATION: &str = "application";
 
 /// Most bytes of all settings of one tenant, as JSON.
@@ -62,6 +64,9 @@ pub struct TenantSettings {
     /// To which keys of its own its backups are encrypted too.
     #[serde(skip_serializing_if = "Option::is_none")]
     encryption: Option<EncryptionSettings>,
+    /// Where it belongs in the fleet.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fleet: Option<Box<FleetSettings>>,
     /// What the application itself keeps, in any form.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Object>)]
@@ -202,6 +207,28 @@ impl TenantSettings {
     #[must_use]
     pub fn encryption(&self) -> Option<&EncryptionSettings> {
         self.encryption.as_ref()
+    }
+
+    /// Where it belongs in the fleet.
+    #[must_use]
+    pub fn fleet(&self) -> Option<&FleetSettings> {
+        self.fleet.as_deref()
+    }
+
+    /// Where it belongs in the fleet, where that is said apart from the rest.
+    pub fn set_fleet(&mut self, fleet: FleetSettings) {
+        self.fleet = (fleet != FleetSettings::default()).then(|| Box::new(fleet));
+    }
+
+    /// What a clone of the tenant has of them: neither its identity provider, as whoever may enter the one may not
+    /// enter the other, nor its legal hold.
+    #[must_use]
+    pub fn for_clone(&self) -> Self {
+        let mut settings = Self { sso: None, ..self.clone() };
+        if let Some(backup) = &mut settings.backup {
+            backup.legal_hold = None;
+        }
+        settings
     }
 
     /// What the application itself keeps.

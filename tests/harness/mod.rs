@@ -5,11 +5,14 @@
 pub mod certificates;
 pub mod dns;
 pub mod faulty_s3;
+pub mod postgres18;
 pub mod process;
 pub mod product;
 pub mod provider;
 pub mod replica;
 pub mod seaweed;
+pub mod wal_archive;
+pub mod wire;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -21,10 +24,11 @@ use tempfile::TempDir;
 use tenantry::catalog::Catalog;
 use tenantry::catalog::changes::Changes;
 use tenantry::catalog::operations::{OperationRecord, OperationState};
+use tenantry::catalog::servers::ServerChange;
 use tenantry::catalog::tenants::NewTenant;
 use tenantry::embedded::{EmbeddedPostgres, EmbeddedS3, PostgresSettings};
 use tenantry::operations::backup::BackupRules;
-use tenantry::operations::request::Requester;
+use tenantry::operations::request::{CloneAs, Requester};
 use tenantry::operations::runner::Disturb;
 use tenantry::operations::{Environment, Limits, Runner, upkeep};
 use tenantry::router::{RouterSettings, TenantRouter};
@@ -32,7 +36,7 @@ use tenantry::sealing::MasterKey;
 use tenantry::tenant::settings::SettingsRules;
 use tenantry::tenant::{Tenant, TenantSettings, TenantSlug, TenantState, Tier};
 use tenantry_backup::{BackupStore, S3Settings};
-use tenantry_provisioning::{MigrationTimeouts, Server, ServerUrl};
+use tenantry_provisioning::{Hardening, MigrationTimeouts, Server, ServerUrl};
 use tokio_postgres::{Client, NoTls};
 use tokio_util::sync::CancellationToken;
 
@@ -54,12 +58,14 @@ pub struct Fleet {
 pub struct Options {
     pub spares: usize,
     pub template: bool,
+    pub hardening: Hardening,
     pub postgres: PostgresSettings,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { spares: 0, template: true, postgres: PostgresSettings::scratch() }
+        let (hardening, postgres) = (usual_hardening(), PostgresSettings::scratch());
+        Self { spares: 0, template: true, hardening, postgres }
     }
 }
 
@@ -83,7 +89,8 @@ impl Fleet {
         catalog.server().prepare().await.unwrap();
         catalog.add_server("default", &postgres.url().into()).await.unwrap();
         let store = store(&s3).await;
-        let limits = limits(migrations.path().to_owned(), options.spares);
+        let mut limits = limits(migrations.path().to_owned(), options.spares);
+        limits.hardening = options.hardening;
         let environment = Environment::new(catalog.clone(), Some(store), limits).await.unwrap();
         if options.template {
             upkeep::tend(&environment).await.unwrap();
@@ -240,6 +247,11 @@ pub fn slug(text: &str) -> TenantSlug {
     TenantSlug::parse(text).unwrap()
 }
 
+/// A server that may hold so many connections.
+pub fn budget(connections: Option<i32>) -> ServerChange {
+    ServerChange { connection_budget: connections.into(), ..ServerChange::default() }
+}
+
 pub fn new_tenant(slug: &str) -> NewTenant {
     NewTenant {
         slug: self::slug(slug),
@@ -248,6 +260,11 @@ pub fn new_tenant(slug: &str) -> NewTenant {
         settings: TenantSettings::default(),
         server: None,
     }
+}
+
+/// A clone of that name, by the rules of placement and as its original is.
+pub fn clone_as(slug: &str) -> CloneAs {
+    CloneAs { slug: self::slug(slug), name: None, server: None, tags: None, mask: None }
 }
 
 pub fn catalog(postgres: &EmbeddedPostgres, master_key: &SecretString) -> Catalog {
@@ -277,18 +294,30 @@ pub fn limits(migrations_dir: PathBuf, spares: usize) -> Limits {
     Limits {
         migrations_dir,
         sample_data: Some("migrations/sample/boards.sql".into()),
-        pg_bin_dir: None,
+        pg_bin_dirs: Vec::new(),
         catch_up: None,
+        hardening: usual_hardening(),
         migration_timeouts: MigrationTimeouts::default(),
         settings: SettingsRules::default(),
         restore_keep: Duration::from_hours(7 * 24),
+        archives: None,
         drills: None,
         audits: None,
+        audit_retention: None,
         configuration: std::collections::BTreeMap::default(),
         spares,
         backups: BackupRules::default(),
         dumps: 2,
         admin_connections: 6,
+    }
+}
+
+/// What a fleet is unless its test says: `TENANTRY_TEST_HARDENING=strict` has the whole suite run with strict tenants.
+#[expect(clippy::disallowed_methods, reason = "it chooses a run of the suite, and is no setting")]
+pub fn usual_hardening() -> Hardening {
+    match std::env::var("TENANTRY_TEST_HARDENING").as_deref() {
+        Ok("strict") => Hardening::Strict,
+        _ => Hardening::Standard,
     }
 }
 

@@ -36,6 +36,7 @@ pub fn command(fleet: &Fleet) -> Command {
         .env("TENANTRY_S3_REGION", "us-east-1")
         .env("TENANTRY_S3_FORCE_PATH_STYLE", "true")
         .env("TENANTRY_WARM_SPARES", "2")
+        .env("TENANTRY_HARDENING", super::usual_hardening().as_str())
         .env("AWS_ACCESS_KEY_ID", id)
         .env("AWS_SECRET_ACCESS_KEY", secret);
     command

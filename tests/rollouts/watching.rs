@@ -224,7 +224,7 @@ async fn a_worker_leads_what_the_api_started_and_streams_its_events() {
     );
     let (status, _) = replica.call(Method::POST, "/api/rollouts", None).await;
     assert_eq!(status, StatusCode::NO_CONTENT, "nothing is left");
-    let tag = Some(json!({ "waves": ["tag=beta"] }));
+    let tag = Some(json!({ "waves": ["colour=red"] }));
     let (status, refused) = replica.call(Method::POST, "/api/rollouts", tag).await;
     assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY, "{refused}");
     assert!(refused.to_string().contains("tier=shared"), "{refused}");

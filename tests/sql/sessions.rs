@@ -12,7 +12,7 @@ use tenantry::tenant::TenantSettings;
 
 use super::{FOREVER, Heard, READER, Sql, hasty, hear, woken};
 use crate::harness::process::Serving;
-use crate::harness::{Fleet, eventually, router_settings, slug};
+use crate::harness::{Fleet, budget, eventually, router_settings, slug};
 
 /// The backend that answers, as seen by a plain query.
 async fn backend(sql: &Sql) -> Value {
@@ -395,7 +395,7 @@ async fn sessions_that_come_back_keep_to_a_budget_that_has_shrunk() {
     let naps = futures_util::future::join_all((0..6).map(|_| sql.ask("acme", nap.clone())));
     let shrink = async {
         eventually("all are in use", async || sql.backends("acme").await == 6).await;
-        sql.fleet.catalog().set_connection_budget("default", Some(2)).await.unwrap();
+        sql.fleet.catalog().change_server("default", &budget(Some(2))).await.unwrap();
     };
 
     let (naps, ()) = tokio::join!(naps, shrink);

@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use super::{database_facts, missing, not_ours};
 use crate::error::Error;
+use crate::hardening::Hardening;
 use crate::marker::Marker;
 use crate::name::DatabaseName;
 use crate::role;
@@ -83,7 +84,8 @@ impl Server {
     }
 
     /// Accepts connections to a build, from the administrator alone: nobody else has the right. What is
-    /// made in it may be given to `tenantry_owner`, as restoring a dump does before it sets any rights.
+    /// made in it may be given to `tenantry_owner`, as restoring a dump does before it sets any rights; and tenants
+    /// will see of each other what the server's hardening allows, whatever comes in.
     pub async fn open_build(&self, name: &DatabaseName) -> Result<(), Error> {
         if !name.is_build_form() {
             return Err(not_ours(name));
@@ -97,7 +99,12 @@ impl Server {
             ))
             .await?;
         let grant = format!("grant usage, create on schema public to {}", role::OWNER);
-        Ok(self.connect(name).await?.batch_execute(&grant).await?)
+        let session = self.connect_apart(name).await?;
+        session.batch_execute(&grant).await?;
+        if self.hardening() == Hardening::Strict {
+            self.hide_neighbours(&session).await?;
+        }
+        Ok(())
     }
 
     /// Refuses connections to a build again, and ends the sessions in it.

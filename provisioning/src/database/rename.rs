@@ -81,7 +81,7 @@ impl Server {
             sleep(pause).await;
             pause = (pause * 2).min(Duration::from_millis(20));
         }
-        self.end_sessions(client, oid).await.map(drop)
+        self.end_sessions(client, oid, &[]).await.map(drop)
     }
 }
 

@@ -25,8 +25,12 @@ pub async fn database_sizes(
     let rows = client
         .query(
             "-- sizes::database_sizes
-             select datname::text, pg_database_size(oid) as bytes
-             from pg_database where datname = any($1) order by bytes desc, datname",
+             select name, bytes from (
+                 select datname::text as name, pg_database_size(oid) as bytes
+                 from pg_database where datname = any($1)
+             ) sizes
+             -- One that is dropped meanwhile has no size.
+             where bytes is not null order by bytes desc, name",
             &[&names],
         )
         .await?;

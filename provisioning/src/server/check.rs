@@ -31,7 +31,22 @@ impl Server {
             problems.extend(self.collation_problems().await?);
         }
         problems.extend(self.connection_problems(&facts).await?);
+        problems.extend(self.hardening_problems().await?);
         Ok(problems)
+    }
+
+    /// Whether the administrator is the superuser that `initdb` made, whom whoever runs the server may be.
+    pub async fn administrator_is_first(&self) -> Result<bool, Error> {
+        let row = self
+            .client()
+            .await?
+            .query_one(
+                "-- server::administrator_is_first
+                 select oid = 10 from pg_roles where rolname = current_user",
+                &[],
+            )
+            .await?;
+        Ok(row.get(0))
     }
 
     async fn role_problems(&self, facts: &ServerFacts) -> Result<Vec<Problem>, Error> {
@@ -170,7 +185,7 @@ impl Server {
 }
 
 impl Problem {
-    pub(super) fn new(what: impl Into<String>, remedy: impl Into<String>) -> Self {
+    pub(crate) fn new(what: impl Into<String>, remedy: impl Into<String>) -> Self {
         Self { what: what.into(), remedy: remedy.into() }
     }
 }

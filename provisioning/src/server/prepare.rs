@@ -1,6 +1,7 @@
-//! [`Server::prepare`]: what a server needs once, before its first tenant.
+//! [`Server::prepare`]: what a server needs once, before its first tenant; and what goes after its last.
 
 use tokio_postgres::Transaction;
+use tokio_postgres::error::SqlState;
 
 use super::Server;
 use crate::error::Error;
@@ -66,6 +67,27 @@ impl Server {
             remedy: Some(format!("as a superuser, run: {}", statements.join(" "))),
             source: None,
         })
+    }
+
+    /// Drops the group roles, if [`Server::prepare`] made or adopted them. Returns those that something there still
+    /// needs: they stay.
+    pub async fn drop_group_roles(&self) -> Result<Vec<String>, Error> {
+        let client = self.client().await?;
+        let mut left = Vec::new();
+        for name in [role::APP, role::OWNER] {
+            let quoted = RoleName::parse(name).expect("our own names are names");
+            let facts = role::role_facts(&client, &quoted).await?;
+            if facts.is_none_or(|facts| facts.marker != Some(Marker::GroupRole)) {
+                continue;
+            }
+            match client.batch_execute(&format!("drop role {}", quoted.quoted())).await {
+                Err(error) if error.code() == Some(&SqlState::DEPENDENT_OBJECTS_STILL_EXIST) => {
+                    left.push(name.to_owned());
+                }
+                dropped => dropped?,
+            }
+        }
+        Ok(left)
     }
 
     fn shared_databases(&self) -> Vec<&str> {

@@ -1,6 +1,7 @@
 //! [`ServerUrl`]: where a server is and how to log in, with the password kept inside.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -100,6 +101,28 @@ impl ServerUrl {
     #[must_use]
     pub fn database(&self) -> &str {
         self.config.get_dbname().unwrap_or_default()
+    }
+
+    /// Whether every host is this machine, so that no network lies in between.
+    #[must_use]
+    pub fn is_local(&self) -> bool {
+        let is_loopback = |name: &str| {
+            name == "localhost" || name.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+        };
+        let is_here = |host: &Host| match host {
+            Host::Tcp(name) => is_loopback(name),
+            Host::Unix(_) => true,
+        };
+        match self.config.get_hostaddrs() {
+            [] => self.config.get_hosts().iter().all(is_here),
+            addresses => addresses.iter().all(IpAddr::is_loopback),
+        }
+    }
+
+    /// Whether sessions are encrypted, and the server proves by its certificate that it is the one that was meant.
+    #[must_use]
+    pub fn is_verified(&self) -> bool {
+        self.tls.mode == SslMode::VerifyFull
     }
 
     /// The same server, another database.
@@ -216,6 +239,33 @@ impl ServerUrl {
         env
     }
 
+    /// The same as one connection string, for a server that is to reach the place by itself. Holds the password.
+    #[must_use]
+    pub fn conninfo(&self) -> SecretString {
+        let keyword = |variable: &str| match variable {
+            "PGHOST" => "host",
+            "PGPORT" => "port",
+            "PGUSER" => "user",
+            "PGDATABASE" => "dbname",
+            "PGSSLMODE" => "sslmode",
+            "PGSSLROOTCERT" => "sslrootcert",
+            "PGSSLNEGOTIATION" => "sslnegotiation",
+            "PGCONNECT_TIMEOUT" => "connect_timeout",
+            "PGTARGETSESSIONATTRS" => "target_session_attrs",
+            "PGPASSWORD" => "password",
+            "PGHOSTADDR" => "hostaddr",
+            "PGCHANNELBINDING" => "channel_binding",
+            // What is left is of our own sessions: their name and their settings.
+            _ => "",
+        };
+        let pairs = self.libpq_env().into_iter().filter_map(|(variable, value)| {
+            let (keyword, value) =
+                (keyword(variable), value.replace('\\', "\\\\").replace('\'', "\\'"));
+            (!keyword.is_empty()).then(|| format!("{keyword}='{value}'"))
+        });
+        pairs.collect::<Vec<_>>().join(" ").into()
+    }
+
     fn hosts(&self) -> Vec<String> {
         let addresses = self.config.get_hostaddrs().iter().map(ToString::to_string);
         if self.config.get_hosts().is_empty() {
@@ -323,6 +373,20 @@ mod tests {
             let error = ServerUrl::parse(text).unwrap_err();
             assert!(!format!("{error} {error:?}").contains("s3cret"), "{error:?}");
         }
+    }
+
+    #[test]
+    fn a_connection_string_for_others_keeps_to_itself_what_is_ours() {
+        let url =
+            ServerUrl::parse("host=db-1,db-2 port=1,2 user=a password='it\\'s' dbname=x").unwrap();
+
+        let conninfo = url.with_options("-c role=b").conninfo();
+
+        assert_eq!(
+            conninfo.expose_secret(),
+            "host='db-1,db-2' port='1,2' user='a' dbname='x' sslmode='prefer' target_session_attrs='any' \
+             connect_timeout='5' password='it\\'s'"
+        );
     }
 
     #[test]

@@ -20,7 +20,7 @@ pub struct Contradiction {
 
 impl Catalog {
     /// Members that the binding of an issuer shuts out, domains of two, registrations without their tenant, tenants
-    /// whose schema is not what the files make.
+    /// whose schema is not what the files make, and who are where they must not be.
     pub async fn contradictions(&self) -> Result<Vec<Contradiction>, CatalogError> {
         let found = rows(
             &self.client().await?,
@@ -51,6 +51,18 @@ impl Catalog {
              select 'schema_drift', t.slug, t.slug,
                     c.differences || ' differences at version ' || c.version || ', seen ' || c.checked_at::date
              from schema_checks c join living t on t.id = c.tenant_id where c.differences > 0
+             union all
+             select 'out_of_region', t.slug, t.slug,
+                    'its region is ' || (t.settings -> 'fleet' ->> 'region') || ', and server ' || s.name || ' is in '
+                    || coalesce(s.region, 'none')
+             from tenants t join servers s on s.id = t.server_id
+             where t.state <> 'deleted' and t.settings -> 'fleet' ->> 'region' is distinct from s.region
+               and t.settings -> 'fleet' ->> 'region' is not null
+             union all
+             select 'not_apart', t.slug, t.slug, 'it is kept apart from ' || o.slug || ', and both are on ' || s.name
+             from tenants t join tenants o on o.server_id = t.server_id and o.id <> t.id and o.state <> 'deleted'
+             join tenant_slugs n on n.tenant_id = o.id and n.leads join servers s on s.id = t.server_id
+             where t.state <> 'deleted' and t.settings -> 'fleet' -> 'apart_from' ? n.slug
              order by 1, 2, 3",
             &[],
         )

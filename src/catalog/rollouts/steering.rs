@@ -5,6 +5,7 @@ use uuid::Uuid;
 
 use super::super::{Catalog, CatalogError, execute, maybe};
 use super::{COLUMNS, RolloutRecord, RolloutState};
+use crate::catalog::audit_log::{self, Event};
 use crate::catalog::operations::Failure;
 
 impl Catalog {
@@ -25,7 +26,15 @@ impl Catalog {
              )
              select {COLUMNS} from changed"
         );
-        let row = maybe(&self.client().await?, &sql, &[&id, &json!(reason)]).await?;
+        let mut client = self.client().await?;
+        let transaction = client.transaction().await.map_err(CatalogError::Database)?;
+        let row = maybe(&transaction, &sql, &[&id, &json!(reason)]).await?;
+        if row.is_some() {
+            let detail = json!({ "rollout": id, "reason": reason });
+            let event = Event { actor: self.by(), action: "rollout.paused", tenant: None, detail };
+            audit_log::record(&transaction, &event).await?;
+        }
+        transaction.commit().await.map_err(CatalogError::Database)?;
         Ok(row.as_ref().map(RolloutRecord::from_row))
     }
 
@@ -78,6 +87,9 @@ impl Catalog {
             &[&id],
         )
         .await?;
+        let detail = json!({ "rollout": id });
+        let event = Event { actor: by, action: "rollout.resumed", tenant: None, detail };
+        audit_log::record(&transaction, &event).await?;
         transaction.commit().await.map_err(CatalogError::Database)?;
         Ok(RolloutRecord::from_row(&changed))
     }
@@ -114,6 +126,9 @@ impl Catalog {
             &[&id],
         )
         .await?;
+        let detail = json!({ "rollout": id });
+        let event = Event { actor: by, action: "rollout.aborted", tenant: None, detail };
+        audit_log::record(&transaction, &event).await?;
         transaction.commit().await.map_err(CatalogError::Database)?;
         Ok(RolloutRecord::from_row(&row))
     }

@@ -318,7 +318,8 @@ impl Catalog {
             "-- rollouts::is_anything_coming
              select exists (
                  select from operations o join rollouts r on r.id = $1
-                 where o.kind in ('provision', 'restore') and o.state = 'running' and o.started_at < r.created_at)",
+                 where o.kind in ('provision', 'restore', 'restore_at', 'restore_at_as')
+                   and o.state = 'running' and o.started_at < r.created_at)",
             &[&rollout],
         )
         .await?;

@@ -1,12 +1,13 @@
 //! `tenantry backup key …`
 
 use clap::{Args, Subcommand};
+use uuid::Uuid;
 
 use super::need_store;
 use crate::cli::confirm::confirm;
 use crate::cli::drive::Driver;
 use crate::cli::tenant::Wait;
-use crate::cli::{Context, Outcome, Result};
+use crate::cli::{Context, Error, Outcome, Result};
 use crate::operations::request::Requester;
 use crate::tenant::TenantSlug;
 
@@ -25,12 +26,19 @@ Examples:
   tenantry backup key destroy acme-corp          asks for the slug
   tenantry backup key destroy acme-corp --yes    for scripts
 
-The tenant stays, and its next backup has a new key. A certificate says what became unreadable:
+  tenantry backup key destroy acme-corp --tenant-id 0197f0c0-7a5e-7c3e-9f5e-0a1b2c3d4e5f
+
+The tenant stays, and its next backup has a new key. Where no tenant has the slug, it is the deleted one that
+had it and whose backups were kept; `--tenant-id` says which, if there were several, or where another tenant
+has the slug now (`tenantry backup show` has the id). A certificate says what became unreadable:
 `tenantry erasure show ID`. Who took a copy of the catalog and has the master key still has the keys.")]
 pub(in crate::cli) struct DestroyOptions {
     /// The tenant
     #[arg(value_parser = TenantSlug::parse)]
     slug: TenantSlug,
+    /// The tenant with this id, which has the slug or had it when it was deleted
+    #[arg(long, value_name = "ID")]
+    tenant_id: Option<Uuid>,
     /// Do not ask
     #[arg(long, short)]
     yes: bool,
@@ -77,7 +85,16 @@ async fn destroy(options: DestroyOptions, context: &Context) -> Result<Outcome> 
     let environment = context.environment().await?;
     need_store(&environment)?;
     let slug = options.slug;
-    let tenant = environment.catalog.tenant(&slug).await?;
+    let tenant = match options.tenant_id {
+        Some(id) => environment.catalog.tenant_by_id(id).await?,
+        None => environment.owner_of_backups(&slug).await?,
+    };
+    if tenant.slug != slug && options.tenant_id.is_some() {
+        return Err(Error::usage(
+            format!("the tenant with this id is `{}`, and not `{slug}`", tenant.slug),
+            "give the slug and the id of one tenant",
+        ));
+    }
     let what = format!(
         "destroying the backup keys of `{slug}` ({}) makes every backup of it unreadable for good",
         tenant.name
@@ -86,7 +103,7 @@ async fn destroy(options: DestroyOptions, context: &Context) -> Result<Outcome> 
 
     let by = context.requester();
     let by = Requester { name: &by, idempotency_key: None };
-    let operation = environment.destroy_backup_keys(&slug, by).await?;
+    let operation = environment.destroy_backup_keys_of(&tenant, by).await?;
     let (id, driver) = (operation.id, Driver { context, environment: &environment });
     driver
         .conclude(operation, &slug, options.wait.wait, |time| {

@@ -23,7 +23,8 @@ Examples:
 
 Reads every byte: is it what was stored, of this tenant, to be decrypted, and can pg_restore list it?
 Nothing is restored; that is `tenantry backup drill`. A backup that fails is marked as bad, and no longer
-taken for the newest. Exit status 3 when some failed, 1 when all did.")]
+taken for the newest, until it is found again or a drill restores it. A bucket that holds nothing of this
+fleet's marks none. Exit status 3 when some failed, 1 when all did.")]
 pub(in crate::cli) struct Options {
     /// The backups
     #[arg(value_name = "ID", required_unless_present = "all")]
@@ -72,6 +73,9 @@ pub(super) async fn run(options: Options, context: &Context) -> Result<Outcome> 
         }
         named
     };
+    if !backups.is_empty() {
+        environment.require_own_bucket().await?;
+    }
     let (began, all) = (Instant::now(), backups.len());
     let mut progress = Progress::new(&context);
     let environment = &environment;

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use serde_json::json;
 
+use crate::catalog::audit_log::Event;
 use crate::cli::report::print_json;
 use crate::cli::{Context, Error, Outcome, Result, backup};
 
@@ -36,7 +37,11 @@ pub(in crate::cli) async fn run(options: Options, context: &Context) -> Result<O
         context.print(&document, || format!("The catalog is backed up: {id}."))?;
         return Ok(Outcome::Done);
     }
-    let export = environment.catalog.export(&environment.limits.configuration).await?;
+    let catalog = &environment.catalog;
+    let export = catalog.export(&environment.limits.configuration).await?;
+    let event =
+        Event { actor: catalog.by(), action: "catalog.exported", tenant: None, detail: json!({}) };
+    catalog.record(&event).await?;
     let Some(path) = options.to else {
         print_json(&export)?;
         return Ok(Outcome::Done);

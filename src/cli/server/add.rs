@@ -7,9 +7,11 @@ use clap::Args;
 use secrecy::{ExposeSecret as _, SecretString};
 use tenantry_provisioning::{Problem, Server, ServerUrl};
 
+use super::set::ChangeOptions;
 use crate::api::document::ServerDocument;
 use crate::catalog::Catalog;
 use crate::cli::{Context, Error, Outcome, Result, report};
+use crate::tenant::Label;
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -17,7 +19,7 @@ Examples:
   tenantry server add eu-1 --url-file /run/secrets/eu-1
   pass show eu-1 | tenantry server add eu-1 --url-file -
   tenantry server add eu-1 --url 'postgres://admin:…@db-1.internal:5432/postgres?sslmode=verify-full'
-  tenantry server add eu-1 --url-file /run/secrets/eu-1 --connection-budget 300
+  tenantry server add eu-1 --url-file /run/secrets/eu-1 --region eu --max-tenants 500 --connection-budget 300
   tenantry server add eu-1 --url-file /run/secrets/eu-1 --replace     a new address or password
 
 The server is prepared and checked first: group roles are made, and its shared databases are shut to
@@ -35,10 +37,8 @@ pub(in crate::cli) struct Options {
     /// Give a server that is there already this address; its tenants stay where they are
     #[arg(long)]
     replace: bool,
-    /// How many connections all replicas together may hold there; they share it. Without it, each may
-    /// hold TENANTRY_SERVER_CONNECTION_BUDGET. 0 takes it away
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(0..=100_000))]
-    connection_budget: Option<i32>,
+    #[command(flatten)]
+    change: ChangeOptions,
     /// Add it although the check found something
     #[arg(long)]
     force: bool,
@@ -68,7 +68,7 @@ pub(super) async fn run(options: Options, context: &Context) -> Result<Outcome> 
         ));
     }
 
-    let server = Server::new(parsed, 2);
+    let server = Server::new(parsed, 2).hardened(context.settings.hardening);
     server.prepare().await?;
     let problems = server.check().await?;
     if !problems.is_empty() && !options.force {
@@ -79,9 +79,9 @@ pub(super) async fn run(options: Options, context: &Context) -> Result<Outcome> 
         ));
     }
     let mut record = put(&catalog, &options.name, &url, options.replace).await?;
-    if let Some(budget) = options.connection_budget {
-        let budget = Some(budget).filter(|budget| *budget > 0);
-        record = catalog.set_connection_budget(&options.name, budget).await?;
+    let change = options.change.change();
+    if !change.is_empty() {
+        record = catalog.change_server(&options.name, &change).await?;
     }
     let document = ServerDocument::from(record);
     let verb = if options.replace { "has a new address" } else { "is added" };
@@ -146,13 +146,5 @@ pub(super) fn describe(problem: &Problem) -> String {
 }
 
 pub(super) fn parse_name(text: &str) -> std::result::Result<String, String> {
-    let inner = |byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || *byte == b'-';
-    let bytes = text.as_bytes();
-    let good = !bytes.is_empty()
-        && bytes.len() <= 50
-        && bytes.iter().all(inner)
-        && !text.starts_with('-')
-        && !text.ends_with('-');
-    let rule = "a name has up to 50 lowercase letters, digits and inner hyphens";
-    if good { Ok(text.to_owned()) } else { Err(rule.to_owned()) }
+    Label::parse(text).map(String::from).map_err(|error| error.to_string())
 }

@@ -8,7 +8,7 @@ use jiff::{Timestamp, ToSpan as _};
 use serde::Serialize;
 use uuid::Uuid;
 
-use crate::audit::{Audit, AuditOptions, AuditReport, Audited, Finding, mend};
+use crate::audit::{Audit, AuditOptions, AuditReport, Audited, Finding, NEIGHBOURS_SEEN, mend};
 use crate::catalog::audits::Acceptance;
 use crate::catalog::tenants::TenantFilter;
 use crate::cli::audit::read_unchecked;
@@ -60,7 +60,7 @@ struct RunOptions {
     /// Show only what an earlier report does not have
     #[arg(long, value_name = "FILE")]
     baseline: Option<PathBuf>,
-    /// Mend what can be mended without harm: revoke, reset, comment, another password
+    /// Mend what can be mended without harm: revoke, reset, comment, harden, another password
     #[arg(long)]
     fix: bool,
     /// Do not ask
@@ -147,8 +147,10 @@ async fn fix(
     context: &Context,
 ) -> Result<bool> {
     let is_weak = |finding: &Finding| finding.kind == WEAK_PASSWORD;
-    let mendable: Vec<&Finding> =
-        report.open().filter(|finding| finding.fix.is_some() || is_weak(finding)).collect();
+    let is_open = |finding: &Finding| finding.kind == NEIGHBOURS_SEEN;
+    let can_mend =
+        |finding: &&Finding| finding.fix.is_some() || is_weak(finding) || is_open(finding);
+    let mendable: Vec<&Finding> = report.open().filter(can_mend).collect();
     if mendable.is_empty() {
         context.note("Nothing was found that can be mended without somebody looking at it.");
         return Ok(false);
@@ -157,6 +159,11 @@ async fn fix(
         let place = finding.database.as_deref().unwrap_or(&finding.place);
         match &finding.fix {
             Some(statement) => crate::cli::report::warn(&format!("on {place}: {statement}")),
+            None if is_open(finding) => {
+                crate::cli::report::warn(&format!(
+                    "on {place}: hide the shared catalogs from tenants"
+                ));
+            }
             None => crate::cli::report::warn(&format!(
                 "on {place}: another password for {}",
                 finding.subject

@@ -5,17 +5,19 @@ use clap::Args;
 use super::Wait;
 use crate::catalog::tenants::NewTenant;
 use crate::cli::drive::Driver;
+use crate::cli::server::explain;
 use crate::cli::tier::parse_tier;
 use crate::cli::{Context, Error, Outcome, Result};
 use crate::operations::request::Requester;
-use crate::tenant::{TenantSettings, TenantSlug, Tier};
+use crate::tenant::{FleetSettings, Label, TenantSettings, TenantSlug, Tier};
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   tenantry tenant create --slug acme-corp
   tenantry tenant create --slug acme-corp --name 'Acme Corporation' --sample-data
-  tenantry tenant create --slug acme-corp --server eu-1 --wait=false")]
+  tenantry tenant create --slug acme-corp --server eu-1 --wait=false
+  tenantry tenant create --slug acme-corp --region eu --tag beta --apart-from globex --explain")]
 pub(in crate::cli) struct Options {
     /// Its name in URLs and database names: lowercase letters, digits, inner hyphens
     #[arg(long, value_parser = TenantSlug::parse)]
@@ -23,9 +25,21 @@ pub(in crate::cli) struct Options {
     /// Its name for people [default: the slug]
     #[arg(long)]
     name: Option<String>,
-    /// The server to host it [default: the one with the fewest tenants]
+    /// The server to host it [default: of those that may, the one with the fewest tenants]
     #[arg(long)]
     server: Option<String>,
+    /// Only a server of this region may host it, now and later
+    #[arg(long, value_parser = Label::parse)]
+    region: Option<Label>,
+    /// Never on one server with this tenant; may be given several times
+    #[arg(long, value_name = "SLUG", value_parser = TenantSlug::parse)]
+    apart_from: Vec<TenantSlug>,
+    /// A free name, by which rollouts choose it; may be given several times
+    #[arg(long = "tag", value_name = "TAG", value_parser = Label::parse)]
+    tags: Vec<Label>,
+    /// Only show which server would host it, and why not another
+    #[arg(long)]
+    explain: bool,
     /// How it is hosted
     #[arg(long, default_value = "shared", value_parser = parse_tier)]
     tier: Tier,
@@ -45,13 +59,22 @@ pub(super) async fn run(options: Options, context: &Context) -> Result<Outcome> 
     }
     let environment = context.environment().await?;
     let slug = options.slug;
+    let mut settings = TenantSettings::default();
+    settings.set_fleet(FleetSettings {
+        region: options.region,
+        tags: options.tags.into_iter().collect(),
+        apart_from: options.apart_from.into_iter().collect(),
+    });
     let new = NewTenant {
         slug: slug.clone(),
         name: options.name.unwrap_or_else(|| slug.to_string()),
         tier: options.tier,
-        settings: TenantSettings::default(),
+        settings,
         server: options.server,
     };
+    if options.explain {
+        return explain(&environment.catalog, &new, context).await;
+    }
     let by = context.requester();
     let by = Requester { name: &by, idempotency_key: None };
     let operation = environment.create_tenant(&new, options.sample_data, by).await?;

@@ -43,7 +43,8 @@ Examples:
   tenantry tenant settings set acme-corp 'branding.display_name=\"2024\"'    (text, not a number)
 
 Sections: branding (logo_url, primary_color, secondary_color, display_name), sso (issuer, audience),
-limits (connections, statement_timeout, idle_in_transaction_timeout, queries_per_second), compliance and application (any).")]
+limits (connections, statement_timeout, idle_in_transaction_timeout, queries_per_second), fleet (region, tags, apart_from),
+backup (schedule, retention, goal_rpo, legal_hold), encryption (recipient), compliance and application (any).")]
 pub(in crate::cli) struct SetOptions {
     /// The tenant
     #[arg(value_parser = TenantSlug::parse)]

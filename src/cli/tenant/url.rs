@@ -7,6 +7,7 @@ use serde::Serialize;
 use tenantry_provisioning::ServerUrl;
 
 use crate::catalog::CatalogError;
+use crate::catalog::audit_log::Event;
 use crate::cli::{Context, Outcome, Result};
 use crate::tenant::{TenantSlug, TenantState};
 
@@ -14,7 +15,9 @@ use crate::tenant::{TenantSlug, TenantState};
 #[command(after_help = "\
 Examples:
   psql \"$(tenantry tenant url acme-corp)\"
-  tenantry tenant url acme-corp --quiet > acme.url")]
+  tenantry tenant url acme-corp --quiet > acme.url
+
+That it was shown, and to whom, stands in the audit log.")]
 pub(in crate::cli) struct Options {
     /// The tenant
     #[arg(value_parser = TenantSlug::parse)]
@@ -29,11 +32,12 @@ struct Document {
 
 pub(super) async fn run(options: Options, context: &Context) -> Result<Outcome> {
     let slug = options.slug;
-    let place = context.catalog().await?.place(&slug).await?;
+    let catalog = context.catalog().await?;
+    let place = catalog.place(&slug).await?;
     let place =
         place.ok_or_else(|| CatalogError::Missing { what: "tenant", name: slug.to_string() })?;
     let tenant = &place.tenant;
-    let is_settled = matches!(tenant.state, TenantState::Active | TenantState::Suspended);
+    let is_settled = tenant.state.is_settled();
     if !is_settled && !tenant.state.is_cutover() {
         let message = format!("tenant {slug} is {}, so nobody can connect to it", tenant.state);
         return Err(CatalogError::Conflict(message).into());
@@ -41,6 +45,9 @@ pub(super) async fn run(options: Options, context: &Context) -> Result<Outcome> 
     if tenant.state != TenantState::Active {
         context.note(&format!("The tenant is {}: its role cannot log in now.", tenant.state));
     }
+    let detail = serde_json::json!({ "role": tenant.role.as_str() });
+    let (actor, action) = (context.requester(), "tenant.url_shown");
+    catalog.record(&Event { actor: &actor, action, tenant: Some(&tenant.slug), detail }).await?;
     context.note("This is a secret: it holds the password of the tenant's role.");
     let url = place
         .server

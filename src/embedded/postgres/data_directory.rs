@@ -34,8 +34,8 @@ pub(super) struct DataDirectory {
 
 /// Where the content of a new cluster comes from.
 pub(super) enum Origin<'a> {
-    /// From `initdb`.
-    Nothing,
+    /// From `initdb`: the newest that is here, or the one in this directory.
+    Nothing(Option<&'a Path>),
     /// From a cluster that does not run.
     CopyOf(&'a DataDirectory),
     /// From one that runs at this port of 127.0.0.1, and whose standby the new one is to be.
@@ -55,12 +55,15 @@ impl DataDirectory {
         let major = fs::read_to_string(lock.path().join("cluster/PG_VERSION"))
             .ok()
             .and_then(|text| text.trim().parse().ok());
-        let installation = Installation::find(major)?;
+        let installation = match origin {
+            Origin::Nothing(bin_dir) => Installation::find(major, *bin_dir)?,
+            Origin::CopyOf(other) | Origin::StandbyOf(other, _) => other.installation.clone(),
+        };
 
         let mut directory = Self { lock, installation, account, password: SecretString::default() };
         match origin {
             _ if major.is_some() => directory.password = directory.read_password()?,
-            Origin::Nothing => directory.initialise(durable)?,
+            Origin::Nothing(_) => directory.initialise(durable)?,
             Origin::CopyOf(template) => directory.copy(template)?,
             Origin::StandbyOf(primary, port) => directory.follow(primary, *port)?,
         }
@@ -122,13 +125,9 @@ impl DataDirectory {
         Ok(())
     }
 
-    /// Whether this postmaster says in its `postmaster.pid` that it accepts connections.
+    /// Whether this postmaster says that it accepts connections.
     pub(super) fn is_ready(&self, postmaster: Pid) -> bool {
-        let text = fs::read_to_string(self.cluster().join("postmaster.pid")).unwrap_or_default();
-        let mut lines = text.lines();
-        let pid = lines.next().and_then(|line| line.parse().ok()).and_then(Pid::from_raw);
-        // Line 8 is the state.
-        pid == Some(postmaster) && lines.nth(6).is_some_and(|state| state.trim() == "ready")
+        is_ready(&self.cluster(), postmaster)
     }
 
     fn password_path(&self) -> PathBuf {
@@ -214,6 +213,15 @@ impl DataDirectory {
         fs::rename(building, &cluster)
             .map_err(EmbeddedError::io(format!("create {}", cluster.display())))
     }
+}
+
+/// Whether this postmaster says in its `postmaster.pid` that it accepts connections.
+pub(super) fn is_ready(cluster: &Path, postmaster: Pid) -> bool {
+    let text = fs::read_to_string(cluster.join("postmaster.pid")).unwrap_or_default();
+    let mut lines = text.lines();
+    let pid = lines.next().and_then(|line| line.parse().ok()).and_then(Pid::from_raw);
+    // Line 8 is the state.
+    pid == Some(postmaster) && lines.nth(6).is_some_and(|state| state.trim() == "ready")
 }
 
 /// All of PostgreSQL's processes stand in their data directory, and nobody else does.

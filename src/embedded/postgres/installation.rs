@@ -28,30 +28,34 @@ pub(super) struct Installation {
 }
 
 impl Installation {
-    /// The highest major version there is, or exactly the one that made the data.
-    pub(super) fn find(major: Option<u32>) -> Result<Self, EmbeddedError> {
-        let wanted = |version: u32| major.is_none_or(|major| major == version);
-        debian_installations()
-            .into_iter()
-            .filter(|(version, _)| wanted(*version))
-            .max_by_key(|(version, _)| *version)
-            .or_else(|| installation_on_path().filter(|(version, _)| wanted(*version)))
-            .map(|(_, bin_dir)| Self { bin_dir })
-            .ok_or_else(|| match major {
-                None => EmbeddedError::NotInstalled {
-                    missing: format!(
-                        "PostgreSQL's initdb and postgres are neither in {DEBIAN}/*/bin \
-                         nor on the PATH"
-                    ),
-                    package: "postgresql".to_owned(),
-                },
-                Some(major) => EmbeddedError::NotInstalled {
-                    missing: format!(
-                        "the data was made by PostgreSQL {major}, which is not on this machine"
-                    ),
-                    package: format!("postgresql-{major}"),
-                },
-            })
+    /// The highest major version there is, or exactly the one that made the data; in `bin_dir` and nowhere
+    /// else if it is given.
+    pub(super) fn find(major: Option<u32>, bin_dir: Option<&Path>) -> Result<Self, EmbeddedError> {
+        let wanted = |(version, _): &(u32, PathBuf)| major.is_none_or(|major| major == *version);
+        let found = match bin_dir {
+            Some(dir) => installation_in(dir).filter(wanted),
+            None => debian_installations()
+                .into_iter()
+                .filter(wanted)
+                .max_by_key(|(version, _)| *version)
+                .or_else(|| installation_on_path().filter(wanted)),
+        };
+        let place = match bin_dir {
+            Some(dir) => format!("not in {}", dir.display()),
+            None => format!("neither in {DEBIAN}/*/bin nor on the PATH"),
+        };
+        found.map(|(_, bin_dir)| Self { bin_dir }).ok_or_else(|| match major {
+            None => EmbeddedError::NotInstalled {
+                missing: format!("PostgreSQL's initdb and postgres are {place}"),
+                package: "postgresql".to_owned(),
+            },
+            Some(major) => EmbeddedError::NotInstalled {
+                missing: format!(
+                    "the data was made by PostgreSQL {major}, which is not on this machine"
+                ),
+                package: format!("postgresql-{major}"),
+            },
+        })
     }
 
     pub(super) fn program(&self, name: &str) -> PathBuf {
@@ -73,7 +77,13 @@ fn debian_installations() -> Vec<(u32, PathBuf)> {
 
 fn installation_on_path() -> Option<(u32, PathBuf)> {
     let path = std::env::var_os("PATH")?;
-    let dir = std::env::split_paths(&path).find(|dir| has_server_programs(dir))?;
+    std::env::split_paths(&path).find_map(|dir| installation_in(&dir))
+}
+
+fn installation_in(dir: &Path) -> Option<(u32, PathBuf)> {
+    if !has_server_programs(dir) {
+        return None;
+    }
     // Behind a symbolic link are the other programs of the same version.
     let bin_dir = dir.join("postgres").canonicalize().ok()?.parent()?.to_owned();
     // "postgres (PostgreSQL) 15.18 (Debian 15.18-0+deb12u1)"
@@ -253,7 +263,7 @@ mod tests {
 
     #[test]
     fn data_of_a_version_that_is_not_here_names_its_package() {
-        let error = Installation::find(Some(8)).unwrap_err();
+        let error = Installation::find(Some(8), None).unwrap_err();
 
         assert!(error.to_string().contains("postgresql-8"), "{error}");
     }

@@ -157,7 +157,7 @@ impl Environment {
         moment: Timestamp,
     ) -> Result<bool, CatalogError> {
         if let Some(failed) = failed_for(tenant, moment) {
-            return match self.catalog.retry(failed).await {
+            return match self.catalog.asked_by(SCHEDULE).retry(failed).await {
                 Ok(_) => Ok(true),
                 // Somebody was faster.
                 Err(CatalogError::Conflict(_)) => Ok(false),

@@ -7,8 +7,7 @@ use super::{Environment, Requester, Work};
 use crate::catalog::CatalogError;
 use crate::catalog::backups::BackupRecord;
 use crate::catalog::operations::OperationRecord;
-use crate::catalog::tenants::NewTenant;
-use crate::tenant::{TenantSettings, TenantSlug, TenantState};
+use crate::tenant::{TenantSlug, TenantState};
 
 /// Which backup to restore.
 #[derive(Clone, Copy, Debug)]
@@ -59,12 +58,9 @@ impl Environment {
                 backup.id
             )));
         }
-        let server = match server {
-            Some(name) => Some(self.catalog.server_by_name(name).await?.id),
-            None => None,
-        };
-        let wanted = &[TenantState::Active, TenantState::Suspended];
-        self.ask(slug, wanted, &Work::Restore { backup: backup.id, server }, by).await
+        let server = self.place_of(&tenant, server).await?;
+        let work = Work::Restore { backup: backup.id, server };
+        self.ask_of(&tenant, &TenantState::SETTLED, &work, by).await
     }
 
     /// Makes another tenant of a backup: with an id, a key, a role and a password of its own.
@@ -81,19 +77,8 @@ impl Environment {
         }
         let backup = self.choose_backup(slug, choice).await?;
         let original = self.catalog.tenant_by_id(backup.tenant_id).await?;
-        let new = NewTenant {
-            name: to.slug.to_string(),
-            slug: to.slug,
-            tier: original.tier,
-            settings: TenantSettings::default(),
-            server: to.server,
-        };
-        let id = Uuid::now_v7();
         let work = Work::RestoreAs { backup: backup.id, suspended: false };
-        let mut operation = work.new_operation(id, by.name);
-        operation.idempotency_key = by.idempotency_key;
-        let asked = self.catalog.create_tenant(id, &new, &operation).await;
-        self.or_earlier(asked, by).await
+        self.copy_tenant(&original, to, &work, by).await
     }
 
     /// Restores one table of a backup into a schema beside, `restored_<time>`; nothing else is touched.
@@ -108,9 +93,8 @@ impl Environment {
         let backup = self.choose_backup(slug, choice).await?.id;
         // Of this moment, so that a second restore does not meet the first.
         let schema = Timestamp::now().strftime("restored_%Y%m%dt%H%M%S%3fz").to_string();
-        let wanted = &[TenantState::Active, TenantState::Suspended];
         let work = Work::RestoreTable { backup, table: table.to_owned(), schema };
-        self.ask(slug, wanted, &work, by).await
+        self.ask(slug, &TenantState::SETTLED, &work, by).await
     }
 
     /// Puts back the database that the tenant's last restore replaced.
@@ -126,9 +110,8 @@ impl Environment {
                  `tenantry backup list {slug}`"
             )));
         };
-        let wanted = &[TenantState::Active, TenantState::Suspended];
         let work = Work::UndoRestore { operation, server: retained.server_id };
-        self.ask(slug, wanted, &work, by).await
+        self.ask(slug, &TenantState::SETTLED, &work, by).await
     }
 
     /// Restores the newest good backup of a tenant to a scratch database, to prove it.
@@ -139,8 +122,7 @@ impl Environment {
     ) -> Result<OperationRecord, CatalogError> {
         self.require_store()?;
         let backup = self.choose_backup(slug, BackupChoice::Latest).await?.id;
-        let wanted = &[TenantState::Active, TenantState::Suspended];
-        self.ask(slug, wanted, &Work::Drill { backup }, by).await
+        self.ask(slug, &TenantState::SETTLED, &Work::Drill { backup }, by).await
     }
 
     /// The backup that is meant, which must be this tenant's.

@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use crate::catalog::CatalogError;
 use crate::catalog::rollouts::RolloutRecord;
-use crate::tenant::{Tenant, TenantSlug, Tier};
+use crate::tenant::{Label, Tenant, TenantSlug, Tier};
 
 /// The most operations at a time that may be asked for.
 const MAX_CONCURRENCY: u32 = 256;
@@ -25,7 +25,7 @@ pub struct RolloutPlan {
     /// These tenants; all that are behind when it is empty.
     #[schema(value_type = Vec<String>)]
     pub tenants: Vec<TenantSlug>,
-    /// Who comes first: slugs, `5%`, `tier=shared` or `server=eu-1`.
+    /// Who comes first: slugs, `5%`, `tag=beta`, `tier=shared`, `region=eu` or `server=eu-1`.
     #[schema(value_type = Vec<String>)]
     pub canary: Vec<Selection>,
     /// Who comes then, one wave after the other; a share counts everybody before it. Whoever is in none of
@@ -58,6 +58,10 @@ pub enum Selection {
     Share(u8),
     /// Of a tier.
     Tier(Tier),
+    /// With a tag.
+    Tag(Label),
+    /// On a server of a region.
+    Region(Label),
     /// On a server.
     Server(String),
 }
@@ -77,14 +81,16 @@ pub enum Bound {
 pub enum PlanError {
     /// Not a selection.
     #[error(
-        "`{0}` selects nobody; give a slug, a share such as 5%, tier=shared, tier=dedicated or server=NAME"
+        "`{0}` selects nobody; give a slug, a share such as 5%, tag=NAME, tier=shared, tier=dedicated, region=NAME or server=NAME"
     )]
     Selection(String),
     /// Not a bound.
     #[error("`{0}` is no bound; give a number of tenants, or a share such as 2%")]
     Bound(String),
     /// A selection of what does not exist.
-    #[error("no tenant is `{0}`; `tenantry tenant list` shows names, tiers and servers")]
+    #[error(
+        "no tenant is `{0}`; `tenantry tenant list` shows names and servers, `tenant show` tiers and tags, `server list` regions"
+    )]
     Nobody(String),
     /// Shares that do not grow.
     #[error(
@@ -115,6 +121,8 @@ impl Selection {
         }
         match text.split_once('=') {
             Some(("tier", name)) => Tier::parse(name).map(Self::Tier).ok_or_else(wrong),
+            Some(("tag", name)) => Label::parse(name).map(Self::Tag).map_err(|_| wrong()),
+            Some(("region", name)) => Label::parse(name).map(Self::Region).map_err(|_| wrong()),
             Some(("server", name)) if !name.is_empty() => Ok(Self::Server(name.to_owned())),
             Some(_) => Err(wrong()),
             None => TenantSlug::parse(text).map(Self::Tenant).map_err(|_| wrong()),
@@ -126,6 +134,8 @@ impl Selection {
             Self::Tenant(slug) => tenant.slug == *slug,
             Self::Share(_) => true,
             Self::Tier(tier) => tenant.tier == *tier,
+            Self::Tag(tag) => tenant.settings.fleet().is_some_and(|fleet| fleet.tags.contains(tag)),
+            Self::Region(region) => tenant.server_region.as_ref() == Some(region),
             Self::Server(name) => tenant.server_name == *name,
         }
     }
@@ -250,6 +260,8 @@ impl fmt::Display for Selection {
             Self::Tenant(slug) => write!(f, "{slug}"),
             Self::Share(share) => write!(f, "{share}%"),
             Self::Tier(tier) => write!(f, "tier={}", tier.as_str()),
+            Self::Tag(tag) => write!(f, "tag={tag}"),
+            Self::Region(region) => write!(f, "region={region}"),
             Self::Server(name) => write!(f, "server={name}"),
         }
     }
@@ -299,12 +311,22 @@ mod tests {
 
     #[test]
     fn selections_and_bounds_read_as_they_are_written() {
-        for text in ["acme", "5%", "100%", "tier=shared", "server=eu-1"] {
+        for text in ["acme", "5%", "100%", "tag=beta", "tier=shared", "region=eu", "server=eu-1"] {
             assert_eq!(Selection::parse(text).unwrap().to_string(), text);
         }
-        for text in
-            ["", "0%", "101%", "5.5%", "tier=gold", "server=", "tag=beta", "region=eu", "Acme"]
-        {
+        for text in [
+            "",
+            "0%",
+            "101%",
+            "5.5%",
+            "tier=gold",
+            "server=",
+            "tag=",
+            "tag=Beta",
+            "region=",
+            "colour=red",
+            "Acme",
+        ] {
             assert!(Selection::parse(text).is_err(), "{text}");
         }
         for text in ["0", "3", "0%", "50%"] {

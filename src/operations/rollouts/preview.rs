@@ -178,8 +178,8 @@ impl Environment {
         let servers: BTreeSet<Uuid> = drawn.due.iter().map(|tenant| tenant.server_id).collect();
         for server in servers {
             let templates = self.catalog.templates(server).await?;
-            let digests = [drawn.held.digest(), drawn.set.digest()];
-            let ours = templates.into_iter().find(|one| digests.contains(&one.digest.as_str()));
+            let digests = [&drawn.held, &drawn.set].map(|set| self.template_digest(set));
+            let ours = templates.into_iter().find(|one| digests.contains(&one.digest));
             if let Some(template) = ours.filter(|one| !one.timings.is_empty()) {
                 return Ok(template.timings);
             }

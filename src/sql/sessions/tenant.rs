@@ -7,6 +7,7 @@ use tokio::sync::Semaphore;
 use uuid::Uuid;
 
 use crate::resolve::Access;
+use crate::router::Meter;
 use crate::router::server::{Opened, Pool, Server, Slot};
 use crate::sql::wire::Wire;
 use crate::tenant::EffectiveLimits;
@@ -22,6 +23,7 @@ pub(super) struct Tenant {
     pub idle: Mutex<Option<Vec<Idle>>>,
     pub server: Arc<Server>,
     pub opened: Opened,
+    pub meter: Arc<Meter>,
 }
 
 pub(super) struct Idle {
@@ -39,6 +41,10 @@ pub(super) struct Line {
 }
 
 impl Pool for Tenant {
+    fn tenant(&self) -> Uuid {
+        self.id
+    }
+
     fn opened(&self) -> &Opened {
         &self.opened
     }

@@ -1,5 +1,6 @@
 //! How each field of a section is read: one function a kind of value, with the words for what it must be.
 
+use std::collections::BTreeSet;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use url::Url;
 
 use super::{Goal, Timeout};
 use crate::duration;
-use crate::tenant::{Retention, Schedule};
+use crate::tenant::{Label, Retention, Schedule, TenantSlug};
 
 /// The longest address, in bytes; what members' issuers have too.
 const MAX_URL_BYTES: usize = 2000;
@@ -18,6 +19,8 @@ const MAX_AUDIENCES: usize = 20;
 const MAX_AUDIENCE_BYTES: usize = 1000;
 const MAX_CONNECTIONS: u64 = 1000;
 const MAX_RATE: u64 = 100_000;
+/// Most tags of a tenant, and most tenants that it is kept apart from.
+const MAX_NAMES: usize = 50;
 const MAX_TIMEOUT: Duration = Duration::from_hours(24);
 
 pub(super) fn logo_url<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error> {
@@ -68,15 +71,27 @@ pub(super) fn audience<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<String>
         (1..=MAX_AUDIENCE_BYTES).contains(&text.len()) && !text.contains(char::is_control)
     };
     let read = |value: &Value| {
-        let texts = match value {
-            Value::Array(list) => list.iter().map(Value::as_str).collect::<Option<Vec<_>>>()?,
-            one => vec![one.as_str()?],
-        };
-        let all_good = (1..=MAX_AUDIENCES).contains(&texts.len()) && texts.iter().all(|t| good(t));
-        all_good.then(|| texts.into_iter().map(str::to_owned).collect())
+        let texts = texts(value).filter(|texts| (1..=MAX_AUDIENCES).contains(&texts.len()))?;
+        texts.iter().all(|text| good(text)).then(|| texts.into_iter().map(str::to_owned).collect())
     };
     let expected = "a text or a list of 1 to 20 texts, each of 1 to 1000 bytes";
     optional(from, expected, read).map(Option::unwrap_or_default)
+}
+
+pub(super) fn label<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Label>, D::Error> {
+    let expected = "a name of up to 50 lowercase letters, digits and inner hyphens";
+    optional(from, expected, |value| Label::parse(value.as_str()?).ok())
+}
+
+pub(super) fn labels<'de, D: Deserializer<'de>>(from: D) -> Result<BTreeSet<Label>, D::Error> {
+    let expected =
+        "a name or a list of up to 50 names, each of lowercase letters, digits and inner hyphens";
+    names(from, expected, |text| Label::parse(text).ok())
+}
+
+pub(super) fn slugs<'de, D: Deserializer<'de>>(from: D) -> Result<BTreeSet<TenantSlug>, D::Error> {
+    let expected = "the slug of a tenant, or a list of up to 50 of them";
+    names(from, expected, |text| TenantSlug::parse(text).ok())
 }
 
 pub(super) fn connections<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u16>, D::Error> {
@@ -124,6 +139,26 @@ fn text<'de, D: Deserializer<'de>>(
     good: impl FnOnce(&str) -> bool,
 ) -> Result<Option<String>, D::Error> {
     optional(from, expected, |value| value.as_str().filter(|text| good(text)).map(str::to_owned))
+}
+
+fn names<'de, D: Deserializer<'de>, T: Ord>(
+    from: D,
+    expected: &str,
+    read: fn(&str) -> Option<T>,
+) -> Result<BTreeSet<T>, D::Error> {
+    let read = |value: &Value| {
+        let texts = texts(value).filter(|texts| texts.len() <= MAX_NAMES)?;
+        texts.into_iter().map(read).collect()
+    };
+    optional(from, expected, read).map(Option::unwrap_or_default)
+}
+
+/// A list of texts, or one text.
+fn texts(value: &Value) -> Option<Vec<&str>> {
+    match value {
+        Value::Array(list) => list.iter().map(Value::as_str).collect(),
+        one => Some(vec![one.as_str()?]),
+    }
 }
 
 /// Reads a field that may be `null`, which means that it is not there.

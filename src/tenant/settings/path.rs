@@ -9,7 +9,7 @@ use thiserror::Error;
 use super::SettingsError;
 
 /// Every place that a section knows. Under `compliance` and `application` there may be any other.
-const PLACES: [&str; 22] = [
+const PLACES: [&str; 26] = [
     "branding",
     "branding.logo_url",
     "branding.primary_color",
@@ -31,6 +31,10 @@ const PLACES: [&str; 22] = [
     "backup.legal_hold",
     "encryption",
     "encryption.recipient",
+    "fleet",
+    "fleet.region",
+    "fleet.tags",
+    "fleet.apart_from",
     "application",
 ];
 

@@ -7,12 +7,13 @@
 
 use std::mem;
 use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use aws_lc_rs::digest;
 use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::{ChecksumAlgorithm, CompletedMultipartUpload, CompletedPart};
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::runtime::Handle;
 use tokio::task::{JoinError, JoinSet};
@@ -40,7 +41,8 @@ impl S3 {
         mut reader: Pin<&mut (impl AsyncRead + Send)>,
     ) -> Result<Uploaded, StoreError> {
         let mut sha256 = digest::Context::new(&digest::SHA256);
-        let first = fill(reader.as_mut(), part_bytes(1)).await?;
+        let buffers = Buffers::default();
+        let first = buffers.fill(reader.as_mut(), part_bytes(1)).await?;
         sha256.update(&first);
         if first.len() < part_bytes(1) {
             let bytes = first.len() as u64;
@@ -49,7 +51,7 @@ impl S3 {
         }
 
         let mut multipart = Multipart::begin(self.clone(), key.to_owned()).await?;
-        let sent = multipart.send_all(first, reader, &mut sha256).await;
+        let sent = multipart.send_all(first, reader, &buffers, &mut sha256).await;
         let completed = match sent {
             Ok((parts, bytes)) => multipart.complete(parts, bytes).await.map(|()| bytes),
             Err(error) => Err(error),
@@ -110,6 +112,7 @@ impl Multipart {
         &mut self,
         mut part: Bytes,
         mut reader: Pin<&mut (impl AsyncRead + Send)>,
+        buffers: &Buffers,
         sha256: &mut digest::Context,
     ) -> Result<(Vec<CompletedPart>, u64), StoreError> {
         let mut done = Vec::new();
@@ -126,7 +129,7 @@ impl Multipart {
                 break;
             }
             number += 1;
-            part = fill(reader.as_mut(), part_bytes(number)).await?;
+            part = buffers.fill(reader.as_mut(), part_bytes(number)).await?;
             sha256.update(&part);
         }
         while let Some(part) = self.landed().await? {
@@ -250,16 +253,51 @@ fn part_bytes(number: i32) -> usize {
         .map_or(LARGEST_PART_BYTES, |bytes| bytes.min(LARGEST_PART_BYTES))
 }
 
-/// Reads exactly `size` bytes, or fewer at the end of the stream.
-async fn fill(reader: Pin<&mut (impl AsyncRead + Send)>, size: usize) -> Result<Bytes, StoreError> {
-    let mut part = BytesMut::with_capacity(size);
-    let mut reader = reader.take(size as u64);
-    while part.len() < size {
-        if reader.read_buf(&mut part).await.map_err(StoreError::Source)? == 0 {
-            break;
+/// The memory of parts, used over and over: of buffers of this size that are freed, the allocator keeps some.
+#[derive(Clone, Default)]
+struct Buffers(Arc<Mutex<Vec<Vec<u8>>>>);
+
+/// A part, whose memory goes back when the last who reads it is done.
+struct Part {
+    bytes: Vec<u8>,
+    home: Buffers,
+}
+
+impl Buffers {
+    /// Reads exactly `size` bytes, or fewer at the end of the stream.
+    async fn fill(
+        &self,
+        reader: Pin<&mut (impl AsyncRead + Send)>,
+        size: usize,
+    ) -> Result<Bytes, StoreError> {
+        let bytes = self.free().pop().unwrap_or_default();
+        let mut part = Part { bytes, home: self.clone() };
+        part.bytes.clear();
+        part.bytes.reserve_exact(size);
+        let mut reader = reader.take(size as u64);
+        while part.bytes.len() < size {
+            if reader.read_buf(&mut part.bytes).await.map_err(StoreError::Source)? == 0 {
+                break;
+            }
         }
+        Ok(Bytes::from_owner(part))
     }
-    Ok(part.freeze())
+
+    fn free(&self) -> MutexGuard<'_, Vec<Vec<u8>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl AsRef<[u8]> for Part {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        self.home.free().push(mem::take(&mut self.bytes));
+    }
 }
 
 fn task_stopped(stopped: JoinError) -> StoreError {

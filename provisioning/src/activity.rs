@@ -1,0 +1,68 @@
+//! What goes on on a server right now, by database.
+
+use std::time::Duration;
+
+use crate::error::Error;
+use crate::server::Server;
+
+/// What a server counts and shows, all of one moment.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Activity {
+    /// How many connections it takes.
+    pub max_connections: i64,
+    /// Databases with a connection, or that ever had a transaction.
+    pub databases: Vec<DatabaseActivity>,
+}
+
+/// The same of one database. What sessions do is visible to a superuser, or to a member of `pg_monitor`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DatabaseActivity {
+    /// Its name.
+    pub database: String,
+    /// Transactions that have ended, well or not, since the server began to count.
+    pub transactions: i64,
+    /// Sessions of clients.
+    pub connections: i64,
+    /// Those of them that run a statement.
+    pub active: i64,
+    /// Those of them that wait for somebody else's lock.
+    pub waiting: i64,
+    /// How long the oldest open transaction has been open.
+    pub longest: Option<Duration>,
+}
+
+/// Looks at a server.
+pub async fn activity(server: &Server) -> Result<Activity, Error> {
+    let client = server.client().await?;
+    let rows = client
+        .query(
+            "-- activity::of_databases
+             select d.datname::text as database, s.xact_commit + s.xact_rollback as transactions,
+                    count(a.pid) as connections,
+                    count(a.pid) filter (where a.state = 'active') as active,
+                    count(a.pid) filter (where a.wait_event_type = 'Lock') as waiting,
+                    max(extract(epoch from clock_timestamp() - a.xact_start))::float8 as longest,
+                    current_setting('max_connections')::int8 as max_connections
+             from pg_database d
+             join pg_stat_database s on s.datid = d.oid
+             left join pg_stat_activity a
+               on a.datid = d.oid and a.backend_type = 'client backend' and a.pid <> pg_backend_pid()
+             group by d.oid, d.datname, s.xact_commit, s.xact_rollback",
+            &[],
+        )
+        .await?;
+    let databases = rows.iter().map(|row| DatabaseActivity {
+        database: row.get("database"),
+        transactions: row.get("transactions"),
+        connections: row.get("connections"),
+        active: row.get("active"),
+        waiting: row.get("waiting"),
+        longest: row
+            .get::<_, Option<f64>>("longest")
+            .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()),
+    });
+    Ok(Activity {
+        max_connections: rows.first().map_or(0, |row| row.get("max_connections")),
+        databases: databases.collect(),
+    })
+}

@@ -1,0 +1,131 @@
+//! The side that follows: its subscription, how far that has come, and its end.
+
+use postgres_protocol::escape::escape_literal;
+use secrecy::ExposeSecret as _;
+use secrecy::SecretString;
+use tokio_postgres::Client;
+use uuid::Uuid;
+
+use super::{Lsn, RUNS_AS_TABLE_OWNER};
+use crate::error::Error;
+use crate::name::{DatabaseName, RoleName};
+use crate::server::{Server, ServerUrl};
+
+/// The statement that makes a subscription holds a password: it is to be in no log, and in nobody's view of what
+/// sessions do.
+const UNHEARD: &str = "set log_statement = 'none'; set log_min_error_statement = 'panic'; \
+     set log_min_duration_statement = -1; set log_min_duration_sample = -1; set log_duration = off; \
+     set track_activities = off; set pg_stat_statements.track = 'none'; set pgaudit.log = 'none'";
+
+/// How far the copy of a database's tables is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CopyState {
+    /// Tables that follow by now.
+    pub ready: i64,
+    /// All of them.
+    pub tables: i64,
+    /// How often something failed, and is tried again.
+    pub errors: i64,
+}
+
+impl Server {
+    /// Lets a build follow the database at `from`, whose user is the carrier that [`Server::publish`] made.
+    pub async fn subscribe(
+        &self,
+        build: &DatabaseName,
+        operation: Uuid,
+        from: &ServerUrl,
+    ) -> Result<(), Error> {
+        let runs_as = if self.facts().await?.major < RUNS_AS_TABLE_OWNER {
+            ""
+        } else {
+            // Row level security that is forced upon owners would be in the way.
+            ", run_as_owner = true"
+        };
+        let session = self.connect(build).await?;
+        session.batch_execute(UNHEARD).await?;
+        let (carrier, from) = (RoleName::carrier(operation), from.conninfo());
+        let statement = SecretString::from(format!(
+            "create subscription {name} connection {from} publication {name} \
+             with (create_slot = false, slot_name = {slot}, copy_data = true, streaming = off{runs_as})",
+            name = carrier.quoted(),
+            slot = escape_literal(carrier.as_str()),
+            from = escape_literal(from.expose_secret()),
+        ));
+        Ok(session.batch_execute(statement.expose_secret()).await?)
+    }
+
+    /// Whether a build follows already.
+    pub async fn is_subscribed(&self, operation: Uuid) -> Result<bool, Error> {
+        let row = self
+            .client()
+            .await?
+            .query_one(
+                "-- follower::is_subscribed
+                 select exists (select from pg_subscription where subname = $1)",
+                &[&RoleName::carrier(operation).as_str()],
+            )
+            .await?;
+        Ok(row.get(0))
+    }
+
+    /// Ends the following of a build, without a word to the server that it follows. That it follows nothing is fine.
+    pub async fn unsubscribe(&self, build: &DatabaseName, operation: Uuid) -> Result<(), Error> {
+        if !self.is_subscribed(operation).await? {
+            return Ok(());
+        }
+        let name = RoleName::carrier(operation).quoted();
+        let session = self.connect(build).await?;
+        Ok(session
+            .batch_execute(&format!(
+                "set statement_timeout = '1min'; alter subscription {name} disable;
+                 alter subscription {name} set (slot_name = none); drop subscription {name}"
+            ))
+            .await?)
+    }
+
+    /// Up to where a build has everything. Nothing where its worker is away.
+    pub async fn followed_to(&self, operation: Uuid) -> Result<Option<Lsn>, Error> {
+        let row = self
+            .client()
+            .await?
+            .query_opt(
+                // The sender says where it is only when it has sent everything before, and the worker hears of it
+                // only when it has applied all that.
+                "-- follower::followed_to
+                 select pg_wal_lsn_diff(latest_end_lsn, '0/0')::int8 from pg_stat_subscription
+                 where subname = $1 and relid is null and pid is not null",
+                &[&RoleName::carrier(operation).as_str()],
+            )
+            .await?;
+        Ok(row.and_then(|row| row.get::<_, Option<i64>>(0)).map(Lsn))
+    }
+}
+
+impl CopyState {
+    /// Reads it by a session in the build.
+    pub async fn read(session: &Client, operation: Uuid) -> Result<Self, Error> {
+        let carrier = RoleName::carrier(operation);
+        let row = session
+            .query_opt(
+                "-- follower::copy_state
+                 select count(r.srsubid) filter (where r.srsubstate = 'r') as ready, count(r.srsubid) as tables,
+                        coalesce(max(t.apply_error_count + t.sync_error_count), 0)::int8 as errors
+                 from pg_subscription s
+                 left join pg_subscription_rel r on r.srsubid = s.oid
+                 left join pg_stat_subscription_stats t on t.subid = s.oid
+                 where s.subname = $1
+                 group by s.oid",
+                &[&carrier.as_str()],
+            )
+            .await?
+            .ok_or_else(|| Error::Missing { kind: "subscription", name: carrier.to_string() })?;
+        Ok(Self { ready: row.get("ready"), tables: row.get("tables"), errors: row.get("errors") })
+    }
+
+    /// Whether every table has been copied.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.ready == self.tables
+    }
+}

@@ -1,0 +1,373 @@
+//! Moving a tenant to another server.
+//!
+//! It is the cutover of a restore with the copying before it or in the middle. *Online* (`online.rs`), a copy follows
+//! the tenant's database while that is served, and its requests wait for a moment only. *Offline*, which takes
+//! everything along that `pg_dump` knows, between any versions of PostgreSQL that go upwards, they wait for the copy:
+//! the database is taken out of service first, so that nobody writes behind the copy's back; then it is copied,
+//! compared table by table, and taken into service over there.
+//!
+//! Whatever fails until the catalog's word, the tenant is served where it was, and nothing of it stays on the server
+//! that it did not come to. Afterwards the database that it left is kept for a while, shut.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use futures_util::{FutureExt as _, future};
+use serde::{Deserialize, Serialize};
+use tenantry_backup::{CopyEnd, copy_database};
+use tenantry_provisioning::{Connection, DatabaseName, Owner, Problem, Server, database_sizes};
+use uuid::Uuid;
+
+use super::cutover::{self, Arrival, Incoming};
+use super::drill::digest;
+use super::transfer::watched;
+use super::{
+    Environment, Plan, Step, StepContext, StepError, Work, provision, require_settled, restore,
+    upkeep,
+};
+use crate::catalog::audit_log::Event;
+use crate::tenant::{Tenant, TenantSlug, TenantState};
+
+mod online;
+mod verify;
+
+pub(super) use online::drain;
+
+pub(super) const PLAN: Plan = Plan {
+    steps: &[
+        Step::new("preflight", |cx| preflight(cx).boxed()),
+        Step::new("follow", |cx| follow(cx).boxed()),
+        Step::new("verify", |cx| verify(cx).boxed()),
+        Step::new("move", |cx| move_over(cx).boxed()),
+        Step::new("leave_server", |cx| leave_server(cx).boxed()),
+    ],
+    abandon: &[
+        Step::new("let_go", |cx| let_go(cx).boxed()),
+        Step::new("drop_build", |cx| clear(cx).boxed()),
+    ],
+    no_return: 4,
+};
+
+/// How a tenant is moved.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Way {
+    /// Online where nothing is in the way of that, and offline otherwise.
+    #[default]
+    Auto,
+    /// While it is served; its requests wait for a moment at the end.
+    Online,
+    /// While its requests wait.
+    Offline,
+}
+
+/// Whether the tenant is moved online, as the preflight decided.
+const ONLINE: &str = "online";
+
+/// Rows are compared as text, so both servers have to write it alike.
+const ALIKE: &str = "set datestyle = 'ISO, YMD'; set intervalstyle = 'postgres'; set timezone = 'UTC'; \
+     set extra_float_digits = 3; set bytea_output = 'hex'; set lc_monetary = 'C'";
+
+/// What a dump and a restore at once write in a second, at the least, on a server that is not busy.
+const BYTES_PER_SECOND: u64 = 20 << 20;
+
+impl Environment {
+    /// About how long a tenant's requests would wait, by the size of its database.
+    pub async fn relocation_pause(&self, tenant: &Tenant) -> Result<Duration, StepError> {
+        let server = self.server(tenant.server_id).await?;
+        let size = size(&server, &tenant.database).await?;
+        Ok(pause(size))
+    }
+
+    /// What keeps a tenant from being moved to this server online; empty where nothing does.
+    pub async fn online_obstacles(
+        &self,
+        tenant: &Tenant,
+        to: &str,
+    ) -> Result<Vec<Problem>, StepError> {
+        let source = self.server(tenant.server_id).await?;
+        let target = self.server(self.catalog.server_by_name(to).await?.id).await?;
+        Ok(source.obstacles_to_following(&tenant.database, &target).await?)
+    }
+
+    /// Drops what a tenant left on other servers, before its time. Returns how many databases that were.
+    pub async fn finish_relocation(&self, slug: &TenantSlug) -> Result<usize, StepError> {
+        let tenant = self.catalog.tenant(slug).await?;
+        require_settled(&tenant)?;
+        let left = self.catalog.expire_left(&tenant).await?;
+        if left.is_empty() && self.catalog.server_left(&tenant).await.is_ok() {
+            return Err(StepError::fail(
+                "another operation of the tenant is not over, and may need what it left",
+                "see that it ends, retry it or cancel it first (`tenantry operation list`)",
+            ));
+        }
+        for retained in &left {
+            upkeep::drop_retained(self, retained).await?;
+            let detail = serde_json::json!({ "database": retained.database.as_str() });
+            let action = "tenant.left_database_dropped";
+            let event = Event { actor: self.catalog.by(), action, tenant: Some(slug), detail };
+            self.catalog.record(&event).await?;
+        }
+        Ok(left.len())
+    }
+}
+
+impl Way {
+    /// Whether it is what is done when nobody says anything.
+    #[must_use]
+    pub fn is_auto(&self) -> bool {
+        *self == Self::Auto
+    }
+}
+
+fn work(cx: &StepContext<'_>) -> Result<(Uuid, Way), StepError> {
+    match cx.work()? {
+        Work::Relocate { server, way } => Ok((server, way)),
+        _ => unreachable!("only a relocation has these steps"),
+    }
+}
+
+/// About how long the requests of a tenant wait whose database has so many bytes.
+pub(super) fn pause(bytes: u64) -> Duration {
+    Duration::from_secs(1 + bytes / BYTES_PER_SECOND)
+}
+
+fn target(cx: &StepContext<'_>) -> Result<Uuid, StepError> {
+    work(cx).map(|(server, _)| server)
+}
+
+fn is_online(cx: &StepContext<'_>) -> bool {
+    cx.recall(ONLINE).unwrap_or(false)
+}
+
+/// Finds out while the tenant is still served what would fail when its requests wait.
+async fn preflight(cx: &StepContext<'_>) -> Result<(), StepError> {
+    require_settled(&cx.tenant)?;
+    let target_id = target(cx)?;
+    if cx.tenant.server_id == target_id {
+        return Ok(());
+    }
+    let source = cx.environment.server(cx.tenant.server_id).await?;
+    let target = cx.environment.server(target_id).await?;
+    let (here, there) = (source.facts().await?, target.facts().await?);
+    if there.major < here.major {
+        return Err(StepError::fail(
+            format!(
+                "the tenant is on PostgreSQL {}, and that server is PostgreSQL {}",
+                here.version, there.version
+            ),
+            "choose a server of the same or a newer major version",
+        ));
+    }
+    let owner = Owner { tenant: cx.tenant.id, operation: cx.operation.id };
+    cutover::refuse_stranger(&target, &cx.tenant.database, owner).await?;
+    cutover::require_nothing_prepared(&source, &cx.tenant.database).await?;
+    let used = source.connect(&cx.tenant.database).await?;
+    let used = names(&used, "select extname::text from pg_extension order by 1").await?;
+    let known = "select name::text from pg_available_extensions";
+    let known = names(&*target.client().await?, known).await?;
+    if let Some(missing) = used.iter().find(|name| !known.contains(name)) {
+        return Err(StepError::fail(
+            format!("the tenant uses the extension `{missing}`, which that server has not"),
+            "install it there, or choose another server",
+        ));
+    }
+    choose_way(cx, &source, &target).await
+}
+
+/// Decides for the online way where that is possible, unless somebody has decided otherwise.
+async fn choose_way(
+    cx: &StepContext<'_>,
+    source: &Server,
+    target: &Server,
+) -> Result<(), StepError> {
+    let (_, way) = work(cx)?;
+    if way == Way::Offline {
+        return cx.remember(ONLINE, &false).await;
+    }
+    let obstacles = source.obstacles_to_following(&cx.tenant.database, target).await?;
+    let (what, remedies) = online::refusal(&obstacles);
+    if way == Way::Online && !obstacles.is_empty() {
+        return Err(StepError::fail(
+            format!("the tenant cannot be moved online: {what}"),
+            format!("{remedies}; or cancel, and relocate with `--offline`"),
+        ));
+    }
+    if !obstacles.is_empty() {
+        tracing::info!(tenant = %cx.tenant.slug, %what, "the tenant is moved offline");
+    }
+    cx.remember(ONLINE, &obstacles.is_empty()).await
+}
+
+async fn follow(cx: &StepContext<'_>) -> Result<(), StepError> {
+    if !is_online(cx) || cx.tenant.server_id == target(cx)? {
+        return Ok(());
+    }
+    or_clear(cx, online::follow(cx, target(cx)?).await).await
+}
+
+async fn verify(cx: &StepContext<'_>) -> Result<(), StepError> {
+    if !is_online(cx) || cx.tenant.server_id == target(cx)? {
+        return Ok(());
+    }
+    or_clear(cx, online::follow_verified(cx, target(cx)?).await).await
+}
+
+async fn move_over(cx: &StepContext<'_>) -> Result<(), StepError> {
+    // In the middle of a cutover, the database that is followed may be shut already, and have another name.
+    let is_before = cx.tenant.state != TenantState::Restoring;
+    let database = DatabaseName::build(cx.operation.id);
+    if is_before {
+        cutover::clear_stale(cx, &database, target(cx)?).await?;
+        verify(cx).await?;
+    }
+    let incoming = Incoming {
+        database,
+        server_id: target(cx)?,
+        version: cx.tenant.schema_version,
+        repeatables: None,
+        arrival: if is_online(cx) { Arrival::Followed } else { Arrival::Copied },
+    };
+    or_clear(cx, cutover::cut_over(cx, &incoming).await).await
+}
+
+/// What did not come to its end leaves nothing on either server: it begins anew when it is tried again.
+async fn or_clear(cx: &StepContext<'_>, done: Result<(), StepError>) -> Result<(), StepError> {
+    if matches!(done, Err(StepError::Retry(..) | StepError::Fail(..)))
+        && let Err(error) = clear(cx).await
+    {
+        tracing::warn!(%error, "an unfinished copy is left until the relocation is retried or cancelled");
+    }
+    done
+}
+
+async fn leave_server(cx: &StepContext<'_>) -> Result<(), StepError> {
+    if let Some(left) = cutover::left_server(cx)
+        && is_online(cx)
+    {
+        online::leave(cx, &cx.environment.server(left).await?).await?;
+    }
+    cutover::leave_server(cx).await
+}
+
+async fn let_go(cx: &StepContext<'_>) -> Result<(), StepError> {
+    cutover::let_go(cx, &DatabaseName::build(cx.operation.id), target(cx)?).await
+}
+
+async fn clear(cx: &StepContext<'_>) -> Result<(), StepError> {
+    let target = target(cx)?;
+    if is_online(cx) {
+        return online::clear(cx, target).await;
+    }
+    provision::drop_build(&cx.environment.server(target).await?, cx.operation.id).await
+}
+
+/// Copies a database that is out of service into the operation's build on another server, and compares the two.
+pub(super) async fn copy(
+    cx: &StepContext<'_>,
+    source: &Server,
+    retired: &DatabaseName,
+    target: &Server,
+) -> Result<(), StepError> {
+    // For the administrator alone: the tenant's role lost its right when it was retired.
+    source.unfence(retired, cx.tenant.id).await?;
+    let fill = || copy_once(cx, source, retired, target).boxed();
+    restore::with_lent_roles(cx, target, fill).await?;
+    let build = DatabaseName::build(cx.operation.id);
+    compare(&source.connect(retired).await?, &target.connect(&build).await?).await?;
+    source.fence(retired, cx.tenant.id).await?;
+    Ok(())
+}
+
+async fn copy_once(
+    cx: &StepContext<'_>,
+    source: &Server,
+    retired: &DatabaseName,
+    target: &Server,
+) -> Result<(), StepError> {
+    let to_env = restore::empty_build(cx, target).await?;
+    let (from_tools, _) = cx.environment.tools(source).await?;
+    let (to_tools, _) = cx.environment.tools(target).await?;
+    let from_env = source.url().with_database(retired.as_str()).libpq_env();
+    let from = CopyEnd { tools: &from_tools, libpq_env: &from_env };
+    let to = CopyEnd { tools: &to_tools, libpq_env: &to_env };
+    let size = size(source, retired).await?;
+    let _turn = cx.environment.turn().await;
+    watched(cx, size, |progress| copy_database(from, to, None, progress)).await
+}
+
+/// In bytes, on the disk of its server.
+async fn size(server: &Server, database: &DatabaseName) -> Result<u64, StepError> {
+    let sizes = database_sizes(server, std::slice::from_ref(database)).await?;
+    Ok(sizes.first().map_or(0, |(_, bytes)| bytes.unsigned_abs()))
+}
+
+/// Every row of every table, how far each sequence has come, and the number of large objects.
+async fn compare(here: &Connection, there: &Connection) -> Result<(), StepError> {
+    let (here_sums, there_sums) = future::try_join(sums(here), sums(there)).await?;
+    let Some(what) = difference(&here_sums, &there_sums) else { return Ok(()) };
+    Err(StepError::fail(
+        format!("the copy differs from the tenant's database in {what}"),
+        "the tenant is served where it was; move it with a backup, `tenantry restore --server`, and report this",
+    ))
+}
+
+/// What is compared, each under a name for people.
+type Sums = BTreeMap<String, String>;
+
+fn difference<'a>(here: &'a Sums, there: &'a Sums) -> Option<&'a str> {
+    let differs = here.iter().find(|(what, sum)| there.get(*what) != Some(sum));
+    let only_there = || there.keys().find(|what| !here.contains_key(*what));
+    differs.map(|(what, _)| what).or_else(only_there).map(String::as_str)
+}
+
+async fn sums(session: &Connection) -> Result<Sums, StepError> {
+    let failed = tenantry_provisioning::Error::from;
+    let counted = session
+        .query(
+            "-- relocate::sequences
+             select format('the sequence %I.%I', schemaname, sequencename), coalesce(last_value::text, 'unused')
+             from pg_sequences
+             union all
+             select 'its large objects', count(*)::text from pg_largeobject_metadata",
+            &[],
+        )
+        .await
+        .map_err(failed)?;
+    let mut sums = table_sums(session).await?;
+    sums.extend(counted.iter().map(|row| (row.get(0), row.get(1))));
+    Ok(sums)
+}
+
+/// Every row of every table.
+async fn table_sums(session: &Connection) -> Result<Sums, StepError> {
+    let failed = tenantry_provisioning::Error::from;
+    session.batch_execute(ALIKE).await.map_err(failed)?;
+    let mut sums = Sums::new();
+    let tables = session
+        .query(
+            "-- relocate::tables
+             select format('%I.%I', n.nspname, c.relname),
+                    coalesce(string_agg(quote_ident(a.attname), ', ' order by a.attname), '')
+             from pg_class c
+             join pg_namespace n on n.oid = c.relnamespace
+             left join pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
+             where c.relkind in ('r', 'm') and c.relpersistence <> 't'
+               and n.nspname <> 'information_schema' and n.nspname not like 'pg\\_%'
+             group by 1",
+            &[],
+        )
+        .await
+        .map_err(failed)?;
+    for row in &tables {
+        let (table, columns): (String, String) = (row.get(0), row.get(1));
+        let rows = digest(session, &format!("(select {columns} from only {table})")).await;
+        sums.insert(format!("the rows of {table}"), format!("{:?}", rows.map_err(failed)?));
+    }
+    Ok(sums)
+}
+
+async fn names(client: &tokio_postgres::Client, sql: &str) -> Result<Vec<String>, StepError> {
+    let rows = client.query(sql, &[]).await.map_err(tenantry_provisioning::Error::from)?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
+}

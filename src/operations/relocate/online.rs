@@ -1,0 +1,402 @@
+//! The *online* way of a relocation: a database on the other server follows the tenant's by logical replication while
+//! the tenant is served, and takes its place when it holds the same.
+//!
+//! Rows come along by themselves. What replication leaves out is either carried when nobody writes any more (how far
+//! each sequence has come), or makes the database one that cannot be followed (`unfollowable.sql`): that is looked at
+//! before anything is made, and again before the switch, together with the schema, which must be what it was.
+//!
+//! Until the catalog's word the tenant's own database is the truth. Whatever fails before it, all that was made is
+//! removed on both servers, the slot above all: it keeps the log of a whole server.
+
+use std::time::{Duration, Instant};
+
+use futures_util::FutureExt as _;
+use tenantry_backup::{CopyEnd, copy_definitions};
+use tenantry_provisioning::{
+    Connection, CopyState, DatabaseName, Lsn, Owner, Problem, RoleName, Schema, Server, SlotFacts,
+    drop_publication, random_password, unfollowable,
+};
+use tokio::time::sleep;
+use tokio_postgres::error::SqlState;
+use uuid::Uuid;
+
+use crate::catalog::lock::ChoreLock;
+use crate::operations::transfer::watched;
+use crate::operations::{StepContext, StepError, provision, restore};
+
+/// The schema that was copied, once it has been; its rows follow.
+const FOLLOWED: &str = "followed";
+/// Whether the rows were compared since then.
+const VERIFIED: &str = "verified";
+
+/// How often to look how far the copy is.
+const PAUSE: Duration = Duration::from_millis(100);
+/// A copy that does not move for so long is given up.
+const STALLED: Duration = Duration::from_mins(10);
+/// What is tried so often in vain is not tried for ever. A worker tries about every five seconds.
+const MOST_ERRORS: i64 = 20;
+/// The slot may keep so much of the server's log, and no more.
+const MOST_RETAINED: u64 = 32 << 30;
+/// The follower has caught up when it lacks no more than this.
+const NEARLY: u64 = 4 << 20;
+/// How long what is left may take to come across while the tenant is served.
+const CATCH_UP: Duration = Duration::from_secs(30);
+/// The same while its requests wait.
+const DRAIN: Duration = Duration::from_secs(8);
+/// How often to look whether there is room.
+const REST: Duration = Duration::from_millis(500);
+/// How often to look whether it has.
+const GLANCE: Duration = Duration::from_millis(3);
+
+const SERVED_ON: &str = "the tenant is served where it was";
+
+/// The two sides of a relocation.
+pub(super) struct Ends {
+    pub source: Server,
+    pub target: Server,
+    /// The database that follows.
+    pub build: DatabaseName,
+    /// The tenant's database.
+    pub live: DatabaseName,
+    pub owner: Owner,
+}
+
+/// Lets the build follow the tenant's database, and waits until it has nearly everything. One that follows already
+/// is left as it is.
+pub(super) async fn follow(cx: &StepContext<'_>, target: Uuid) -> Result<(), StepError> {
+    let ends = Ends::of(cx, target).await?;
+    if !ends.is_following(cx).await? {
+        ends.begin(cx).await?;
+    }
+    let size = super::size(&ends.source, &ends.live).await?;
+    watched(cx, size, |progress| ends.await_copy(progress)).await?;
+    let mark = ends.source.mark_log().await?;
+    if ends.await_followed(mark, CATCH_UP).await? {
+        return Ok(());
+    }
+    Err(StepError::fail(
+        format!("the copy does not keep up with what is written; {SERVED_ON}"),
+        "look at the load of both servers, then retry; or cancel, and relocate with `--offline`",
+    ))
+}
+
+/// The same, and sees that the rows have been compared since.
+pub(super) async fn follow_verified(cx: &StepContext<'_>, target: Uuid) -> Result<(), StepError> {
+    follow(cx, target).await?;
+    if cx.recall(VERIFIED).unwrap_or(false) {
+        return Ok(());
+    }
+    super::verify::verify(&Ends::of(cx, target).await?).await?;
+    cx.remember(VERIFIED, &true).await
+}
+
+/// Removes what joins the two databases, and the one that follows. Both sides are seen to, whichever fails.
+pub(super) async fn clear(cx: &StepContext<'_>, target: Uuid) -> Result<(), StepError> {
+    Ends::of(cx, target).await?.clear(cx).await
+}
+
+/// After the tenant is served elsewhere: nobody follows what it left.
+pub(super) async fn leave(cx: &StepContext<'_>, source: &Server) -> Result<(), StepError> {
+    let owner = Owner { tenant: cx.tenant.id, operation: cx.operation.id };
+    Ok(source.unpublish(&[&DatabaseName::old(cx.operation.id)], owner).await?)
+}
+
+/// Stops the tenant's database from being written to, and brings over what the follower does not have yet. After it
+/// the two hold the same, and the tenant's takes no connection.
+pub(in crate::operations) async fn drain(
+    cx: &StepContext<'_>,
+    source: &Server,
+    target: &Server,
+) -> Result<(), StepError> {
+    let ends = Ends::between(cx, source.clone(), target.clone());
+    let Ends { live, build, owner, .. } = &ends;
+    if source.database(live).await?.is_none() {
+        // An attempt that was cut off has come further than this.
+        return Ok(());
+    }
+    // Such an attempt may also have shut it.
+    source.unfence(live, owner.tenant).await?;
+    let here = source.connect(live).await?;
+    let there = target.connect(build).await?;
+    // Who sends has to be there already: once the door is shut, nobody comes in any more.
+    ends.require_followed().await?;
+    let sender = ends.slot().await?.sender;
+    let spared: Vec<i32> = sender.into_iter().chain([pid_of(&here).await?]).collect();
+    source.quiesce(live, owner.tenant, &spared).await?;
+
+    require_unchanged(cx, &here).await?;
+    ends.require_followed().await?;
+    carry_sequences(&here, &there).await?;
+    Ok(drop_publication(&here, owner.operation).await?)
+}
+
+impl Ends {
+    async fn of(cx: &StepContext<'_>, target: Uuid) -> Result<Self, StepError> {
+        let source = cx.environment.server(cx.tenant.server_id).await?;
+        Ok(Self::between(cx, source, cx.environment.server(target).await?))
+    }
+
+    fn between(cx: &StepContext<'_>, source: Server, target: Server) -> Self {
+        let owner = Owner { tenant: cx.tenant.id, operation: cx.operation.id };
+        let (build, live) = (DatabaseName::build(owner.operation), cx.tenant.database.clone());
+        Self { source, target, build, live, owner }
+    }
+
+    /// Whether the build was made in full, and nothing that it needs is gone.
+    async fn is_following(&self, cx: &StepContext<'_>) -> Result<bool, StepError> {
+        let operation = self.owner.operation;
+        Ok(cx.recall::<String>(FOLLOWED).is_some()
+            && self.source.slot(operation).await?.is_some_and(|slot| !slot.is_lost)
+            && self.target.database(&self.build).await?.is_some()
+            && self.target.is_subscribed(operation).await?)
+    }
+
+    /// Makes everything anew.
+    async fn begin(&self, cx: &StepContext<'_>) -> Result<(), StepError> {
+        self.clear(cx).await?;
+        let _turns = self.await_room(cx).await?;
+        let password = random_password();
+        self.source.publish(&self.live, self.owner, &password).await.map_err(open_transaction)?;
+        let schema = fingerprint(&self.source.connect(&self.live).await?).await?;
+        let fill = || self.copy_schema(cx).boxed();
+        restore::with_lent_roles(cx, &self.target, fill).await?;
+        let carrier = RoleName::carrier(self.owner.operation);
+        let from = self
+            .source
+            .url()
+            .with_database(self.live.as_str())
+            .with_user(carrier.as_str(), &password);
+        let subscribed = self.target.subscribe(&self.build, self.owner.operation, &from).await;
+        subscribed.map_err(|error| self.out_of_reach(error))?;
+        cx.remember(FOLLOWED, &schema).await
+    }
+
+    /// Waits until both servers have room for one more move. They begin one at a time, so that none takes the other's.
+    async fn await_room(&self, cx: &StepContext<'_>) -> Result<[ChoreLock; 2], StepError> {
+        let began = Instant::now();
+        let catalog = &cx.environment.catalog;
+        let [here, there] = [&self.source, &self.target]
+            .map(|server| format!("moves of {}", server.url().host_label()));
+        loop {
+            if let Some(here) = catalog.try_chore(&here).await?
+                && let Some(there) = catalog.try_chore(&there).await?
+                && self.source.may_be_followed().await?
+                && self.target.may_follow().await?
+            {
+                return Ok([here, there]);
+            }
+            if began.elapsed() > STALLED {
+                let remedy = "it is tried again; raise max_replication_slots and max_wal_senders on the tenant's \
+                              server, and max_logical_replication_workers on the other, to move more at a time";
+                let busy = format!(
+                    "other moves take all that the servers have for replication; {SERVED_ON}"
+                );
+                return Err(StepError::Retry(busy.into(), Some(remedy.to_owned())));
+            }
+            sleep(REST).await;
+        }
+    }
+
+    async fn copy_schema(&self, cx: &StepContext<'_>) -> Result<(), StepError> {
+        let to_env = restore::empty_build(cx, &self.target).await?;
+        let (from_tools, _) = cx.environment.tools(&self.source).await?;
+        let (to_tools, _) = cx.environment.tools(&self.target).await?;
+        let from_env = self.source.url().with_database(self.live.as_str()).libpq_env();
+        let from = CopyEnd { tools: &from_tools, libpq_env: &from_env };
+        let to = CopyEnd { tools: &to_tools, libpq_env: &to_env };
+        let _turn = cx.environment.turn().await;
+        Ok(copy_definitions(from, to).await?)
+    }
+
+    /// Waits until every table has been copied and the rest is a matter of moments.
+    async fn await_copy(&self, progress: impl Fn(u64) + Send + Sync) -> Result<(), StepError> {
+        let session = self.target.connect(&self.build).await?;
+        let (mut seen, mut moved) = (None, Instant::now());
+        let mut first_errors = None;
+        loop {
+            let copied = CopyState::read(&session, self.owner.operation).await?;
+            let slot = self.slot().await?;
+            if copied.is_complete() && slot.lag_bytes <= NEARLY {
+                return Ok(());
+            }
+            let bytes = super::size(&self.target, &self.build).await?;
+            progress(bytes);
+            let now =
+                Some((copied.ready, bytes, self.target.followed_to(self.owner.operation).await?));
+            if now != seen {
+                (seen, moved) = (now, Instant::now());
+            }
+            let errors = copied.errors - *first_errors.get_or_insert(copied.errors);
+            self.require_hope(&slot, moved.elapsed(), errors)?;
+            sleep(PAUSE).await;
+        }
+    }
+
+    /// Gives up what does not come to an end, or costs the source too much.
+    fn require_hope(
+        &self,
+        slot: &SlotFacts,
+        still: Duration,
+        errors: i64,
+    ) -> Result<(), StepError> {
+        let server = self.target.url().host_label();
+        let why = if slot.is_lost {
+            "the tenant's server has removed changes that the copy had not got yet (max_slot_wal_keep_size)"
+                .to_owned()
+        } else if slot.retained_bytes > MOST_RETAINED {
+            format!("the tenant's server keeps {} GiB of its log for the copy", MOST_RETAINED >> 30)
+        } else if errors > MOST_ERRORS {
+            format!("replication has failed {errors} times; the log of {server} says why")
+        } else if still > STALLED {
+            format!("the copy has not moved for {} minutes", STALLED.as_secs() / 60)
+        } else {
+            return Ok(());
+        };
+        Err(StepError::fail(
+            format!("{why}; {SERVED_ON}"),
+            "mend that, then retry; or cancel, and relocate with `--offline`",
+        ))
+    }
+
+    async fn slot(&self) -> Result<SlotFacts, StepError> {
+        self.source.slot(self.owner.operation).await?.ok_or_else(|| {
+            StepError::fail(
+                format!(
+                    "somebody has dropped the replication slot of this relocation; {SERVED_ON}"
+                ),
+                "retry; it begins anew",
+            )
+        })
+    }
+
+    /// Whether the build comes to hold everything before a mark within `patience`.
+    pub(super) async fn await_followed(
+        &self,
+        mark: Lsn,
+        patience: Duration,
+    ) -> Result<bool, StepError> {
+        let deadline = Instant::now() + patience;
+        loop {
+            let reached = self.target.followed_to(self.owner.operation).await?;
+            if reached.is_some_and(|reached| reached >= mark) {
+                return Ok(true);
+            }
+            if Instant::now() > deadline {
+                return Ok(false);
+            }
+            sleep(GLANCE).await;
+        }
+    }
+
+    /// Sees that everything comes across that was written until now, while requests wait.
+    async fn require_followed(&self) -> Result<(), StepError> {
+        let mark = self.source.mark_log().await?;
+        if self.await_followed(mark, DRAIN).await? {
+            return Ok(());
+        }
+        Err(StepError::fail(
+            format!("the last changes took too long to come across; {SERVED_ON}"),
+            "look at the network between the servers and at their load, then retry",
+        ))
+    }
+
+    async fn clear(&self, cx: &StepContext<'_>) -> Result<(), StepError> {
+        cx.remember(FOLLOWED, &None::<String>).await?;
+        cx.remember(VERIFIED, &false).await?;
+        let dropped = provision::drop_build(&self.target, self.owner.operation).await;
+        self.source.unpublish(&[&self.live], self.owner).await?;
+        dropped
+    }
+
+    fn out_of_reach(&self, error: tenantry_provisioning::Error) -> StepError {
+        if error.sql_state() != Some(&SqlState::CONNECTION_FAILURE) {
+            return error.into();
+        }
+        let (from, to) = (self.source.url().host_label(), self.target.url().host_label());
+        let remedy = format!(
+            "let {to} reach {from}, for every user and with a password (firewall, listen_addresses, pg_hba.conf), \
+             then retry; or cancel, and relocate with `--offline`"
+        );
+        StepError::Fail(Box::new(error), Some(remedy))
+    }
+}
+
+/// What cannot be followed, as a list for people, and what to do about it.
+pub(super) fn refusal(problems: &[Problem]) -> (String, String) {
+    let what: Vec<&str> = problems.iter().map(|problem| problem.what.as_str()).collect();
+    let remedies: Vec<&str> = problems.iter().map(|problem| problem.remedy.as_str()).collect();
+    (what.join("; "), remedies.join("; "))
+}
+
+/// A slot waits for every transaction of its server to end.
+fn open_transaction(error: tenantry_provisioning::Error) -> StepError {
+    if error.sql_state() != Some(&SqlState::QUERY_CANCELED) {
+        return error.into();
+    }
+    let remedy = "end the transaction that has been open on the tenant's server for the longest time \
+                  (pg_stat_activity shows it), then retry";
+    StepError::Fail(Box::new(error), Some(remedy.to_owned()))
+}
+
+/// Refuses to leave a database whose schema is not the one that was copied, or that has got something which does not
+/// come along.
+async fn require_unchanged(cx: &StepContext<'_>, here: &Connection) -> Result<(), StepError> {
+    let problems = unfollowable(here).await?;
+    if !problems.is_empty() {
+        let (what, remedies) = refusal(&problems);
+        return Err(StepError::fail(
+            format!("since it was copied, {what}; {SERVED_ON}"),
+            format!("{remedies}; then retry; or cancel, and relocate with `--offline`"),
+        ));
+    }
+    if cx.recall::<String>(FOLLOWED) == Some(fingerprint(here).await?) {
+        return Ok(());
+    }
+    Err(StepError::fail(
+        format!("the tenant's schema was changed while it was copied; {SERVED_ON}"),
+        "retry when nobody changes it, which begins anew; or cancel, and relocate with `--offline`",
+    ))
+}
+
+async fn fingerprint(session: &Connection) -> Result<String, StepError> {
+    Ok(Schema::read(session).await?.fingerprint())
+}
+
+async fn pid_of(session: &Connection) -> Result<i32, StepError> {
+    let row = session.query_one("select pg_backend_pid()", &[]).await;
+    Ok(row.map_err(tenantry_provisioning::Error::from)?.get(0))
+}
+
+/// Sets each sequence to where it is in the tenant's database.
+async fn carry_sequences(here: &Connection, there: &Connection) -> Result<(), StepError> {
+    let failed = tenantry_provisioning::Error::from;
+    let found = here
+        .query_one(
+            "-- online::list_sequences
+             select string_agg(format('select %L, last_value, is_called from %I.%I',
+                                      quote_ident(n.nspname) || '.' || quote_ident(c.relname),
+                                      n.nspname, c.relname), ' union all ')
+             from pg_class c join pg_namespace n on n.oid = c.relnamespace
+             where c.relkind = 'S' and c.relpersistence <> 't'
+               and n.nspname <> 'information_schema' and n.nspname !~ '^pg_'",
+            &[],
+        )
+        .await
+        .map_err(failed)?;
+    let Some(sql) = found.get::<_, Option<&str>>(0) else { return Ok(()) };
+    let rows =
+        here.query(&format!("-- online::read_sequences\n{sql}"), &[]).await.map_err(failed)?;
+    let names: Vec<&str> = rows.iter().map(|row| row.get(0)).collect();
+    let values: Vec<i64> = rows.iter().map(|row| row.get(1)).collect();
+    let called: Vec<bool> = rows.iter().map(|row| row.get(2)).collect();
+    there
+        .execute(
+            "-- online::carry_sequences
+             select setval(s.name::regclass, s.value, s.is_called)
+             from unnest($1::text[], $2::int8[], $3::bool[]) s(name, value, is_called)",
+            &[&names, &values, &called],
+        )
+        .await
+        .map_err(failed)?;
+    Ok(())
+}

@@ -1,0 +1,83 @@
+//! Proving a database that follows: every row of every table, on both servers, as they were at one and the same moment.
+//!
+//! Reading takes as long as the database is large, so it is done while the tenant is served. To see both sides at one
+//! moment, its writers wait for as long as the follower needs to catch up, which is a few milliseconds: what the
+//! source holds then, and what the follower holds, is kept in sight by a snapshot on each side. What is written
+//! afterwards comes by the same way as what was compared.
+
+use std::time::Duration;
+
+use futures_util::future;
+use tenantry_provisioning::{Connection, Halt};
+use tokio::time::sleep;
+
+use super::online::Ends;
+use super::{difference, table_sums};
+use crate::operations::StepError;
+
+/// How long the transactions of writers may take to end, from one try to the next: whoever comes after them waits.
+const PATIENCE: [Duration; 8] = [
+    Duration::from_millis(200),
+    Duration::from_millis(200),
+    Duration::from_millis(400),
+    Duration::from_millis(400),
+    Duration::from_millis(800),
+    Duration::from_millis(800),
+    Duration::from_millis(1600),
+    Duration::from_millis(1600),
+];
+/// How long the follower may take meanwhile.
+const CATCH_UP: Duration = Duration::from_millis(500);
+/// Between two tries, so that nobody waits twice.
+const REST: Duration = Duration::from_secs(1);
+
+const LOOK: &str = "begin isolation level repeatable read read only";
+
+/// Compares the two sides, and leaves the follower with statistics of its own.
+pub(super) async fn verify(ends: &Ends) -> Result<(), StepError> {
+    let (here, there) = same_moment(ends).await?;
+    let (one, other) = future::try_join(table_sums(&here), table_sums(&there)).await?;
+    if let Some(what) = difference(&one, &other) {
+        return Err(StepError::fail(
+            format!("the copy differs from the tenant's database in {what}"),
+            "the tenant is served where it was; cancel, relocate with `--offline`, and report this",
+        ));
+    }
+    let failed = tenantry_provisioning::Error::from;
+    // Otherwise its first queries would be planned for empty tables.
+    Ok(there.batch_execute("rollback; analyze").await.map_err(failed)?)
+}
+
+/// A session on each side that sees what both held at one moment.
+async fn same_moment(ends: &Ends) -> Result<(Connection, Connection), StepError> {
+    for patience in PATIENCE {
+        if let Some(sessions) = try_same_moment(ends, patience).await? {
+            return Ok(sessions);
+        }
+        sleep(REST).await;
+    }
+    Err(StepError::fail(
+        "the tenant's writers did not pause for long enough to compare the copy with its database",
+        "end the transaction that has been open in it for the longest time (pg_stat_activity shows it), then retry",
+    ))
+}
+
+async fn try_same_moment(
+    ends: &Ends,
+    patience: Duration,
+) -> Result<Option<(Connection, Connection)>, StepError> {
+    let failed = tenantry_provisioning::Error::from;
+    let here = ends.source.connect(&ends.live).await?;
+    let there = ends.target.connect(&ends.build).await?;
+    let halt = Halt::begin(&ends.source, &ends.live, ends.owner.operation, patience).await?;
+    let Some(halt) = halt else { return Ok(None) };
+    let look = format!("{LOOK}; set transaction snapshot '{}'; select", halt.snapshot());
+    here.batch_execute(&look).await.map_err(failed)?;
+    let mark = ends.source.mark_log().await?;
+    let is_level = ends.await_followed(mark, CATCH_UP).await?;
+    if is_level {
+        there.batch_execute(&format!("{LOOK}; select")).await.map_err(failed)?;
+    }
+    halt.end().await?;
+    Ok(is_level.then_some((here, there)))
+}
