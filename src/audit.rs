@@ -54,7 +54,7 @@ pub struct Audit {
     environment: Environment,
     options: AuditOptions,
     report: AuditReport,
-    _chore: ChoreLock,
+    chore: ChoreLock,
 }
 
 /// An audit that has ended, and its report as it was signed and kept.
@@ -79,7 +79,7 @@ impl Audit {
         let Some(chore) = environment.catalog.try_chore("audit").await? else { return Ok(None) };
         let slugs = options.tenants.iter().map(ToString::to_string).collect();
         let report = AuditReport::begin(requested_by, slugs);
-        Ok(Some(Self { environment: environment.clone(), options, report, _chore: chore }))
+        Ok(Some(Self { environment: environment.clone(), options, report, chore }))
     }
 
     /// The audit's id.
@@ -90,7 +90,7 @@ impl Audit {
 
     /// Audits the fleet, signs the report and keeps it.
     pub async fn run(self) -> Result<Audited, StepError> {
-        let Self { environment, options, mut report, _chore } = self;
+        let Self { environment, options, mut report, chore } = self;
         let catalog = &environment.catalog;
         for record in catalog.servers().await? {
             let (environment, options) = (&environment, &options);
@@ -104,6 +104,7 @@ impl Audit {
         let document = report.signed(&catalog.certificate_key().await?);
         catalog.record_audit(&report.summary(), &document).await?;
         catalog.prune_audits().await?;
+        chore.end().await;
         Ok(Audited { report, document })
     }
 }

@@ -123,12 +123,29 @@ impl Gateway {
                 return Err(SqlError::Refused(Box::new(refusal)));
             }
         }
-        let waiting = tracing::debug_span!("checkout");
-        let mut session = if may_be_elsewhere(access, request.batch) {
-            self.sessions.checkout_elsewhere(tenant, access).instrument(waiting).await?
-        } else {
-            self.sessions.checkout(tenant, access).instrument(waiting).await?
-        };
+        let waiting = || tracing::debug_span!("checkout");
+        if may_be_elsewhere(access, request.batch) {
+            let session =
+                self.sessions.checkout_elsewhere(tenant, access).instrument(waiting()).await?;
+            let replica = session.replica.clone();
+            match (self.answer(session, access, request).await, replica) {
+                // It has changed nothing, and nobody has heard of it: the primary can answer as well.
+                (Err(SqlError::Lost(_)), Some(replica)) => replica.note_away(),
+                (Err(error), Some(_)) if error.is_of_a_standby() => {}
+                (outcome, _) => return outcome,
+            }
+        }
+        let session = self.sessions.checkout(tenant, access).instrument(waiting()).await?;
+        self.answer(session, access, request).await
+    }
+
+    /// Runs a request on a session, within its time.
+    async fn answer(
+        &self,
+        mut session: Session,
+        access: Access,
+        request: &Request,
+    ) -> Result<Vec<u8>, SqlError> {
         let working = tracing::debug_span!("statements", number = request.queries.len());
         let work = self.work(&mut session, access, request).instrument(working);
         // Whoever stops waiting here drops the session, and with that stops its statement.

@@ -27,7 +27,8 @@ pub struct TenantLock {
     ceiling: Option<i64>,
 }
 
-/// Proof that no other replica does a certain chore now; the chore is free again when this is dropped.
+/// Proof that no other replica does a certain chore now; the chore is free again when this has ended, or a moment
+/// after it was dropped.
 pub struct ChoreLock {
     session: Option<Object>,
 }
@@ -125,6 +126,18 @@ impl Catalog {
         Ok(taken.then_some(ChoreLock { session: Some(session) }))
     }
 
+    /// Does a chore, which is free again when this returns; `None` when a replica is at it.
+    pub async fn chore<T, E: From<CatalogError>>(
+        &self,
+        name: &str,
+        work: impl Future<Output = Result<T, E>>,
+    ) -> Result<Option<T>, E> {
+        let Some(lock) = self.try_chore(name).await? else { return Ok(None) };
+        let done = work.await;
+        lock.end().await;
+        done.map(Some)
+    }
+
     /// Puts operations back into the queue whose worker has died or gone silent, and ends the
     /// sessions of the silent ones. An import whose dump was with that worker is to be undone. Returns how many.
     pub async fn release_abandoned(&self) -> Result<u64, CatalogError> {
@@ -208,6 +221,17 @@ impl TenantLock {
     /// Keeps the session for the next operation; the lock must have been given back.
     pub(super) fn keep_session(mut self) {
         drop(self.session.take());
+    }
+}
+
+impl ChoreLock {
+    /// Gives the chore back, and the session.
+    pub async fn end(mut self) {
+        if let Some(session) = &self.session
+            && execute(session, "select pg_advisory_unlock_all()", &[]).await.is_ok()
+        {
+            drop(self.session.take());
+        }
     }
 }
 

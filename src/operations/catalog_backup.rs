@@ -57,9 +57,10 @@ pub async fn run(environment: Environment, shutdown: CancellationToken) {
         return;
     }
     loop {
-        match shutdown.run_until_cancelled(Box::pin(back_up_if_due(&environment))).await {
+        let backed_up = environment.catalog.chore("catalog backup", back_up_if_due(&environment));
+        match shutdown.run_until_cancelled(Box::pin(backed_up)).await {
             None => return,
-            Some(Ok(())) => {}
+            Some(Ok(_)) => {}
             Some(Err(error)) => {
                 tracing::warn!(%error, "the catalog is not backed up; it will be tried again");
             }
@@ -71,9 +72,6 @@ pub async fn run(environment: Environment, shutdown: CancellationToken) {
 }
 
 async fn back_up_if_due(environment: &Environment) -> Result<(), StepError> {
-    let Some(_chore) = environment.catalog.try_chore("catalog backup").await? else {
-        return Ok(());
-    };
     let newest = environment.store()?.catalogs().await?.pop();
     if newest.and_then(made_at).is_some_and(|made| Timestamp::now() - EVERY < made) {
         return Ok(());

@@ -99,9 +99,10 @@ pub async fn run(environment: Environment, shutdown: CancellationToken) {
     }
     // Not at once: a replica that has just begun has more urgent work.
     while shutdown.run_until_cancelled(sleep(PAUSE)).await.is_some() {
-        match shutdown.run_until_cancelled(Box::pin(round(&environment))).await {
+        let round = environment.catalog.chore("audit checkpoint", round(&environment));
+        match shutdown.run_until_cancelled(Box::pin(round)).await {
             None => return,
-            Some(Ok(())) => {}
+            Some(Ok(_)) => {}
             Some(Err(error)) => {
                 tracing::warn!(%error, "the audit log has no new checkpoint; it will be tried again");
             }
@@ -110,9 +111,6 @@ pub async fn run(environment: Environment, shutdown: CancellationToken) {
 }
 
 async fn round(environment: &Environment) -> Result<(), StepError> {
-    let Some(_chore) = environment.catalog.try_chore("audit checkpoint").await? else {
-        return Ok(());
-    };
     let made = environment.make_checkpoint(EVERY).await?;
     if let Some(keep) = environment.limits.audit_retention
         && made.is_some()

@@ -115,7 +115,15 @@ pub async fn drill_if_due(
     schedule: &DrillSchedule,
     since: Timestamp,
 ) -> Result<bool, CatalogError> {
-    let Some(_chore) = environment.catalog.try_chore("drills").await? else { return Ok(false) };
+    let drill = drill(environment, schedule, since);
+    Ok(environment.catalog.chore("drills", drill).await?.unwrap_or(false))
+}
+
+async fn drill(
+    environment: &Environment,
+    schedule: &DrillSchedule,
+    since: Timestamp,
+) -> Result<bool, CatalogError> {
     let last = environment.catalog.last_drill(CLOCK).await?.unwrap_or(since);
     if schedule.moments.after(last).is_none_or(|due| due > Timestamp::now()) {
         return Ok(false);

@@ -22,9 +22,10 @@ const EVERY: Duration = Duration::from_hours(1);
 pub async fn run(environment: Environment, shutdown: CancellationToken) {
     // Not at once: a replica that has just begun has more urgent work.
     while shutdown.run_until_cancelled(sleep(PAUSE)).await.is_some() {
-        match shutdown.run_until_cancelled(Box::pin(measure_if_due(&environment))).await {
+        let measured = environment.catalog.chore("sizes", measure_if_due(&environment));
+        match shutdown.run_until_cancelled(Box::pin(measured)).await {
             None => return,
-            Some(Ok(())) => {}
+            Some(Ok(_)) => {}
             Some(Err(error)) => {
                 tracing::warn!(%error, "the sizes of databases are not known; they will be looked at again");
             }
@@ -33,7 +34,6 @@ pub async fn run(environment: Environment, shutdown: CancellationToken) {
 }
 
 async fn measure_if_due(environment: &Environment) -> Result<(), StepError> {
-    let Some(_chore) = environment.catalog.try_chore("sizes").await? else { return Ok(()) };
     if !environment.catalog.sizes_due(EVERY.as_secs_f64()).await? {
         return Ok(());
     }

@@ -18,9 +18,9 @@ use secrecy::{ExposeSecret as _, SecretString};
 use thiserror::Error;
 use tokio::time::timeout;
 
-use crate::catalog::CatalogError;
 use crate::catalog::changes::{Change, Changes};
 use crate::catalog::messages::Message;
+use crate::catalog::{Catalog, CatalogError};
 use crate::operations::Environment;
 
 /// How long the receiver may take.
@@ -104,10 +104,13 @@ pub async fn tell(environment: &Environment) -> Result<(), CatalogError> {
     let (Some(webhook), catalog) = (&environment.webhook, &environment.catalog) else {
         return Ok(());
     };
-    if catalog.messages_due(1).await?.is_empty() {
-        return Ok(());
+    if !catalog.messages_due(1).await?.is_empty() {
+        catalog.chore("webhook", deliver(webhook, catalog)).await?;
     }
-    let Some(_chore) = catalog.try_chore("webhook").await? else { return Ok(()) };
+    Ok(())
+}
+
+async fn deliver(webhook: &Webhook, catalog: &Catalog) -> Result<(), CatalogError> {
     for message in catalog.messages_due(ROUND).await? {
         match webhook.send(&message).await {
             Ok(()) => catalog.message_delivered(message.seq()).await?,

@@ -32,6 +32,15 @@ pub(crate) enum SqlError {
     Lost(#[source] WireError),
 }
 
+impl SqlError {
+    /// Whether a standby ended a statement for a reason that a primary does not know: its shutdown, or that the
+    /// statement was in the way of replication.
+    pub fn is_of_a_standby(&self) -> bool {
+        const CODES: [&str; 5] = ["40001", "40P01", "57P01", "57P02", "57P04"];
+        matches!(self, Self::Refused(error) if CODES.contains(&error.code.as_str()))
+    }
+}
+
 impl From<WireError> for SqlError {
     fn from(error: WireError) -> Self {
         let ours =

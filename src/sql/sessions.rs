@@ -68,6 +68,8 @@ pub(super) struct Session {
     /// Whether nothing so far can have left anything to reset.
     is_pure: bool,
     tenant: Arc<Tenant>,
+    /// Where it is, unless on the tenant's server.
+    pub replica: Option<Arc<ReadReplica>>,
     /// If the tenant's rate is limited.
     toll: Option<Toll>,
     permit: Option<(Entry, OwnedSemaphorePermit)>,
@@ -97,7 +99,7 @@ impl Sessions {
             let opening = self.shared.open(&place, Some(&replica), access, until);
             match timeout_at(until.into(), opening).await {
                 Ok(Ok(mut session)) => {
-                    session.toll = toll;
+                    (session.toll, session.replica) = (toll, Some(replica));
                     return Ok(session);
                 }
                 Err(_) | Ok(Err(Refused::Busy)) => {}
@@ -224,6 +226,7 @@ impl Shared {
             marked: false,
             is_pure: true,
             tenant,
+            replica: None,
             toll: None,
             permit,
         })

@@ -7,7 +7,7 @@ use secrecy::ExposeSecret as _;
 use serde_json::{Value, json};
 use tenantry::catalog::tokens::Scope;
 
-use super::{EmbeddedPostgres, Fleet, add_server, eventually, router_settings};
+use super::{EmbeddedPostgres, Fleet, add_server, connect, eventually, router_settings};
 use crate::harness::process::{Serving, command};
 use crate::sql::{READER, Sql, hear};
 
@@ -122,7 +122,7 @@ async fn who_only_reads_over_http_is_led_to_a_read_replica() {
     };
     eventually("readers are led there", reader).await;
 
-    assert!(batch("RepeatableRead").await);
+    eventually("batches are, too", || batch("RepeatableRead")).await;
     assert!(!batch("Serializable").await, "no standby knows them");
     let writer = sql.query(question).await.ok();
     assert_eq!(writer["rows"][0]["elsewhere"], false);
@@ -130,4 +130,42 @@ async fn who_only_reads_over_http_is_led_to_a_read_replica() {
     standby.kill();
     standby.ended().await;
     eventually("readers are answered by the primary", async || !reader().await).await;
+}
+
+#[tokio::test]
+async fn what_a_read_replica_cannot_finish_is_read_from_the_primary() {
+    let sql = Sql::start_with(tenantry::sql::SqlSettings::default(), router_settings()).await;
+    let standby = sql.fleet.postgres.start_standby().await.unwrap();
+    sql.fleet.catalog().add_read_replica("default", "copy", &standby.url().into()).await.unwrap();
+    let there = connect(&standby.url()).await.unwrap();
+    let read = async |query: &str| {
+        let request = sql.request("acme").header(READER, "yes");
+        let heard = hear(request.json(&json!({ "query": query }))).await.ok();
+        heard["rows"][0]["elsewhere"].as_bool().unwrap()
+    };
+    let question = "select pg_is_in_recovery() as elsewhere";
+    let slow = "select pg_is_in_recovery() as elsewhere, pg_sleep(2)";
+    let under_way = async || {
+        let running =
+            "select from pg_stat_activity where state = 'active' and query like '%pg_sleep(2)'
+                         and pid <> pg_backend_pid()";
+        eventually("it runs there", async || !there.query(running, &[]).await.unwrap().is_empty())
+            .await;
+    };
+    eventually("readers are led there", || read(question)).await;
+
+    let end =
+        "select pg_terminate_backend(pid) from pg_stat_activity where datname = 'tenant_acme'";
+    let ended = async {
+        under_way().await;
+        there.execute(end, &[]).await.unwrap();
+    };
+    assert!(!tokio::join!(read(slow), ended).0);
+
+    eventually("readers are led there again", || read(question)).await;
+    let killed = async {
+        under_way().await;
+        standby.kill();
+    };
+    assert!(!tokio::join!(read(slow), killed).0);
 }

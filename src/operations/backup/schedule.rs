@@ -109,13 +109,15 @@ impl Environment {
     /// Asks for the backups that are due at a moment, as many as there is room for; does nothing while another
     /// replica is at it.
     pub async fn back_up_due(&self, now: Timestamp) -> Result<Look, CatalogError> {
-        let mut look = Look::default();
         if self.store.is_none() {
-            return Ok(look);
+            return Ok(Look::default());
         }
-        let Some(_chore) = self.catalog.try_chore("backup schedule").await? else {
-            return Ok(look);
-        };
+        let look = self.catalog.chore("backup schedule", self.ask_for_due(now)).await?;
+        Ok(look.unwrap_or_default())
+    }
+
+    async fn ask_for_due(&self, now: Timestamp) -> Result<Look, CatalogError> {
+        let mut look = Look::default();
         let rules = &self.limits.backups;
         let fleet = self.catalog.protections(SCHEDULE, None).await?;
         let mut open: HashMap<Uuid, usize> = HashMap::new();
