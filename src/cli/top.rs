@@ -131,12 +131,11 @@ pub(super) async fn run(options: Options, context: &Context) -> Result<Outcome> 
         Interrupt::listen().map_err(|error| Error::failed("signals cannot be heard", error))?;
     let is_drawn =
         !options.once && context.output == OutputFormat::Table && io::stdout().is_terminal();
-    let watched = watch(&options, context, &environment, is_drawn);
     if is_drawn {
         draw(ENTER)?;
     }
     let ended = tokio::select! {
-        ended = watched => ended,
+        ended = watch(&options, context, &environment, is_drawn) => ended,
         () = interrupt.next() => Ok(()),
     };
     if is_drawn {
@@ -257,8 +256,9 @@ async fn owned(
         databases.entry(server.id).or_default().push(database);
     }
     for (server, databases) in databases {
-        let found = environment.catalog.owners(server, &databases).await?;
-        owners.extend(found.into_iter().map(|(database, slug)| ((server, database), slug)));
+        for (database, slug) in environment.catalog.owners(server, &databases).await? {
+            owners.insert((server, database), slug);
+        }
     }
     let line = |(server, database, load): (&ServerRecord, &str, Load)| {
         let slug = owners.get(&(server.id, database.to_owned()))?;
@@ -363,16 +363,8 @@ fn table(view: &View) -> String {
             None => ("no answer".to_owned(), Default::default()),
         };
         let [active, waiting, rate, longest] = cells;
-        servers.row([
-            name,
-            line.tenants.to_string(),
-            connections,
-            budget,
-            active,
-            waiting,
-            rate,
-            longest,
-        ]);
+        let tenants = line.tenants.to_string();
+        servers.row([name, tenants, connections, budget, active, waiting, rate, longest]);
     }
     parts.push(servers.or("There is no server."));
 
