@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use axum::extract::{FromRef, State};
-use axum::http::{HeaderValue, header};
+use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{Html, IntoResponse};
 use axum::routing::{get, post};
 use axum::{Json, Router};
@@ -210,14 +210,26 @@ fn admin_routes() -> OpenApiRouter<Admin> {
         .routes(routes!(tiers::get, tiers::change))
 }
 
+/// The format in which Prometheus takes exemplars.
+const OPEN_METRICS: &str = "application/openmetrics-text";
+
 /// `GET /metrics`: what this process has measured, for Prometheus.
 async fn metrics(
     State(admin): State<Admin>,
     caller: auth::Caller,
+    headers: HeaderMap,
 ) -> Result<impl IntoResponse, error::ApiError> {
     caller.require(crate::catalog::tokens::Scope::Metrics)?;
-    let text = admin.exporter.map(|exporter| exporter.render()).unwrap_or_default();
-    Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text))
+    let accepted = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok());
+    let (kind, text) = match admin.exporter {
+        Some(exporter) if accepted.is_some_and(|kinds| kinds.contains(OPEN_METRICS)) => {
+            ("application/openmetrics-text; version=1.0.0; charset=utf-8", exporter.render_open())
+        }
+        exporter => {
+            ("text/plain; version=0.0.4", exporter.map(|it| it.render()).unwrap_or_default())
+        }
+    };
+    Ok(([(header::CONTENT_TYPE, kind)], text))
 }
 
 impl FromRef<Admin> for Administrators {

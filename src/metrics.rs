@@ -5,12 +5,15 @@
 use std::time::Duration;
 
 use metrics::{
-    Counter, Histogram, counter, describe_counter, describe_gauge, describe_histogram, gauge,
-    histogram,
+    Counter, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
 };
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use metrics_util::MetricKindMask;
 
+mod exemplars;
+
+/// The upper bounds of histograms, in seconds.
+const BUCKETS: [f64; 11] = [0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0, 120.0, 600.0];
 /// What nobody has measured for so long is there no more: a server that was removed, or what another replica does now.
 const GAUGE_LIFE: Duration = Duration::from_mins(5);
 
@@ -23,9 +26,8 @@ impl Exporter {
     /// application may find.
     #[must_use]
     pub fn install() -> Option<Self> {
-        let buckets = [0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0, 120.0, 600.0];
         let recorder = PrometheusBuilder::new()
-            .set_buckets(&buckets)
+            .set_buckets(&BUCKETS)
             .expect("the buckets are not empty")
             .idle_timeout(MetricKindMask::GAUGE, Some(GAUGE_LIFE))
             .build_recorder();
@@ -41,6 +43,12 @@ impl Exporter {
         self.0.render()
     }
 
+    /// The same in the OpenMetrics format, with traces beside the buckets of histograms.
+    #[must_use]
+    pub fn render_open(&self) -> String {
+        exemplars::open_metrics(&self.0.render())
+    }
+
     /// Frees what histograms have gathered; to be called every few seconds, scraped or not.
     pub fn upkeep(&self) {
         self.0.run_upkeep();
@@ -49,6 +57,10 @@ impl Exporter {
 
 fn describe() {
     describe_counter!("tenantry_requests_total", "Requests by endpoint and HTTP status.");
+    describe_histogram!(
+        "tenantry_request_seconds",
+        "Time until a request was answered, by endpoint."
+    );
     describe_counter!(
         "tenantry_resolution_total",
         "Tenants named by requests, by source and outcome."
@@ -99,10 +111,11 @@ fn describe() {
     );
 }
 
-/// A request was answered.
-pub fn request(endpoint: &str, status: u16) {
+/// A request was answered; to be called in its span.
+pub fn request(endpoint: &str, status: u16, elapsed: Duration) {
     counter!("tenantry_requests_total", "endpoint" => endpoint.to_owned(), "status" => status.to_string())
         .increment(1);
+    observe("tenantry_request_seconds", Some(("endpoint", endpoint)), elapsed);
 }
 
 /// A request named a tenant, or failed to.
@@ -142,9 +155,9 @@ impl Default for RouteLookups {
     }
 }
 
-/// How long requests waited that found no connection ready; a handle, as in [`RouteLookups`].
-pub fn pool_waits() -> Histogram {
-    histogram!("tenantry_pool_wait_seconds")
+/// A request that found no connection ready waited for one.
+pub fn pool_wait(elapsed: Duration) {
+    observe("tenantry_pool_wait_seconds", None, elapsed);
 }
 
 /// A tenant's rate let a statement wait, or refused it.
@@ -159,10 +172,10 @@ pub fn pool_connections(total: usize, idle: usize) {
     gauge!("tenantry_pool_connections", "state" => "used").set(count(total.saturating_sub(idle)));
 }
 
-/// A worker's turn with an operation ended.
+/// A worker's turn with an operation ended; to be called in its span.
 pub fn operation(kind: &'static str, outcome: &'static str, elapsed: Duration) {
     counter!("tenantry_operations_total", "kind" => kind, "outcome" => outcome).increment(1);
-    histogram!("tenantry_operation_seconds", "kind" => kind).record(elapsed);
+    observe("tenantry_operation_seconds", Some(("kind", kind)), elapsed);
 }
 
 /// How many tenants are in a state.
@@ -218,4 +231,12 @@ pub fn replica_up(server: &str, replica: &str, up: bool) {
 pub fn replica_lag(server: &str, replica: &str, lag: Duration) {
     gauge!("tenantry_replica_lag_seconds", "server" => server.to_owned(), "replica" => replica.to_owned())
         .set(lag.as_secs_f64());
+}
+
+fn observe(histogram: &'static str, label: Option<(&'static str, &str)>, elapsed: Duration) {
+    match label {
+        Some((name, value)) => histogram!(histogram, name => value.to_owned()).record(elapsed),
+        None => histogram!(histogram).record(elapsed),
+    }
+    exemplars::note(histogram, label, elapsed.as_secs_f64());
 }

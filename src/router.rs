@@ -30,7 +30,6 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use ::metrics::Histogram;
 use futures_util::poll;
 use moka::future::Cache;
 use tokio::time::{MissedTickBehavior, interval, sleep};
@@ -136,7 +135,6 @@ struct Shared {
     replicas: ReadReplicas,
     meters: Arc<Meters>,
     settings: RouterSettings,
-    waits: Histogram,
     /// The news end with its last handle.
     changes: Changes,
     /// Ends the background tasks.
@@ -178,7 +176,6 @@ impl TenantRouter {
             servers,
             meters,
             settings,
-            waits: metrics::pool_waits(),
             changes,
             stop: CancellationToken::new(),
         });
@@ -325,7 +322,7 @@ impl Shared {
         }
         let started = Instant::now();
         let got = getting.await;
-        self.waits.record(started.elapsed());
+        metrics::pool_wait(started.elapsed());
         got
     }
 

@@ -122,6 +122,36 @@ async fn a_replica_that_is_told_to_stop_tells_first_what_it_has_counted() {
 }
 
 #[tokio::test]
+async fn the_time_that_statements_run_is_counted_once_whatever_the_server_forgets() {
+    let fleet = Fleet::start().await;
+    for name in ["acme", "globex"] {
+        fleet.create_tenant(name).await;
+    }
+    let active = async |tenant: &str| -> f64 {
+        fleet.environment.measure_databases().await.unwrap();
+        used(&fleet, tenant).await.iter().map(|usage| usage.active_seconds).sum()
+    };
+    let router = router(&fleet, Duration::from_hours(1));
+    let sleep = async || {
+        let connection = router.connection(&slug("acme")).await.unwrap();
+        connection.query("select pg_sleep(1)", &[]).await.unwrap();
+    };
+    assert!(active("acme").await.abs() < 1e-9, "of the time before nothing is known");
+
+    sleep().await;
+    // A backend tells what it has counted a moment later.
+    eventually("it is counted", async || active("acme").await >= 1.0).await;
+    assert!(active("acme").await < 2.0, "and once, however often one looks");
+    assert!(active("globex").await < 0.5);
+
+    let reset = "select pg_stat_reset()";
+    fleet.admin("tenant_acme").await.batch_execute(reset).await.unwrap();
+    sleep().await;
+    eventually("the server counts anew", async || active("acme").await >= 2.0).await;
+    assert!(active("acme").await < 3.0);
+}
+
+#[tokio::test]
 async fn a_note_that_comes_twice_is_added_once() {
     let fleet = Fleet::start().await;
     let tenant = fleet.create_tenant("acme").await.id;

@@ -1,8 +1,9 @@
-//! What goes on on a server right now, by database.
+//! What goes on on a server, by database: right now, and what it takes of the server.
 
 use std::time::Duration;
 
 use crate::error::Error;
+use crate::name::DatabaseName;
 use crate::server::Server;
 
 /// What a server counts and shows, all of one moment.
@@ -29,6 +30,47 @@ pub struct DatabaseActivity {
     pub waiting: i64,
     /// How long the oldest open transaction has been open.
     pub longest: Option<Duration>,
+}
+
+/// How much of its server a database takes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DatabaseUsage {
+    /// Its name.
+    pub database: String,
+    /// Which of all that ever had this name on the server.
+    pub oid: u32,
+    /// Its size.
+    pub bytes: i64,
+    /// How many seconds sessions have run statements in it since the server began to count.
+    pub active_seconds: f64,
+}
+
+/// What those of these databases take that are there.
+pub async fn database_usage(
+    server: &Server,
+    databases: &[DatabaseName],
+) -> Result<Vec<DatabaseUsage>, Error> {
+    let names: Vec<&str> = databases.iter().map(DatabaseName::as_str).collect();
+    let client = server.client().await?;
+    let rows = client
+        .query(
+            "-- activity::database_usage
+             select d.name, d.oid, d.bytes, coalesce(s.active_time, 0) / 1000 as active_seconds
+             from (select datname::text as name, oid, pg_database_size(oid) as bytes
+                   from pg_database where datname = any($1)) d
+             left join pg_stat_database s on s.datid = d.oid
+             -- One that is dropped meanwhile has no size.
+             where d.bytes is not null",
+            &[&names],
+        )
+        .await?;
+    let usage = rows.iter().map(|row| DatabaseUsage {
+        database: row.get("name"),
+        oid: row.get("oid"),
+        bytes: row.get("bytes"),
+        active_seconds: row.get("active_seconds"),
+    });
+    Ok(usage.collect())
 }
 
 /// Looks at a server.

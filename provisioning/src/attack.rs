@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use secrecy::SecretString;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tokio_postgres::error::SqlState;
 
 use crate::error::Error;
@@ -20,6 +20,10 @@ const APPLICATION: &str = "tenantry audit";
 /// How often, and after how long, a full server is asked again.
 const PATIENCE: [Duration; 3] =
     [Duration::from_millis(50), Duration::from_millis(200), Duration::from_millis(800)];
+
+/// How long a session may take to end, and how often to look.
+const ENDING: Duration = Duration::from_secs(1);
+const GLANCE: Duration = Duration::from_millis(2);
 
 /// Refusals of a session that prove something: no right to connect, `pg_hba.conf` or `nologin`, shut, not there.
 const SHUT_OUT: [&str; 4] = ["42501", "28000", "55000", "3D000"];
@@ -180,12 +184,28 @@ impl Server {
     /// Logs in as a tenant to its own database, and tries there what it must not be able to do.
     pub async fn attack_from(&self, attacker: &Attacker) -> Result<Login, Error> {
         let session = self.enter(attacker, attacker.database.as_str()).await?;
+        let pid = session.query_one("-- attack::pid\nselect pg_backend_pid()", &[]).await?.get(0);
         let visible = visible(&session).await?;
         let mut acts = Vec::with_capacity(ACTS.len());
         for act in ACTS {
             acts.push((act, attempt(&session, act).await?));
         }
+        drop(session);
+        self.await_end(pid).await?;
         Ok(Login { acts, visible })
+    }
+
+    /// Waits until a session is gone from the server, and so counts no more: its client is faster than its backend.
+    async fn await_end(&self, pid: i32) -> Result<(), Error> {
+        let client = self.client().await?;
+        let there = "-- attack::await_end\nselect from pg_stat_activity where pid = $1";
+        let ended = async {
+            while client.query_opt(there, &[&pid]).await?.is_some() {
+                sleep(GLANCE).await;
+            }
+            Ok(())
+        };
+        timeout(ENDING, ended).await.unwrap_or(Ok(()))
     }
 
     /// A session as a tenant; a server that is full is asked again for a while.

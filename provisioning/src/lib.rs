@@ -16,7 +16,7 @@ mod role;
 mod schema;
 mod server;
 
-pub use activity::{Activity, DatabaseActivity, activity};
+pub use activity::{Activity, DatabaseActivity, DatabaseUsage, activity, database_usage};
 pub use attack::{ACTS, Act, Attacker, Attempt, Login, Visible, is_shut_out};
 pub use audit::{Expectation, ExpectedTenant, Hole, Looked};
 pub use database::{DatabaseFacts, Possession, Proof, Rename, Retirement, Source, Swap};

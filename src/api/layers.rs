@@ -90,7 +90,7 @@ async fn observe(request: Request, next: Next) -> Response {
     let mut response = within(&id, next.run(request)).instrument(span.clone()).await;
 
     let status = response.status().as_u16();
-    metrics::request(&endpoint, status);
+    span.in_scope(|| metrics::request(&endpoint, status, started.elapsed()));
     telemetry::answered(&span, status);
     let elapsed_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
     span.in_scope(|| {

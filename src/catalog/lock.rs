@@ -9,6 +9,7 @@
 use std::time::Duration;
 
 use deadpool_postgres::Object;
+use tokio::time::sleep;
 use uuid::Uuid;
 
 use super::operations::OperationRecord;
@@ -17,10 +18,12 @@ use super::{Catalog, CatalogError, execute, maybe, rows};
 /// How long a silent worker keeps an operation.
 pub const LEASE: Duration = Duration::from_secs(20);
 
+/// How often to ask for a chore that somebody is at.
+const CHORE_PAUSE: Duration = Duration::from_millis(50);
+
 /// The advisory lock of one tenant, and the lease on the operation that it was taken for.
 pub struct TenantLock {
-    /// Taken out of the pool and closed, unless the lock was released in order.
-    session: Option<Object>,
+    session: Held,
     tenant: Uuid,
     operation: Uuid,
     token: Uuid,
@@ -30,8 +33,11 @@ pub struct TenantLock {
 /// Proof that no other replica does a certain chore now; the chore is free again when this has ended, or a moment
 /// after it was dropped.
 pub struct ChoreLock {
-    session: Option<Object>,
+    session: Held,
 }
+
+/// A session that may hold a lock: closed, and so the lock is given back, unless it is kept in order.
+struct Held(Option<Object>);
 
 /// Which queued operation a worker asks for.
 #[derive(Clone, Copy, Debug)]
@@ -58,7 +64,7 @@ impl Catalog {
         migrations_digest: &str,
         reads_archives: bool,
     ) -> Result<Option<(OperationRecord, TenantLock)>, CatalogError> {
-        let session = self.shared.locks.client().await.map_err(CatalogError::Unreachable)?;
+        let session = self.session_to_lock().await?;
         let token = Uuid::now_v7();
         let (operation, batch) = match claim {
             Claim::Any => (None, None),
@@ -66,7 +72,7 @@ impl Catalog {
             Claim::Batch(id) => (None, Some(id)),
         };
         let row = maybe(
-            &session,
+            session.get()?,
             "-- operations::claim
              with candidate as (
                  select o.id, o.tenant_id
@@ -100,30 +106,39 @@ impl Catalog {
             let record = OperationRecord::from_row(row);
             let (tenant, operation) = (record.tenant_id, record.id);
             let ceiling = row.get("ceiling");
-            return Ok(Some((
-                record,
-                TenantLock { session: Some(session), tenant, operation, token, ceiling },
-            )));
+            return Ok(Some((record, TenantLock { session, tenant, operation, token, ceiling })));
         }
-        // The lock may have been taken although no row came back: never reuse such a session.
-        let unlocked = execute(&session, "select pg_advisory_unlock_all()", &[]).await;
-        if row.is_err() || unlocked.is_err() {
-            drop(Object::take(session));
+        // The lock may have been taken although no row came back.
+        if row.is_ok() {
+            session.unlock().await;
         }
         row.map(|_| None)
     }
 
     /// Takes a chore, such as tending the templates of one server; `None` when a replica is at it.
     pub async fn try_chore(&self, name: &str) -> Result<Option<ChoreLock>, CatalogError> {
-        let session = self.shared.locks.client().await.map_err(CatalogError::Unreachable)?;
+        let session = self.session_to_lock().await?;
         let taken = super::one(
-            &session,
+            session.get()?,
             "-- lock::try_chore\nselect pg_try_advisory_lock(hashtextextended('chore ' || $1, 1))",
             &[&name],
         )
         .await?;
-        let taken: bool = taken.get(0);
-        Ok(taken.then_some(ChoreLock { session: Some(session) }))
+        if taken.get(0) {
+            return Ok(Some(ChoreLock { session }));
+        }
+        session.keep();
+        Ok(None)
+    }
+
+    /// Takes a chore as soon as no other replica is at it.
+    pub async fn await_chore(&self, name: &str) -> Result<ChoreLock, CatalogError> {
+        loop {
+            if let Some(lock) = self.try_chore(name).await? {
+                return Ok(lock);
+            }
+            sleep(CHORE_PAUSE).await;
+        }
     }
 
     /// Does a chore, which is free again when this returns; `None` when a replica is at it.
@@ -136,6 +151,11 @@ impl Catalog {
         let done = work.await;
         lock.end().await;
         done.map(Some)
+    }
+
+    async fn session_to_lock(&self) -> Result<Held, CatalogError> {
+        let session = self.shared.locks.client().await.map_err(CatalogError::Unreachable)?;
+        Ok(Held(Some(session)))
     }
 
     /// Puts operations back into the queue whose worker has died or gone silent, and ends the
@@ -199,10 +219,7 @@ impl TenantLock {
 
     /// The session that holds the lock.
     pub(super) fn session(&self) -> Result<&Object, CatalogError> {
-        match &self.session {
-            Some(session) if !session.is_closed() => Ok(session),
-            _ => Err(CatalogError::LostLock),
-        }
+        self.session.get()
     }
 
     /// Extends the lease by [`LEASE`].
@@ -219,33 +236,40 @@ impl TenantLock {
     }
 
     /// Keeps the session for the next operation; the lock must have been given back.
-    pub(super) fn keep_session(mut self) {
-        drop(self.session.take());
+    pub(super) fn keep_session(self) {
+        self.session.keep();
     }
 }
 
 impl ChoreLock {
     /// Gives the chore back, and the session.
-    pub async fn end(mut self) {
-        if let Some(session) = &self.session
-            && execute(session, "select pg_advisory_unlock_all()", &[]).await.is_ok()
-        {
-            drop(self.session.take());
-        }
+    pub async fn end(self) {
+        self.session.unlock().await;
     }
 }
 
-impl Drop for ChoreLock {
-    fn drop(&mut self) {
-        if let Some(session) = self.session.take() {
-            drop(Object::take(session));
+impl Held {
+    fn get(&self) -> Result<&Object, CatalogError> {
+        self.0.as_ref().filter(|session| !session.is_closed()).ok_or(CatalogError::LostLock)
+    }
+
+    /// Gives back what it holds, and then itself.
+    async fn unlock(self) {
+        let Ok(session) = self.get() else { return };
+        if execute(session, "select pg_advisory_unlock_all()", &[]).await.is_ok() {
+            self.keep();
         }
+    }
+
+    /// Back to the pool; it must hold nothing any more.
+    fn keep(mut self) {
+        drop(self.0.take());
     }
 }
 
-impl Drop for TenantLock {
+impl Drop for Held {
     fn drop(&mut self) {
-        if let Some(session) = self.session.take() {
+        if let Some(session) = self.0.take() {
             drop(Object::take(session));
         }
     }

@@ -33,6 +33,8 @@ pub struct Usage {
     pub sized_at: Option<Timestamp>,
     /// Connections times the seconds that they were open, in use or idle.
     pub connection_seconds: f64,
+    /// Sessions times the seconds in which they ran statements, whoever ran them, as the server counts them.
+    pub active_seconds: f64,
     /// Statements that ran, of applications and of SQL over HTTP.
     pub queries: i64,
     /// Rows in answers of SQL over HTTP.
@@ -73,6 +75,19 @@ pub struct Counted {
     pub sql_rows: i64,
     /// Bytes of these answers.
     pub sql_bytes: i64,
+}
+
+/// What the database of a tenant takes of its server.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Measured {
+    /// The tenant.
+    pub tenant: Uuid,
+    /// The database, as its server numbers them.
+    pub oid: u32,
+    /// Its size.
+    pub bytes: i64,
+    /// How many seconds sessions have run statements in it since the server began to count.
+    pub active_seconds: f64,
 }
 
 impl Catalog {
@@ -159,20 +174,45 @@ impl Catalog {
         Ok(row.get("due"))
     }
 
-    /// Writes down how large databases are now.
-    pub async fn record_sizes(&self, sizes: &[(Uuid, i64)]) -> Result<(), CatalogError> {
-        let (tenants, bytes): (Vec<Uuid>, Vec<i64>) = sizes.iter().copied().unzip();
+    /// Writes down how large the databases on a server are now, and how long they have been at work since the last
+    /// look. Of a database that is seen for the first time nobody knows when it was.
+    pub async fn record_measured(
+        &self,
+        server: Uuid,
+        measured: &[Measured],
+    ) -> Result<(), CatalogError> {
+        let tenants: Vec<Uuid> = measured.iter().map(|one| one.tenant).collect();
+        let oids: Vec<u32> = measured.iter().map(|one| one.oid).collect();
+        let bytes: Vec<i64> = measured.iter().map(|one| one.bytes).collect();
+        let active: Vec<f64> = measured.iter().map(|one| one.active_seconds).collect();
         execute(
             &self.client().await?,
-            "-- usage::record_sizes
-             insert into tenant_usage as u (tenant_id, day, database_bytes, largest_database_bytes, sized_at)
-             select t.id, (now() at time zone 'utc')::date, s.bytes, s.bytes, now()
-             from unnest($1::uuid[], $2::bigint[]) as s (tenant, bytes) join tenants t on t.id = s.tenant
-             order by t.id
+            // A server that counts less than it did has begun anew.
+            "-- usage::record_measured
+             with seen as (
+                 select t.id, s.* from unnest($1::uuid[], $2::oid[], $3::bigint[], $4::float8[])
+                     as s (tenant, database_oid, bytes, active)
+                 join tenants t on t.id = s.tenant
+             ), since as (
+                 select s.*, case when m.active_seconds is null then 0
+                                  when m.active_seconds <= s.active then s.active - m.active_seconds
+                                  else s.active end as more
+                 from seen s left join usage_marks m
+                   on m.tenant_id = s.id and m.server_id = $5 and m.database_oid = s.database_oid
+             ), marked as (
+                 insert into usage_marks select id, $5, database_oid, active from seen order by id
+                 on conflict (tenant_id) do update
+                 set server_id = excluded.server_id, database_oid = excluded.database_oid,
+                     active_seconds = excluded.active_seconds
+             )
+             insert into tenant_usage as u
+                 (tenant_id, day, database_bytes, largest_database_bytes, sized_at, active_seconds)
+             select id, (now() at time zone 'utc')::date, bytes, bytes, now(), more from since order by id
              on conflict (tenant_id, day) do update
              set database_bytes = excluded.database_bytes, sized_at = excluded.sized_at,
-                 largest_database_bytes = greatest(u.largest_database_bytes, excluded.largest_database_bytes)",
-            &[&tenants, &bytes],
+                 largest_database_bytes = greatest(u.largest_database_bytes, excluded.largest_database_bytes),
+                 active_seconds = u.active_seconds + excluded.active_seconds",
+            &[&tenants, &oids, &bytes, &active, &server],
         )
         .await
         .map(drop)
@@ -199,6 +239,7 @@ fn from_row(row: &Row) -> Result<Usage, CatalogError> {
         largest_database_bytes: row.get("largest_database_bytes"),
         sized_at: row.get("sized_at"),
         connection_seconds: row.get("connection_seconds"),
+        active_seconds: row.get("active_seconds"),
         queries: row.get("queries"),
         sql_rows: row.get("sql_rows"),
         sql_bytes: row.get("sql_bytes"),

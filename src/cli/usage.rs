@@ -49,6 +49,7 @@ pub(super) async fn run(options: Options, context: &Context) -> Result<Outcome> 
         "SIZE",
         "LARGEST",
         "CONNECTION·S",
+        "ACTIVE·S",
         "QUERIES",
         "SQL ROWS",
         "SQL BYTES",
@@ -78,7 +79,7 @@ pub(super) async fn run(options: Options, context: &Context) -> Result<Outcome> 
     Ok(Outcome::Done)
 }
 
-fn cells(usage: &Usage) -> [String; 10] {
+fn cells(usage: &Usage) -> [String; 11] {
     let known = |bytes: Option<i64>| bytes.map_or_else(|| "?".to_owned(), size);
     [
         usage.day.to_string(),
@@ -86,6 +87,7 @@ fn cells(usage: &Usage) -> [String; 10] {
         known(usage.database_bytes),
         known(usage.largest_database_bytes),
         format!("{:.0}", usage.connection_seconds),
+        format!("{:.0}", usage.active_seconds),
         usage.queries.to_string(),
         usage.sql_rows.to_string(),
         size(usage.sql_bytes),
@@ -94,13 +96,14 @@ fn cells(usage: &Usage) -> [String; 10] {
     ]
 }
 
-const HEADINGS: [&str; 11] = [
+const HEADINGS: [&str; 12] = [
     "day",
     "tenant_slug",
     "tenant_id",
     "database_bytes",
     "largest_database_bytes",
     "connection_seconds",
+    "active_seconds",
     "queries",
     "sql_rows",
     "sql_bytes",
@@ -117,6 +120,7 @@ fn csv_line(usage: &Usage) -> String {
         known(usage.database_bytes),
         known(usage.largest_database_bytes),
         format!("{:.3}", usage.connection_seconds),
+        format!("{:.3}", usage.active_seconds),
         usage.queries.to_string(),
         usage.sql_rows.to_string(),
         usage.sql_bytes.to_string(),

@@ -5,17 +5,14 @@
 //! those that are under way stay so, those that failed are tried again, and whoever has come meanwhile goes too.
 
 use std::collections::HashMap;
-use std::time::Duration;
 
 use serde::Serialize;
 use tenantry_provisioning::database_sizes;
-use tokio::time::sleep;
 use uuid::Uuid;
 
 use super::relocate::pause;
 use super::{Environment, Way, Work};
 use crate::catalog::CatalogError;
-use crate::catalog::lock::ChoreLock;
 use crate::catalog::moves::OpenMove;
 use crate::catalog::operations::OperationState;
 use crate::catalog::servers::{Edit, ServerChange, ServerRecord};
@@ -26,6 +23,8 @@ use crate::tenant::{Tenant, TenantSlug};
 
 /// How often a plan is made anew because servers have filled meanwhile.
 const TRIES: usize = 3;
+/// The chore of whoever plans: plans count on what others have asked for, so one is made at a time.
+const PLANNING: &str = "moves";
 
 /// Who goes where, and who cannot.
 #[derive(Clone, Debug, Default, Serialize, utoipa::ToSchema)]
@@ -116,7 +115,7 @@ impl Environment {
         to: &[Destination],
         failed: Failed,
     ) -> Result<Moves, CatalogError> {
-        let _planning = self.plan_alone().await?;
+        let planning = self.catalog.await_chore(PLANNING).await?;
         let batch = self.catalog.begin_drain(name).await?;
         let mut tries = 1;
         loop {
@@ -135,6 +134,7 @@ impl Environment {
                         }
                     }
                     moves.asked = planned.len() + again.len();
+                    planning.end().await;
                     return Ok(moves);
                 }
             }
@@ -149,11 +149,12 @@ impl Environment {
 
     /// Asks for the moves that even servers out.
     pub async fn rebalance(&self) -> Result<Moves, CatalogError> {
-        let _planning = self.plan_alone().await?;
+        let planning = self.catalog.await_chore(PLANNING).await?;
         let servers: Vec<Uuid> = self.catalog.servers().await?.iter().map(|one| one.id).collect();
         let (mut moves, planned) = self.survey(&servers).await?.even_out();
         self.ask_for(&mut moves, &planned, Uuid::now_v7()).await?;
         moves.asked = planned.len();
+        planning.end().await;
         Ok(moves)
     }
 
@@ -179,16 +180,6 @@ impl Environment {
             }
         }
         Ok((record, Some(batch)))
-    }
-
-    /// Plans count on what others have asked for: one is made at a time.
-    async fn plan_alone(&self) -> Result<ChoreLock, CatalogError> {
-        loop {
-            if let Some(chore) = self.catalog.try_chore("moves").await? {
-                return Ok(chore);
-            }
-            sleep(Duration::from_millis(50)).await;
-        }
     }
 
     async fn ask_for(

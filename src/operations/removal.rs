@@ -8,9 +8,9 @@ use std::time::Duration;
 use serde::Serialize;
 use tenantry_provisioning::{DatabaseName, Proof};
 use thiserror::Error;
-use tokio::time::{Instant, sleep};
+use tokio::time::timeout;
 
-use super::upkeep::build_id;
+use super::upkeep::{build_id, templates_of};
 use super::{Environment, StepError};
 use crate::catalog::CatalogError;
 use crate::catalog::lock::ChoreLock;
@@ -119,20 +119,13 @@ impl Environment {
 
     /// Waits until no replica makes templates there; none does while this is held.
     async fn take_over(&self, record: &ServerRecord) -> Result<ChoreLock, CatalogError> {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            let chore = self.catalog.try_chore(&format!("templates of {}", record.id)).await?;
-            if let Some(chore) = chore {
-                return Ok(chore);
-            }
-            if Instant::now() > deadline {
-                return Err(CatalogError::Conflict(format!(
-                    "a replica is making a template on server `{}`; try again",
-                    record.name
-                )));
-            }
-            sleep(Duration::from_millis(50)).await;
-        }
+        let chore = templates_of(record.id);
+        timeout(PATIENCE, self.catalog.await_chore(&chore)).await.unwrap_or_else(|_| {
+            Err(CatalogError::Conflict(format!(
+                "a replica is making a template on server `{}`; try again",
+                record.name
+            )))
+        })
     }
 
     async fn drop_stock(

@@ -215,7 +215,7 @@ impl Environment {
             };
             sleep(pause).await;
         }
-        drop(chore);
+        chore.end().await;
     }
 
     /// Does what is due for a rollout, and says how it stands. Twice equals once: every step names the row that

@@ -1,16 +1,17 @@
-//! How large tenants' databases are: looked at once an hour, with one query for each server. Whichever replica comes
-//! first looks.
+//! How large tenants' databases are, and how long they were at work: looked at once an hour, with one query for each
+//! server. Whichever replica comes first looks.
 
 use std::collections::HashMap;
 use std::time::Duration;
 
-use tenantry_provisioning::database_sizes;
+use tenantry_provisioning::{DatabaseUsage, database_usage};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::{Environment, StepError};
 use crate::catalog::tenants::TenantFilter;
+use crate::catalog::usage::Measured;
 use crate::tenant::Tenant;
 
 /// How often to look whether it is time.
@@ -57,13 +58,17 @@ impl Environment {
         outcome
     }
 
-    async fn measure_on(&self, server: Uuid, tenants: &[Tenant]) -> Result<(), StepError> {
-        let server = self.server(server).await?;
+    async fn measure_on(&self, id: Uuid, tenants: &[Tenant]) -> Result<(), StepError> {
+        let server = self.server(id).await?;
         let databases: Vec<_> = tenants.iter().map(|tenant| tenant.database.clone()).collect();
-        let sizes: HashMap<String, i64> =
-            database_sizes(&server, &databases).await?.into_iter().collect();
-        let size = |tenant: &Tenant| Some((tenant.id, *sizes.get(tenant.database.as_str())?));
-        let sizes: Vec<_> = tenants.iter().filter_map(size).collect();
-        Ok(self.catalog.record_sizes(&sizes).await?)
+        let mut ids: HashMap<&str, Uuid> =
+            tenants.iter().map(|tenant| (tenant.database.as_str(), tenant.id)).collect();
+        let measured = database_usage(&server, &databases).await?.into_iter().filter_map(|usage| {
+            let DatabaseUsage { database, oid, bytes, active_seconds } = usage;
+            let tenant = ids.remove(database.as_str())?;
+            Some(Measured { tenant, oid, bytes, active_seconds })
+        });
+        let measured: Vec<_> = measured.collect();
+        Ok(self.catalog.record_measured(id, &measured).await?)
     }
 }

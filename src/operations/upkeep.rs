@@ -69,18 +69,15 @@ pub async fn tend(environment: &Environment) -> Result<(), StepError> {
     let mut outcome = drop_expired(environment).await;
     outcome = outcome.and(restore_at::sweep(environment).await);
     for server in environment.catalog.servers().await? {
-        let tended = tend_server(environment, &server).await;
-        outcome = outcome.and(tended);
+        let chore = templates_of(server.id);
+        let tended = environment.catalog.chore(&chore, tend_server(environment, &server)).await;
+        outcome = outcome.and(tended.map(drop));
     }
     outcome
 }
 
 async fn tend_server(environment: &Environment, record: &ServerRecord) -> Result<(), StepError> {
     let server_id = record.id;
-    let Some(_chore) = environment.catalog.try_chore(&format!("templates of {server_id}")).await?
-    else {
-        return Ok(());
-    };
     let set = environment.permitted().await?;
     let server = environment.server(server_id).await?;
     clear_out(environment, server_id, &server, &set).await?;
@@ -100,19 +97,20 @@ pub async fn ensure_template(
     set: &MigrationSet,
 ) -> Result<(), StepError> {
     let digest = environment.template_digest(set);
-    loop {
-        let templates = environment.catalog.templates(server_id).await?;
-        if templates.iter().any(|template| template.ready && template.digest == digest) {
-            return Ok(());
-        }
-        if let Some(_chore) =
-            environment.catalog.try_chore(&format!("templates of {server_id}")).await?
-        {
-            let server = environment.server(server_id).await?;
-            return make_template(environment, server_id, &server, set).await;
-        }
-        sleep(Duration::from_millis(50)).await;
+    let templates = environment.catalog.templates(server_id).await?;
+    if templates.iter().any(|template| template.ready && template.digest == digest) {
+        return Ok(());
     }
+    let chore = environment.catalog.await_chore(&templates_of(server_id)).await?;
+    let server = environment.server(server_id).await?;
+    let made = make_template(environment, server_id, &server, set).await;
+    chore.end().await;
+    made
+}
+
+/// The chore of whoever makes and drops templates and spares on a server.
+pub(super) fn templates_of(server: Uuid) -> String {
+    format!("templates of {server}")
 }
 
 async fn make_template(

@@ -14,7 +14,6 @@ use tenantry_provisioning::{
     DatabaseName, Difference, MigrationSet, Reading, Schema, read_schema, reference_schema,
 };
 use tokio::sync::OnceCell;
-use tokio::time::sleep;
 use uuid::Uuid;
 
 use super::{Environment, StepError, require_settled};
@@ -254,12 +253,7 @@ async fn build_reference(
     files: &MigrationSet,
 ) -> Result<Schema, StepError> {
     let chore = format!("reference on {server_id}");
-    let _chore = loop {
-        match environment.catalog.try_chore(&chore).await? {
-            Some(taken) => break taken,
-            None => sleep(Duration::from_millis(50)).await,
-        }
-    };
+    let chore = environment.catalog.await_chore(&chore).await?;
     let server = environment.server(server_id).await?;
     let templates = environment.catalog.templates(server_id).await?;
     let digest = environment.template_digest(files);
@@ -269,7 +263,9 @@ async fn build_reference(
         .map(|template| DatabaseName::template(&template.digest));
     let timeouts = environment.limits.migration_timeouts;
     let (build, template) = (reference_build(), template.as_ref());
-    Ok(reference_schema(&server, &build, template, files, timeouts).await?)
+    let schema = reference_schema(&server, &build, template, files, timeouts).await?;
+    chore.end().await;
+    Ok(schema)
 }
 
 /// The build in which versions are looked at. A crash may leave it; the next look drops it.

@@ -192,7 +192,7 @@ impl Shared {
             let started = Instant::now();
             let waiting = Arc::clone(&tenant.places).acquire_owned();
             let permit = waiting.await.expect("nobody closes the semaphore");
-            metrics::pool_waits().record(started.elapsed());
+            metrics::pool_wait(started.elapsed());
             permit
         };
         let entry = tenant.server.entry(deadline).await.map_err(|_| Refused::Busy)?;

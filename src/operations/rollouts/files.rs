@@ -121,7 +121,7 @@ impl Environment {
     /// that does not go on must say so.
     pub(super) async fn leave_to_others(&self, open: &RolloutRecord, seen: &mut Option<Abandoned>) {
         match self.catalog.try_chore("rollout").await {
-            Ok(Some(_nobody_leads)) => {}
+            Ok(Some(nobody_leads)) => nobody_leads.end().await,
             Ok(None) => return *seen = None,
             Err(error) => {
                 return tracing::debug!(error = %chain(&error), "the rollout cannot be looked at");
