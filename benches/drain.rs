@@ -1,5 +1,5 @@
 //! `make bench`: emptying a server of small tenants while all of them are asked, beside a loop of `pg_dump | psql` one
-//! by one over as many databases that nobody asks. `cargo bench --bench drain -- 10` does it with ten instead of a hundred.
+//! by one over as many databases that nobody asks, while the tenants are asked as much. `cargo bench --bench drain -- 10` does it with ten instead of a hundred.
 
 #[path = "../tests/harness/mod.rs"]
 #[expect(dead_code, reason = "the tests use the rest")]
@@ -42,7 +42,9 @@ async fn main() {
     target.prepare().await.expect("an administrator");
     table::head();
 
+    let load = Load::start(&fleet, number);
     let peer = peer(&fleet, &other, number);
+    load.stop().await;
     // No tenant is served beside a database that everybody may enter.
     let admin = harness::connect(&other.url()).await.expect("an administrator");
     for tenant in 0..number {

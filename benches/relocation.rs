@@ -25,7 +25,7 @@ const WRITERS: i32 = 8;
 /// Eight writers with this pause write about five hundred times a second.
 const PAUSE: Duration = Duration::from_millis(14);
 /// How long the neighbours are measured without any move.
-const ALONE: Duration = Duration::from_secs(5);
+const BEFORE: Duration = Duration::from_secs(5);
 
 /// What one move was like.
 struct Round {
@@ -53,7 +53,8 @@ fn settings() -> PostgresSettings {
 async fn main() {
     let bench = Bench::start().await;
     table::head();
-    let (alone, failed) = (bench.neighbours_alone().await, Arc::new(AtomicU64::new(0)));
+    let failed = Arc::new(AtomicU64::new(0));
+    let before = bench.neighbours_before(&failed).await;
     let (mut online, mut offline) = (Vec::new(), Vec::new());
     for round in 0..ROUNDS {
         online.push(bench.relocate(Way::Online, &failed).await);
@@ -67,7 +68,7 @@ async fn main() {
     let what = format!("longest write in a move of {MEGABYTES} MB, 8 writers / offline");
     row(&what, pauses(&online), pauses(&offline), "< 1 s");
     let during = middle(online.iter().map(|round| round.neighbours).collect());
-    compare("neighbours' queries during the move / before", "/s", during, alone, ">= 0.85 (rate)");
+    compare("neighbours' queries during the move / before", "/s", during, before, ">= 0.85 (rate)");
     figure("  writes that failed, online", &failed.load(Ordering::Relaxed).to_string(), "0");
     figure("  acknowledged writes that are missing, or there twice", &lost.to_string(), "0");
 }
@@ -108,13 +109,38 @@ impl Bench {
         Self { fleet, other, router }
     }
 
-    async fn neighbours_alone(&self) -> f64 {
+    /// What the neighbours do while the tenant is written to, and stays where it is.
+    async fn neighbours_before(&self, failed: &Arc<AtomicU64>) -> f64 {
         let (running, answered) = (Arc::new(AtomicBool::new(true)), Arc::default());
+        let writers = self.writers(&running, failed);
         let tasks = self.neighbours(&running, &answered);
-        tokio::time::sleep(ALONE).await;
+        tokio::time::sleep(BEFORE).await;
         running.store(false, Ordering::Relaxed);
         tasks.join_all().await;
-        rate(&answered, ALONE)
+        writers.join_all().await;
+        rate(&answered, BEFORE)
+    }
+
+    /// Clients that write to the tenant, and say in the end how long their longest write took.
+    fn writers(&self, running: &Arc<AtomicBool>, failed: &Arc<AtomicU64>) -> JoinSet<Duration> {
+        let mut writers = JoinSet::new();
+        for writer in 0..WRITERS {
+            let (router, running, failed) =
+                (self.router.clone(), Arc::clone(running), Arc::clone(failed));
+            writers.spawn(async move {
+                let mut longest = Duration::ZERO;
+                while running.load(Ordering::Relaxed) {
+                    let begun = Instant::now();
+                    if write(&router, writer).await.is_err() {
+                        failed.fetch_add(1, Ordering::Relaxed);
+                    }
+                    longest = longest.max(begun.elapsed());
+                    tokio::time::sleep(PAUSE).await;
+                }
+                longest
+            });
+        }
+        writers
     }
 
     fn neighbours(&self, running: &Arc<AtomicBool>, answered: &Arc<AtomicU64>) -> JoinSet<()> {
@@ -138,23 +164,7 @@ impl Bench {
     /// Moves the tenant to the server that it is not on.
     async fn relocate(&self, way: Way, failed: &Arc<AtomicU64>) -> Round {
         let running = Arc::new(AtomicBool::new(true));
-        let mut writers = JoinSet::new();
-        for writer in 0..WRITERS {
-            let (router, running, failed) =
-                (self.router.clone(), Arc::clone(&running), Arc::clone(failed));
-            writers.spawn(async move {
-                let mut longest = Duration::ZERO;
-                while running.load(Ordering::Relaxed) {
-                    let begun = Instant::now();
-                    if write(&router, writer).await.is_err() {
-                        failed.fetch_add(1, Ordering::Relaxed);
-                    }
-                    longest = longest.max(begun.elapsed());
-                    tokio::time::sleep(PAUSE).await;
-                }
-                longest
-            });
-        }
+        let writers = self.writers(&running, failed);
         let answered = Arc::default();
         let neighbours = self.neighbours(&running, &answered);
         let to = match self.fleet.tenant("acme").await.server_name.as_str() {

@@ -12,10 +12,12 @@ use tenantry::catalog::tokens::Scope;
 use tenantry::embedded::{EmbeddedPostgres, PostgresSettings};
 
 use crate::harness::process::{self, Serving};
-use crate::harness::{BY, Fleet, slug};
+use crate::harness::{BY, Fleet, eventually, slug};
 
 const RULES: &str = "compose/prometheus/alerts.yaml";
 const SETTINGS: &str = "compose/prometheus/prometheus.yaml";
+/// What a caller's trace is called.
+const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
 const DASHBOARD: &str = "compose/grafana/dashboard.json";
 
 /// A running Prometheus; ends with its value.
@@ -44,6 +46,7 @@ impl Prometheus {
         let process = Command::new("setpriv")
             // It must not outlive the test, however that ends.
             .args(["--pdeathsig", "KILL", "prometheus", "--config.file=prometheus.yaml"])
+            .arg("--enable-feature=exemplar-storage")
             .args(["--storage.tsdb.path=data", &format!("--web.listen-address=127.0.0.1:{port}")])
             .current_dir(files.path())
             .stdin(Stdio::null())
@@ -68,6 +71,16 @@ impl Prometheus {
         let Some(answer) = self.get("query", &[("query", query)]).await else { return Vec::new() };
         assert_eq!(answer["status"], "success", "{query}: {answer}");
         answer["data"]["result"].as_array().unwrap().clone()
+    }
+
+    /// Waits until a query's series have an exemplar of our trace.
+    async fn has_exemplar(&self, query: &str) {
+        eventually("there is an exemplar", async || {
+            let range = [("query", query), ("start", "0"), ("end", "99999999999")];
+            let found = self.get("query_exemplars", &range).await.unwrap_or_default();
+            found["data"][0]["exemplars"][0]["labels"]["trace_id"] == TRACE
+        })
+        .await;
     }
 
     /// Waits until a query gives something. A replica looks at its gauges every 15 seconds.
@@ -131,9 +144,14 @@ async fn the_dashboard_has_data_and_an_alert_fires_when_a_server_stops() {
     let other = EmbeddedPostgres::start_scratch(PostgresSettings::scratch()).await.unwrap();
     fleet.catalog().add_server("eu-2", &other.url().into()).await.unwrap();
     let token = fleet.catalog().create_token("prometheus", &[Scope::Metrics]).await.unwrap();
-    let mut serving = Serving::start(&fleet);
+    // A collector that is away keeps nobody from being traced.
+    let collector = [("TENANTRY_OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")];
+    let mut serving = Serving::start_with(&fleet, &collector);
     let admin = serving.address("the admin API").await;
     let target = admin.strip_prefix("http://").unwrap();
+    let caller = format!("00-{TRACE}-b7ad6b7169203331-01");
+    let asked = Client::new().get(format!("{admin}/health")).header("traceparent", caller);
+    assert!(asked.send().await.unwrap().status().is_success());
     let prometheus = Prometheus::start(target, token.expose_secret()).await;
 
     prometheus.becomes("tenantry_server_up{server=\"eu-2\"} == 1").await;
@@ -152,6 +170,7 @@ async fn the_dashboard_has_data_and_an_alert_fires_when_a_server_stops() {
         assert!(queries().contains(&query.trim_end_matches(" > 0").to_owned()), "{query}");
         prometheus.becomes(query).await;
     }
+    prometheus.has_exemplar("tenantry_request_seconds_bucket{endpoint=\"/health\"}").await;
     let firing = "ALERTS{alertstate=\"firing\"}";
     assert_eq!(prometheus.query(firing).await, Vec::<Value>::new());
 
