@@ -20,6 +20,7 @@ use crate::tenant::{
     DomainName, EffectiveLimits, Label, Tenant, TenantSettings, TenantSlug, TenantState, Tier,
 };
 
+pub mod adoption;
 mod backup;
 pub mod fleet;
 pub mod protection;
