@@ -18,6 +18,7 @@ use tokio_postgres::Client;
 use crate::harness::{BY, Fleet, Options, connect, eventually, new_tenant, slug};
 
 mod commands;
+mod elsewhere;
 mod refusals;
 pub(crate) mod story;
 

@@ -191,9 +191,17 @@ async fn shut(cx: &StepContext<'_>) -> Result<(), StepError> {
     refuse(&server.shut_if_quiet(&from, owner(cx)).await?)
 }
 
-/// Does all that is done inside of it, looks at what came of it, and undoes it again.
+/// Does all that is done inside of it, looks at what came of it, and undoes it again. A database that cannot be adopted
+/// after all is not kept from its users any longer.
 async fn rehearse(cx: &StepContext<'_>) -> Result<(), StepError> {
-    harden_for(cx, Commit::Rehearse).await
+    let (from, server) = present(cx).await?;
+    // A rehearsal that failed before has opened it.
+    refuse(&server.shut_if_quiet(&from, owner(cx)).await?)?;
+    let rehearsed = harden_for(cx, Commit::Rehearse).await;
+    if rehearsed.is_err() {
+        server.give_back(&from).await?;
+    }
+    rehearsed
 }
 
 async fn harden(cx: &StepContext<'_>) -> Result<(), StepError> {

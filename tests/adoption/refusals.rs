@@ -101,7 +101,6 @@ fn kinds(obstacles: &[tenantry_provisioning::Obstacle]) -> Vec<&str> {
 async fn what_is_inside_is_named_with_its_remedy() {
     let scene = Scene::start().await;
     scene.fleet.create_tenant("globex").await;
-    let admin = scene.fleet.admin("postgres").await;
     for (number, (sql, kind)) in INSIDE.iter().enumerate() {
         let name = format!("legacy_{number}");
         scene.database(&name).await;
@@ -285,6 +284,7 @@ async fn what_comes_after_asking_is_found_before_anything_is_done() {
     let error = failed.error.unwrap();
     assert_eq!(error.step, "rehearse");
     assert!(error.message.contains("watch"), "{}", error.message);
+    connect(&scene.fleet.postgres.database_url("old")).await.unwrap();
     scene.fleet.environment.cancel(asked.id).await.unwrap();
     scene.fleet.runner().complete(asked.id).await.unwrap();
     let seen = scene.fleet.admin("old").await.query_one("select count(*) from seen", &[]).await;
