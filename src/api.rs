@@ -25,6 +25,7 @@ use crate::operations::Environment;
 use crate::resolve::{Administrators, Passwords};
 use crate::sql::{Gateway, SqlSettings};
 
+mod adoptions;
 mod aliases;
 mod audit_log;
 mod audits;
@@ -161,6 +162,7 @@ fn admin_routes() -> OpenApiRouter<Admin> {
         .routes(routes!(tenants::rename))
         .routes(routes!(tenants::relocate))
         .routes(routes!(clones::clone))
+        .routes(routes!(adoptions::adopt))
         .routes(routes!(aliases::list))
         .routes(routes!(aliases::remove))
         .routes(routes!(members::list, members::add, members::remove))
@@ -285,6 +287,7 @@ mod tests {
             "/api/setup/tenants/{slug}/rename",
             "/api/setup/tenants/{slug}/relocate",
             "/api/setup/tenants/{slug}/clone",
+            "/api/setup/tenants/{slug}/adopt",
             "/api/setup/tenants/{slug}/aliases",
             "/api/setup/tenants/{slug}/backup",
             "/api/setup/tenants/{slug}/restore",

@@ -27,6 +27,7 @@ use crate::catalog::operations::{NewOperation, OperationRecord};
 use crate::catalog::{CatalogError, TenantLock};
 use crate::tenant::{Tenant, TenantSlug};
 
+mod adopt;
 pub mod backup;
 mod backup_keys;
 mod baseline;
@@ -68,6 +69,7 @@ pub mod verify;
 mod verify_backup;
 pub mod webhook;
 
+pub use adopt::{AdoptFrom, AdoptionError, differences as adoption_differences};
 pub use environment::{Environment, Limits};
 pub use error::{StepError, chain};
 pub use relocate::Way;
@@ -92,6 +94,8 @@ pub enum Work {
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         trust_functions: bool,
     },
+    /// Make a tenant of a database that is there already.
+    Adopt(AdoptFrom),
     /// Bring the schema to the newest migration.
     Migrate {
         /// No further than to this version.
@@ -259,6 +263,7 @@ impl Work {
         match self {
             Self::Provision { .. } => &provision::PLAN,
             Self::Import { .. } => &import::PLAN,
+            Self::Adopt(_) => &adopt::PLAN,
             Self::Migrate { .. } => &migrate::PLAN,
             Self::Baseline { .. } => &baseline::PLAN,
             Self::Backup { .. } => &backup::PLAN,
@@ -299,6 +304,7 @@ impl Work {
         match self {
             Self::Provision { .. } => "provision",
             Self::Import { .. } => "import",
+            Self::Adopt(_) => "adopt",
             Self::Migrate { .. } => "migrate",
             Self::Baseline { .. } => "baseline",
             Self::Backup { .. } => "backup",

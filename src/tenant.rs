@@ -23,6 +23,7 @@ mod schedule;
 mod scope;
 pub mod settings;
 mod slug;
+pub mod tag;
 
 pub use domain::{DomainError, DomainName, is_free_mail};
 pub use email::{EmailAddress, EmailError};
@@ -32,6 +33,7 @@ pub use schedule::Schedule;
 pub use scope::{KeyError, TenantScope};
 pub use settings::{EffectiveLimits, FleetSettings, TenantSettings};
 pub use slug::{MAX_LEN as MAX_SLUG_LEN, SlugError, TenantSlug};
+pub use tag::{Tag, TagError, Tags};
 
 /// One customer with one database, as the catalog knows it.
 #[derive(Clone, Debug)]

@@ -194,6 +194,19 @@ async fn a_drain_goes_only_where_it_is_told() {
     assert!(eu.going.iter().all(|going| going.to == "eu-2") && eu.going.len() == 2);
     let us = fleet.environment.drain_plan("default", &to("region=us")).await.unwrap();
     assert!(us.going.iter().all(|going| going.to == "us-1") && us.going.len() == 2);
+    let key = Label::parse("disk").unwrap();
+    let tags = [(key.clone(), Some(Label::parse("nvme").unwrap()))].into();
+    let fast = ServerChange { tags, ..ServerChange::default() };
+    fleet.catalog().change_server("eu-2", &fast).await.unwrap();
+    for named in ["disk=nvme", "tag=disk"] {
+        let plan = fleet.environment.drain_plan("default", &to(named)).await.unwrap();
+        assert!(
+            plan.going.iter().all(|going| going.to == "eu-2") && plan.going.len() == 2,
+            "{named}"
+        );
+    }
+    let tape = fleet.environment.drain_plan("default", &to("disk=tape")).await.unwrap();
+    assert_eq!(tape.staying.len(), 2);
     let nowhere = fleet.environment.drain_plan("default", &to("default")).await.unwrap();
     assert!(nowhere.staying[0].why.contains("there is no such other server"));
     let missing = fleet.environment.drain("eu-9", &[], Failed::Retry).await.unwrap_err();

@@ -7,6 +7,7 @@
 mod harness;
 
 mod admin_api;
+mod adoption;
 mod application;
 mod architecture;
 mod audit;

@@ -18,9 +18,10 @@ use crate::harness::{BY, Fleet, Options, clone_as, new_tenant, slug};
 type Inventory = BTreeMap<&'static str, Vec<String>>;
 
 /// The kinds, each with the story that leads up to it.
-const KINDS: [&str; 20] = [
+const KINDS: [&str; 21] = [
     "provision",
     "provision_clone",
+    "adopt",
     "migrate",
     "baseline",
     "backup",
@@ -51,6 +52,9 @@ async fn ask(fleet: &Fleet, kind: &str) -> OperationRecord {
     let environment = &fleet.environment;
     if kind.starts_with("provision") {
         return environment.create_tenant(&new_tenant("acme"), true, BY).await.unwrap();
+    }
+    if kind == "adopt" {
+        return crate::adoption::story::ask(fleet).await;
     }
     fleet.create_tenant_with("acme", true).await;
     let acme = slug("acme");
@@ -235,6 +239,7 @@ macro_rules! for_every_kind {
 for_every_kind! {
     provision_from_a_spare: "provision",
     provision_by_clone: "provision_clone",
+    adopt: "adopt",
     migrate: "migrate",
     baseline: "baseline",
     backup: "backup",
@@ -282,15 +287,15 @@ async fn an_operation_given_up_at_any_step_leaves_no_trace() {
             let mut before = before.clone();
             // What was kept for a rename is free again, and so is the slug of a tenant that never was.
             before.remove("slugs");
-            let own: &[&str] =
-                if kind.starts_with("provision") { &[] } else { &["acme leads=true kept=false"] };
+            let makes = kind.starts_with("provision") || kind == "adopt";
+            let own: &[&str] = if makes { &[] } else { &["acme leads=true kept=false"] };
             if ["restore_as", "clone"].contains(&kind) {
                 // The row of the tenant that never came to be stays for the record.
                 after.get_mut("tenants").unwrap().retain(|tenant| tenant.starts_with("acme"));
                 before.get_mut("tenants").unwrap().retain(|tenant| tenant.starts_with("acme"));
             }
             assert_eq!(after.remove("slugs").unwrap(), own, "{kind}: {step}");
-            if kind.starts_with("provision") {
+            if makes {
                 // The tenant's row stays for the record, and a spare may have been used up.
                 assert_eq!(after.remove("tenants").unwrap(), ["acme deleted epoch=1 v0"]);
                 before.remove("tenants");

@@ -19,6 +19,8 @@ use tokio::task::JoinSet;
 use crate::harness::replica::Replica;
 use crate::harness::{BY, Fleet, new_tenant, process, slug};
 
+mod tags;
+
 /// Servers that nobody connects to here: only the catalog decides who comes there.
 async fn fleet(servers: &[(&str, ServerChange)]) -> Fleet {
     let fleet = Fleet::start().await;

@@ -21,7 +21,7 @@ const PASSWORDS: &str = include_str!("../sql/audit/passwords.sql");
 const SERVER: &str = include_str!("../sql/audit/server.sql");
 const PARAMETERS: &str = include_str!("../sql/audit/parameters.sql");
 const HBA: &str = include_str!("../sql/audit/hba.sql");
-const INSIDE: &str = include_str!("../sql/audit/inside.sql");
+pub(crate) const INSIDE: &str = include_str!("../sql/audit/inside.sql");
 
 /// Every name is whole then, in what is found and in what mends it.
 const EMPTY_PATH: &str = "-c search_path=";

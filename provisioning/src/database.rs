@@ -23,6 +23,7 @@ mod quiet;
 mod rename;
 
 pub use build::{Proof, Source};
+pub(crate) use possession::handing_over;
 pub use possession::{Possession, Retirement, Swap};
 pub use rename::Rename;
 
@@ -133,7 +134,7 @@ impl Server {
     }
 
     /// The same, with some of the present sessions left where they are.
-    async fn shut_but(
+    pub(crate) async fn shut_but(
         &self,
         client: &impl GenericClient,
         database: &DatabaseName,
@@ -201,7 +202,7 @@ impl Server {
     }
 }
 
-async fn database_facts(
+pub(crate) async fn database_facts(
     client: &impl GenericClient,
     name: &DatabaseName,
 ) -> Result<Option<DatabaseFacts>, Error> {
@@ -233,11 +234,11 @@ async fn owned_by(
     }
 }
 
-fn not_ours(database: &DatabaseName) -> Error {
+pub(crate) fn not_ours(database: &DatabaseName) -> Error {
     Error::NotOurs { kind: "database", name: database.to_string() }
 }
 
-fn missing(database: &DatabaseName) -> Error {
+pub(crate) fn missing(database: &DatabaseName) -> Error {
     Error::Missing { kind: "database", name: database.to_string() }
 }
 

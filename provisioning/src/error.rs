@@ -147,7 +147,7 @@ impl Error {
         }
     }
 
-    fn cause(&self) -> Option<&Cause> {
+    pub(crate) fn cause(&self) -> Option<&Cause> {
         match self {
             Self::Unreachable { source, .. }
             | Self::TooManyConnections(source)

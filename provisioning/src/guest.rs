@@ -17,7 +17,7 @@ use crate::name::{DatabaseName, RoleName};
 use crate::role::{random_password, role_facts, scram_verifier};
 use crate::server::{Server, ServerUrl};
 
-const OBJECTIONS: &str = include_str!("../sql/guest/objections.sql");
+pub(crate) const OBJECTIONS: &str = include_str!("../sql/guest/objections.sql");
 const ADOPT: &str = include_str!("../sql/guest/adopt.sql");
 
 /// A dump takes as long as it takes, and is worth nothing until it is whole.
@@ -50,6 +50,17 @@ pub enum ObjectionKind {
     Shadows,
 }
 
+impl Objection {
+    pub(crate) fn from_row(row: &Row) -> Self {
+        let code: &str = row.get("kind");
+        let kind = ObjectionKind::ALL.into_iter().find(|kind| kind.code() == code);
+        Self {
+            kind: kind.expect("objections.sql names only known kinds"),
+            subject: row.get("subject"),
+        }
+    }
+}
+
 impl ObjectionKind {
     /// Every kind.
     pub const ALL: [Self; 6] = [
@@ -67,7 +78,8 @@ impl ObjectionKind {
         matches!(self, Self::SecurityDefiner | Self::RunsOnRestore | Self::Shadows)
     }
 
-    fn code(self) -> &'static str {
+    /// A stable name.
+    pub(crate) fn code(self) -> &'static str {
         match self {
             Self::OurSchema => "our_schema",
             Self::Publication => "publication",
@@ -146,7 +158,7 @@ impl Server {
         let guest = RoleName::guest(owner.operation);
         let session = self.connect_apart(build).await?;
         let rows = session.query(OBJECTIONS, &[&guest.as_str()]).await?;
-        Ok(rows.iter().map(from_row).collect())
+        Ok(rows.iter().map(Objection::from_row).collect())
     }
 
     /// Gives what the guest made to the owner of everything, and to tenants the rights that they have to what
@@ -190,15 +202,6 @@ impl fmt::Display for Objection {
                 write!(f, "{subject} can be taken for PostgreSQL's own of that name")
             }
         }
-    }
-}
-
-fn from_row(row: &Row) -> Objection {
-    let code: &str = row.get("kind");
-    let kind = ObjectionKind::ALL.into_iter().find(|kind| kind.code() == code);
-    Objection {
-        kind: kind.expect("objections.sql names only known kinds"),
-        subject: row.get("subject"),
     }
 }
 

@@ -92,6 +92,16 @@ impl Server {
         self.turn(session, &open, STRICT_ROLES).await
     }
 
+    /// The statements with which [`Server::ensure_hardened`] would hide tenants of this database from each other.
+    pub(crate) async fn hiding(&self, session: &Connection) -> Result<Vec<String>, Error> {
+        if self.hardening() == Hardening::Standard {
+            return Ok(Vec::new());
+        }
+        let open = glimpses(session, &[role::APP], true).await?;
+        let statement = |one: Glimpse| one.turn.unwrap_or_else(|| STRICT_ROLES.to_owned());
+        Ok(open.into_iter().map(statement).collect())
+    }
+
     /// Whether a database is as its server's hardening says, to an audit.
     pub(crate) async fn neighbours_seen(
         &self,

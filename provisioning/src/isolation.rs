@@ -13,8 +13,8 @@ use crate::error::Error;
 use crate::name::{DatabaseName, RoleName};
 use crate::server::{Connection, Server};
 
-const LOCK_DOWN: &str = include_str!("../sql/lock_down.sql");
-const JOURNAL: &str = include_str!("../sql/journal.sql");
+pub(crate) const LOCK_DOWN: &str = include_str!("../sql/lock_down.sql");
+pub(crate) const JOURNAL: &str = include_str!("../sql/journal.sql");
 const FINDINGS: &str = include_str!("../sql/findings.sql");
 const PASSWORD_FINDING: &str = include_str!("../sql/password_finding.sql");
 

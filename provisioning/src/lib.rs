@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 mod activity;
+mod adoption;
 mod attack;
 mod audit;
 mod belongings;
@@ -17,6 +18,7 @@ mod schema;
 mod server;
 
 pub use activity::{Activity, DatabaseActivity, DatabaseUsage, activity, database_usage};
+pub use adoption::{Adoption, AdoptionPlan, Commit, Obstacle};
 pub use attack::{ACTS, Act, Attacker, Attempt, Login, Visible, is_shut_out};
 pub use audit::{Expectation, ExpectedTenant, Hole, Looked};
 pub use database::{DatabaseFacts, Possession, Proof, Rename, Retirement, Source, Swap};

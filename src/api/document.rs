@@ -17,9 +17,10 @@ use crate::domains::{record_name, record_text};
 use crate::operations::{Transfer, Work};
 use crate::tenant::settings::{BackupPolicy, Limits};
 use crate::tenant::{
-    DomainName, EffectiveLimits, Label, Tenant, TenantSettings, TenantSlug, TenantState, Tier,
+    DomainName, EffectiveLimits, Label, Tags, Tenant, TenantSettings, TenantSlug, TenantState, Tier,
 };
 
+pub mod adoption;
 mod backup;
 pub mod fleet;
 pub mod protection;
@@ -223,6 +224,9 @@ pub struct ServerDocument {
     /// Where it stands.
     #[schema(value_type = Option<String>)]
     pub region: Option<Label>,
+    /// What it is beside that, in words of its operators.
+    #[schema(value_type = std::collections::BTreeMap<String, String>)]
+    pub tags: Tags,
     /// It takes only tenants of this tier; none takes all.
     pub tier: Option<Tier>,
     /// It takes no more than this.
@@ -249,6 +253,7 @@ impl From<ServerRecord> for ServerDocument {
             tenants: record.tenants,
             connection_budget: record.connection_budget,
             region: record.region,
+            tags: record.tags,
             tier: record.tier,
             max_tenants: record.max_tenants,
             cordoned: record.cordoned,

@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 use crate::catalog::{CatalogError, VersionError};
 use crate::operations::removal::RemovalError;
 use crate::operations::rollouts::RolloutError;
-use crate::operations::{StepError, chain};
+use crate::operations::{AdoptionError, StepError, chain};
 use crate::problem::Problem;
 use crate::tenant::SlugError;
 use crate::tenant::settings::SettingsError;
@@ -128,6 +128,20 @@ impl From<RolloutError> for ApiError {
         match error {
             RolloutError::Plan(error) => Self::invalid(error.to_string()),
             RolloutError::Catalog(error) => error.into(),
+        }
+    }
+}
+
+impl From<AdoptionError> for ApiError {
+    fn from(error: AdoptionError) -> Self {
+        match error {
+            AdoptionError::Refused(obstacles) => {
+                let told: Vec<String> = obstacles.iter().map(ToString::to_string).collect();
+                let (code, title) = ("cannot_be_adopted", "The database cannot be adopted");
+                Self(Problem::new(StatusCode::CONFLICT, code, title, told.join("; ")))
+            }
+            AdoptionError::Catalog(error) => error.into(),
+            AdoptionError::Step(error) => error.into(),
         }
     }
 }

@@ -22,14 +22,14 @@ use crate::tenant::moves::Destination;
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct DrainQuery {
-    /// Where tenants may go, separated by commas: servers, `region=R`, `tier=T`. Without it, wherever they may be.
+    /// Where tenants may go, separated by commas: servers, `region=R`, `tier=T`, `KEY=VALUE` or `tag=KEY`. Without it, wherever they may be.
     to: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Drain {
-    /// Where tenants may go: servers, `region=R`, `tier=T`. Without any, wherever they may be.
+    /// Where tenants may go: servers, `region=R`, `tier=T`, `KEY=VALUE` or `tag=KEY`. Without any, wherever they may be.
     to: Vec<String>,
 }
 

@@ -144,6 +144,7 @@ fn scope_of(record: &OperationRecord) -> Result<Scope, CatalogError> {
     Ok(match Work::of(record)? {
         Work::Provision { .. }
         | Work::Import { .. }
+        | Work::Adopt(_)
         | Work::Clone { .. }
         | Work::Suspend { .. }
         | Work::Resume {}

@@ -1,5 +1,7 @@
 //! The servers that host tenants.
 
+use std::collections::BTreeMap;
+
 use axum::Json;
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{Path, State};
@@ -13,7 +15,7 @@ use super::error::{ApiError, plain_text};
 use crate::catalog::servers::{Edit, ServerChange};
 use crate::catalog::tokens::Scope;
 use crate::problem::Problem;
-use crate::tenant::{Label, Tier};
+use crate::tenant::{Label, Tag, Tier};
 
 /// Every server.
 #[derive(Debug, Serialize, ToSchema)]
@@ -35,6 +37,10 @@ pub(super) struct Change {
     #[serde(default)]
     #[schema(value_type = Option<String>)]
     region: Edit<Label>,
+    /// Its tags by their keys, such as `{"disk": "nvme"}`; `null` takes one away, the others stay.
+    #[serde(default)]
+    #[schema(value_type = std::collections::BTreeMap<String, Option<String>>)]
+    tags: BTreeMap<Label, Option<Label>>,
     /// The only tier that it takes.
     #[serde(default)]
     #[schema(value_type = Option<Tier>)]
@@ -77,14 +83,18 @@ pub(super) async fn change(
     body: Result<Json<Change>, JsonRejection>,
 ) -> Result<Json<ServerDocument>, ApiError> {
     caller.require(Scope::Servers)?;
-    let Json(Change { region, tier, max_tenants, connection_budget, cordoned }) = body?;
+    let Json(Change { region, tags, tier, max_tenants, connection_budget, cordoned }) = body?;
+    for key in tags.keys() {
+        Tag::parse_key(key.as_str())
+            .map_err(|error| ApiError::invalid(format!("`tags`: {error}")))?;
+    }
     let cordoned = match cordoned {
         Edit::Set(why) => plain_text(Some(why), "cordoned")?.into(),
         other => other,
     };
     let max_tenants = within("max_tenants", max_tenants, 1_000_000)?;
     let connection_budget = within("connection_budget", connection_budget, 100_000)?;
-    let change = ServerChange { connection_budget, region, tier, max_tenants, cordoned };
+    let change = ServerChange { connection_budget, region, tags, tier, max_tenants, cordoned };
     if change.is_empty() {
         return Err(ApiError::invalid("nothing is to be changed"));
     }

@@ -162,6 +162,11 @@ pub const KINDS: &[Kind] = &[
         "move it, `tenantry restore SLUG --latest --in-place --server NAME`, or correct `fleet.region` or the server's region",
     ),
     kind(
+        "not_tagged",
+        Medium,
+        "move it, `tenantry tenant relocate SLUG --to NAME`, or correct `fleet.server_tags` or the server's tags",
+    ),
+    kind(
         "not_apart",
         Medium,
         "move one of them, `tenantry restore SLUG --latest --in-place --server NAME`, or correct `fleet.apart_from`",

@@ -90,7 +90,7 @@ async fn judge(client: &impl GenericClient, guest: Guest<'_>) -> Result<Vec<Judg
              select id as tenant_id, server_id from tenants where state <> 'deleted'
              union all {COMING}
          )
-         select s.id, s.name, s.region, s.tier, s.cordoned, s.max_tenants, count(t.id) as tenants,
+         select s.id, s.name, s.region, s.tags, s.tier, s.cordoned, s.max_tenants, count(t.id) as tenants,
                 min(t.slug) filter (where t.slug <> $2 and (t.settings -> 'fleet' -> 'apart_from' ? $2
                     or t.id in (select tenant_id from tenant_slugs where slug = any($1) and leads))) as rival
          from servers s
@@ -99,8 +99,8 @@ async fn judge(client: &impl GenericClient, guest: Guest<'_>) -> Result<Vec<Judg
     );
     let found = rows(client, &sql, &[&apart, &slug.as_str()]).await?;
     let hosts = found.iter().map(host_of).collect::<Result<_, _>>()?;
-    let (server, region) = (server.map(str::to_owned), fleet.region);
-    Ok(Wish { server, tier, region }.judge(hosts))
+    let (server, region, tags) = (server.map(str::to_owned), fleet.region, fleet.server_tags);
+    Ok(Wish { server, tier, region, tags }.judge(hosts))
 }
 
 fn host_of(row: &Row) -> Result<Host, CatalogError> {
@@ -108,6 +108,7 @@ fn host_of(row: &Row) -> Result<Host, CatalogError> {
         id: row.get("id"),
         name: row.get("name"),
         region: servers::region_of(row)?,
+        tags: servers::tags_of(row)?,
         tier: servers::tier_of(row),
         cordoned: row.get("cordoned"),
         tenants: row.get("tenants"),

@@ -85,6 +85,8 @@ impl Catalog {
              from jsonb_populate_record(null::tenants, $1) r, servers s
              where s.name = any($2)
                and coalesce(r.settings -> 'fleet' ->> 'region' = s.region, r.settings -> 'fleet' ->> 'region' is null)
+               and not exists (select from jsonb_array_elements_text(r.settings -> 'fleet' -> 'server_tags') tag
+                               where s.tags ->> split_part(tag, '=', 1) is distinct from split_part(tag, '=', 2))
              order by s.name = $3 desc nulls last,
                       (select count(*) from tenants t where t.server_id = s.id and t.state <> 'deleted'), s.name
              limit 1
@@ -95,9 +97,10 @@ impl Catalog {
         .map_err(|error| slug_is_taken(error, &lost.row))?;
         if inserted == 0 && !is_known(&transaction, operation.tenant_id).await? {
             return Err(CatalogError::Conflict(format!(
-                "it belongs in region {}, and no server here is in it; say where they are with `tenantry server set \
-                 NAME --region …`, then do this again",
-                lost.row["settings"]["fleet"]["region"]
+                "its settings bind it to the region {} and to servers tagged {}, and no server here is such a one; say \
+                 what they are with `tenantry server set NAME --region … --tag …`, then do this again",
+                lost.row["settings"]["fleet"]["region"],
+                lost.row["settings"]["fleet"]["server_tags"]
             )));
         }
         if inserted == 1 {

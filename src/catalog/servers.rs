@@ -1,6 +1,6 @@
 //! Rows of `servers`: the PostgreSQL servers that host tenants, and administrator access to them.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -10,12 +10,13 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value, json};
 use tenantry_provisioning::ServerUrl;
 use tokio_postgres::Row;
+use tokio_postgres::types::Json;
 use uuid::Uuid;
 
 use super::audit_log::{self, Event};
 use super::{Catalog, CatalogError, execute, maybe, one, rows};
 use crate::sealing::Purpose;
-use crate::tenant::{Label, Tier};
+use crate::tenant::{Label, Tags, Tier};
 
 /// A certificate that a URL names by its file may have been renewed since.
 const READ_AGAIN: Duration = Duration::from_mins(5);
@@ -35,6 +36,8 @@ pub struct ServerRecord {
     pub connection_budget: Option<i32>,
     /// Where it stands.
     pub region: Option<Label>,
+    /// What it is beside that.
+    pub tags: Tags,
     /// It takes only tenants of this tier.
     pub tier: Option<Tier>,
     /// It takes no more than this.
@@ -68,6 +71,8 @@ pub struct ServerChange {
     pub connection_budget: Edit<i32>,
     /// Where it stands.
     pub region: Edit<Label>,
+    /// Its tags by their keys: a value sets one, none takes it away, the others stay.
+    pub tags: BTreeMap<Label, Option<Label>>,
     /// The only tier that it takes.
     pub tier: Edit<Tier>,
     /// How many tenants it takes.
@@ -88,7 +93,7 @@ pub enum Edit<T> {
     Set(T),
 }
 
-const COLUMNS: &str = "s.id, s.name, s.address, s.connection_budget, s.region, s.tier, s.max_tenants, s.cordoned, \
+const COLUMNS: &str = "s.id, s.name, s.address, s.connection_budget, s.region, s.tags, s.tier, s.max_tenants, s.cordoned, \
      s.drain, s.created_at, (select count(*) from tenants t where t.server_id = s.id and t.state <> 'deleted') as tenants";
 
 /// Servers as they were last read: thousands of tenants share one reading of their server's URL, and of
@@ -168,12 +173,24 @@ impl ServerChange {
     /// Whether it leaves everything as it is.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        let Self { connection_budget, region, tier, max_tenants, cordoned } = self;
+        let Self { connection_budget, region, tags, tier, max_tenants, cordoned } = self;
         connection_budget.is_kept()
             && region.is_kept()
+            && tags.is_empty()
             && tier.is_kept()
             && max_tenants.is_kept()
             && cordoned.is_kept()
+    }
+
+    fn tags_after(&self, before: &ServerRecord) -> Tags {
+        let mut tags = before.tags.clone();
+        for (key, value) in &self.tags {
+            match value {
+                Some(value) => drop(tags.insert(key.clone(), value.clone())),
+                None => drop(tags.remove(key)),
+            }
+        }
+        tags
     }
 
     /// What changes, for the audit log.
@@ -185,6 +202,8 @@ impl ServerChange {
         let budget = before.connection_budget.as_ref();
         tell("connection_budget", self.connection_budget.told(budget));
         tell("region", self.region.told(before.region.as_ref()));
+        let tags = || json!({ "before": before.tags, "after": self.tags_after(before) });
+        tell("tags", (!self.tags.is_empty()).then(tags));
         tell("tier", self.tier.told(before.tier.as_ref()));
         tell("max_tenants", self.max_tenants.told(before.max_tenants.as_ref()));
         tell("cordoned", self.cordoned.told(before.cordoned.as_ref()));
@@ -253,8 +272,10 @@ impl Catalog {
         let Some(before) = maybe(&transaction, &sql, &[&name]).await? else {
             return Err(CatalogError::Missing { what: "server", name: name.to_owned() });
         };
-        let detail = change.told(&from_row(&before)?);
-        let ServerChange { connection_budget, region, tier, max_tenants, cordoned } = change;
+        let before = from_row(&before)?;
+        let detail = change.told(&before);
+        let tags = change.tags_after(&before);
+        let ServerChange { connection_budget, region, tier, max_tenants, cordoned, .. } = change;
         execute(
             &transaction,
             "-- servers::change
@@ -262,7 +283,7 @@ impl Catalog {
                     region = case when $4 then $5 else region end,
                     tier = case when $6 then $7 else tier end,
                     max_tenants = case when $8 then $9 else max_tenants end,
-                    cordoned = case when $10 then $11 else cordoned end,
+                    cordoned = case when $10 then $11 else cordoned end, tags = $12,
                     drain = case when $10 and $11 is null then null else drain end
              where name = $1",
             &[
@@ -277,6 +298,7 @@ impl Catalog {
                 &max_tenants.value(),
                 &!cordoned.is_kept(),
                 &cordoned.value(),
+                &Json(&tags),
             ],
         )
         .await?;
@@ -342,6 +364,12 @@ pub(super) fn region_of(row: &Row) -> Result<Option<Label>, CatalogError> {
     region.map_err(|error| CatalogError::Corrupt(error.to_string()))
 }
 
+/// The tags of a server, of a row that tells them.
+pub(super) fn tags_of(row: &Row) -> Result<Tags, CatalogError> {
+    let tags = serde_json::from_value(row.get("tags"));
+    tags.map_err(|error| CatalogError::Corrupt(error.to_string()))
+}
+
 /// The only tier that a server takes, of a row that tells it.
 pub(super) fn tier_of(row: &Row) -> Option<Tier> {
     row.get::<_, Option<&str>>("tier").and_then(Tier::parse)
@@ -355,6 +383,7 @@ fn from_row(row: &Row) -> Result<ServerRecord, CatalogError> {
         tenants: row.get("tenants"),
         connection_budget: row.get("connection_budget"),
         region: region_of(row)?,
+        tags: tags_of(row)?,
         tier: tier_of(row),
         max_tenants: row.get("max_tenants"),
         cordoned: row.get("cordoned"),

@@ -17,7 +17,7 @@ use crate::domains::{DomainsError, record_name, record_text};
 use crate::embedded::EmbeddedError;
 use crate::operations::removal::RemovalError;
 use crate::operations::rollouts::RolloutError;
-use crate::operations::{StepError, chain};
+use crate::operations::{AdoptionError, StepError, chain};
 use crate::tenant::TenantSlug;
 
 /// What a command returns.
@@ -191,6 +191,18 @@ impl From<RemovalError> for Error {
         match error {
             RemovalError::Catalog(error) => Self::Catalog(error),
             RemovalError::Step(error) => Self::Step(error),
+        }
+    }
+}
+
+impl From<AdoptionError> for Error {
+    fn from(error: AdoptionError) -> Self {
+        match error {
+            AdoptionError::Refused(_) => {
+                Self::refused(error.to_string(), "add --dry-run to see what to do about each")
+            }
+            AdoptionError::Catalog(error) => Self::Catalog(error),
+            AdoptionError::Step(error) => Self::Step(error),
         }
     }
 }

@@ -10,6 +10,7 @@ use crate::api::document::ServerDocument;
 use crate::catalog::Catalog;
 use crate::catalog::audit_log::Event;
 use crate::doctor::examine_read_replicas;
+use crate::tenant::tag::listed;
 use crate::tenant::{Label, Tier};
 
 mod add;
@@ -131,12 +132,13 @@ async fn list(_: ListOptions, context: &Context) -> Result<Outcome> {
     let documents: Vec<ServerDocument> = servers.into_iter().map(ServerDocument::from).collect();
     context.print(&documents, || {
         let mut table =
-            Table::new(&["NAME", "ADDRESS", "REGION", "TIER", "TENANTS", "STATE", "AGE"]);
+            Table::new(&["NAME", "ADDRESS", "REGION", "TAGS", "TIER", "TENANTS", "STATE", "AGE"]);
         for server in &documents {
             table.row([
                 server.name.clone(),
                 server.address.clone(),
                 server.region.as_ref().map_or("-", Label::as_str).to_owned(),
+                if server.tags.is_empty() { "-".to_owned() } else { listed(&server.tags) },
                 server.tier.map_or("any", Tier::as_str).to_owned(),
                 hosted(server),
                 server.state.as_str().to_owned(),
@@ -172,6 +174,7 @@ async fn show(options: NameOptions, context: &Context) -> Result<Outcome> {
             ("Address", Some(examined.server.address.clone())),
             ("User", Some(server.url().user().to_owned())),
             ("Region", examined.server.region.as_ref().map(ToString::to_string)),
+            ("Tags", Some(listed(&examined.server.tags)).filter(|tags| !tags.is_empty())),
             ("Tier", examined.server.tier.map(|tier| format!("only {}", tier.as_str()))),
             ("Tenants", Some(hosted(&examined.server))),
             ("State", Some(examined.server.state.as_str().to_owned())),

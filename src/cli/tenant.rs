@@ -4,6 +4,7 @@ use clap::{ArgAction, Args, Subcommand};
 
 use super::{Context, Outcome, Result};
 
+mod adopt;
 mod alias;
 mod audit;
 mod clone;
@@ -27,6 +28,8 @@ mod url;
 pub(super) enum Command {
     /// Create a tenant: a database, a login role and the schema
     Create(create::Options),
+    /// Make a tenant of a database that is there already
+    Adopt(adopt::Options),
     /// List tenants
     List(list::Options),
     /// Show one tenant
@@ -70,6 +73,7 @@ pub(super) enum Command {
 pub(super) async fn run(command: Command, context: &Context) -> Result<Outcome> {
     match command {
         Command::Create(options) => create::run(options, context).await,
+        Command::Adopt(options) => adopt::run(options, context).await,
         Command::List(options) => list::run(options, context).await,
         Command::Show(options) => show::run(options, context).await,
         Command::Url(options) => url::run(options, context).await,

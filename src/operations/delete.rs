@@ -11,7 +11,9 @@ use tenantry_provisioning::{DatabaseName, NameError, Owner, Proof, RoleName};
 use uuid::Uuid;
 
 use super::request::refuse_hold;
-use super::{Plan, Step, StepContext, StepError, Work, erase, import, provision, restore_at};
+use super::{
+    Plan, Step, StepContext, StepError, Work, adopt, erase, import, provision, restore_at,
+};
 use crate::tenant::TenantState;
 
 pub(super) const PLAN: Plan = Plan { steps: STEPS, abandon: &[], no_return: 0 };
@@ -41,6 +43,7 @@ async fn drop_databases(cx: &StepContext<'_>) -> Result<(), StepError> {
         return Ok(());
     }
     let server = cx.environment.server(cx.tenant.server_id).await?;
+    adopt::let_go(cx, &server).await?;
     for spare in cx.lock.claimed_spares().await? {
         server.drop_owned_database(&DatabaseName::spare(spare), Proof::Name).await?;
         cx.environment.catalog.forget_spare(spare).await?;

@@ -373,6 +373,7 @@ fn host(record: &ServerRecord) -> Host {
         id: record.id,
         name: record.name.clone(),
         region: record.region.clone(),
+        tags: record.tags.clone(),
         tier: record.tier,
         cordoned: record.cordoned.clone(),
         tenants: record.tenants,

@@ -120,6 +120,16 @@ impl Environment {
 
     /// What a tenant's database has, against what the files up to a version make.
     pub async fn compare(&self, tenant: &Tenant, version: i64) -> Result<Comparison, StepError> {
+        require_settled(tenant)?;
+        self.compare_unserved(tenant, version).await
+    }
+
+    /// The same of a tenant that is just being made, by whoever makes it.
+    pub(super) async fn compare_unserved(
+        &self,
+        tenant: &Tenant,
+        version: i64,
+    ) -> Result<Comparison, StepError> {
         let files = self.migrations().at(version).ok_or_else(|| no_version(version))?;
         let (expected, found) =
             tokio::try_join!(make_reference(self, tenant.server_id, &files), read(self, tenant),)?;
@@ -167,6 +177,7 @@ impl Looker {
             .get_or_init(|| async { reach().await.map_err(|error| failure(&error)) })
             .await
             .clone()?;
+        require_settled(tenant).map_err(|error| failure(&error))?;
         let found = read(&self.environment, tenant).await.map_err(|error| failure(&error))?;
         verified.version = found.version();
         verified.fingerprint = found.schema.fingerprint();
@@ -227,9 +238,8 @@ fn cell<K: Eq + Hash, T>(known: &Known<K, T>, key: K) -> Arc<OnceCell<Result<T, 
     Arc::clone(known.entry(key).or_default())
 }
 
-/// Reads a tenant's database, if it is one that is there to stay.
+/// Reads a tenant's database.
 async fn read(environment: &Environment, tenant: &Tenant) -> Result<Reading, StepError> {
-    require_settled(tenant)?;
     let server = environment.server(tenant.server_id).await?;
     Ok(read_schema(&server, &tenant.database, PATIENCE).await?)
 }

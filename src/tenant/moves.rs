@@ -5,10 +5,11 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+use thiserror::Error;
 use uuid::Uuid;
 
 use super::placement::{Host, Judged, Unfit, Wish};
-use super::{Label, LabelError, Tenant, TenantSlug, Tier};
+use super::{Label, Tag, Tenant, TenantSlug, Tier};
 
 /// The servers, and who is or will be on them.
 #[derive(Clone, Debug)]
@@ -40,18 +41,31 @@ pub enum Destination {
     Region(Label),
     /// Those that take only this tier.
     Tier(Tier),
+    /// Those that have this tag.
+    Tag(Tag),
+    /// Those that have a tag with this key.
+    Tagged(Label),
 }
 
+/// A text that names no servers.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error(
+    "`{0}` names no servers: use a server's name, region=NAME, tier=shared, tier=dedicated, KEY=VALUE for a tag, or tag=KEY \
+     for any value of it"
+)]
+pub struct DestinationError(String);
+
 impl Destination {
-    /// Reads `eu-2`, `region=eu` or `tier=dedicated`.
-    pub fn parse(text: &str) -> Result<Self, LabelError> {
-        if let Some(tier) = text.strip_prefix("tier=").and_then(Tier::parse) {
-            return Ok(Self::Tier(tier));
-        }
-        match text.strip_prefix("region=") {
-            Some(region) => Label::parse(region).map(Self::Region),
-            None => Label::parse(text).map(|name| Self::Server(name.to_string())),
-        }
+    /// Reads `eu-2`, `region=eu`, `tier=dedicated`, `disk=nvme` or `tag=disk`.
+    pub fn parse(text: &str) -> Result<Self, DestinationError> {
+        let read = match text.split_once('=') {
+            None => Label::parse(text).ok().map(|name| Self::Server(name.to_string())),
+            Some(("region", name)) => Label::parse(name).ok().map(Self::Region),
+            Some(("tier", name)) => Tier::parse(name).map(Self::Tier),
+            Some(("tag", key)) => Tag::parse_key(key).ok().map(Self::Tagged),
+            Some(_) => Tag::parse(text).ok().map(Self::Tag),
+        };
+        read.ok_or_else(|| DestinationError(text.to_owned()))
     }
 
     fn has(&self, host: &Host) -> bool {
@@ -59,6 +73,8 @@ impl Destination {
             Self::Server(name) => *name == host.name,
             Self::Region(region) => host.region.as_ref() == Some(region),
             Self::Tier(tier) => host.tier == Some(*tier),
+            Self::Tag(tag) => tag.is_in(&host.tags),
+            Self::Tagged(key) => host.tags.contains_key(key),
         }
     }
 }
@@ -152,7 +168,7 @@ impl Board {
                 .pop()
                 .map_or_else(Vec::new, |judged| judged.unfit);
             breaks.retain(|unfit| match unfit {
-                Unfit::Region(_) | Unfit::Tier(_) | Unfit::Rival(_) => true,
+                Unfit::Region(_) | Unfit::Tag(_) | Unfit::Tier(_) | Unfit::Rival(_) => true,
                 Unfit::NotNamed | Unfit::Cordoned(_) | Unfit::Full(_) => false,
             });
             if breaks.is_empty() {
@@ -186,8 +202,9 @@ impl Board {
     }
 
     fn judge(&self, tenant: &Tenant, among: impl Fn(&Host) -> bool) -> Vec<Judged> {
-        let region = tenant.settings.fleet().and_then(|fleet| fleet.region.clone());
-        let wish = Wish { server: None, tier: tenant.tier, region };
+        let fleet = tenant.settings.fleet().cloned().unwrap_or_default();
+        let (region, tags) = (fleet.region, fleet.server_tags);
+        let wish = Wish { server: None, tier: tenant.tier, region, tags };
         let host = |host: &Host| {
             let rival = self.rival(tenant.id, host.id).map(ToString::to_string);
             Host { rival, ..host.clone() }
@@ -253,13 +270,14 @@ mod tests {
     use tenantry_provisioning::{DatabaseName, RoleName};
 
     use super::*;
-    use crate::tenant::{EffectiveLimits, TenantSettings, TenantState};
+    use crate::tenant::{EffectiveLimits, Tags, TenantSettings, TenantState};
 
     fn host(number: u128, max_tenants: Option<i32>) -> Host {
         Host {
             id: Uuid::from_u128(number),
             name: format!("s{number}"),
             region: None,
+            tags: Tags::new(),
             tier: None,
             cordoned: None,
             tenants: 0,
@@ -342,12 +360,15 @@ mod tests {
     }
 
     #[test]
-    fn a_destination_is_a_server_a_region_or_a_tier() {
+    fn a_destination_is_a_server_a_region_a_tier_or_a_tag() {
         assert_eq!(Destination::parse("eu-2"), Ok(Destination::Server("eu-2".to_owned())));
         assert_eq!(Destination::parse("tier=dedicated"), Ok(Destination::Tier(Tier::Dedicated)));
         let eu = Label::parse("eu").unwrap();
         assert_eq!(Destination::parse("region=eu"), Ok(Destination::Region(eu)));
-        for text in ["", "tier=gold", "region=", "colour=red", "EU"] {
+        let tag = Tag::parse("disk=nvme").unwrap();
+        assert_eq!(Destination::parse("tag=disk"), Ok(Destination::Tagged(tag.key.clone())));
+        assert_eq!(Destination::parse("disk=nvme"), Ok(Destination::Tag(tag)));
+        for text in ["", "tier=gold", "region=", "server=eu-1", "disk=", "tag=tier", "EU"] {
             assert!(Destination::parse(text).is_err(), "{text}");
         }
     }

@@ -4,11 +4,12 @@
 //! one that is kept for the tenant's tier comes first, then the one with the fewest tenants. Every server is judged,
 //! so that an operator sees why the others were not taken.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use uuid::Uuid;
 
-use super::{Label, Tier};
+use super::{Label, Tag, Tags, Tier};
 
 /// What is asked for.
 #[derive(Clone, Debug, Default)]
@@ -19,6 +20,8 @@ pub struct Wish {
     pub tier: Tier,
     /// Only servers of this region.
     pub region: Option<Label>,
+    /// Only servers that have all of these.
+    pub tags: BTreeSet<Tag>,
 }
 
 /// A server that could host a tenant.
@@ -30,6 +33,8 @@ pub struct Host {
     pub name: String,
     /// Where it stands.
     pub region: Option<Label>,
+    /// What it is beside that.
+    pub tags: Tags,
     /// It takes only tenants of this tier.
     pub tier: Option<Tier>,
     /// Nobody is placed there, and why.
@@ -58,6 +63,8 @@ pub enum Unfit {
     NotNamed,
     /// It stands elsewhere, or nobody has said where.
     Region(Option<Label>),
+    /// It has not this tag.
+    Tag(Tag),
     /// It is kept for another tier.
     Tier(Tier),
     /// It takes nobody.
@@ -92,6 +99,8 @@ impl Wish {
         if self.region.is_some() && self.region != host.region {
             unfit.push(Unfit::Region(host.region.clone()));
         }
+        let missing = self.tags.iter().filter(|tag| !tag.is_in(&host.tags));
+        unfit.extend(missing.cloned().map(Unfit::Tag));
         unfit.extend(host.tier.filter(|tier| *tier != self.tier).map(Unfit::Tier));
         unfit.extend(host.cordoned.clone().map(Unfit::Cordoned));
         let full = host.max_tenants.filter(|most| host.tenants >= i64::from(*most));
@@ -107,6 +116,7 @@ impl fmt::Display for Unfit {
             Self::NotNamed => f.write_str("another server was named"),
             Self::Region(Some(region)) => write!(f, "it is in region {region}"),
             Self::Region(None) => f.write_str("it is in no region"),
+            Self::Tag(tag) => write!(f, "it is not tagged {tag}"),
             Self::Tier(tier) => write!(f, "it takes only tier {}", tier.as_str()),
             Self::Cordoned(reason) if reason.is_empty() => f.write_str("it is cordoned"),
             Self::Cordoned(reason) => write!(f, "it is cordoned: {reason}"),
@@ -125,6 +135,7 @@ mod tests {
             id: Uuid::nil(),
             name: name.to_owned(),
             region: None,
+            tags: Tags::new(),
             tier: None,
             cordoned: None,
             tenants,
@@ -182,6 +193,22 @@ mod tests {
 
         let first = order(&Wish::default(), vec![kept(), host("any", 9)]);
         assert_eq!(first, [("any".to_owned(), 0), ("kept".to_owned(), 1)]);
+    }
+
+    #[test]
+    fn a_server_needs_every_tag_that_is_asked_for() {
+        let tag = |text: &str| Tag::parse(text).unwrap();
+        let has = |tags: &[&str]| -> Tags {
+            tags.iter().map(|text| tag(text)).map(|tag| (tag.key, tag.value)).collect()
+        };
+        let wish = Wish { tags: [tag("disk=nvme"), tag("rack=7")].into(), ..Wish::default() };
+        let both = Host { tags: has(&["disk=nvme", "rack=7", "os=12"]), ..host("z", 9) };
+        let one = Host { tags: has(&["disk=ssd", "rack=7"]), ..host("a", 0) };
+
+        let judged = wish.judge(vec![one, both]);
+
+        assert_eq!(judged[0].host.name, "z");
+        assert_eq!(judged[1].unfit, [Unfit::Tag(tag("disk=nvme"))]);
     }
 
     #[test]

@@ -152,7 +152,7 @@ impl Server {
     ///
     /// The server finishes a `create database` whose client has died. Whoever takes over waits here until
     /// it has, instead of overlooking a database that is not to be seen yet.
-    pub(super) async fn lock_names(&self, names: &[&DatabaseName]) -> Result<NameLock, Error> {
+    pub(crate) async fn lock_names(&self, names: &[&DatabaseName]) -> Result<NameLock, Error> {
         let session = NameLock { session: Some(self.client().await?) };
         session.batch_execute(LOCK_TIMEOUT).await?;
         for name in names {
@@ -237,7 +237,7 @@ impl Server {
 }
 
 /// A session that holds locks on names; unless it is released in order it ends, and they with it.
-pub(super) struct NameLock {
+pub(crate) struct NameLock {
     session: Option<PooledClient>,
 }
 
@@ -245,7 +245,7 @@ const HAS_SESSION: &str = "the session is taken only when the lock is dropped";
 
 impl NameLock {
     /// Gives the names free and the session back to its pool.
-    pub(super) async fn release(mut self) -> Result<(), Error> {
+    pub(crate) async fn release(mut self) -> Result<(), Error> {
         self.batch_execute("select pg_advisory_unlock_all(); reset lock_timeout").await?;
         drop(self.session.take());
         Ok(())

@@ -5,8 +5,9 @@
 //! can create the role, rename the database, mark both, stamp, grant and open. A crash leaves either a
 //! build that nobody can enter, or a tenant that is complete.
 
+use std::fmt::Display;
+
 use tokio_postgres::error::SqlState;
-use uuid::Uuid;
 
 use super::{DatabaseFacts, database_facts, missing, not_ours};
 use crate::error::{Cause, Error};
@@ -84,38 +85,22 @@ impl Server {
             .await?;
         transaction.execute(&lock, &[&database.as_str()]).await?;
 
-        let mut statements = Vec::new();
-        let marker = Marker::Tenant(owner);
-        let (database_quoted, role_quoted) = (database.quoted(), role.quoted());
-        let login = if login { "login" } else { "nologin" };
-        match role_facts(&transaction, role).await? {
-            None => {
-                statements.push(format!(
-                    "create role {role_quoted} {login} nosuperuser nocreatedb nocreaterole noreplication \
-                     nobypassrls inherit password {verifier}"
-                ));
-                statements.push(format!("comment on role {role_quoted} is '{marker}'"));
-            }
+        let mut statements = match role_facts(&transaction, role).await? {
+            None => making_role(possession, &verifier).to_vec(),
             Some(facts) if facts.belongs_to(owner.tenant) => {
-                statements.push(format!("alter role {role_quoted} {login} password {verifier}"));
+                vec![format!("alter role {} {} password {verifier}", role.quoted(), word(login))]
             }
             Some(_) => return Err(role::not_ours(role)),
-        }
-        statements.push(format!("grant {} to {role_quoted}", role::APP));
-        if !superuser {
-            // Without it the administrator could not end the tenant's sessions.
-            statements.push(format!("grant {role_quoted} to current_user"));
-        }
+        };
+        statements.extend(joining(role, superuser));
         match database_facts(&transaction, database).await? {
             None => {
                 let facts =
                     database_facts(&transaction, from).await?.ok_or_else(|| missing(from))?;
-                if !may_come(from, &facts, owner.tenant) {
+                if !may_come(from, &facts, owner) {
                     return Err(not_ours(from));
                 }
-                statements
-                    .push(format!("alter database {} rename to {database_quoted}", from.quoted()));
-                statements.push(format!("comment on database {database_quoted} is '{marker}'"));
+                statements.extend(naming(possession));
             }
             Some(facts) if facts.belongs_to(owner.tenant) => {}
             Some(_) => return Err(not_ours(database)),
@@ -149,7 +134,7 @@ impl Server {
         if !is_swapped {
             let build =
                 database_facts(&*client, incoming).await?.ok_or_else(|| missing(incoming))?;
-            if !may_come(incoming, &build, owner.tenant) {
+            if !may_come(incoming, &build, owner) {
                 return Err(not_ours(incoming));
             }
             if let Some(facts) = present {
@@ -212,6 +197,58 @@ impl Server {
     }
 }
 
+/// Every statement that [`Server::take_possession`] runs where it finds neither database nor role; `password` stands for
+/// the verifier.
+pub(crate) fn handing_over(
+    possession: Possession<'_>,
+    password: &dyn Display,
+    superuser: bool,
+) -> Vec<String> {
+    let Possession { from, database, role, owner, epoch, .. } = possession;
+    let mut statements = making_role(possession, password).to_vec();
+    statements.extend(joining(role, superuser));
+    if from != database {
+        statements.extend(naming(possession));
+    }
+    statements.extend(opening(database, role, owner, epoch));
+    statements
+}
+
+fn making_role(possession: Possession<'_>, password: &dyn Display) -> [String; 2] {
+    let Possession { role, login, owner, .. } = possession;
+    let (role, login, marker) = (role.quoted(), word(login), Marker::Tenant(owner));
+    [
+        format!(
+            "create role {role} {login} nosuperuser nocreatedb nocreaterole noreplication nobypassrls inherit \
+             password {password}"
+        ),
+        format!("comment on role {role} is '{marker}'"),
+    ]
+}
+
+fn word(login: bool) -> &'static str {
+    if login { "login" } else { "nologin" }
+}
+
+/// Makes the role one of those that may use what migrations make.
+fn joining(role: &RoleName, superuser: bool) -> Vec<String> {
+    let mut statements = vec![format!("grant {} to {}", role::APP, role.quoted())];
+    if !superuser {
+        // Without it the administrator could not end the tenant's sessions.
+        statements.push(format!("grant {} to current_user", role.quoted()));
+    }
+    statements
+}
+
+fn naming(possession: Possession<'_>) -> [String; 2] {
+    let Possession { from, database, owner, .. } = possession;
+    let (database, marker) = (database.quoted(), Marker::Tenant(owner));
+    [
+        format!("alter database {} rename to {database}", from.quoted()),
+        format!("comment on database {database} is '{marker}'"),
+    ]
+}
+
 /// What makes a marked database the tenant's to use: its stamp, the right of its role, and an open door.
 fn opening(database: &DatabaseName, role: &RoleName, owner: Owner, epoch: i64) -> [String; 4] {
     let (database, role) = (database.quoted(), role.quoted());
@@ -240,9 +277,12 @@ fn retiring(
     ]
 }
 
-/// Whether a database may become the tenant's: it is free, or was the tenant's before.
-fn may_come(name: &DatabaseName, facts: &DatabaseFacts, tenant: Uuid) -> bool {
-    is_free(name, facts) || (name.is_old_form() && facts.belongs_to(tenant))
+/// Whether a database may become the tenant's: it is free, was the tenant's before, or is what the same operation has
+/// adopted.
+fn may_come(name: &DatabaseName, facts: &DatabaseFacts, owner: Owner) -> bool {
+    is_free(name, facts)
+        || (name.is_old_form() && facts.belongs_to(owner.tenant))
+        || facts.marker.as_ref() == Some(&Marker::Tenant(owner))
 }
 
 /// Whether a database is one of ours that no tenant owns.

@@ -59,6 +59,11 @@ impl Catalog {
              where t.state <> 'deleted' and t.settings -> 'fleet' ->> 'region' is distinct from s.region
                and t.settings -> 'fleet' ->> 'region' is not null
              union all
+             select 'not_tagged', t.slug, t.slug, 'it asks for a server with ' || tag || ', and ' || s.name || ' is not tagged so'
+             from tenants t join servers s on s.id = t.server_id
+             cross join jsonb_array_elements_text(t.settings -> 'fleet' -> 'server_tags') tag
+             where t.state <> 'deleted' and s.tags ->> split_part(tag, '=', 1) is distinct from split_part(tag, '=', 2)
+             union all
              select 'not_apart', t.slug, t.slug, 'it is kept apart from ' || o.slug || ', and both are on ' || s.name
              from tenants t join tenants o on o.server_id = t.server_id and o.id <> t.id and o.state <> 'deleted'
              join tenant_slugs n on n.tenant_id = o.id and n.leads join servers s on s.id = t.server_id

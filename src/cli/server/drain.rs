@@ -22,6 +22,7 @@ Examples:
   tenantry server drain eu-1                       asks for the name
   tenantry server drain eu-1 --to eu-2 --to eu-3 --yes
   tenantry server drain eu-1 --to region=eu --concurrency 4 --yes
+  tenantry server drain eu-1 --to disk=nvme --to tag=spare --yes
 
 Nobody comes to the server any more, and its tenants are relocated by the rules of placement, the largest first:
 their requests wait, each for as long as its own copy takes. Run it again to go on where it stopped: what failed
@@ -32,8 +33,8 @@ Exit status 3 when some cannot leave, 1 when nobody can.")]
 pub(in crate::cli) struct Options {
     /// The server's name
     name: String,
-    /// To this server, or to those of `region=R` or `tier=T`; may be given several times [default: any that may
-    /// have the tenant]
+    /// To this server, or to those of `region=R`, `tier=T`, the tag `KEY=VALUE`, or any tag `tag=KEY`; may be given
+    /// several times [default: any that may have the tenant]
     #[arg(long, value_name = "WHERE", value_parser = Destination::parse)]
     to: Vec<Destination>,
     /// How many tenants at a time, beside what workers of `tenantry serve` take [default: backup_concurrency]

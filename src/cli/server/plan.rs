@@ -9,7 +9,7 @@ use crate::cli::report::Table;
 use crate::cli::tier::parse_tier;
 use crate::cli::{Context, Outcome, Result};
 use crate::tenant::placement::Judged;
-use crate::tenant::{FleetSettings, Label, TenantSettings, TenantSlug, Tier};
+use crate::tenant::{FleetSettings, Label, Tag, TenantSettings, TenantSlug, Tier};
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -22,6 +22,9 @@ pub(in crate::cli) struct Options {
     /// Of a tenant that belongs in this region
     #[arg(long, value_parser = Label::parse)]
     region: Option<Label>,
+    /// Of a tenant that asks for a server with this tag; may be given several times
+    #[arg(long = "server-tag", value_name = "KEY=VALUE", value_parser = Tag::parse)]
+    server_tags: Vec<Tag>,
     /// Of a tenant of this tier
     #[arg(long, default_value = "shared", value_parser = parse_tier)]
     tier: Tier,
@@ -43,7 +46,11 @@ struct Document {
 
 pub(super) async fn run(options: Options, context: &Context) -> Result<Outcome> {
     let mut settings = TenantSettings::default();
-    settings.set_fleet(FleetSettings { region: options.region, ..FleetSettings::default() });
+    settings.set_fleet(FleetSettings {
+        region: options.region,
+        server_tags: options.server_tags.into_iter().collect(),
+        ..FleetSettings::default()
+    });
     let nobody = NewTenant {
         slug: TenantSlug::parse("new").expect("a slug"),
         name: String::new(),

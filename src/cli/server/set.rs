@@ -7,7 +7,7 @@ use crate::catalog::servers::{Edit, ServerChange};
 use crate::cli::drive::Driver;
 use crate::cli::tier::parse_tier;
 use crate::cli::{Context, Error, Outcome, Result};
-use crate::tenant::{Label, Tier};
+use crate::tenant::{Label, Tag, Tier};
 
 /// What a server is to its tenants.
 #[derive(Debug, Args)]
@@ -15,6 +15,13 @@ pub(super) struct ChangeOptions {
     /// Where it stands; `none` takes that away. A tenant whose settings have `fleet.region` comes only there
     #[arg(long, value_name = "REGION", value_parser = parse_region)]
     region: Option<Edit<Label>>,
+    /// What it is beside that, such as disk=nvme; a tenant whose settings have `fleet.server_tags` comes only where these
+    /// are. May be given several times
+    #[arg(long = "tag", value_name = "KEY=VALUE", value_parser = Tag::parse)]
+    tags: Vec<Tag>,
+    /// Take the tag of this key away; may be given several times
+    #[arg(long = "untag", value_name = "KEY", value_parser = Tag::parse_key)]
+    untag: Vec<Label>,
     /// Take only tenants of this tier; `any` takes all
     #[arg(long, value_name = "TIER", value_parser = parse_kept_tier)]
     tier: Option<Edit<Tier>>,
@@ -32,6 +39,7 @@ pub(super) struct ChangeOptions {
 Examples:
   tenantry server set eu-1 --region eu --max-tenants 500
   tenantry server set big-1 --tier dedicated --max-tenants 1     a server for one large customer
+  tenantry server set eu-1 --tag disk=nvme --tag rack=7 --untag old
   tenantry server set eu-1 --connection-budget 300
 
 It counts for tenants that come from now on; those that are there stay. `tenantry tenant audit` names those
@@ -72,9 +80,13 @@ impl ChangeOptions {
     /// What is given; zero and the words for none take something away.
     pub(super) fn change(&self) -> ServerChange {
         let bound = |number: i32| if number > 0 { Edit::Set(number) } else { Edit::Clear };
+        let gone = self.untag.iter().map(|key| (key.clone(), None));
+        let set = self.tags.iter().map(|tag| (tag.key.clone(), Some(tag.value.clone())));
+        let tags = gone.chain(set).collect();
         ServerChange {
             connection_budget: self.connection_budget.map(bound).unwrap_or_default(),
             region: self.region.clone().unwrap_or_default(),
+            tags,
             tier: self.tier.clone().unwrap_or_default(),
             max_tenants: self.max_tenants.map(bound).unwrap_or_default(),
             cordoned: Edit::Keep,
@@ -87,7 +99,7 @@ pub(super) async fn set(options: Options, context: &Context) -> Result<Outcome> 
     if change.is_empty() {
         return Err(Error::usage(
             "nothing is to be changed",
-            "give --region, --tier, --max-tenants or --connection-budget",
+            "give --region, --tag, --untag, --tier, --max-tenants or --connection-budget",
         ));
     }
     let catalog = context.catalog().await?;

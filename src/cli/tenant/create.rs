@@ -9,7 +9,7 @@ use crate::cli::server::explain;
 use crate::cli::tier::parse_tier;
 use crate::cli::{Context, Error, Outcome, Result};
 use crate::operations::request::Requester;
-use crate::tenant::{FleetSettings, Label, TenantSettings, TenantSlug, Tier};
+use crate::tenant::{FleetSettings, Label, Tag, TenantSettings, TenantSlug, Tier};
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -31,6 +31,9 @@ pub(in crate::cli) struct Options {
     /// Only a server of this region may host it, now and later
     #[arg(long, value_parser = Label::parse)]
     region: Option<Label>,
+    /// Only a server with this tag may host it, now and later; may be given several times
+    #[arg(long = "server-tag", value_name = "KEY=VALUE", value_parser = Tag::parse)]
+    server_tags: Vec<Tag>,
     /// Never on one server with this tenant; may be given several times
     #[arg(long, value_name = "SLUG", value_parser = TenantSlug::parse)]
     apart_from: Vec<TenantSlug>,
@@ -63,6 +66,7 @@ pub(super) async fn run(options: Options, context: &Context) -> Result<Outcome> 
     settings.set_fleet(FleetSettings {
         region: options.region,
         tags: options.tags.into_iter().collect(),
+        server_tags: options.server_tags.into_iter().collect(),
         apart_from: options.apart_from.into_iter().collect(),
     });
     let new = NewTenant {

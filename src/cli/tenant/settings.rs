@@ -43,7 +43,7 @@ Examples:
   tenantry tenant settings set acme-corp 'branding.display_name=\"2024\"'    (text, not a number)
 
 Sections: branding (logo_url, primary_color, secondary_color, display_name), sso (issuer, audience),
-limits (connections, statement_timeout, idle_in_transaction_timeout, queries_per_second), fleet (region, tags, apart_from),
+limits (connections, statement_timeout, idle_in_transaction_timeout, queries_per_second), fleet (region, tags, server_tags, apart_from),
 backup (schedule, retention, goal_rpo, legal_hold), encryption (recipient), compliance and application (any).")]
 pub(in crate::cli) struct SetOptions {
     /// The tenant

@@ -10,7 +10,7 @@ use url::Url;
 
 use super::{Goal, Timeout};
 use crate::duration;
-use crate::tenant::{Label, Retention, Schedule, TenantSlug};
+use crate::tenant::{Label, Retention, Schedule, Tag, TenantSlug};
 
 /// The longest address, in bytes; what members' issuers have too.
 const MAX_URL_BYTES: usize = 2000;
@@ -87,6 +87,11 @@ pub(super) fn labels<'de, D: Deserializer<'de>>(from: D) -> Result<BTreeSet<Labe
     let expected =
         "a name or a list of up to 50 names, each of lowercase letters, digits and inner hyphens";
     names(from, expected, |text| Label::parse(text).ok())
+}
+
+pub(super) fn server_tags<'de, D: Deserializer<'de>>(from: D) -> Result<BTreeSet<Tag>, D::Error> {
+    let expected = "the tag of a server, such as disk=nvme, or a list of up to 50 of them";
+    names(from, expected, |text| Tag::parse(text).ok())
 }
 
 pub(super) fn slugs<'de, D: Deserializer<'de>>(from: D) -> Result<BTreeSet<TenantSlug>, D::Error> {

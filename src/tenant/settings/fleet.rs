@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::field;
-use crate::tenant::{Label, TenantSlug};
+use crate::tenant::{Label, Tag, TenantSlug};
 
 /// Where a tenant belongs in the fleet.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -24,6 +24,14 @@ pub struct FleetSettings {
     )]
     #[schema(value_type = Vec<String>, example = json!(["beta"]))]
     pub tags: BTreeSet<Label>,
+    /// Its database is on servers that have all of these tags: a list of `key=value`, or one.
+    #[serde(
+        default,
+        deserialize_with = "field::server_tags",
+        skip_serializing_if = "BTreeSet::is_empty"
+    )]
+    #[schema(value_type = Vec<String>, example = json!(["disk=nvme"]))]
+    pub server_tags: BTreeSet<Tag>,
     /// Tenants that are not to be on its server: a list of slugs, or one.
     #[serde(
         default,

@@ -9,7 +9,7 @@ use thiserror::Error;
 use super::SettingsError;
 
 /// Every place that a section knows. Under `compliance` and `application` there may be any other.
-const PLACES: [&str; 26] = [
+const PLACES: [&str; 27] = [
     "branding",
     "branding.logo_url",
     "branding.primary_color",
@@ -34,6 +34,7 @@ const PLACES: [&str; 26] = [
     "fleet",
     "fleet.region",
     "fleet.tags",
+    "fleet.server_tags",
     "fleet.apart_from",
     "application",
 ];

@@ -41,7 +41,7 @@ fn every_section_reads_back() {
         "encryption": {
             "recipient": "age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p",
         },
-        "fleet": { "region": "eu", "tags": ["beta", "gold"], "apart_from": ["globex"] },
+        "fleet": { "region": "eu", "tags": ["beta", "gold"], "server_tags": ["disk=nvme"], "apart_from": ["globex"] },
         "application": { "plan": "gold", "nothing": null },
     });
 

@@ -1,0 +1,33 @@
+-- What a database has besides `imports/old.sql` after some years: others with rights, and kinds of things that a dump
+-- of a young one has not. Run by an administrator inside of it.
+create role old_report login;
+create role old_staff;
+grant old_staff to old_report;
+set role old_app;
+create type app.span as range (subtype = int4);
+create operator app.=== (leftarg = int, rightarg = int, function = int4eq);
+create collation app.plain from "C";
+create text search dictionary app.words (template = simple);
+create text search configuration app.search (copy = simple);
+create function app.secret(a int) returns int language sql immutable as 'select a * 2';
+revoke execute on function app.secret(int) from public;
+grant execute on function app.secret(int) to old_staff;
+create type app.hidden as enum ('x');
+revoke usage on type app.hidden from public;
+grant usage on type app.hidden to old_staff;
+grant select on boards to old_report with grant option;
+grant update (body) on app.cards to old_report;
+grant usage on sequence app.numbers to old_staff;
+grant usage, create on schema app to old_staff;
+grant select on large object 4711 to old_staff;
+alter default privileges in schema app grant select on tables to old_report;
+alter default privileges grant usage on sequences to old_staff;
+alter default privileges revoke execute on functions from public;
+set role old_report;
+grant select on boards to old_staff;
+reset role;
+create operator family app.ints using btree;
+alter operator family app.ints using btree owner to old_app;
+create table made_by_admin (id int);
+insert into made_by_admin values (1);
+alter database old set timezone = 'UTC';
