@@ -69,7 +69,7 @@ pub mod usage;
 pub use lock::TenantLock;
 use query::{Params, execute, maybe, one, rows};
 
-/// Our own schema, in order. `V36__…` goes here and nowhere else.
+/// Our own schema, in order. `V37__…` goes here and nowhere else.
 const MIGRATIONS: &[(&str, &str)] = &[
     ("V1__servers_and_tenants", include_str!("../migrations/catalog/V1__servers_and_tenants.sql")),
     ("V2__operations", include_str!("../migrations/catalog/V2__operations.sql")),
