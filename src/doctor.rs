@@ -159,7 +159,11 @@ async fn examine_server(
             );
         }
     }
-    let stray = |leftover: &&Leftover| !known.operations.contains(&leftover.operation);
+    let followers = catalog.followers().await?;
+    let stray = |leftover: &&Leftover| {
+        !known.operations.contains(&leftover.operation)
+            && !followers.iter().any(|left| left.operation == leftover.operation)
+    };
     for leftover in survey.leftovers.iter().filter(stray) {
         report.error(
             place,

@@ -66,6 +66,7 @@ mod undo;
 pub mod upkeep;
 pub mod verify;
 mod verify_backup;
+mod way_back;
 pub mod webhook;
 
 pub use environment::{Environment, Limits};
@@ -74,6 +75,7 @@ pub use relocate::Way;
 pub use restore_at::ArchiveSettings;
 pub use runner::Runner;
 pub use transfer::Transfer;
+pub use way_back::WayBack;
 
 /// What an operation does, with its parameters.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

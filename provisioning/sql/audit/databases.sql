@@ -87,8 +87,8 @@ from rights
 where tenant is not null and grantee <> 0
   and not (privilege = 'CONNECT' and grantee in (select oid from ours))
   and not (privilege in ('CREATE', 'TEMPORARY') and grantee_name = 'tenantry_owner')
-  -- Who reads the database while it is moved online.
-  and not (privilege = 'CONNECT' and grantee_name ~ '^tenantry_move_[0-9a-f]{32}$' and tenant = any ($6::text[])
+  -- Who reads the database while it is moved online, or while what it left follows it.
+  and not (privilege = 'CONNECT' and grantee_name ~ '^tenantry_(move|back)_[0-9a-f]{32}$' and tenant = any ($6::text[])
            and shobj_description(grantee, 'pg_authid') like 'tenantry tenant=' || tenant || ' operation=%')
 union all
 select 'stray_database', 'database ' || datname, 'it has a name or a comment of ours', shows, null
