@@ -9,7 +9,10 @@ use tenantry::operations::request::BackupChoice;
 use tenantry::operations::upkeep;
 use tokio_postgres::Client;
 
-use super::{BY, Two, Way, Writers, connect, die_everywhere, eventually, logical, slug};
+use super::{
+    BY, Disturbance, OperationState, TenantState, Two, Way, Writers, connect, die_everywhere,
+    eventually, logical, once, slug,
+};
 
 /// A tenant on `eu-2` that `default` follows.
 async fn moved() -> Two {
@@ -133,6 +136,55 @@ async fn a_migration_closes_the_way() {
     assert!(moved.memory["return"].is_null(), "everything is copied");
     assert_eq!(boards(&two.at_home().await).await, 5);
     two.assert_tidy("after another move").await;
+}
+
+/// A return that is given up leaves what follows as it was.
+#[tokio::test]
+async fn what_follows_goes_on_when_a_return_is_given_up() {
+    let two = moved().await;
+    let before = two.follower().await.unwrap().operation;
+    for step in ["follow", "move"] {
+        let asked = two.ask("default").await;
+        let runner = two.fleet.disturbed_runner(once(step, false, Disturbance::Fail));
+        assert_eq!(runner.complete(asked.id).await.unwrap().state, OperationState::Failed);
+
+        two.fleet.environment.cancel(asked.id).await.unwrap();
+        let ended = two.fleet.runner().complete(asked.id).await.unwrap();
+
+        assert_eq!(ended.state, OperationState::Cancelled);
+        assert_eq!(two.fleet.tenant("acme").await.server_name, "eu-2");
+        assert_eq!(two.follower().await.unwrap().operation, before);
+        two.assert_tidy(step).await;
+    }
+    two.at_home().await.batch_execute("insert into boards (title) values ('since')").await.unwrap();
+    assert!(!two.relocate("default").await.memory["return"].is_null());
+    assert_eq!(two.fleet.count("acme", "boards").await, 4);
+}
+
+/// The switch fails when everything has come across already: the tenant is served where it was, and the next try
+/// copies, as nobody knows what the follower missed meanwhile.
+#[tokio::test]
+async fn a_switch_that_fails_at_its_end_closes_the_way() {
+    let two = moved().await;
+    let host = connect(&two.fleet.postgres.url()).await.unwrap();
+    host.batch_execute("create role tenant_acme").await.unwrap();
+    let asked = two.ask("default").await;
+    let ended = two.fleet.runner().complete(asked.id).await.unwrap();
+    assert_eq!(ended.state, OperationState::Failed, "somebody else has the name of its role");
+    let acme = two.fleet.tenant("acme").await;
+    assert_eq!((&*acme.server_name, acme.state), ("eu-2", TenantState::Active));
+    let home = two.at_home().await;
+    home.batch_execute("insert into boards (title) values ('since')").await.unwrap();
+    drop(home);
+    host.batch_execute("drop role tenant_acme").await.unwrap();
+
+    two.fleet.catalog().retry(asked.id).await.unwrap();
+    let done = two.fleet.complete(&asked).await;
+
+    assert!(done.memory["return"].is_null(), "everything is copied");
+    assert_eq!(two.fleet.count("acme", "boards").await, 4);
+    assert_eq!(two.follower().await.unwrap().server_name, "eu-2");
+    two.assert_tidy("after the retry").await;
 }
 
 /// What somebody changes by hand is found when it is needed, or by the upkeep; the tenant goes back by a copy.

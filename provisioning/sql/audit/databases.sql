@@ -66,6 +66,9 @@ union all
 select 'accepts_connections', 'database ' || datname, 'it accepts connections, and nobody has anything to do there',
        shows, format('alter database %I allow_connections false', datname)
 from d where datname ~ '^tenantry_(template|spare|old)_' and datallowconn
+  -- Whoever writes into what follows a tenant's database has.
+  and not exists (select from pg_subscription
+                  where subdbid = d.oid and subname = replace(d.datname, 'tenantry_old_', 'tenantry_back_'))
 union all
 select 'public_right', 'database ' || datname, 'PUBLIC has ' || lower(privilege), shows, mend
 from rights where grantee = 0 and (tenant is not null or datname ~ '^tenantry_(template|spare|old|build)_')
