@@ -7,7 +7,7 @@
 use std::collections::{HashMap, HashSet};
 
 use serde::Serialize;
-use tenantry_provisioning::{Leftover, Marker, Server};
+use tenantry_provisioning::{Leftover, Link, Marker, Server};
 use uuid::Uuid;
 
 use crate::catalog::operations::{OperationFilter, OperationState};
@@ -161,8 +161,8 @@ async fn examine_server(
     }
     let followers = catalog.followers().await?;
     let stray = |leftover: &&Leftover| {
-        !known.operations.contains(&leftover.operation)
-            && !followers.iter().any(|left| left.operation == leftover.operation)
+        !known.operations.contains(&leftover.link.operation())
+            && !followers.iter().any(|left| Link::Back(left.operation) == leftover.link)
     };
     for leftover in survey.leftovers.iter().filter(stray) {
         report.error(

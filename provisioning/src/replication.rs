@@ -70,8 +70,8 @@ pub struct Leftover {
     pub kind: String,
     /// Its name.
     pub name: String,
-    /// The operation that it was made for.
-    pub operation: Uuid,
+    /// What it belongs to.
+    pub link: Link,
 }
 
 /// What in a database cannot be followed, by a session in it. Leaves the session with an empty `search_path`.
@@ -85,6 +85,22 @@ pub async fn unfollowable(session: &Client) -> Result<Vec<Problem>, Error> {
 }
 
 impl Link {
+    /// The link of this name.
+    #[must_use]
+    pub fn of(name: &RoleName) -> Option<Self> {
+        let operation = name.operation_carried()?;
+        let links = [Self::Move(operation), Self::Back(operation)];
+        links.into_iter().find(|link| link.name() == *name)
+    }
+
+    /// The operation that it was made for.
+    #[must_use]
+    pub fn operation(self) -> Uuid {
+        match self {
+            Self::Move(operation) | Self::Back(operation) => operation,
+        }
+    }
+
     /// The one name of all that belongs to it, on both servers.
     #[must_use]
     pub fn name(self) -> RoleName {
@@ -167,8 +183,8 @@ impl Server {
             .await?;
         let leftover = |row: &tokio_postgres::Row| {
             let name: String = row.get("name");
-            let operation = RoleName::parse(&name).ok()?.operation_carried()?;
-            Some(Leftover { kind: row.get("kind"), name, operation })
+            let link = Link::of(&RoleName::parse(&name).ok()?)?;
+            Some(Leftover { kind: row.get("kind"), name, link })
         };
         Ok(rows.iter().filter_map(leftover).collect())
     }
