@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use tenantry::catalog::CatalogError;
+use tenantry::catalog::lock::Claim;
 use tenantry::embedded::{EmbeddedPostgres, PostgresSettings};
 use tenantry::operations::request::BackupChoice;
 use tenantry::operations::upkeep;
@@ -13,6 +14,7 @@ use super::{
     BY, Disturbance, OperationState, TenantState, Two, Way, Writers, connect, die_everywhere,
     eventually, logical, once, slug,
 };
+use crate::harness::process;
 
 /// A tenant on `eu-2` that `default` follows.
 async fn moved() -> Two {
@@ -348,4 +350,59 @@ async fn a_stray_slot_of_a_way_back_is_found() {
     assert_eq!(two.audit().await, [format!("replication_slot {stray}")]);
     admin.execute("select pg_drop_replication_slot($1)", &[&stray]).await.unwrap();
     assert_eq!(two.follower().await.unwrap().operation, asked);
+}
+
+/// Either server dies in the middle of a return; what follows goes on where it was, as soon as both are there.
+#[tokio::test]
+async fn a_return_outlives_the_death_of_either_server() {
+    let mut two = moved().await;
+    for (to, from) in [("default", "eu-2"), ("eu-2", "default")] {
+        let asked = two.ask(to).await;
+        let runner = two.fleet.disturbed_runner(once("move", false, Disturbance::Vanish));
+        runner.run_one(Claim::Operation(asked.id)).await.unwrap();
+        let home = two.at_home().await;
+        home.batch_execute("insert into boards (title) values ('since')").await.unwrap();
+        drop(home);
+        // `default` has the catalog, too.
+        two.other.kill();
+
+        two.fleet.catalog().release_abandoned().await.unwrap();
+        two.fleet.runner().run_one(Claim::Operation(asked.id)).await.unwrap();
+
+        let acme = two.fleet.tenant("acme").await;
+        assert_eq!((&*acme.server_name, acme.state), (from, TenantState::Active));
+        two.other.restart().await.unwrap();
+        let ended = two.fleet.runner().complete(asked.id).await.unwrap();
+        assert_eq!(ended.state, OperationState::Succeeded, "{:?}", ended.error);
+        assert_eq!(two.fleet.tenant("acme").await.server_name, to);
+        two.assert_tidy(to).await;
+    }
+    assert_eq!(boards(&two.at_home().await).await, 5);
+}
+
+#[tokio::test]
+async fn operators_see_whether_it_follows() {
+    let two = Two::start().await;
+    two.fleet.create_tenant_with("acme", true).await;
+    let run = |arguments: &[&str]| {
+        let mut command = process::command(&two.fleet);
+        let output = command.args(["tenant"]).args(arguments).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{said}");
+        (String::from_utf8_lossy(&output.stdout).into_owned(), said)
+    };
+
+    let (_, said) = run(&["relocate", "acme", "--to", "eu-2", "--yes"]);
+    assert!(said.contains("what it left on default follows it"), "{said}");
+    let (shown, _) = run(&["show", "acme"]);
+    assert!(shown.contains("Left behind") && shown.contains("it follows"), "{shown}");
+    let (_, said) = run(&["relocate", "acme", "--back", "--yes"]);
+    assert!(said.contains("what it left on eu-2 follows it"), "{said}");
+    two.at_home().await.batch_execute("create table more (n int primary key)").await.unwrap();
+    let (_, said) = run(&["relocate", "acme", "--back", "--yes"]);
+    assert!(said.contains("copied anew: the tenant's schema was changed since"), "{said}");
+    let (shown, _) = run(&["show", "acme", "--output-format", "json"]);
+    let shown: serde_json::Value = serde_json::from_str(&shown).unwrap();
+    assert_eq!(shown["left"][0]["server"], "default", "{shown}");
+    assert_eq!(shown["left"][0]["follows"], true, "{shown}");
 }
