@@ -185,7 +185,7 @@ async fn nobody_hears_an_error_and_nothing_is_lost() {
 /// was acknowledged. It takes its time: twenty relocations.
 #[tokio::test]
 async fn wherever_it_dies_one_place_serves() {
-    die_everywhere(false).await;
+    Box::pin(die_everywhere(false)).await;
 }
 
 /// `back` goes back to what follows, each time; else everything is copied, each time.

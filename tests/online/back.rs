@@ -86,7 +86,7 @@ async fn going_back_and_forth_under_writes_copies_nothing_and_loses_nothing() {
 
 #[tokio::test]
 async fn wherever_a_return_dies_one_place_serves() {
-    die_everywhere(true).await;
+    Box::pin(die_everywhere(true)).await;
 }
 
 /// What follows holds what was written since; whoever asks for what was before that is told so.
