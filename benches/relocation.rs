@@ -1,5 +1,5 @@
 //! `make bench`: moving a tenant to another server under eight writers, online, beside the offline way (`pg_dump` into
-//! `pg_restore` while requests wait). Prints rows of the same table as the other parts.
+//! `pg_restore` while requests wait), and back again to what follows it. Prints rows of the same table as the other parts.
 
 #[path = "../tests/harness/mod.rs"]
 #[expect(dead_code, reason = "the tests use the rest")]
@@ -33,6 +33,8 @@ struct Round {
     pause: Duration,
     /// How many queries of the neighbours' were answered in a second.
     neighbours: f64,
+    /// From its beginning to its end.
+    took: Duration,
 }
 
 struct Bench {
@@ -55,9 +57,11 @@ async fn main() {
     table::head();
     let failed = Arc::new(AtomicU64::new(0));
     let before = bench.neighbours_before(&failed).await;
-    let (mut online, mut offline) = (Vec::new(), Vec::new());
+    let (mut online, mut back, mut offline) = (Vec::new(), Vec::new(), Vec::new());
     for round in 0..ROUNDS {
+        bench.fleet.environment.finish_relocation(&slug("acme")).await.expect("it has moved");
         online.push(bench.relocate(Way::Online, &failed).await);
+        back.push(bench.relocate(Way::Online, &failed).await);
         // The other way takes its time, and differs little from one time to the next.
         if round < 3 {
             offline.push(bench.relocate(Way::Offline, &Arc::default()).await);
@@ -67,9 +71,16 @@ async fn main() {
     let pauses = |rounds: &[Round]| middle(rounds.iter().map(|round| round.pause).collect());
     let what = format!("longest write in a move of {MEGABYTES} MB, 8 writers / offline");
     row(&what, pauses(&online), pauses(&offline), "< 1 s");
+    row("longest write in the way back / in the move", pauses(&back), pauses(&online), "< 1 s");
+    let times = |rounds: &[Round]| middle(rounds.iter().map(|round| round.took).collect());
+    row("the way back, from end to end / the move", times(&back), times(&online), "");
     let during = middle(online.iter().map(|round| round.neighbours).collect());
     compare("neighbours' queries during the move / before", "/s", during, before, ">= 0.85 (rate)");
-    figure("  writes that failed, online", &failed.load(Ordering::Relaxed).to_string(), "0");
+    figure(
+        "  writes that failed, online and back",
+        &failed.load(Ordering::Relaxed).to_string(),
+        "0",
+    );
     figure("  acknowledged writes that are missing, or there twice", &lost.to_string(), "0");
 }
 
@@ -178,7 +189,7 @@ impl Bench {
         running.store(false, Ordering::Relaxed);
         neighbours.join_all().await;
         let pause = writers.join_all().await.into_iter().max().unwrap_or_default();
-        Round { pause, neighbours: rate(&answered, took) }
+        Round { pause, neighbours: rate(&answered, took), took }
     }
 
     /// Numbers that were acknowledged and are not there, and those that are there without having been written once.

@@ -65,11 +65,12 @@ pub mod tenants;
 pub mod tiers;
 pub mod tokens;
 pub mod usage;
+pub mod way_back;
 
 pub use lock::TenantLock;
 use query::{Params, execute, maybe, one, rows};
 
-/// Our own schema, in order. `V37__…` goes here and nowhere else.
+/// Our own schema, in order. `V38__…` goes here and nowhere else.
 const MIGRATIONS: &[(&str, &str)] = &[
     ("V1__servers_and_tenants", include_str!("../migrations/catalog/V1__servers_and_tenants.sql")),
     ("V2__operations", include_str!("../migrations/catalog/V2__operations.sql")),
@@ -108,6 +109,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("V35__moving", include_str!("../migrations/catalog/V35__moving.sql")),
     ("V36__active_time", include_str!("../migrations/catalog/V36__active_time.sql")),
     ("V37__server_tags", include_str!("../migrations/catalog/V37__server_tags.sql")),
+    ("V38__way_back", include_str!("../migrations/catalog/V38__way_back.sql")),
 ];
 
 /// A worker's notes need not reach the disk one by one: a step repeated because the catalog's server lost its

@@ -7,7 +7,7 @@
 use std::collections::{HashMap, HashSet};
 
 use serde::Serialize;
-use tenantry_provisioning::{Leftover, Marker, Server};
+use tenantry_provisioning::{Leftover, Link, Marker, Server};
 use uuid::Uuid;
 
 use crate::catalog::operations::{OperationFilter, OperationState};
@@ -159,7 +159,11 @@ async fn examine_server(
             );
         }
     }
-    let stray = |leftover: &&Leftover| !known.operations.contains(&leftover.operation);
+    let followers = catalog.followers().await?;
+    let stray = |leftover: &&Leftover| {
+        !known.operations.contains(&leftover.link.operation())
+            && !followers.iter().any(|left| Link::Back(left.operation) == leftover.link)
+    };
     for leftover in survey.leftovers.iter().filter(stray) {
         report.error(
             place,

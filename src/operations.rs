@@ -67,6 +67,7 @@ mod undo;
 pub mod upkeep;
 pub mod verify;
 mod verify_backup;
+mod way_back;
 pub mod webhook;
 
 pub use adopt::{AdoptFrom, AdoptionError, differences as adoption_differences};
@@ -76,6 +77,7 @@ pub use relocate::Way;
 pub use restore_at::ArchiveSettings;
 pub use runner::Runner;
 pub use transfer::Transfer;
+pub use way_back::WayBack;
 
 /// What an operation does, with its parameters.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

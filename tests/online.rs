@@ -7,6 +7,7 @@ use std::time::Duration;
 use tenantry::audit::{Audit, AuditOptions};
 use tenantry::catalog::lock::Claim;
 use tenantry::catalog::operations::{OperationRecord, OperationState};
+use tenantry::catalog::way_back::Left;
 use tenantry::embedded::{EmbeddedPostgres, PostgresSettings};
 use tenantry::operations::Way;
 use tenantry::operations::runner::{Disturbance, StepPoint};
@@ -15,6 +16,7 @@ use tenantry::tenant::TenantState;
 
 use crate::harness::{BY, Fleet, Options, connect, eventually, router_settings, slug};
 
+mod back;
 mod deaths;
 mod network;
 mod refusals;
@@ -57,10 +59,11 @@ impl Two {
     }
 
     /// Asks and sees that it ends well.
-    async fn relocate(&self, to: &str) {
+    async fn relocate(&self, to: &str) -> OperationRecord {
         let asked = self.ask(to).await;
-        self.fleet.complete(&asked).await;
+        let ended = self.fleet.complete(&asked).await;
         assert_eq!(self.fleet.tenant("acme").await.server_name, to);
+        ended
     }
 
     /// An administrator's session where the tenant is now.
@@ -78,22 +81,50 @@ impl Two {
         report.findings.iter().map(|found| format!("{} {}", found.kind, found.subject)).collect()
     }
 
-    /// Nothing of a relocation is left, but databases that are kept, shut.
+    /// What the tenant left and what follows it, of which there is at most one.
+    async fn follower(&self) -> Option<Left> {
+        let mut found = self.fleet.catalog().followers().await.unwrap();
+        assert!(found.len() < 2, "{found:?}");
+        found.pop().filter(Left::is_following)
+    }
+
+    /// Nothing of a relocation is left, but databases that are kept, shut, and what the one needs that follows.
     async fn assert_tidy(&self, context: &str) {
-        for server in [&self.fleet.postgres, &self.other] {
+        let home = self.fleet.tenant("acme").await.server_name;
+        let follower = self.follower().await;
+        for (name, server) in [("default", &self.fleet.postgres), ("eu-2", &self.other)] {
             let session = connect(&server.url()).await.unwrap();
             let sql = "select 'slot ' || slot_name from pg_replication_slots
                        union all select 'subscription ' || subname from pg_subscription
-                       union all select 'role ' || rolname from pg_roles where rolname ~ '^tenantry_move'
+                       union all select 'role ' || rolname from pg_roles where rolname ~ '^tenantry_(move|back)'
                        union all select datname || ' is open' from pg_database
-                                 where datname ~ '^tenantry_(build|old)' and (datallowconn or datname ~ 'build')";
+                                 where datname ~ '^tenantry_(build|old)' and (datallowconn or datname ~ 'build')
+                       union all select rolname || ' may enter ' || datname from pg_roles, pg_database
+                                 where datname ~ '^tenantry_old' and not rolsuper
+                                   and has_database_privilege(rolname, datname, 'connect')
+                       order by 1";
             let rows = session.query(sql, &[]).await.unwrap();
-            let left: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
-            assert_eq!(left, [] as [String; 0], "{context}");
+            let found: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
+            let joint = follower.as_ref().map(|left| {
+                let (id, at_home) = (left.operation.simple(), name == home);
+                let away = [
+                    format!("subscription tenantry_back_{id}"),
+                    format!("tenantry_old_{id} is open"),
+                ];
+                let here = ["role", "slot"].map(|kind| format!("{kind} tenantry_back_{id}"));
+                if at_home {
+                    here.to_vec()
+                } else if name == left.server_name {
+                    away.to_vec()
+                } else {
+                    Vec::new()
+                }
+            });
+            assert_eq!(found, joint.unwrap_or_default(), "{context}: {name}");
         }
         let sql = "select count(*) from pg_publication";
         let published: i64 = self.at_home().await.query_one(sql, &[]).await.unwrap().get(0);
-        assert_eq!(published, 0, "{context}");
+        assert_eq!(published, i64::from(follower.is_some()), "{context}");
         self.fleet.assert_healthy().await;
     }
 }
@@ -122,7 +153,9 @@ async fn nobody_hears_an_error_and_nothing_is_lost() {
     tokio::time::sleep(Duration::from_millis(300)).await;
 
     for to in ["eu-2", "default", "eu-2"] {
-        two.relocate(to).await;
+        let moved = two.relocate(to).await;
+        assert!(moved.memory["return"].is_null(), "it is copied");
+        two.fleet.environment.finish_relocation(&slug("acme")).await.unwrap();
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
 
@@ -152,6 +185,11 @@ async fn nobody_hears_an_error_and_nothing_is_lost() {
 /// was acknowledged. It takes its time: twenty relocations.
 #[tokio::test]
 async fn wherever_it_dies_one_place_serves() {
+    Box::pin(die_everywhere(false)).await;
+}
+
+/// `back` goes back to what follows, each time; else everything is copied, each time.
+async fn die_everywhere(back: bool) {
     let two = Two::start().await;
     two.fleet.create_tenant_with("acme", true).await;
     Writers::prepare(&two.fleet.admin("tenant_acme").await).await;
@@ -166,6 +204,14 @@ async fn wherever_it_dies_one_place_serves() {
             let context = format!("{step} {what:?} {done}");
             let from = two.fleet.tenant("acme").await.server_name;
             let to = if from == "default" { "eu-2" } else { "default" };
+            if !back {
+                two.fleet.environment.finish_relocation(&slug("acme")).await.unwrap();
+            }
+            let follows = two.follower().await.is_some();
+            assert!(
+                follows == back || (back && from == "default" && step == "preflight"),
+                "{context}"
+            );
             let asked = two.ask(to).await;
             let runner = two.fleet.disturbed_runner(once(step, done, what));
             let mut ended = runner.complete(asked.id).await.unwrap();
@@ -179,6 +225,7 @@ async fn wherever_it_dies_one_place_serves() {
             }
             assert_eq!(ended.state, OperationState::Succeeded, "{context}: {:?}", ended.error);
             assert_eq!(two.fleet.tenant("acme").await.server_name, to, "{context}");
+            assert_eq!(!ended.memory["return"].is_null(), follows, "{context}");
             two.assert_tidy(&context).await;
         }
     }
@@ -222,7 +269,7 @@ async fn a_tenant_may_be_deleted_in_the_middle() {
         let session = connect(&server.url()).await.unwrap();
         let sql = "select count(*) from (select slot_name from pg_replication_slots
                        union all select subname from pg_subscription
-                       union all select rolname from pg_roles where rolname ~ '^tenantry_move' or rolname = $1
+                       union all select rolname from pg_roles where rolname ~ '^tenantry_(move|back)' or rolname = $1
                        union all select datname from pg_database where datname ~ '_(build|old)_' or datname = $1) s";
         let left = session.query_one(sql, &[&acme.database.as_str()]).await.unwrap();
         assert_eq!(left.get::<_, i64>(0), 0);

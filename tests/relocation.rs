@@ -121,7 +121,7 @@ async fn everything_comes_along_and_may_go_back() {
     );
     let old = format!(
         "tenantry_old_{}",
-        two.fleet.catalog().newest_retained(acme.id).await.unwrap().unwrap().0.simple()
+        two.fleet.catalog().newest_retained(acme.id).await.unwrap().unwrap().operation_id.simple()
     );
     assert_eq!(
         two.found("default").await,

@@ -43,8 +43,8 @@ from rights a left join pg_roles g on g.oid = a.grantee
 where a.grantee <> 0 and not coalesce(g.rolsuper, false)
   and not (a.privilege_type = 'CONNECT' and a.grantee in (select oid from r))
   and not (a.privilege_type in ('CREATE', 'TEMPORARY') and g.rolname = 'tenantry_owner')
-  -- Who reads the database while it is moved online.
-  and not (a.privilege_type = 'CONNECT' and g.rolname ~ '^tenantry_move_[0-9a-f]{32}$'
+  -- Who reads the database while it is moved online, or while what it left follows it.
+  and not (a.privilege_type = 'CONNECT' and g.rolname ~ '^tenantry_(move|back)_[0-9a-f]{32}$'
            and shobj_description(g.oid, 'pg_authid') like 'tenantry tenant=' || $3::text || ' operation=%')
 union all
 -- Whoever may create databases may clone a template, data and all.

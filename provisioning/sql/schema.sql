@@ -59,6 +59,7 @@ with ext as materialized (
     where ('pg_foreign_data_wrapper'::regclass, oid) not in (select classid, objid from ext)
     union all
     select 'publication ' || quote_ident(pubname), null, pubowner, null, null from pg_publication
+    where pubname !~ '^tenantry_(move|back)_[0-9a-f]{32}$'
     union all
     select 'event trigger ' || quote_ident(evtname), null, evtowner, null, null from pg_event_trigger
     where ('pg_event_trigger'::regclass, oid) not in (select classid, objid from ext)
@@ -418,6 +419,8 @@ select 'publication ' || quote_ident(b.pubname),
                         case when b.pubdelete then 'delete' end, case when b.pubtruncate then 'truncate' end),
               case when b.pubviaroot then ', publish_via_partition_root' else '' end)
 from pg_publication b
+-- What joins a database to its copy comes and goes.
+where b.pubname !~ '^tenantry_(move|back)_[0-9a-f]{32}$'
 
 union all
 select 'foreign data wrapper ' || quote_ident(fdwname), 'create foreign data wrapper ' || quote_ident(fdwname)

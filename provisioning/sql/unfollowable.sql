@@ -54,14 +54,14 @@ select format('event trigger %I runs when the schema is changed', evtname), form
 from pg_event_trigger where evtenabled <> 'D'
 union all
 select format('publication %I offers the tenant''s tables to somebody else', pubname), 'drop it, if nobody needs that copy'
-from pg_publication where pubname !~ '^tenantry_move_[0-9a-f]{32}$'
+from pg_publication where pubname !~ '^tenantry_(move|back)_[0-9a-f]{32}$'
 union all
 select format('replication slot %I is somebody else''s, and would be left behind', slot_name), 'drop it, if nobody needs that copy'
 from pg_replication_slots
-where database = current_database() and slot_name !~ '^tenantry_move_[0-9a-f]{32}$'
+where database = current_database() and slot_name !~ '^tenantry_(move|back)_[0-9a-f]{32}$'
   and slot_name !~ '^pg_[0-9]+_sync_[0-9]+_[0-9]+$'
 union all
 select format('subscription %I writes into the database', s.subname), 'drop it, or wait until it is done'
 from pg_subscription s join pg_database d on d.oid = s.subdbid
-where d.datname = current_database() and s.subname !~ '^tenantry_move_[0-9a-f]{32}$'
+where d.datname = current_database() and s.subname !~ '^tenantry_(move|back)_[0-9a-f]{32}$'
 order by 1

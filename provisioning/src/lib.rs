@@ -28,7 +28,10 @@ pub use hardening::Hardening;
 pub use isolation::{Finding, FindingKind, lock_down};
 pub use marker::{Marker, Owner};
 pub use name::{DatabaseName, NameError, RoleName};
-pub use replication::{CopyState, Halt, Leftover, Lsn, SlotFacts, drop_publication, unfollowable};
+pub use replication::{
+    CopyState, FollowerFacts, Halt, Leftover, Link, Lsn, SlotFacts, drop_link_publications,
+    drop_publication, is_published, unfollowable,
+};
 pub use role::{RoleFacts, random_password, scram_verifier};
 pub use schema::{
     Applied, AppliedFile, Blocker, Difference, DryRun, Effect, FileEffects, Labour, MaskError,

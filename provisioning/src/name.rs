@@ -18,6 +18,7 @@ const TEMPLATE: &str = "tenantry_template_";
 const OLD: &str = "tenantry_old_";
 const GUEST: &str = "tenantry_guest_";
 const CARRIER: &str = "tenantry_move_";
+const BACK: &str = "tenantry_back_";
 
 /// How much of a migration set's digest goes into the name of its template.
 const DIGEST_DIGITS: usize = 12;
@@ -138,10 +139,16 @@ impl RoleName {
         Self(format!("{CARRIER}{}", operation.simple()))
     }
 
-    /// The operation of a [`RoleName::carrier`].
+    /// The same of what an operation has left, which follows the database that took its place.
+    #[must_use]
+    pub fn carrier_back(operation: Uuid) -> Self {
+        Self(format!("{BACK}{}", operation.simple()))
+    }
+
+    /// The operation of a [`RoleName::carrier`] or of a [`RoleName::carrier_back`].
     #[must_use]
     pub fn operation_carried(&self) -> Option<Uuid> {
-        self.0.strip_prefix(CARRIER)?.parse().ok()
+        self.0.strip_prefix(CARRIER).or_else(|| self.0.strip_prefix(BACK))?.parse().ok()
     }
 
     /// The name, unquoted: for connection settings and query parameters, never for a statement's text.

@@ -1,10 +1,11 @@
-//! Replication: a database that follows another one, on another server, until it takes that one's place.
+//! Replication: a database that follows another one, on another server, until it takes that one's place. Afterwards
+//! the other one may follow in its turn, for as long as it is kept.
 //!
 //! What is followed gets a publication of its tables, a slot, and a role that may log in to it and read; what
-//! follows gets a subscription. All four have one name, which only one operation can have given
-//! ([`RoleName::carrier`]): whatever a crash leaves is found by that name, and removed without asking who made it.
-//! The subscription knows the password of that role alone, which is good for one database and for the time of the
-//! move; nobody but a superuser reads it, and it is kept out of the server's log.
+//! follows gets a subscription. All four have one name, which only one operation can have given ([`Link`]): whatever a
+//! crash leaves is found by that name, and removed without asking who made it. The subscription knows the password of
+//! that role alone, which is good for one database and for as long as it is followed; nobody but a superuser reads it,
+//! and it is kept out of the server's log.
 //!
 //! Must never: leave a slot behind. It keeps every byte of WAL that its server writes from then on.
 
@@ -15,12 +16,13 @@ use crate::error::Error;
 use crate::name::{DatabaseName, RoleName};
 use crate::server::{Problem, Server};
 
+mod back;
 mod followed;
 mod follower;
 mod halt;
 
-pub use followed::{SlotFacts, drop_publication};
-pub use follower::CopyState;
+pub use followed::{SlotFacts, drop_link_publications, drop_publication, is_published};
+pub use follower::{CopyState, FollowerFacts};
 pub use halt::Halt;
 
 const UNFOLLOWABLE: &str = include_str!("../sql/unfollowable.sql");
@@ -48,6 +50,15 @@ struct Offer {
     moves: i64,
 }
 
+/// What joins a database and the one that follows it, and the operation that it was made for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Link {
+    /// What the operation builds follows the tenant's database.
+    Move(Uuid),
+    /// What the operation has left follows the database that took its place.
+    Back(Uuid),
+}
+
 /// A place in the stream of changes of one server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Lsn(i64);
@@ -59,8 +70,8 @@ pub struct Leftover {
     pub kind: String,
     /// Its name.
     pub name: String,
-    /// The operation that it was made for.
-    pub operation: Uuid,
+    /// What it belongs to.
+    pub link: Link,
 }
 
 /// What in a database cannot be followed, by a session in it. Leaves the session with an empty `search_path`.
@@ -71,6 +82,47 @@ pub async fn unfollowable(session: &Client) -> Result<Vec<Problem>, Error> {
         .iter()
         .map(|row| Problem::new(row.get::<_, &str>("what"), row.get::<_, &str>("remedy")))
         .collect())
+}
+
+impl Link {
+    /// The link of this name.
+    #[must_use]
+    pub fn of(name: &RoleName) -> Option<Self> {
+        let operation = name.operation_carried()?;
+        let links = [Self::Move(operation), Self::Back(operation)];
+        links.into_iter().find(|link| link.name() == *name)
+    }
+
+    /// The operation that it was made for.
+    #[must_use]
+    pub fn operation(self) -> Uuid {
+        match self {
+            Self::Move(operation) | Self::Back(operation) => operation,
+        }
+    }
+
+    /// The one name of all that belongs to it, on both servers.
+    #[must_use]
+    pub fn name(self) -> RoleName {
+        match self {
+            Self::Move(operation) => RoleName::carrier(operation),
+            Self::Back(operation) => RoleName::carrier_back(operation),
+        }
+    }
+}
+
+impl Lsn {
+    /// The place so many bytes from the beginning.
+    #[must_use]
+    pub fn at(bytes: i64) -> Self {
+        Self(bytes)
+    }
+
+    /// How many bytes from the beginning it is.
+    #[must_use]
+    pub fn bytes(self) -> i64 {
+        self.0
+    }
 }
 
 impl Leftover {
@@ -124,15 +176,15 @@ impl Server {
                      union all
                      select 'role', rolname::text from pg_roles
                  ) named
-                 where name ~ '^tenantry_move_[0-9a-f]{32}$'
+                 where name ~ '^tenantry_(move|back)_[0-9a-f]{32}$'
                  order by 1, 2",
                 &[],
             )
             .await?;
         let leftover = |row: &tokio_postgres::Row| {
             let name: String = row.get("name");
-            let operation = RoleName::parse(&name).ok()?.operation_carried()?;
-            Some(Leftover { kind: row.get("kind"), name, operation })
+            let link = Link::of(&RoleName::parse(&name).ok()?)?;
+            Some(Leftover { kind: row.get("kind"), name, link })
         };
         Ok(rows.iter().filter_map(leftover).collect())
     }

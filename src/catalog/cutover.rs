@@ -5,26 +5,21 @@ use std::time::Duration;
 use tenantry_provisioning::DatabaseName;
 use uuid::Uuid;
 
-use super::stock::{Retained, retained_of};
+use super::stock::{RETAINED, Retained, retained_of};
 use super::{Catalog, CatalogError, TenantLock, execute, maybe, rows};
 use crate::tenant::{Tenant, TenantState};
 
 impl Catalog {
     /// The database of a tenant that was replaced last, of those that are still kept.
-    pub async fn newest_retained(
-        &self,
-        tenant: Uuid,
-    ) -> Result<Option<(Uuid, Retained)>, CatalogError> {
-        let client = self.client().await?;
-        let row = maybe(
-            &client,
+    pub async fn newest_retained(&self, tenant: Uuid) -> Result<Option<Retained>, CatalogError> {
+        let sql = format!(
             "-- cutover::newest_retained
-             select database_name, server_id, tenant_id, operation_id from retained_databases
-             where tenant_id = $1 and drop_after > now() order by retained_at desc, operation_id desc limit 1",
-            &[&tenant],
-        )
-        .await?;
-        row.map(|row| Ok((row.get(3), retained_of(&row)?))).transpose()
+             select {RETAINED} from retained_databases r
+             where r.tenant_id = $1 and r.drop_after > now()
+             order by r.retained_at desc, r.operation_id desc limit 1"
+        );
+        let row = maybe(&self.client().await?, &sql, &[&tenant]).await?;
+        row.as_ref().map(retained_of).transpose()
     }
 
     /// The server on which a tenant was before the one that it is on now, by what is kept of it there.
@@ -50,17 +45,15 @@ impl Catalog {
     /// Lets the time come of what a tenant left on other servers, unless something is under way that may need it.
     pub async fn expire_left(&self, tenant: &Tenant) -> Result<Vec<Retained>, CatalogError> {
         let client = self.client().await?;
-        let found = rows(
-            &client,
+        let sql = format!(
             "-- cutover::expire_left
              update retained_databases r set drop_after = now()
              where r.tenant_id = $1 and r.server_id <> $2
                and not exists (select from operations o
                                where o.tenant_id = $1 and o.state in ('queued', 'running', 'failed'))
-             returning r.database_name, r.server_id, r.tenant_id",
-            &[&tenant.id, &tenant.server_id],
-        )
-        .await?;
+             returning {RETAINED}"
+        );
+        let found = rows(&client, &sql, &[&tenant.id, &tenant.server_id]).await?;
         found.iter().map(retained_of).collect()
     }
 }

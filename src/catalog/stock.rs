@@ -35,7 +35,12 @@ pub struct Retained {
     pub server_id: Uuid,
     /// Whose data it holds.
     pub tenant_id: Uuid,
+    /// The operation that replaced it.
+    pub operation_id: Uuid,
 }
+
+/// What [`retained_of`] reads.
+pub(super) const RETAINED: &str = "r.database_name, r.server_id, r.tenant_id, r.operation_id";
 
 /// A template database, ready or being made.
 #[derive(Clone, Debug, PartialEq)]
@@ -204,10 +209,13 @@ impl Catalog {
         let client = self.client().await?;
         let found = rows(
             &client,
-            "-- stock::expired_databases
-             select r.database_name, r.server_id, r.tenant_id
-             from retained_databases r join operations o on o.id = r.operation_id
-             where r.drop_after < now() and o.state not in ('queued', 'running', 'failed')",
+            &format!(
+                "-- stock::expired_databases
+                 select {RETAINED} from retained_databases r join operations o on o.id = r.operation_id
+                 where r.drop_after < now() and o.state not in ('queued', 'running', 'failed')
+                   and not exists (select from operations u
+                                   where u.tenant_id = r.tenant_id and u.state = 'running')"
+            ),
             &[],
         )
         .await?;
@@ -219,10 +227,13 @@ impl Catalog {
         let client = self.client().await?;
         let found = rows(
             &client,
-            "-- stock::retained_databases
-             select database_name, server_id, tenant_id from retained_databases where server_id = $1",
+            &format!(
+                "-- stock::retained_databases
+                 select {RETAINED} from retained_databases r where r.server_id = $1"
+            ),
             &[&server],
-        ).await?;
+        )
+        .await?;
         found.iter().map(retained_of).collect()
     }
 
@@ -297,10 +308,13 @@ impl TenantLock {
     pub async fn retained_databases(&self) -> Result<Vec<Retained>, CatalogError> {
         let found = rows(
             self.session()?,
-            "-- stock::retained_of_tenant
-             select database_name, server_id, tenant_id from retained_databases where tenant_id = $1",
+            &format!(
+                "-- stock::retained_of_tenant
+                 select {RETAINED} from retained_databases r where r.tenant_id = $1"
+            ),
             &[&self.tenant()],
-        ).await?;
+        )
+        .await?;
         found.iter().map(retained_of).collect()
     }
 }
@@ -311,5 +325,6 @@ pub(super) fn retained_of(row: &tokio_postgres::Row) -> Result<Retained, Catalog
             .map_err(|error| CatalogError::Corrupt(error.to_string()))?,
         server_id: row.get(1),
         tenant_id: row.get(2),
+        operation_id: row.get(3),
     })
 }

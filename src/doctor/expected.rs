@@ -22,7 +22,7 @@ pub(crate) async fn open_operations(catalog: &Catalog) -> Result<HashSet<Uuid>, 
     Ok(operations)
 }
 
-/// Tenants that are being moved to another server, or are to be.
+/// Tenants that are being moved to another server, or are to be; and those whose way back is open.
 pub(crate) async fn relocating_tenants(catalog: &Catalog) -> Result<HashSet<Uuid>, CatalogError> {
     let mut tenants = HashSet::new();
     for state in [OperationState::Queued, OperationState::Running, OperationState::Failed] {
@@ -32,6 +32,7 @@ pub(crate) async fn relocating_tenants(catalog: &Catalog) -> Result<HashSet<Uuid
         let moves = found.into_iter().filter(|(operation, _)| operation.kind == "relocate");
         tenants.extend(moves.map(|(operation, _)| operation.tenant_id));
     }
+    tenants.extend(catalog.followers().await?.iter().map(|left| left.tenant));
     Ok(tenants)
 }
 

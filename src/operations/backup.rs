@@ -192,7 +192,7 @@ pub(super) async fn open_snapshot(
                     and obj_description(to_regnamespace('public'), 'pg_namespace')
                         is not distinct from 'standard public schema',
                     not exists (select from pg_largeobject_metadata),
-                    not exists (select from pg_publication),
+                    not exists (select from pg_publication where pubname !~ '^tenantry_(move|back)_[0-9a-f]{32}$'),
                     not exists (select from pg_seclabel),
                     not exists (select subdbid from pg_subscription),
                     pg_database_size(current_database()) >= $1",

@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use tenantry_provisioning::{
-    DatabaseName, Marker, Owner, Possession, Retirement, Server, Swap, scram_verifier,
+    DatabaseName, Link, Marker, Owner, Possession, Retirement, Server, Swap, scram_verifier,
 };
 use uuid::Uuid;
 
-use super::{StepContext, StepError, chain, provision, relocate};
+use super::{StepContext, StepError, chain, provision, relocate, way_back};
 use crate::tenant::TenantState;
 
 /// What is to come into the place of a tenant's database.
@@ -37,7 +37,7 @@ pub(super) enum Arrival {
     /// It does not exist yet: on another server, it is copied from the tenant's own once nobody writes to that.
     Copied,
     /// On another server, it follows the tenant's own, and gets the rest once nobody writes to that.
-    Followed,
+    Followed(Link),
 }
 
 /// How long requests that were let in may take to end, before their sessions are ended.
@@ -181,6 +181,14 @@ async fn exchange(
     let source = cx.environment.server(before.server_id).await?;
     let target = cx.environment.server(incoming.server_id).await?;
     require_nothing_prepared(&source, &cx.tenant.database).await?;
+    if cx.tenant.state != TenantState::Restoring {
+        let spared = match incoming.arrival {
+            Arrival::Followed(Link::Back(operation)) => Some(operation),
+            _ => None,
+        };
+        way_back::close(cx, spared, "another database took the place of the one that it followed")
+            .await?;
+    }
     let keep = cx.environment.limits.restore_keep;
     cx.lock.retain_database(&retired, before.server_id, keep).await?;
     let reason = cx.tenant.suspended_reason.as_deref();
@@ -203,13 +211,13 @@ async fn exchange(
             ));
         }
         source.await_quiet(live, QUIET).await?;
-        if incoming.arrival == Arrival::Followed && !is_there {
+        if matches!(incoming.arrival, Arrival::Followed(_)) && !is_there {
             relocate::drain(cx, &source, &target).await?;
         }
         source.retire(Retirement { live, retired: &retired, role, owner }).await?;
         match incoming.arrival {
             Arrival::Copied if !is_there => relocate::copy(cx, &source, &retired, &target).await?,
-            Arrival::Followed => target.unsubscribe(&incoming.database, cx.operation.id).await?,
+            Arrival::Followed(link) => target.unsubscribe(&incoming.database, link).await?,
             Arrival::Copied | Arrival::Complete => {}
         }
         possess(cx, before, &target, &incoming.database, owner, epoch).await?;

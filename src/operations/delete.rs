@@ -7,12 +7,12 @@ use std::collections::BTreeSet;
 
 use futures_util::FutureExt as _;
 use tenantry_backup::KeyScope;
-use tenantry_provisioning::{DatabaseName, NameError, Owner, Proof, RoleName};
+use tenantry_provisioning::{DatabaseName, Link, NameError, Proof, RoleName};
 use uuid::Uuid;
 
 use super::request::refuse_hold;
 use super::{
-    Plan, Step, StepContext, StepError, Work, adopt, erase, import, provision, restore_at,
+    Plan, Step, StepContext, StepError, Work, adopt, erase, import, provision, restore_at, way_back,
 };
 use crate::tenant::TenantState;
 
@@ -58,9 +58,12 @@ async fn drop_databases(cx: &StepContext<'_>) -> Result<(), StepError> {
         clear_place(cx, operation, place).await?;
     }
     for retained in cx.lock.retained_databases().await? {
+        // A relocation may have been cut off between its switch and its end.
+        let (tenant, operation) = (cx.tenant.id, retained.operation_id);
         let host = cx.environment.server(retained.server_id).await?;
-        host.drop_owned_database(&retained.database, Proof::Owner(cx.tenant.id)).await?;
-        cx.environment.catalog.forget_database(&retained).await?;
+        host.unpublish(&[&retained.database], Link::Move(operation), tenant).await?;
+        server.unpublish(&[&cx.tenant.database], Link::Back(operation), tenant).await?;
+        way_back::drop_kept(cx.environment, &retained).await?;
     }
     for database in names(cx, &cx.tenant.database, DatabaseName::tenant).await? {
         match server.drop_owned_database(&database, Proof::Owner(cx.tenant.id)).await {
@@ -77,7 +80,8 @@ async fn clear_place(cx: &StepContext<'_>, operation: Uuid, place: Uuid) -> Resu
     let server = cx.environment.server(place).await?;
     provision::drop_build(&server, operation).await?;
     let home = cx.environment.server(cx.tenant.server_id).await?;
-    home.unpublish(&[&cx.tenant.database], Owner { tenant: cx.tenant.id, operation }).await?;
+    home.unpublish(&[&cx.tenant.database], Link::Move(operation), cx.tenant.id).await?;
+    server.unpublish(&[&cx.tenant.database], Link::Back(operation), cx.tenant.id).await?;
     let (database, role, id) = (&cx.tenant.database, &cx.tenant.role, cx.tenant.id);
     let dropped = match server.drop_owned_database(database, Proof::Owner(id)).await {
         Ok(()) => server.drop_role(role, id).await,

@@ -4,7 +4,7 @@
 use futures_util::FutureExt as _;
 use tenantry_provisioning::{MigrationSet, Server, apply, current_version};
 
-use super::{Plan, Step, StepContext, StepError, Work, require_settled};
+use super::{Plan, Step, StepContext, StepError, Work, require_settled, way_back};
 use crate::tenant::Tenant;
 
 pub(super) const PLAN: Plan = Plan {
@@ -34,6 +34,9 @@ async fn apply_migrations(cx: &StepContext<'_>) -> Result<(), StepError> {
             ));
         }
         set = set.up_to(to);
+    }
+    if is_due(&cx.tenant, &set) {
+        way_back::close(cx, None, "the tenant's schema was migrated").await?;
     }
     let timeouts = cx.environment.limits.migration_timeouts;
     let outcome = apply(&server, &cx.tenant.database, &set, timeouts).await;

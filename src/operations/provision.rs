@@ -8,7 +8,7 @@
 use futures_util::FutureExt as _;
 use serde::{Deserialize, Serialize};
 use tenantry_provisioning::{
-    DatabaseName, MigrationSet, MigrationTimeouts, Owner, Possession, Proof, Server, Source,
+    DatabaseName, Link, MigrationSet, MigrationTimeouts, Owner, Possession, Proof, Server, Source,
     build_from_zero, scram_verifier,
 };
 use uuid::Uuid;
@@ -193,7 +193,8 @@ pub(super) async fn prove_isolation(
 /// Drops what a provisioning built under this operation's name; part of deleting a tenant.
 pub(super) async fn drop_build(server: &Server, operation: Uuid) -> Result<(), StepError> {
     let build = DatabaseName::build(operation);
-    // One that follows another database cannot be dropped.
-    server.unsubscribe(&build, operation).await?;
+    // One that follows another database cannot be dropped, nor one that is to be followed.
+    server.unsubscribe(&build, Link::Move(operation)).await?;
+    server.drop_slots(&build, Link::Back(operation)).await?;
     Ok(server.drop_owned_database(&build, Proof::Name).await?)
 }

@@ -7,7 +7,8 @@
 //! compared table by table, and taken into service over there.
 //!
 //! Whatever fails until the catalog's word, the tenant is served where it was, and nothing of it stays on the server
-//! that it did not come to. Afterwards the database that it left is kept for a while, shut.
+//! that it did not come to. Afterwards the database that it left is kept for a while. After an online move it follows
+//! the tenant's in its turn (`back.rs`): going back there needs no copy then.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -15,7 +16,9 @@ use std::time::Duration;
 use futures_util::{FutureExt as _, future};
 use serde::{Deserialize, Serialize};
 use tenantry_backup::{CopyEnd, copy_database};
-use tenantry_provisioning::{Connection, DatabaseName, Owner, Problem, Server, database_sizes};
+use tenantry_provisioning::{
+    Connection, DatabaseName, Link, Owner, Problem, Server, database_sizes,
+};
 use uuid::Uuid;
 
 use super::cutover::{self, Arrival, Incoming};
@@ -23,15 +26,16 @@ use super::drill::digest;
 use super::transfer::watched;
 use super::{
     Environment, Plan, Step, StepContext, StepError, Work, provision, require_settled, restore,
-    upkeep,
+    way_back,
 };
 use crate::catalog::audit_log::Event;
 use crate::tenant::{Tenant, TenantSlug, TenantState};
 
+mod back;
 mod online;
 mod verify;
 
-pub(super) use online::drain;
+pub(super) use online::{carry_sequences, drain, refusal};
 
 pub(super) const PLAN: Plan = Plan {
     steps: &[
@@ -63,6 +67,8 @@ pub enum Way {
 
 /// Whether the tenant is moved online, as the preflight decided.
 const ONLINE: &str = "online";
+/// The operation that left what the tenant goes back to, where it needs no copy.
+const RETURN: &str = "return";
 
 /// Rows are compared as text, so both servers have to write it alike.
 const ALIKE: &str = "set datestyle = 'ISO, YMD'; set intervalstyle = 'postgres'; set timezone = 'UTC'; \
@@ -102,7 +108,7 @@ impl Environment {
             ));
         }
         for retained in &left {
-            upkeep::drop_retained(self, retained).await?;
+            way_back::drop_kept(self, retained).await?;
             let detail = serde_json::json!({ "database": retained.database.as_str() });
             let action = "tenant.left_database_dropped";
             let event = Event { actor: self.catalog.by(), action, tenant: Some(slug), detail };
@@ -140,6 +146,20 @@ fn is_online(cx: &StepContext<'_>) -> bool {
     cx.recall(ONLINE).unwrap_or(false)
 }
 
+/// The database that is to take the place of the tenant's.
+fn incoming(cx: &StepContext<'_>) -> DatabaseName {
+    returning(cx).map_or_else(|| DatabaseName::build(cx.operation.id), DatabaseName::old)
+}
+
+/// What joins it to the tenant's, online.
+fn link(cx: &StepContext<'_>) -> Link {
+    returning(cx).map_or(Link::Move(cx.operation.id), Link::Back)
+}
+
+fn returning(cx: &StepContext<'_>) -> Option<Uuid> {
+    cx.recall::<Option<Uuid>>(RETURN).flatten()
+}
+
 /// Finds out while the tenant is still served what would fail when its requests wait.
 async fn preflight(cx: &StepContext<'_>) -> Result<(), StepError> {
     require_settled(&cx.tenant)?;
@@ -149,6 +169,12 @@ async fn preflight(cx: &StepContext<'_>) -> Result<(), StepError> {
     }
     let source = cx.environment.server(cx.tenant.server_id).await?;
     let target = cx.environment.server(target_id).await?;
+    let owner = Owner { tenant: cx.tenant.id, operation: cx.operation.id };
+    cutover::refuse_stranger(&target, &cx.tenant.database, owner).await?;
+    cutover::require_nothing_prepared(&source, &cx.tenant.database).await?;
+    if goes_back(cx, &target).await? {
+        return Ok(());
+    }
     let (here, there) = (source.facts().await?, target.facts().await?);
     if there.major < here.major {
         return Err(StepError::fail(
@@ -159,9 +185,6 @@ async fn preflight(cx: &StepContext<'_>) -> Result<(), StepError> {
             "choose a server of the same or a newer major version",
         ));
     }
-    let owner = Owner { tenant: cx.tenant.id, operation: cx.operation.id };
-    cutover::refuse_stranger(&target, &cx.tenant.database, owner).await?;
-    cutover::require_nothing_prepared(&source, &cx.tenant.database).await?;
     let used = source.connect(&cx.tenant.database).await?;
     let used = names(&used, "select extname::text from pg_extension order by 1").await?;
     let known = "select name::text from pg_available_extensions";
@@ -173,6 +196,29 @@ async fn preflight(cx: &StepContext<'_>) -> Result<(), StepError> {
         ));
     }
     choose_way(cx, &source, &target).await
+}
+
+/// Whether what the tenant left there has followed ever since, so that it only has to take its place again.
+async fn goes_back(cx: &StepContext<'_>, target: &Server) -> Result<bool, StepError> {
+    let (target_id, way) = work(cx)?;
+    let found = match way {
+        Way::Offline => None,
+        Way::Auto | Way::Online => cx.environment.way_back(&cx.tenant, target_id).await?,
+    };
+    if let Some(why) = found.as_ref().and_then(|back| back.obstacle.as_ref()) {
+        tracing::info!(tenant = %cx.tenant.slug, why, "what the tenant left there is of no use");
+    }
+    let back = found.filter(|back| back.obstacle.is_none());
+    cx.remember(RETURN, &back.as_ref().map(|back| back.operation)).await?;
+    let Some(back) = back else { return Ok(false) };
+    let old = DatabaseName::old(back.operation);
+    let keep = cx.environment.limits.restore_keep;
+    cx.lock.keep_retained(&old, keep).await?;
+    // Its neighbours may have been hidden from the tenant since it left.
+    target.ensure_hardened(&old).await?;
+    cx.remember(online::FOLLOWED, &back.schema).await?;
+    cx.remember(ONLINE, &true).await?;
+    Ok(true)
 }
 
 /// Decides for the online way where that is possible, unless somebody has decided otherwise.
@@ -203,11 +249,24 @@ async fn follow(cx: &StepContext<'_>) -> Result<(), StepError> {
     if !is_online(cx) || cx.tenant.server_id == target(cx)? {
         return Ok(());
     }
+    keep_to_way_back(cx).await?;
+    if !is_online(cx) {
+        return Ok(());
+    }
     or_clear(cx, online::follow(cx, target(cx)?).await).await
+}
+
+/// Whoever goes back needs what follows, from the first step to the last; where that is lost, it goes as others do.
+async fn keep_to_way_back(cx: &StepContext<'_>) -> Result<(), StepError> {
+    if returning(cx).is_some() { preflight(cx).await } else { Ok(()) }
 }
 
 async fn verify(cx: &StepContext<'_>) -> Result<(), StepError> {
     if !is_online(cx) || cx.tenant.server_id == target(cx)? {
+        return Ok(());
+    }
+    keep_to_way_back(cx).await?;
+    if !is_online(cx) {
         return Ok(());
     }
     or_clear(cx, online::follow_verified(cx, target(cx)?).await).await
@@ -216,17 +275,19 @@ async fn verify(cx: &StepContext<'_>) -> Result<(), StepError> {
 async fn move_over(cx: &StepContext<'_>) -> Result<(), StepError> {
     // In the middle of a cutover, the database that is followed may be shut already, and have another name.
     let is_before = cx.tenant.state != TenantState::Restoring;
-    let database = DatabaseName::build(cx.operation.id);
     if is_before {
-        cutover::clear_stale(cx, &database, target(cx)?).await?;
+        cutover::clear_stale(cx, &incoming(cx), target(cx)?).await?;
         verify(cx).await?;
+        if is_online(cx) && cx.tenant.server_id != target(cx)? {
+            back::prepare(cx, &online::Ends::of(cx, target(cx)?).await?).await?;
+        }
     }
     let incoming = Incoming {
-        database,
+        database: incoming(cx),
         server_id: target(cx)?,
         version: cx.tenant.schema_version,
         repeatables: None,
-        arrival: if is_online(cx) { Arrival::Followed } else { Arrival::Copied },
+        arrival: if is_online(cx) { Arrival::Followed(link(cx)) } else { Arrival::Copied },
     };
     or_clear(cx, cutover::cut_over(cx, &incoming).await).await
 }
@@ -247,11 +308,18 @@ async fn leave_server(cx: &StepContext<'_>) -> Result<(), StepError> {
     {
         online::leave(cx, &cx.environment.server(left).await?).await?;
     }
-    cutover::leave_server(cx).await
+    cutover::leave_server(cx).await?;
+    if let Some(operation) = returning(cx) {
+        cx.lock.forget_retained(&DatabaseName::old(operation), target(cx)?).await?;
+    }
+    match cutover::left_server(cx) {
+        Some(left) if is_online(cx) => back::open(cx, left).await,
+        _ => Ok(()),
+    }
 }
 
 async fn let_go(cx: &StepContext<'_>) -> Result<(), StepError> {
-    cutover::let_go(cx, &DatabaseName::build(cx.operation.id), target(cx)?).await
+    cutover::let_go(cx, &incoming(cx), target(cx)?).await
 }
 
 async fn clear(cx: &StepContext<'_>) -> Result<(), StepError> {

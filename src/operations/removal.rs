@@ -11,7 +11,7 @@ use thiserror::Error;
 use tokio::time::timeout;
 
 use super::upkeep::{build_id, templates_of};
-use super::{Environment, StepError};
+use super::{Environment, StepError, way_back};
 use crate::catalog::CatalogError;
 use crate::catalog::lock::ChoreLock;
 use crate::catalog::removal::Belongings;
@@ -107,11 +107,8 @@ impl Environment {
         record: &ServerRecord,
         removed: &mut Removed,
     ) -> Result<(), RemovalError> {
-        let server = self.server(record.id).await?;
         for kept in self.catalog.retained_databases(record.id).await? {
-            let proof = Proof::Owner(kept.tenant_id);
-            server.drop_owned_database(&kept.database, proof).await.map_err(StepError::from)?;
-            self.catalog.forget_database(&kept).await?;
+            way_back::drop_kept(self, &kept).await?;
             removed.dropped.push(kept.database.to_string());
         }
         Ok(())

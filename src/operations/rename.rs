@@ -11,7 +11,7 @@ use futures_util::FutureExt as _;
 use tenantry_provisioning::{DatabaseName, Rename, RoleName};
 
 use super::cutover::require_nothing_prepared;
-use super::{Plan, Step, StepContext, StepError, Work, chain, require_settled};
+use super::{Plan, Step, StepContext, StepError, Work, chain, require_settled, way_back};
 use crate::tenant::{TenantSlug, TenantState};
 
 pub(super) const PLAN: Plan = Plan {
@@ -61,6 +61,7 @@ async fn check_names(cx: &StepContext<'_>) -> Result<(), StepError> {
 async fn cut_over(cx: &StepContext<'_>) -> Result<(), StepError> {
     if cx.tenant.state != TenantState::Renaming {
         cx.remember(STATE, &cx.tenant.state).await?;
+        way_back::close(cx, None, "the tenant was renamed").await?;
     }
     set_state(cx, TenantState::Renaming).await?;
     let renamed = rename(cx).await;

@@ -12,7 +12,7 @@ use tenantry_backup::{
 };
 use tenantry_provisioning::{
     DatabaseName, Owner, Possession, RoleName, Server, Source, apply, current_version,
-    scram_verifier,
+    drop_link_publications, scram_verifier,
 };
 use uuid::Uuid;
 
@@ -131,6 +131,7 @@ pub(super) async fn with_lent_roles<'a, T>(
     if restored.is_ok() {
         let build = DatabaseName::build(cx.operation.id);
         server.adopt_large_objects(&build, &cx.tenant.role).await?;
+        drop_link_publications(&*server.connect(&build).await?).await?;
     }
     for role in &lent {
         server.take_back_role(role, owner).await?;

@@ -2,10 +2,12 @@
 //! since then is kept in its turn, so that an undo can be undone too.
 
 use futures_util::FutureExt as _;
-use tenantry_provisioning::DatabaseName;
+use tenantry_provisioning::{DatabaseName, Server};
 use uuid::Uuid;
 
-use super::{Plan, Step, StepContext, StepError, Work, cutover, restore};
+use super::{Plan, Step, StepContext, StepError, Work, cutover, relocate, restore};
+use crate::catalog::way_back::Left;
+use crate::tenant::TenantState;
 
 pub(super) const PLAN: Plan = Plan {
     steps: &[
@@ -59,7 +61,25 @@ async fn cut_over(cx: &StepContext<'_>) -> Result<(), StepError> {
     if restore::is_behind(cx, &server, &database).await? {
         migrate_beside(cx).await?;
     }
+    carry_sequences(cx, &server, &database).await?;
     cutover::cut_over(cx, &restore::incoming(cx, database, server_id)).await
+}
+
+/// What followed the tenant's database for a while has its rows of then, and its sequences as they were before.
+async fn carry_sequences(
+    cx: &StepContext<'_>,
+    server: &Server,
+    replaced: &DatabaseName,
+) -> Result<(), StepError> {
+    let left = cx.environment.catalog.left_by(&cx.tenant).await?;
+    let has_followed =
+        |left: &Left| left.unfollowed.is_some() && DatabaseName::old(left.operation) == *replaced;
+    if cx.tenant.state == TenantState::Restoring || !left.iter().any(has_followed) {
+        return Ok(());
+    }
+    let home = cx.environment.server(cx.tenant.server_id).await?;
+    let here = home.connect(&cx.tenant.database).await?;
+    relocate::carry_sequences(&here, &server.connect(replaced).await?).await
 }
 
 async fn leave_server(cx: &StepContext<'_>) -> Result<(), StepError> {

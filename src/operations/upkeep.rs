@@ -17,11 +17,10 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::{Environment, StepError, restore_at};
+use super::{Environment, StepError, restore_at, way_back};
 use crate::catalog::changes::{Change, Changes};
 use crate::catalog::operations::OperationState;
 use crate::catalog::servers::ServerRecord;
-use crate::catalog::stock::Retained;
 
 /// The longest time between two looks.
 const PAUSE: Duration = Duration::from_secs(10);
@@ -68,6 +67,7 @@ async fn settled(news: &mut crate::catalog::changes::Subscription) {
 pub async fn tend(environment: &Environment) -> Result<(), StepError> {
     let mut outcome = drop_expired(environment).await;
     outcome = outcome.and(restore_at::sweep(environment).await);
+    outcome = outcome.and(way_back::tend(environment).await);
     for server in environment.catalog.servers().await? {
         let chore = templates_of(server.id);
         let tended = environment.catalog.chore(&chore, tend_server(environment, &server)).await;
@@ -203,23 +203,17 @@ async fn stock_up(
 
 /// Drops the databases that restores replaced and whose time has come.
 async fn drop_expired(environment: &Environment) -> Result<(), StepError> {
+    let mut outcome = Ok(());
     for retained in environment.catalog.expired_databases().await? {
-        drop_retained(environment, &retained).await?;
+        let dropped = way_back::drop_kept(environment, &retained).await;
+        if dropped.is_ok() {
+            let database = retained.database.as_str();
+            tracing::info!(database, "replaced database dropped after its time");
+        }
+        // A server that is away keeps no other database longer.
+        outcome = outcome.and(dropped);
     }
-    Ok(())
-}
-
-/// Drops a replaced database whose time has come.
-pub(super) async fn drop_retained(
-    environment: &Environment,
-    retained: &Retained,
-) -> Result<(), StepError> {
-    let server = environment.server(retained.server_id).await?;
-    server.drop_owned_database(&retained.database, Proof::Owner(retained.tenant_id)).await?;
-    environment.catalog.forget_database(retained).await?;
-    let database = retained.database.as_str();
-    tracing::info!(database, "replaced database dropped after its time");
-    Ok(())
+    outcome
 }
 
 /// The name under which a template is built: always the same for one set, so that a crash is resumed.

@@ -25,10 +25,17 @@ async fn a_tenant_moves_to_the_newest_major_while_it_is_served() {
 
     two.relocate("new").await;
 
-    tokio::time::sleep(Duration::from_millis(100)).await;
     let home = connect(&new.database_url("tenant_acme")).await.unwrap();
-    writers.stop_and_check(&home).await;
     let version = home.query_one("select current_setting('server_version_num')::int4", &[]).await;
     assert!(version.unwrap().get::<_, i32>(0) >= 180_000);
+    two.fleet.assert_healthy().await;
+    tokio::time::sleep(Duration::from_millis(100)).await;
+
+    // What was left on the older one follows: an upgrade can be taken back.
+    let returned = two.relocate("default").await;
+
+    assert!(!returned.memory["return"].is_null(), "nothing is copied");
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    writers.stop_and_check(&two.at_home().await).await;
     two.fleet.assert_healthy().await;
 }

@@ -66,6 +66,9 @@ union all
 select 'accepts_connections', 'database ' || datname, 'it accepts connections, and nobody has anything to do there',
        shows, format('alter database %I allow_connections false', datname)
 from d where datname ~ '^tenantry_(template|spare|old)_' and datallowconn
+  -- Whoever writes into what follows a tenant's database has.
+  and not exists (select from pg_subscription
+                  where subdbid = d.oid and subname = replace(d.datname, 'tenantry_old_', 'tenantry_back_'))
 union all
 select 'public_right', 'database ' || datname, 'PUBLIC has ' || lower(privilege), shows, mend
 from rights where grantee = 0 and (tenant is not null or datname ~ '^tenantry_(template|spare|old|build)_')
@@ -87,8 +90,8 @@ from rights
 where tenant is not null and grantee <> 0
   and not (privilege = 'CONNECT' and grantee in (select oid from ours))
   and not (privilege in ('CREATE', 'TEMPORARY') and grantee_name = 'tenantry_owner')
-  -- Who reads the database while it is moved online.
-  and not (privilege = 'CONNECT' and grantee_name ~ '^tenantry_move_[0-9a-f]{32}$' and tenant = any ($6::text[])
+  -- Who reads the database while it is moved online, or while what it left follows it.
+  and not (privilege = 'CONNECT' and grantee_name ~ '^tenantry_(move|back)_[0-9a-f]{32}$' and tenant = any ($6::text[])
            and shobj_description(grantee, 'pg_authid') like 'tenantry tenant=' || tenant || ' operation=%')
 union all
 select 'stray_database', 'database ' || datname, 'it has a name or a comment of ours', shows, null

@@ -68,8 +68,8 @@ union all
 select 'publication', pubname::text, case when puballtables then 'it offers every table' else 'it offers tables' end,
        format('select * from pg_publication where pubname = %L', pubname), null
 from pg_publication
--- Of a move that is under way: its slot is looked at, too.
-where not (pubname ~ '^tenantry_move_[0-9a-f]{32}$'
+-- Of a move that is under way, or of what a move left: its slot is looked at, too.
+where not (pubname ~ '^tenantry_(move|back)_[0-9a-f]{32}$'
            and exists (select from pg_replication_slots where slot_name = pubname and database = current_database()))
 union all
 select 'schema_right', 'schema ' || name,

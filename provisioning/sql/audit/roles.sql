@@ -109,8 +109,8 @@ select 'powerful_role', rolname::text,
 from r
 where rolcanlogin and (rolsuper or rolbypassrls) and oid <> 10 and rolname <> current_user and not is_tenant
   and rolname not in ('tenantry_app', 'tenantry_owner')
-  -- Who reads a database while it is moved online.
-  and not (rolname ~ '^tenantry_move_[0-9a-f]{32}$' and not rolsuper
+  -- Who reads a database while it is moved online, or while what it left follows it.
+  and not (rolname ~ '^tenantry_(move|back)_[0-9a-f]{32}$' and not rolsuper
            and coalesce(substring(shobj_description(oid, 'pg_authid') from '^tenantry tenant=(\S+) '), '')
                = any ($5::text[]))
 order by 1, 2, 3

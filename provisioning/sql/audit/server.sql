@@ -15,17 +15,18 @@ select 'replication_slot' as kind, slot_name::text as subject,
        format('select * from pg_replication_slots where slot_name = %L', slot_name) as shows, null as mend
 from pg_replication_slots s
 where slot_type = 'logical' and database in (select database from t)
-  -- Of a move that is under way: the role that reads through it is looked at, too.
+  -- Of a move that is under way, or of what a move left: the role that reads through it is looked at, too.
   and not exists (select from pg_replication_slots m join pg_roles r on r.rolname = m.slot_name
-                  where m.database = s.database and m.slot_name ~ '^tenantry_move_[0-9a-f]{32}$'
+                  where m.database = s.database and m.slot_name ~ '^tenantry_(move|back)_[0-9a-f]{32}$'
                     and (m.slot_name = s.slot_name or s.slot_name ~ '^pg_[0-9]+_sync_[0-9]+_[0-9]+$'))
 union all
 select 'subscription', s.subname::text, 'it writes into database ' || d.datname,
        format('select subname, subdbid from pg_subscription where subname = %L', s.subname), null
 from pg_subscription s join pg_database d on d.oid = s.subdbid
 where (d.datname in (select database from t) or d.datname ~ '^tenantry_')
-  -- Into the build of the same move.
-  and s.subname <> replace(d.datname, 'tenantry_build_', 'tenantry_move_')
+  -- Into the build of the same move, or into what the same move left.
+  and s.subname not in (replace(d.datname, 'tenantry_build_', 'tenantry_move_'),
+                        replace(d.datname, 'tenantry_old_', 'tenantry_back_'))
 union all
 select 'tablespace_right', s.spcname::text, coalesce(o.rolname, 'PUBLIC') || ' may create in it',
        format('select spcacl from pg_tablespace where spcname = %L', s.spcname),

@@ -8,19 +8,17 @@ use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 use uuid::Uuid;
 
-use super::Lsn;
+use super::{Link, Lsn};
 use crate::error::Error;
 use crate::marker::{Marker, Owner};
 use crate::name::{DatabaseName, RoleName};
 use crate::role::{self, Verifier, role_facts, scram_verifier};
 use crate::server::Server;
 
-/// A slot begins when every transaction has ended that was open on its server: no longer than this.
-const SLOT_TIMEOUT: &str = "set statement_timeout = '5min'";
 /// How long whoever reads from a slot may take to go.
 const SLOT_FREE: Duration = Duration::from_secs(15);
 
-/// How the slot of a move stands.
+/// How the slot of a link stands.
 #[derive(Clone, Copy, Debug)]
 pub struct SlotFacts {
     /// So many bytes of WAL the server keeps for it.
@@ -39,10 +37,11 @@ impl Server {
     pub async fn publish(
         &self,
         database: &DatabaseName,
+        link: Link,
         owner: Owner,
         password: &SecretString,
     ) -> Result<(), Error> {
-        let carrier = RoleName::carrier(owner.operation);
+        let carrier = link.name();
         self.ensure_carrier(&carrier, database, owner, &scram_verifier(password)).await?;
         let session = self.connect(database).await?;
         let name = carrier.as_str();
@@ -67,7 +66,7 @@ impl Server {
                 .await?;
         }
         if !row.get::<_, bool>("has_slot") {
-            session.batch_execute(SLOT_TIMEOUT).await?;
+            session.batch_execute(link.slot_timeout()).await?;
             session
                 .execute(
                     "-- followed::publish_slot
@@ -81,25 +80,30 @@ impl Server {
 
     /// Takes back what [`Server::publish`] made, in whichever of these databases the tenant's is by now. That there
     /// is nothing is fine.
-    pub async fn unpublish(&self, databases: &[&DatabaseName], owner: Owner) -> Result<(), Error> {
-        let carrier = RoleName::carrier(owner.operation);
+    pub async fn unpublish(
+        &self,
+        databases: &[&DatabaseName],
+        link: Link,
+        tenant: Uuid,
+    ) -> Result<(), Error> {
+        let carrier = link.name();
         // A follower that cannot be reached would come back at once.
-        match self.disable_login(&carrier, owner.tenant).await {
+        match self.disable_login(&carrier, tenant).await {
             Err(Error::Missing { .. }) => {}
             disabled => disabled?,
         }
         for database in databases {
-            self.drop_slots(database, &carrier).await?;
+            self.drop_slots(database, link).await?;
             let Some(facts) = self.database(database).await? else { continue };
-            if facts.belongs_to(owner.tenant) && facts.allow_connections {
-                drop_publication(&*self.connect(database).await?, owner.operation).await?;
+            if facts.belongs_to(tenant) && facts.allow_connections {
+                drop_publication(&*self.connect(database).await?, link).await?;
             }
         }
-        self.drop_role(&carrier, owner.tenant).await
+        self.drop_role(&carrier, tenant).await
     }
 
-    /// How the slot of a move stands; `None` if there is none.
-    pub async fn slot(&self, operation: Uuid) -> Result<Option<SlotFacts>, Error> {
+    /// How the slot of a link stands; `None` if there is none.
+    pub async fn slot(&self, link: Link) -> Result<Option<SlotFacts>, Error> {
         let row = self
             .client()
             .await?
@@ -109,7 +113,7 @@ impl Server {
                         pg_wal_lsn_diff(pg_current_wal_lsn(), confirmed_flush_lsn)::int8 as lag,
                         coalesce(wal_status = 'lost', false) as is_lost, active_pid
                  from pg_replication_slots where slot_name = $1",
-                &[&RoleName::carrier(operation).as_str()],
+                &[&link.name().as_str()],
             )
             .await?;
         let bytes = |number: Option<i64>| u64::try_from(number.unwrap_or(0)).unwrap_or(0);
@@ -169,9 +173,10 @@ impl Server {
         Ok(transaction.commit().await?)
     }
 
-    /// Drops the slot of a move, and those by which its tables were being copied, unless somebody else follows this
-    /// database, too.
-    async fn drop_slots(&self, database: &DatabaseName, carrier: &RoleName) -> Result<(), Error> {
+    /// Drops the slot of a link, and those by which its tables were being copied, unless another move follows this
+    /// database, too. That there is none is fine.
+    pub async fn drop_slots(&self, database: &DatabaseName, link: Link) -> Result<(), Error> {
+        let carrier = link.name();
         let client = self.client().await?;
         let deadline = Instant::now() + SLOT_FREE;
         loop {
@@ -183,7 +188,7 @@ impl Server {
                          or database = $2 and slot_name ~ '^pg_[0-9]+_sync_[0-9]+_[0-9]+$'
                             and not exists (select from pg_replication_slots f
                                             where f.database = $2 and f.slot_name <> $1
-                                              and f.slot_name !~ '^pg_[0-9]+_sync_[0-9]+_[0-9]+$')",
+                                              and f.slot_name !~ '^(tenantry_back_|pg_[0-9]+_sync_)')",
                     &[&carrier.as_str(), &database.as_str()],
                 )
                 .await?;
@@ -221,8 +226,45 @@ fn is_about_others(error: &tokio_postgres::Error) -> bool {
     matches!(error.code(), Some(&SqlState::OBJECT_IN_USE | &SqlState::UNDEFINED_OBJECT))
 }
 
+/// Whether a database's tables are offered by a link, by a session in it.
+pub async fn is_published(session: &Client, link: Link) -> Result<bool, Error> {
+    let row = session
+        .query_one(
+            "-- followed::is_published
+             select exists (select from pg_publication where pubname = $1)",
+            &[&link.name().as_str()],
+        )
+        .await?;
+    Ok(row.get(0))
+}
+
 /// Offers a database's tables no more, by a session in it.
-pub async fn drop_publication(session: &Client, operation: Uuid) -> Result<(), Error> {
-    let name = RoleName::carrier(operation).quoted();
+pub async fn drop_publication(session: &Client, link: Link) -> Result<(), Error> {
+    let name = link.name().quoted();
     Ok(session.batch_execute(&format!("drop publication if exists {name}")).await?)
+}
+
+/// Drops what came into a copy of a database with the rest: nobody follows a copy.
+pub async fn drop_link_publications(session: &Client) -> Result<(), Error> {
+    let row = session
+        .query_one(
+            "-- followed::drop_link_publications
+             select string_agg('drop publication ' || quote_ident(pubname), '; ') from pg_publication
+             where pubname ~ '^tenantry_(move|back)_[0-9a-f]{32}$'",
+            &[],
+        )
+        .await?;
+    let Some(statements) = row.get::<_, Option<&str>>(0) else { return Ok(()) };
+    Ok(session.batch_execute(statements).await?)
+}
+
+impl Link {
+    /// A slot begins when every transaction has ended that was open on its server: no longer than this. The way back
+    /// is not worth a long wait.
+    fn slot_timeout(self) -> &'static str {
+        match self {
+            Self::Move(_) => "set statement_timeout = '5min'",
+            Self::Back(_) => "set statement_timeout = '5s'",
+        }
+    }
 }

@@ -3,12 +3,11 @@
 use postgres_protocol::escape::escape_literal;
 use secrecy::ExposeSecret as _;
 use secrecy::SecretString;
-use tokio_postgres::Client;
-use uuid::Uuid;
+use tokio_postgres::{Client, Row};
 
-use super::{Lsn, RUNS_AS_TABLE_OWNER};
+use super::{Link, Lsn, RUNS_AS_TABLE_OWNER};
 use crate::error::Error;
-use crate::name::{DatabaseName, RoleName};
+use crate::name::DatabaseName;
 use crate::server::{Server, ServerUrl};
 
 /// The statement that makes a subscription holds a password: it is to be in no log, and in nobody's view of what
@@ -28,13 +27,33 @@ pub struct CopyState {
     pub errors: i64,
 }
 
+/// How a database follows another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FollowerFacts {
+    /// Whether it is to follow now.
+    pub is_enabled: bool,
+    /// How often something failed, and is tried again.
+    pub errors: i64,
+}
+
 impl Server {
     /// Lets a build follow the database at `from`, whose user is the carrier that [`Server::publish`] made.
     pub async fn subscribe(
         &self,
         build: &DatabaseName,
-        operation: Uuid,
+        link: Link,
         from: &ServerUrl,
+    ) -> Result<(), Error> {
+        self.create_subscription(build, link, from, "copy_data = true").await
+    }
+
+    /// Makes a subscription with these options, by a session whose statements nobody hears.
+    pub(super) async fn create_subscription(
+        &self,
+        follower: &DatabaseName,
+        link: Link,
+        from: &ServerUrl,
+        how: &str,
     ) -> Result<(), Error> {
         let runs_as = if self.facts().await?.major < RUNS_AS_TABLE_OWNER {
             ""
@@ -42,12 +61,12 @@ impl Server {
             // Row level security that is forced upon owners would be in the way.
             ", run_as_owner = true"
         };
-        let session = self.connect(build).await?;
+        let session = self.connect(follower).await?;
         session.batch_execute(UNHEARD).await?;
-        let (carrier, from) = (RoleName::carrier(operation), from.conninfo());
+        let (carrier, from) = (link.name(), from.conninfo());
         let statement = SecretString::from(format!(
             "create subscription {name} connection {from} publication {name} \
-             with (create_slot = false, slot_name = {slot}, copy_data = true, streaming = off{runs_as})",
+             with (create_slot = false, slot_name = {slot}, {how}, streaming = off{runs_as})",
             name = carrier.quoted(),
             slot = escape_literal(carrier.as_str()),
             from = escape_literal(from.expose_secret()),
@@ -56,26 +75,38 @@ impl Server {
     }
 
     /// Whether a build follows already.
-    pub async fn is_subscribed(&self, operation: Uuid) -> Result<bool, Error> {
+    pub async fn is_subscribed(&self, link: Link) -> Result<bool, Error> {
+        Ok(self.follower(link).await?.is_some())
+    }
+
+    /// How a database follows; `None` if it does not.
+    pub async fn follower(&self, link: Link) -> Result<Option<FollowerFacts>, Error> {
         let row = self
             .client()
             .await?
-            .query_one(
-                "-- follower::is_subscribed
-                 select exists (select from pg_subscription where subname = $1)",
-                &[&RoleName::carrier(operation).as_str()],
+            .query_opt(
+                "-- follower::follower
+                 select s.subenabled, coalesce(t.apply_error_count, 0)::int8 as errors
+                 from pg_subscription s left join pg_stat_subscription_stats t on t.subid = s.oid
+                 where s.subname = $1",
+                &[&link.name().as_str()],
             )
             .await?;
-        Ok(row.get(0))
+        let facts = |row: Row| FollowerFacts {
+            is_enabled: row.get("subenabled"),
+            errors: row.get("errors"),
+        };
+        Ok(row.map(facts))
     }
 
-    /// Ends the following of a build, without a word to the server that it follows. That it follows nothing is fine.
-    pub async fn unsubscribe(&self, build: &DatabaseName, operation: Uuid) -> Result<(), Error> {
-        if !self.is_subscribed(operation).await? {
+    /// Ends the following of a database, without a word to the server that it follows. That it follows nothing is
+    /// fine.
+    pub async fn unsubscribe(&self, follower: &DatabaseName, link: Link) -> Result<(), Error> {
+        if !self.is_subscribed(link).await? {
             return Ok(());
         }
-        let name = RoleName::carrier(operation).quoted();
-        let session = self.connect(build).await?;
+        let name = link.name().quoted();
+        let session = self.connect(follower).await?;
         Ok(session
             .batch_execute(&format!(
                 "set statement_timeout = '1min'; alter subscription {name} disable;
@@ -84,8 +115,8 @@ impl Server {
             .await?)
     }
 
-    /// Up to where a build has everything. Nothing where its worker is away.
-    pub async fn followed_to(&self, operation: Uuid) -> Result<Option<Lsn>, Error> {
+    /// Up to where a follower has everything. Nothing where its worker is away.
+    pub async fn followed_to(&self, link: Link) -> Result<Option<Lsn>, Error> {
         let row = self
             .client()
             .await?
@@ -95,7 +126,7 @@ impl Server {
                 "-- follower::followed_to
                  select pg_wal_lsn_diff(latest_end_lsn, '0/0')::int8 from pg_stat_subscription
                  where subname = $1 and relid is null and pid is not null",
-                &[&RoleName::carrier(operation).as_str()],
+                &[&link.name().as_str()],
             )
             .await?;
         Ok(row.and_then(|row| row.get::<_, Option<i64>>(0)).map(Lsn))
@@ -104,8 +135,8 @@ impl Server {
 
 impl CopyState {
     /// Reads it by a session in the build.
-    pub async fn read(session: &Client, operation: Uuid) -> Result<Self, Error> {
-        let carrier = RoleName::carrier(operation);
+    pub async fn read(session: &Client, link: Link) -> Result<Self, Error> {
+        let carrier = link.name();
         let row = session
             .query_opt(
                 "-- follower::copy_state

@@ -4,10 +4,10 @@
 use std::time::Duration;
 
 use tokio_postgres::error::SqlState;
-use uuid::Uuid;
 
+use super::Link;
 use crate::error::Error;
-use crate::name::{DatabaseName, RoleName};
+use crate::name::DatabaseName;
 use crate::server::{Connection, Server};
 
 /// Writers wait while it lives, at their next statement; readers do not.
@@ -18,12 +18,12 @@ pub struct Halt {
 }
 
 impl Halt {
-    /// Takes the tables that a move publishes from their writers. Nothing, where the transactions of the writers do
+    /// Takes the tables that a link publishes from their writers. Nothing, where the transactions of the writers do
     /// not end within `patience`: whoever comes after them waits for us, so that has to be short.
     pub async fn begin(
         server: &Server,
         database: &DatabaseName,
-        operation: Uuid,
+        link: Link,
         patience: Duration,
     ) -> Result<Option<Self>, Error> {
         let session = server.connect(database).await?;
@@ -32,7 +32,7 @@ impl Halt {
                 "-- halt::begin
                  select string_agg(format('only %I.%I', schemaname, tablename), ', ')
                  from pg_publication_tables where pubname = $1",
-                &[&RoleName::carrier(operation).as_str()],
+                &[&link.name().as_str()],
             )
             .await?;
         // A vacuum makes way for who has waited as long as this for a deadlock.

@@ -23,9 +23,10 @@ Examples:
 Online, a copy on the other server follows the tenant's database by logical replication while that is served; it is
 compared row by row, and requests wait for about a second at the end. Where something cannot be replicated, which is
 said first, it goes offline: the database is taken out of service, copied and compared, and requests wait meanwhile.
-If anything fails, the tenant is served where it was. What it left stays there, shut, for TENANTRY_RESTORE_KEEP:
-`tenantry restore SLUG --undo` goes back to it, without what was written since; `--back` moves the tenant as it is
-by then, and loses nothing.")]
+If anything fails, the tenant is served where it was. What it left stays there for TENANTRY_RESTORE_KEEP, and after an
+online move it follows the tenant's database: `--back` then copies nothing, and loses nothing. `tenantry tenant show`
+says whether it follows. Where it does not (any more), `--back` is a move like the first one, which loses nothing
+either, and `tenantry restore SLUG --undo` goes back to what is kept, without what was written since.")]
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 pub(in crate::cli) struct Options {
     /// The tenant
@@ -64,11 +65,21 @@ pub(super) async fn run(options: Options, context: &Context) -> Result<Outcome> 
         Some(to) => to,
         None => environment.catalog.server_left(&tenant).await?,
     };
-    environment.other_place(&tenant, &to).await?;
-    let obstacles =
-        if offline { Vec::new() } else { environment.online_obstacles(&tenant, &to).await? };
+    let server = environment.other_place(&tenant, &to).await?;
+    let back = if offline { None } else { environment.way_back(&tenant, server).await? };
+    if let Some(why) = back.as_ref().and_then(|back| back.obstacle.as_ref()) {
+        context.note(&format!("what it left on {to} is of no use, and is copied anew: {why}"));
+    }
+    let goes_back = back.is_some_and(|back| back.obstacle.is_none());
+    let obstacles = if offline || goes_back {
+        Vec::new()
+    } else {
+        environment.online_obstacles(&tenant, &to).await?
+    };
     let is_online = !offline && (online || obstacles.is_empty());
-    let how = if is_online {
+    let how = if goes_back {
+        "copies nothing, as what it left there follows it, and lets its requests wait for about a second".to_owned()
+    } else if is_online {
         "online lets its requests wait for about a second at the end".to_owned()
     } else {
         let pause = elapsed(environment.relocation_pause(&tenant).await?);
@@ -92,12 +103,34 @@ pub(super) async fn run(options: Options, context: &Context) -> Result<Outcome> 
     let way = if is_online { Way::Online } else { Way::Offline };
     let operation = environment.relocate_by(&slug, &to, way, by).await?;
     let driver = Driver { context, environment: &environment };
-    driver
+    let outcome = driver
         .conclude(operation, &slug, wait.wait, |time| {
             let what = format!("Tenant `{slug}` is served from {to} now ({time}).");
             (what, format!("Next: `tenantry backup run {slug}`"))
         })
-        .await
+        .await?;
+    if wait.wait && is_online {
+        tell_way_back(context, &environment, &slug).await?;
+    }
+    Ok(outcome)
+}
+
+/// Says whether what the tenant has just left follows it.
+async fn tell_way_back(
+    context: &Context,
+    environment: &Environment,
+    slug: &TenantSlug,
+) -> Result<()> {
+    let tenant = environment.catalog.tenant(slug).await?;
+    let left = environment.catalog.left_by(&tenant).await?;
+    let Some(left) = left.first() else { return Ok(()) };
+    let server = &left.server_name;
+    if left.is_following() {
+        context.note(&format!("what it left on {server} follows it: `--back` copies nothing"));
+    } else if let Some(why) = &left.unfollowed {
+        context.note(&format!("what it left on {server} does not follow it: {why}"));
+    }
+    Ok(())
 }
 
 /// Ends the way back.

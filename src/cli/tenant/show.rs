@@ -8,6 +8,7 @@ use serde::Serialize;
 use crate::api::document::protection::ProtectionDocument;
 use crate::api::document::{OperationDocument, TenantDocument};
 use crate::catalog::operations::OperationFilter;
+use crate::catalog::way_back::Left;
 use crate::cli::report::{age, elapsed, fields, moment, plain};
 use crate::cli::{Context, Outcome, Result};
 use crate::operations::backup::Achieved;
@@ -33,8 +34,29 @@ struct Document {
     last_backup_at: Option<jiff::Timestamp>,
     /// What was achieved, beside the goal.
     protection: Option<ProtectionDocument>,
+    /// What it has left on other servers, newest first.
+    left: Vec<LeftDocument>,
     /// The newest few, newest first.
     operations: Vec<OperationDocument>,
+}
+
+/// A database that the tenant has left, and that is still kept.
+#[derive(Serialize)]
+struct LeftDocument {
+    server: String,
+    kept_until: jiff::Timestamp,
+    /// Whether it follows the tenant's database: `relocate --back` copies nothing then.
+    follows: bool,
+    /// Why it follows no more, or never did.
+    why: Option<String>,
+}
+
+impl From<Left> for LeftDocument {
+    fn from(left: Left) -> Self {
+        let follows = left.is_following();
+        let Left { server_name: server, kept_until, unfollowed: why, .. } = left;
+        Self { server, kept_until, follows, why }
+    }
 }
 
 pub(super) async fn run(options: Options, context: &Context) -> Result<Outcome> {
@@ -54,11 +76,13 @@ pub(super) async fn run(options: Options, context: &Context) -> Result<Outcome> 
     let policy = &context.settings.backups.policy;
     let now = jiff::Timestamp::now();
     let protection = Achieved::of(&catalog, tenant.id, policy, now).await?;
+    let left = catalog.left_by(&tenant).await?;
     let document = Document {
         tenant: tenant.into(),
         aliases: aliases.into_iter().map(|alias| alias.slug).collect(),
         last_backup_at: backup.map(|backup| backup.started_at),
         protection: protection.map(ProtectionDocument::from),
+        left: left.into_iter().map(LeftDocument::from).collect(),
         operations: OperationDocument::list(&operations),
     };
     context.print(&document, || describe(&document))?;
@@ -81,6 +105,7 @@ fn describe(document: &Document) -> String {
     let settings = &tenant.settings;
     let settings =
         (*settings != TenantSettings::default()).then(|| settings.to_value().to_string());
+    let left: Vec<String> = document.left.iter().map(kept).collect();
     let aliases: Vec<&str> = document.aliases.iter().map(TenantSlug::as_str).collect();
     fields(&[
         ("Slug", Some(tenant.slug.to_string())),
@@ -90,6 +115,7 @@ fn describe(document: &Document) -> String {
         ("Status", Some(tenant.status.to_string())),
         ("Reason", tenant.suspended_reason.clone()),
         ("Server", Some(format!("{} ({})", tenant.server, tenant.tier.as_str()))),
+        ("Left behind", (!left.is_empty()).then(|| left.join("\n"))),
         ("Database", Some(tenant.database.clone())),
         ("Role", Some(tenant.role.clone())),
         ("Schema", Some(format!("version {}", tenant.schema_version))),
@@ -103,6 +129,17 @@ fn describe(document: &Document) -> String {
         ("Restored in", document.protection.as_ref().and_then(restored_in)),
         ("Operations", (!operations.is_empty()).then(|| operations.join("\n"))),
     ])
+}
+
+/// What is kept where, and of what use it is.
+fn kept(left: &LeftDocument) -> String {
+    let LeftDocument { server, kept_until, .. } = left;
+    let kept = format!("on {server} until {}", moment(*kept_until));
+    match (&left.why, left.follows) {
+        (_, true) => format!("{kept}; it follows, so `relocate --back` copies nothing"),
+        (Some(why), false) => format!("{kept}; it does not follow: {why}"),
+        (None, false) => kept,
+    }
 }
 
 /// How much work would be lost with the database, and how much may be.

@@ -13,19 +13,20 @@ use std::time::{Duration, Instant};
 use futures_util::FutureExt as _;
 use tenantry_backup::{CopyEnd, copy_definitions};
 use tenantry_provisioning::{
-    Connection, CopyState, DatabaseName, Lsn, Owner, Problem, RoleName, Schema, Server, SlotFacts,
+    Connection, CopyState, DatabaseName, Link, Lsn, Owner, Problem, Schema, Server, SlotFacts,
     drop_publication, random_password, unfollowable,
 };
 use tokio::time::sleep;
 use tokio_postgres::error::SqlState;
 use uuid::Uuid;
 
+use super::back;
 use crate::catalog::lock::ChoreLock;
 use crate::operations::transfer::watched;
 use crate::operations::{StepContext, StepError, provision, restore};
 
 /// The schema that was copied, once it has been; its rows follow.
-const FOLLOWED: &str = "followed";
+pub(super) const FOLLOWED: &str = "followed";
 /// Whether the rows were compared since then.
 const VERIFIED: &str = "verified";
 
@@ -55,9 +56,11 @@ pub(super) struct Ends {
     pub source: Server,
     pub target: Server,
     /// The database that follows.
-    pub build: DatabaseName,
+    pub follower: DatabaseName,
     /// The tenant's database.
     pub live: DatabaseName,
+    /// What joins the two.
+    pub link: Link,
     pub owner: Owner,
 }
 
@@ -97,8 +100,8 @@ pub(super) async fn clear(cx: &StepContext<'_>, target: Uuid) -> Result<(), Step
 
 /// After the tenant is served elsewhere: nobody follows what it left.
 pub(super) async fn leave(cx: &StepContext<'_>, source: &Server) -> Result<(), StepError> {
-    let owner = Owner { tenant: cx.tenant.id, operation: cx.operation.id };
-    Ok(source.unpublish(&[&DatabaseName::old(cx.operation.id)], owner).await?)
+    let old = DatabaseName::old(cx.operation.id);
+    Ok(source.unpublish(&[&old], super::link(cx), cx.tenant.id).await?)
 }
 
 /// Stops the tenant's database from being written to, and brings over what the follower does not have yet. After it
@@ -109,7 +112,7 @@ pub(in crate::operations) async fn drain(
     target: &Server,
 ) -> Result<(), StepError> {
     let ends = Ends::between(cx, source.clone(), target.clone());
-    let Ends { live, build, owner, .. } = &ends;
+    let Ends { live, follower, owner, link, .. } = &ends;
     if source.database(live).await?.is_none() {
         // An attempt that was cut off has come further than this.
         return Ok(());
@@ -117,7 +120,7 @@ pub(in crate::operations) async fn drain(
     // Such an attempt may also have shut it.
     source.unfence(live, owner.tenant).await?;
     let here = source.connect(live).await?;
-    let there = target.connect(build).await?;
+    let there = target.connect(follower).await?;
     // Who sends has to be there already: once the door is shut, nobody comes in any more.
     ends.require_followed().await?;
     let sender = ends.slot().await?.sender;
@@ -127,46 +130,51 @@ pub(in crate::operations) async fn drain(
     require_unchanged(cx, &here).await?;
     ends.require_followed().await?;
     carry_sequences(&here, &there).await?;
-    Ok(drop_publication(&here, owner.operation).await?)
+    back::mark(cx, target).await?;
+    Ok(drop_publication(&here, *link).await?)
 }
 
 impl Ends {
-    async fn of(cx: &StepContext<'_>, target: Uuid) -> Result<Self, StepError> {
+    pub(super) async fn of(cx: &StepContext<'_>, target: Uuid) -> Result<Self, StepError> {
         let source = cx.environment.server(cx.tenant.server_id).await?;
         Ok(Self::between(cx, source, cx.environment.server(target).await?))
     }
 
     fn between(cx: &StepContext<'_>, source: Server, target: Server) -> Self {
         let owner = Owner { tenant: cx.tenant.id, operation: cx.operation.id };
-        let (build, live) = (DatabaseName::build(owner.operation), cx.tenant.database.clone());
-        Self { source, target, build, live, owner }
+        let (follower, live) = (super::incoming(cx), cx.tenant.database.clone());
+        Self { source, target, follower, live, link: super::link(cx), owner }
     }
 
-    /// Whether the build was made in full, and nothing that it needs is gone.
+    /// Whether the follower was made in full, and nothing that it needs is gone.
     async fn is_following(&self, cx: &StepContext<'_>) -> Result<bool, StepError> {
-        let operation = self.owner.operation;
         Ok(cx.recall::<String>(FOLLOWED).is_some()
-            && self.source.slot(operation).await?.is_some_and(|slot| !slot.is_lost)
-            && self.target.database(&self.build).await?.is_some()
-            && self.target.is_subscribed(operation).await?)
+            && self.source.slot(self.link).await?.is_some_and(|slot| !slot.is_lost)
+            && self.target.database(&self.follower).await?.is_some()
+            && self.target.is_subscribed(self.link).await?)
     }
 
     /// Makes everything anew.
     async fn begin(&self, cx: &StepContext<'_>) -> Result<(), StepError> {
         self.clear(cx).await?;
+        if let Link::Back(_) = self.link {
+            let lost = format!("what the tenant left there follows no more; {SERVED_ON}");
+            return Err(StepError::fail(lost, "retry; it is copied again then"));
+        }
         let _turns = self.await_room(cx).await?;
         let password = random_password();
-        self.source.publish(&self.live, self.owner, &password).await.map_err(open_transaction)?;
+        let published = self.source.publish(&self.live, self.link, self.owner, &password).await;
+        published.map_err(open_transaction)?;
         let schema = fingerprint(&self.source.connect(&self.live).await?).await?;
         let fill = || self.copy_schema(cx).boxed();
         restore::with_lent_roles(cx, &self.target, fill).await?;
-        let carrier = RoleName::carrier(self.owner.operation);
+        let carrier = self.link.name();
         let from = self
             .source
             .url()
             .with_database(self.live.as_str())
             .with_user(carrier.as_str(), &password);
-        let subscribed = self.target.subscribe(&self.build, self.owner.operation, &from).await;
+        let subscribed = self.target.subscribe(&self.follower, self.link, &from).await;
         subscribed.map_err(|error| self.out_of_reach(error))?;
         cx.remember(FOLLOWED, &schema).await
     }
@@ -210,19 +218,18 @@ impl Ends {
 
     /// Waits until every table has been copied and the rest is a matter of moments.
     async fn await_copy(&self, progress: impl Fn(u64) + Send + Sync) -> Result<(), StepError> {
-        let session = self.target.connect(&self.build).await?;
+        let session = self.target.connect(&self.follower).await?;
         let (mut seen, mut moved) = (None, Instant::now());
         let mut first_errors = None;
         loop {
-            let copied = CopyState::read(&session, self.owner.operation).await?;
+            let copied = CopyState::read(&session, self.link).await?;
             let slot = self.slot().await?;
             if copied.is_complete() && slot.lag_bytes <= NEARLY {
                 return Ok(());
             }
-            let bytes = super::size(&self.target, &self.build).await?;
+            let bytes = super::size(&self.target, &self.follower).await?;
             progress(bytes);
-            let now =
-                Some((copied.ready, bytes, self.target.followed_to(self.owner.operation).await?));
+            let now = Some((copied.ready, bytes, self.target.followed_to(self.link).await?));
             if now != seen {
                 (seen, moved) = (now, Instant::now());
             }
@@ -259,7 +266,7 @@ impl Ends {
     }
 
     async fn slot(&self) -> Result<SlotFacts, StepError> {
-        self.source.slot(self.owner.operation).await?.ok_or_else(|| {
+        self.source.slot(self.link).await?.ok_or_else(|| {
             StepError::fail(
                 format!(
                     "somebody has dropped the replication slot of this relocation; {SERVED_ON}"
@@ -269,7 +276,7 @@ impl Ends {
         })
     }
 
-    /// Whether the build comes to hold everything before a mark within `patience`.
+    /// Whether the follower comes to hold everything before a mark within `patience`.
     pub(super) async fn await_followed(
         &self,
         mark: Lsn,
@@ -277,7 +284,7 @@ impl Ends {
     ) -> Result<bool, StepError> {
         let deadline = Instant::now() + patience;
         loop {
-            let reached = self.target.followed_to(self.owner.operation).await?;
+            let reached = self.target.followed_to(self.link).await?;
             if reached.is_some_and(|reached| reached >= mark) {
                 return Ok(true);
             }
@@ -303,8 +310,13 @@ impl Ends {
     async fn clear(&self, cx: &StepContext<'_>) -> Result<(), StepError> {
         cx.remember(FOLLOWED, &None::<String>).await?;
         cx.remember(VERIFIED, &false).await?;
+        back::withdraw(self).await;
+        if let Link::Back(_) = self.link {
+            // What the tenant left goes on following.
+            return Ok(());
+        }
         let dropped = provision::drop_build(&self.target, self.owner.operation).await;
-        self.source.unpublish(&[&self.live], self.owner).await?;
+        self.source.unpublish(&[&self.live], self.link, self.owner.tenant).await?;
         dropped
     }
 
@@ -322,7 +334,7 @@ impl Ends {
 }
 
 /// What cannot be followed, as a list for people, and what to do about it.
-pub(super) fn refusal(problems: &[Problem]) -> (String, String) {
+pub(in crate::operations) fn refusal(problems: &[Problem]) -> (String, String) {
     let what: Vec<&str> = problems.iter().map(|problem| problem.what.as_str()).collect();
     let remedies: Vec<&str> = problems.iter().map(|problem| problem.remedy.as_str()).collect();
     (what.join("; "), remedies.join("; "))
@@ -368,7 +380,10 @@ async fn pid_of(session: &Connection) -> Result<i32, StepError> {
 }
 
 /// Sets each sequence to where it is in the tenant's database.
-async fn carry_sequences(here: &Connection, there: &Connection) -> Result<(), StepError> {
+pub(in crate::operations) async fn carry_sequences(
+    here: &Connection,
+    there: &Connection,
+) -> Result<(), StepError> {
     let failed = tenantry_provisioning::Error::from;
     let found = here
         .query_one(
@@ -392,8 +407,9 @@ async fn carry_sequences(here: &Connection, there: &Connection) -> Result<(), St
     there
         .execute(
             "-- online::carry_sequences
-             select setval(s.name::regclass, s.value, s.is_called)
-             from unnest($1::text[], $2::int8[], $3::bool[]) s(name, value, is_called)",
+             select setval(to_regclass(s.name), s.value, s.is_called)
+             from unnest($1::text[], $2::int8[], $3::bool[]) s(name, value, is_called)
+             where to_regclass(s.name) is not null",
             &[&names, &values, &called],
         )
         .await

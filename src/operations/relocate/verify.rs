@@ -68,8 +68,8 @@ async fn try_same_moment(
 ) -> Result<Option<(Connection, Connection)>, StepError> {
     let failed = tenantry_provisioning::Error::from;
     let here = ends.source.connect(&ends.live).await?;
-    let there = ends.target.connect(&ends.build).await?;
-    let halt = Halt::begin(&ends.source, &ends.live, ends.owner.operation, patience).await?;
+    let there = ends.target.connect(&ends.follower).await?;
+    let halt = Halt::begin(&ends.source, &ends.live, ends.link, patience).await?;
     let Some(halt) = halt else { return Ok(None) };
     let look = format!("{LOOK}; set transaction snapshot '{}'; select", halt.snapshot());
     here.batch_execute(&look).await.map_err(failed)?;

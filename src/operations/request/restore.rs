@@ -104,12 +104,23 @@ impl Environment {
         by: Requester<'_>,
     ) -> Result<OperationRecord, CatalogError> {
         let tenant = self.catalog.tenant(slug).await?;
-        let Some((operation, retained)) = self.catalog.newest_retained(tenant.id).await? else {
+        let Some(retained) = self.catalog.newest_retained(tenant.id).await? else {
             return Err(CatalogError::Conflict(format!(
                 "no replaced database of tenant {slug} is kept; restore a backup instead: \
                  `tenantry backup list {slug}`"
             )));
         };
+        let operation = retained.operation_id;
+        let left = self.catalog.left_by(&tenant).await?;
+        if let Some(left) = left.iter().find(|left| left.operation == operation)
+            && left.is_following()
+        {
+            return Err(CatalogError::Conflict(format!(
+                "what tenant {slug} left on server {} follows it, and has all that was written since; go back to it \
+                 with `tenantry tenant relocate {slug} --back`, or restore a backup",
+                left.server_name
+            )));
+        }
         let work = Work::UndoRestore { operation, server: retained.server_id };
         self.ask(slug, &TenantState::SETTLED, &work, by).await
     }

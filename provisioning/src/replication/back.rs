@@ -1,0 +1,58 @@
+//! The way back: what a move has left follows the database that took its place.
+//!
+//! It holds all that the tenant's database held when it was shut, so nothing is copied. Its slot begins while nobody
+//! waits, and what the move itself writes afterwards stands in it; of that the follower takes nothing, as it starts at
+//! a mark that was set when all that had come, and before anybody else wrote.
+
+use super::{Link, Lsn, SLOTS, WORKERS};
+use crate::error::Error;
+use crate::name::DatabaseName;
+use crate::server::{Problem, Server, ServerUrl};
+
+impl Server {
+    /// What keeps a database on this server from being followed, for days, by one that `left` keeps. Empty where
+    /// nothing does. Both servers keep what one move needs.
+    pub async fn obstacles_to_going_back(&self, left: &Self) -> Result<Vec<Problem>, Error> {
+        let mut problems = self.obstacles_here().await?;
+        problems.extend(left.obstacles_there().await?);
+        let offer = self.offer().await?;
+        let (workers, moves) = left.workers().await?;
+        if offer.slots.min(offer.senders) <= SLOTS * (offer.moves + 1)
+            || workers <= WORKERS * (moves + 1)
+        {
+            problems.push(Problem::new(
+                "the servers have no room for replication that lasts, beside that of moves",
+                "raise max_replication_slots and max_wal_senders on the new server, and \
+                 max_logical_replication_workers on the old one",
+            ));
+        }
+        Ok(problems)
+    }
+
+    /// Lets a kept database follow the one at `from`, whose user is the carrier that [`Server::publish`] made, with
+    /// what was written after a mark. One that follows already is left as it is.
+    pub async fn subscribe_since(
+        &self,
+        old: &DatabaseName,
+        link: Link,
+        from: &ServerUrl,
+        mark: Lsn,
+    ) -> Result<(), Error> {
+        if self.follower(link).await?.is_some_and(|follower| follower.is_enabled) {
+            return Ok(());
+        }
+        self.unsubscribe(old, link).await?;
+        self.create_subscription(old, link, from, "copy_data = false, enabled = false").await?;
+        let session = self.connect(old).await?;
+        session
+            .execute(
+                "-- back::subscribe_since
+                 select pg_replication_origin_advance('pg_' || oid, '0/0'::pg_lsn + $2::int8::numeric)
+                 from pg_subscription where subname = $1",
+                &[&link.name().as_str(), &mark.0],
+            )
+            .await?;
+        let enable = format!("alter subscription {} enable", link.name().quoted());
+        Ok(session.batch_execute(&enable).await?)
+    }
+}
