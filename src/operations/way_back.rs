@@ -184,15 +184,16 @@ async fn unsubscribe(
 
 /// Closes every way back that has become doubtful, and cuts off what was left of others.
 pub(super) async fn tend(environment: &Environment) -> Result<(), StepError> {
-    let Some(chore) = environment.catalog.try_chore("ways back").await? else { return Ok(()) };
-    for left in environment.catalog.idle_followers().await? {
-        if let Err(error) = tend_one(environment, &left).await {
-            let (server, error) = (&left.server_name, chain(&error));
-            tracing::warn!(server, error, "a kept database cannot be looked after now");
+    let round = async {
+        for left in environment.catalog.idle_followers().await? {
+            if let Err(error) = tend_one(environment, &left).await {
+                let (server, error) = (&left.server_name, chain(&error));
+                tracing::warn!(server, error, "a kept database cannot be looked after now");
+            }
         }
-    }
-    chore.end().await;
-    Ok(())
+        Ok(())
+    };
+    environment.catalog.chore("ways back", round).await.map(drop)
 }
 
 async fn tend_one(environment: &Environment, left: &Left) -> Result<(), StepError> {
