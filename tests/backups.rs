@@ -357,3 +357,38 @@ async fn a_suspended_tenant_can_be_backed_up_and_restored() {
     assert_eq!(fleet.tenant("acme").await.state, tenantry::tenant::TenantState::Suspended);
     assert!(fleet.router().connection(&slug("acme")).await.is_err());
 }
+
+#[tokio::test]
+async fn a_small_database_costs_the_server_one_session_and_a_large_one_two() {
+    let fleet = Fleet::start().await;
+    for (name, filled, sessions) in [
+        ("small", "select 1", 1),
+        (
+            "large",
+            "alter table boards alter column title set storage external;
+             insert into boards (title) select repeat(md5(n::text), 250) from generate_series(1, 9000) n",
+            2,
+        ),
+    ] {
+        fleet.create_tenant_with(name, true).await;
+        let database = format!("tenant_{name}");
+        fleet.admin(&database).await.batch_execute(filled).await.unwrap();
+        let admin = fleet.admin("postgres").await;
+        let seen = async || -> i64 {
+            let idle = "select count(*) from pg_stat_activity where datname = $1";
+            crate::harness::eventually("everybody has left", async || {
+                admin.query_one(idle, &[&database]).await.unwrap().get::<_, i64>(0) == 0
+            })
+            .await;
+            let seen = "select sessions from pg_stat_database where datname = $1";
+            admin.query_one(seen, &[&database]).await.unwrap().get(0)
+        };
+        let before = seen().await;
+
+        fleet.back_up(name).await;
+
+        assert_eq!(seen().await - before, sessions, "{name}");
+        let restored = restore(&fleet, name).await;
+        assert_eq!(restored.state, OperationState::Succeeded, "{:?}", restored.error);
+    }
+}

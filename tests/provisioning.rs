@@ -5,6 +5,7 @@ mod ground;
 mod hardening;
 mod history;
 mod isolation;
+mod lending;
 mod politeness;
 mod possession;
 mod renaming;

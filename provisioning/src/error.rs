@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::error::Error as StdError;
 use std::fmt;
+use std::io;
 
 use thiserror::Error;
 use tokio_postgres::error::{DbError, SqlState};
@@ -70,6 +71,9 @@ pub enum Error {
     /// A password was to be set that is not a SCRAM-SHA-256 verifier.
     #[error("the password is not a SCRAM-SHA-256 verifier")]
     NotAVerifier,
+    /// A session was lent to one of PostgreSQL's programs, and lost.
+    #[error("the session that a program worked in is lost")]
+    Lent(#[source] io::Error),
     /// PostgreSQL refused a statement for another reason, or the connection broke.
     #[error("the server refused a statement: {0}")]
     Database(#[source] Cause),
@@ -89,7 +93,10 @@ impl Error {
     #[must_use]
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::TimedOut { .. } | Self::TooManyConnections(_) | Self::SourceInUse(_) => true,
+            Self::TimedOut { .. }
+            | Self::TooManyConnections(_)
+            | Self::SourceInUse(_)
+            | Self::Lent(_) => true,
             Self::Unreachable { source, .. } | Self::Database(source) => source.is_transient(),
             Self::Url(_)
             | Self::DiskFull(_)
@@ -134,7 +141,9 @@ impl Error {
             {
                 "this is a standby: name the primary, or all hosts with target_session_attrs=read-write"
             }
-            Self::Missing { .. } | Self::NotAVerifier | Self::Database(_) => return None,
+            Self::Missing { .. } | Self::NotAVerifier | Self::Lent(_) | Self::Database(_) => {
+                return None;
+            }
         };
         Some(text.into())
     }
@@ -160,7 +169,8 @@ impl Error {
             | Self::TimedOut { .. }
             | Self::NotOurs { .. }
             | Self::Missing { .. }
-            | Self::NotAVerifier => None,
+            | Self::NotAVerifier
+            | Self::Lent(_) => None,
         }
     }
 }

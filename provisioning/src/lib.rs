@@ -39,4 +39,6 @@ pub use schema::{
     SchemaError, TableLock, TableSize, apply, baseline, build_from_zero, check_mask,
     current_version, database_sizes, dry_run, read_schema, reference_schema, table_sizes,
 };
-pub use server::{Connection, PooledClient, Problem, Server, ServerFacts, ServerUrl, TlsConnector};
+pub use server::{
+    Connection, Loan, PooledClient, Problem, Server, ServerFacts, ServerUrl, TlsConnector,
+};

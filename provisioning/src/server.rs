@@ -23,13 +23,18 @@ mod archive;
 mod check;
 mod connection;
 mod dsn;
+mod line;
+mod loan;
+mod open;
 mod prepare;
+mod scram;
 mod standby;
 mod tls;
 mod url;
 
 pub use check::Problem;
 pub use connection::Connection;
+pub use loan::Loan;
 pub use tls::TlsConnector;
 pub use url::ServerUrl;
 

@@ -53,7 +53,9 @@ impl TenantLock {
         self.settle(OperationState::Queued, completed, failure, delay_secs).await
     }
 
-    /// Writes the end through to the disk, and gives the tenant's lock back with it.
+    /// Writes the end through to the disk, and gives the tenant's lock back with it. That of a rollout's migration,
+    /// whose own history is on the disk, gets there with what follows, and at the latest with the rollout's end: if
+    /// it is lost, the migration is looked at once more and finds nothing to do.
     async fn settle(
         self,
         state: OperationState,
@@ -67,8 +69,12 @@ impl TenantLock {
             // Of a rollout that was given up meanwhile nothing begins again; its row makes the two wait for each
             // other.
             "-- operations::settle
-             with durable as (select set_config('synchronous_commit', 'on', true)),
-             rollout as (
+             with durable as (
+                 select set_config('synchronous_commit',
+                                   case when kind = 'migrate' and batch_id is not null and $3::text = 'succeeded'
+                                        then 'off' else 'on' end, true)
+                 from operations where id = $1
+             ), rollout as (
                  select r.state from rollouts r join operations o on o.batch_id = r.id
                  where o.id = $1 and o.kind = 'migrate' and $3::text = 'queued' for share of r
              ), outcome as materialized (

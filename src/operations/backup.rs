@@ -7,21 +7,16 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use futures_util::{FutureExt as _, future};
+use futures_util::FutureExt as _;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use tenantry_backup::{
-    DumpProgress, DumpRequest, MANIFEST_FORMAT, Manifest, ObjectClass, Recipient, TableRows, dump,
-    finish,
-};
-use tenantry_provisioning::{Connection, Schema};
-use tokio_postgres::types::Type;
+use tenantry_backup::{DumpProgress, MANIFEST_FORMAT, Manifest, Recipient, TableRows, finish};
 use uuid::Uuid;
 
+use self::reading::{Read, Reading};
 use self::unchanged::Witness;
 use super::{Plan, Step, StepContext, StepError, Work, require_settled};
 use crate::catalog::CatalogError;
@@ -30,11 +25,13 @@ use crate::tenant::settings::EncryptionSettings;
 
 mod goals;
 pub(crate) mod prune;
+mod reading;
 pub(crate) mod schedule;
 mod unchanged;
 
 pub use goals::Achieved;
 pub use prune::{PrunePlan, Stray};
+pub(super) use reading::{Snapshot, count_all_rows, count_rows, open_snapshot};
 pub use schedule::{BackupRules, Look};
 
 pub(super) const PLAN: Plan = Plan {
@@ -50,8 +47,6 @@ pub(super) const PLAN: Plan = Plan {
 const DUMP: &str = "dump";
 /// The backup that still stands, where none is taken.
 const STANDS: &str = "stands";
-/// From this size on, a backup says what the schema is.
-const LARGE_BYTES: i64 = 64 * 1024 * 1024;
 
 /// What the manifest will say of the dump.
 #[derive(Serialize, Deserialize)]
@@ -111,31 +106,12 @@ async fn upload_dump(cx: &StepContext<'_>) -> Result<(), StepError> {
             drop(turn.lock().unwrap_or_else(PoisonError::into_inner).take());
         }
     };
-    let witness = Witness::of(cx, &session).await?;
+    let witness = Witness::of(cx, &server, &session).await?;
     let started_at = Timestamp::now();
-    let lock_timeout = cx.environment.limits.migration_timeouts.lock;
-    let Snapshot { id, absent, is_large } = open_snapshot(&session, lock_timeout).await?;
-    let request = DumpRequest {
-        tools: &tools,
-        libpq_env: server.url().with_database(cx.tenant.database.as_str()).libpq_env(),
-        snapshot: Some(&id),
-        lock_timeout,
-        absent,
-        also_for: also_for.clone(),
-    };
-    let uploaded = dump(store, cx.tenant.id, cx.operation.id, &key.open, request, progress);
-    let looked = async {
-        // Looking locks the tables against DDL. `pg_dump` has locks of its own, and they end with it; these
-        // would stand until the upload has ended.
-        let failed = tenantry_provisioning::Error::from;
-        session.batch_execute("savepoint looked").await.map_err(failed)?;
-        let tables = count_rows(&session).await?;
-        let schema = if is_large { Some(Schema::read(&session).await?) } else { None };
-        session.batch_execute("rollback to savepoint looked").await.map_err(failed)?;
-        Ok::<_, StepError>((tables, schema.map(|schema| schema.fingerprint())))
-    };
-    let (dumped, looked) = tokio::join!(uploaded, looked);
-    let (dumped, (tables, schema_digest)) = (dumped?, looked?);
+    let readers = also_for.iter().map(ToString::to_string).collect();
+    let reading = Reading { server: &server, tools: &tools, key: &key.open, also_for };
+    let reading = Box::pin(reading.read(cx, session, progress));
+    let Read { dumped, tables, schema_digest } = reading.await?;
     let note = Note {
         dump_bytes: dumped.dump_bytes,
         dump_sha256: dumped.dump_sha256,
@@ -149,7 +125,7 @@ async fn upload_dump(cx: &StepContext<'_>) -> Result<(), StepError> {
         started_at,
         finished_at: Timestamp::now(),
         key: Some(key.open.public()),
-        also_for: also_for.iter().map(ToString::to_string).collect(),
+        also_for: readers,
     };
     cx.remember(DUMP, &note).await
 }
@@ -161,95 +137,6 @@ fn also_for(cx: &StepContext<'_>) -> Result<Vec<Recipient>, StepError> {
         StepError::fail(error.to_string(), "correct the tenant's setting encryption.recipient")
     })?;
     Ok(parsed.into_iter().collect())
-}
-
-/// What `pg_dump` needs to know of a snapshot.
-pub(super) struct Snapshot {
-    pub(super) id: String,
-    pub(super) absent: Vec<ObjectClass>,
-    /// Whether a look at the whole schema, some 40 ms of work for the server, is nothing beside the dump.
-    is_large: bool,
-}
-
-/// Opens a transaction whose snapshot `pg_dump` shares; it must stay open until the dump has ended. It waits for
-/// locks no longer than `pg_dump` does: whoever waits behind it waits as long.
-pub(super) async fn open_snapshot(
-    session: &Connection,
-    lock_timeout: Duration,
-) -> Result<Snapshot, StepError> {
-    // What a database is born with has an oid below 16384; pg_dump leaves all of it out but a changed
-    // comment on the schema `public`.
-    let start = format!(
-        "begin isolation level repeatable read, read only; set local lock_timeout = {}",
-        lock_timeout.as_millis()
-    );
-    let (begun, row) = future::join(
-        session.batch_execute(&start),
-        session.query_typed(
-            "-- backup::open_snapshot
-             select pg_export_snapshot(),
-                    not exists (select from pg_description where objoid >= 16384)
-                    and obj_description(to_regnamespace('public'), 'pg_namespace')
-                        is not distinct from 'standard public schema',
-                    not exists (select from pg_largeobject_metadata),
-                    not exists (select from pg_publication where pubname !~ '^tenantry_(move|back)_[0-9a-f]{32}$'),
-                    not exists (select from pg_seclabel),
-                    not exists (select subdbid from pg_subscription),
-                    pg_database_size(current_database()) >= $1",
-            &[(&LARGE_BYTES, Type::INT8)],
-        ),
-    )
-    .await;
-    let row = begun.and(row).map_err(tenantry_provisioning::Error::from)?.remove(0);
-    let classes = [
-        ObjectClass::Comments,
-        ObjectClass::LargeObjects,
-        ObjectClass::Publications,
-        ObjectClass::SecurityLabels,
-        ObjectClass::Subscriptions,
-    ];
-    let absent = classes.iter().copied().enumerate().filter(|(index, _)| row.get(index + 1));
-    let absent = absent.map(|(_, class)| class).collect();
-    let (id, is_large) = (row.get(0), row.get(classes.len() + 1));
-    Ok(Snapshot { id, absent, is_large })
-}
-
-/// Counts the rows of every table that a dump holds data of and that no crash empties.
-pub(super) async fn count_rows(session: &Connection) -> Result<Vec<TableRows>, StepError> {
-    count_rows_where(session, "c.relpersistence = 'p'").await
-}
-
-/// Counts the rows of every table that can be read, except for those of extensions.
-pub(super) async fn count_all_rows(session: &Connection) -> Result<Vec<TableRows>, StepError> {
-    let readable = "(c.relpersistence = 'p' or c.relpersistence = 'u' and not pg_is_in_recovery())";
-    count_rows_where(session, readable).await
-}
-
-async fn count_rows_where(session: &Connection, which: &str) -> Result<Vec<TableRows>, StepError> {
-    let failed = tenantry_provisioning::Error::from;
-    let query = session
-        .query_one(
-            &format!(
-                "-- backup::count_rows
-                 select string_agg(
-                     format('select %L, %L, count(*) from only %I.%I', n.nspname, c.relname, n.nspname, c.relname),
-                     ' union all ')
-                 from pg_class c join pg_namespace n on n.oid = c.relnamespace
-                 where c.relkind = 'r' and {which}
-                   and n.nspname not in ('pg_catalog', 'information_schema')
-                   and not exists (select from pg_depend d
-                                   where d.classid = 'pg_class'::regclass and d.objid = c.oid and d.deptype = 'e')"
-            ),
-            &[],
-        )
-        .await
-        .map_err(failed)?;
-    let Some(query) = query.get::<_, Option<String>>(0) else { return Ok(Vec::new()) };
-    let counted = session.query(&format!("{query} order by 1, 2"), &[]).await.map_err(failed)?;
-    Ok(counted
-        .iter()
-        .map(|row| TableRows { schema: row.get(0), table: row.get(1), rows: row.get(2) })
-        .collect())
 }
 
 async fn write_manifest(cx: &StepContext<'_>) -> Result<(), StepError> {

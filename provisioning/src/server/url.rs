@@ -14,6 +14,8 @@ use tokio_postgres::config::{ChannelBinding, Host, SslNegotiation, TargetSession
 
 use super::Connection;
 use super::dsn::Dsn;
+use super::open;
+use super::scram::Keys;
 use super::tls::{self, SslMode, TlsConnector};
 use crate::error::Error;
 
@@ -40,6 +42,7 @@ struct Tls {
     root_certificates: Option<PathBuf>,
     client_config: Arc<ClientConfig>,
     connector: TlsConnector,
+    keys: Keys,
 }
 
 impl ServerUrl {
@@ -75,7 +78,7 @@ impl ServerUrl {
         config.ssl_mode(mode.for_driver());
         let client_config = tls::client_config(mode, root_certificates.as_deref())?;
         let connector = tls::connector(&client_config);
-        let tls = Tls { mode, root_certificates, client_config, connector };
+        let tls = Tls { mode, root_certificates, client_config, connector, keys: Keys::default() };
         Ok(Self { config, tls: Arc::new(tls) })
     }
 
@@ -181,9 +184,9 @@ impl ServerUrl {
 
     /// Opens a session of its own, within 10 seconds unless the string has a `connect_timeout`.
     pub async fn connect(&self) -> Result<Connection, Error> {
-        let connecting = self.config.connect(self.tls());
-        match timeout(self.connect_timeout(), connecting).await {
-            Ok(Ok((client, driver))) => Ok(Connection::new(client, driver)),
+        let opening = open::open(self, &self.tls.keys);
+        match timeout(self.connect_timeout(), opening).await {
+            Ok(Ok(connection)) => Ok(connection),
             Ok(Err(source)) => Err(Error::unreachable(self.host_label(), source)),
             Err(_) => Err(Error::TimedOut { server: self.host_label(), what: "connecting" }),
         }

@@ -48,6 +48,45 @@ pub(super) async fn add(
     .map(drop)
 }
 
+/// The statement that enqueues: how many of those that wait it looks at, and which of them are `due`.
+fn enqueue(limit: &str, due: &str) -> String {
+    format!(
+        "-- rollouts::enqueue
+         with lazy as materialized (
+             select set_config('synchronous_commit', 'off', true)
+         ), rollout as materialized (
+             select r.* from lazy, rollouts r
+             where r.id = $1 and r.state = 'running' and r.begun_at is not null for update of r
+         ), open as (
+             select t.server_id, count(*) as operations
+             from operations o join tenants t on t.id = o.tenant_id
+             where o.batch_id = $1 and o.state in ('queued', 'running')
+               and t.state not in ('deleting', 'deleted')
+             group by t.server_id
+         ), waiting as (
+             select i.tenant_id, i.operation_id, i.backup_id, t.server_id, i.asked is null as is_first,
+                    i.backup_id is null or i.asked is not null as backed_up
+             from rollout_tenants i
+             join tenants t on t.id = i.tenant_id and t.state not in ('deleting', 'deleted')
+             left join operations b on b.id = i.backup_id
+             where i.rollout_id = $1 and i.wave <= (select wave from rollout)
+               and i.asked is distinct from 'migration' and (i.asked is null or b.state = 'succeeded')
+             order by (i.asked is null), i.tenant_id
+             limit {limit}
+         ), {due}, noted as (
+             update rollout_tenants i set asked = case when d.backed_up then 'migration' else 'backup' end
+             from due d where i.rollout_id = $1 and i.tenant_id = d.tenant_id
+         )
+         insert into operations (id, tenant_id, kind, input, batch_id, migrations_digest, requested_by)
+         select case when backed_up then operation_id else backup_id end, tenant_id,
+                case when backed_up then 'migrate' else 'backup' end,
+                case when backed_up then $2::jsonb else $3::jsonb end, $1,
+                case when backed_up then $4::text end, (select requested_by from rollout)
+         from due
+         on conflict (id) do nothing"
+    )
+}
+
 impl Catalog {
     /// Begins the first wave; the templates stand.
     pub async fn begin_rollout(&self, id: Uuid) -> Result<(), CatalogError> {
@@ -70,55 +109,31 @@ impl Catalog {
     /// Enqueues what the wave under way may have in the queue now. Returns how many operations that were. Need not
     /// reach the disk: what is lost is enqueued again.
     pub async fn enqueue_wave(&self, id: Uuid, new: &Enqueue<'_>) -> Result<u64, CatalogError> {
-        execute(
-            &self.client().await?,
-            "-- rollouts::enqueue
-             with lazy as materialized (
-                 select set_config('synchronous_commit', 'off', true)
-             ), rollout as materialized (
-                 select r.* from lazy, rollouts r
-                 where r.id = $1 and r.state = 'running' and r.begun_at is not null for update of r
-             ), open as (
-                 select t.server_id, count(*) as operations
-                 from operations o join tenants t on t.id = o.tenant_id
-                 where o.batch_id = $1 and o.state in ('queued', 'running')
-                   and t.state not in ('deleting', 'deleted')
-                 group by t.server_id
-             ), waiting as (
-                 select i.tenant_id, i.operation_id, i.backup_id, t.server_id, i.asked is null as is_first,
-                        i.backup_id is null or i.asked is not null as backed_up
-                 from rollout_tenants i
-                 join tenants t on t.id = i.tenant_id and t.state not in ('deleting', 'deleted')
-                 left join operations b on b.id = i.backup_id
-                 where i.rollout_id = $1 and i.wave <= (select wave from rollout)
-                   and i.asked is distinct from 'migration' and (i.asked is null or b.state = 'succeeded')
-                 order by (i.asked is null), i.tenant_id
-                 limit case when $6::bigint is null and $5::bigint is not null
-                            then greatest($5 - (select coalesce(sum(operations), 0) from open), 0) end
-             ), on_servers as (
+        let client = self.client().await?;
+        let Enqueue { migrate, backup, migrations_digest, overall, per_server } = new;
+        let Some(per_server) = per_server else {
+            // Asked after each tenant of a fleet: it is planned anew each time, and this is half of the planning.
+            let due = "due as (select * from waiting)";
+            let room = "case when $5::bigint is not null
+                             then greatest($5 - (select coalesce(sum(operations), 0) from open), 0) end";
+            let sql = enqueue(room, due);
+            return execute(&client, &sql, &[&id, migrate, backup, migrations_digest, overall])
+                .await;
+        };
+        let due = "on_servers as (
                  select w.*, coalesce(o.operations, 0) + row_number() over (
                      partition by w.server_id order by w.is_first, w.tenant_id) as on_server
                  from waiting w left join open o on o.server_id = w.server_id
              ), numbered as (
                  select *, (select coalesce(sum(operations), 0) from open) + row_number() over (
                      order by is_first, on_server, tenant_id) as overall
-                 from on_servers where $6::bigint is null or on_server <= $6
+                 from on_servers where on_server <= $6
              ), due as (
                  select * from numbered where $5::bigint is null or overall <= $5
-             ), noted as (
-                 update rollout_tenants i set asked = case when d.backed_up then 'migration' else 'backup' end
-                 from due d where i.rollout_id = $1 and i.tenant_id = d.tenant_id
-             )
-             insert into operations (id, tenant_id, kind, input, batch_id, migrations_digest, requested_by)
-             select case when backed_up then operation_id else backup_id end, tenant_id,
-                    case when backed_up then 'migrate' else 'backup' end,
-                    case when backed_up then $2::jsonb else $3::jsonb end, $1,
-                    case when backed_up then $4::text end, (select requested_by from rollout)
-             from due
-             on conflict (id) do nothing",
-            &[&id, &new.migrate, &new.backup, &new.migrations_digest, &new.overall, &new.per_server],
-        )
-        .await
+             )";
+        let sql = enqueue("null", due);
+        execute(&client, &sql, &[&id, migrate, backup, migrations_digest, overall, per_server])
+            .await
     }
 
     /// Writes down who has failed since the last look, and pauses a rollout in which too many have.

@@ -6,7 +6,7 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 use uuid::Uuid;
 
-use super::{LAST_LOOK, POLL, Runner};
+use super::{FIRST_LOOK, LAST_LOOK, POLL, Runner};
 use crate::catalog::CatalogError;
 use crate::catalog::lock::Claim;
 use crate::catalog::rollouts::{RolloutRecord, RolloutState};
@@ -28,10 +28,14 @@ impl Runner {
         for _ in 0..concurrency {
             let (runner, ended) = (self.clone(), ended.clone());
             workers.spawn(async move {
+                let mut pause = FIRST_LOOK;
                 while !ended.is_cancelled() {
                     match runner.run_one(Claim::Batch(id)).await {
-                        Ok(Some(_)) => {}
-                        Ok(None) => sleep(LAST_LOOK / 2).await,
+                        Ok(Some(_)) => pause = FIRST_LOOK,
+                        Ok(None) => {
+                            runner.make_room(id, pause).await;
+                            pause = (pause * 2).min(LAST_LOOK / 2);
+                        }
                         Err(error) => {
                             tracing::warn!(error = %chain(&error), "the queue cannot be read");
                             sleep(RETRY).await;
@@ -50,6 +54,17 @@ impl Runner {
             worker.expect("a worker of a rollout does not panic");
         }
         record
+    }
+
+    /// Waits a moment for something to do. Of two tenants that end at once only one may have made room for the next,
+    /// so the first time it is asked for once more.
+    async fn make_room(&self, id: Uuid, pause: Duration) {
+        if pause == FIRST_LOOK
+            && let Err(error) = self.environment.refill(id).await
+        {
+            tracing::debug!(%error, "what comes next is left to the leader of the rollout");
+        }
+        sleep(pause).await;
     }
 
     /// Leads, or waits for whoever does.
