@@ -170,7 +170,7 @@ async fn look(
                 and obj_description(to_regnamespace('public'), 'pg_namespace')
                     is not distinct from 'standard public schema',
                 not exists (select from pg_largeobject_metadata),
-                not exists (select from pg_publication where pubname !~ '^tenantry_(move|back)_[0-9a-f]{32}$'),
+                not exists (select from pg_publication where pubname !~ '^tenantry_(move|back)_[0-9a-f]{{32}}$'),
                 not exists (select from pg_seclabel),
                 not exists (select subdbid from pg_subscription)"
     );
