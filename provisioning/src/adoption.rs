@@ -15,11 +15,13 @@ use std::time::Duration;
 use deadpool_postgres::GenericClient;
 use tokio::time::{Instant, sleep};
 use tokio_postgres::Row;
+use tokio_postgres::error::SqlState;
 
 use crate::audit::INSIDE as AUDIT;
 use crate::database::{Possession, database_facts, handing_over, missing, not_ours};
 use crate::error::{Cause, Error};
 use crate::guest::{OBJECTIONS, Objection, ObjectionKind};
+use crate::hardening::Hardening;
 use crate::isolation::{JOURNAL, LOCK_DOWN};
 use crate::marker::{Marker, Owner};
 use crate::name::{DatabaseName, RoleName};
@@ -95,6 +97,7 @@ impl Server {
             obstacles: rows.iter().map(obstacle).collect(),
             ..AdoptionPlan::default()
         };
+        plan.obstacles.extend(self.unhardenable().await?);
         if rows.iter().any(|row| row.get("bars")) {
             return Ok(plan);
         }
@@ -169,22 +172,70 @@ impl Server {
             let rows = outside(&client, adoption).await?;
             let is_other = |obstacle: &Obstacle| obstacle.kind != "shut";
             found.extend(rows.iter().map(obstacle).filter(is_other));
+            found.extend(self.unhardenable().await?);
         }
         if !is_adopted(facts.marker.as_ref(), owner, from)? && found.is_empty() {
-            let session = self.enter_shut(&client, from, facts.oid).await?;
-            session.batch_execute(&format!("begin; {LOCK_TIMEOUT}")).await?;
-            found = harden(&session, adoption).await?;
+            let (session, pid) = self.enter_shut(&client, from, facts.oid).await?;
+            // Whoever owned it until now could open it again. Nobody can from here on, and who has slipped in goes.
+            let take = format!("alter database {} owner to current_user", from.quoted());
+            let begin = "begin isolation level read committed";
+            session.batch_execute(&format!("{begin}; {LOCK_TIMEOUT}; {take}")).await?;
+            self.end_sessions(&*client, facts.oid, &[pid]).await?;
+            found = match database_facts(&*client, from).await? {
+                Some(now) if !now.allow_connections => self.rearrange(&session, adoption).await?,
+                _ => vec![reopened(from)],
+            };
             let is_done = commit == Commit::Perform && found.is_empty();
             session.batch_execute(if is_done { "commit" } else { "rollback" }).await?;
         }
         client.release().await?;
-        if commit == Commit::Perform && found.is_empty() {
-            // Its owner and the superusers alone may enter by now.
-            self.unfence(from, owner.tenant).await?;
-            self.ensure_hardened(from).await?;
-            self.fence(from, owner.tenant).await?;
-        }
         Ok(found)
+    }
+
+    /// Runs everything, in a transaction that the caller ends, and looks at what came of it.
+    async fn rearrange(
+        &self,
+        session: &Connection,
+        adoption: Adoption<'_>,
+    ) -> Result<Vec<Obstacle>, Error> {
+        let Adoption { from, owner, .. } = adoption;
+        let found = obstacles_inside(session, adoption).await?;
+        if !found.is_empty() {
+            return Ok(found);
+        }
+        for statement in statements(session, owner, from).await? {
+            if let Err(error) = session.batch_execute(&statement).await {
+                return refused(&statement, error);
+            }
+        }
+        for statement in self.hiding(session).await? {
+            session.batch_execute(&statement).await?;
+        }
+        let rows = session.query(AUDIT, &[&adoption.role.as_str()]).await?;
+        Ok(rows.iter().map(hole).collect())
+    }
+
+    /// What keeps the databases of this server from being hardened as they are to be.
+    async fn unhardenable(&self) -> Result<Option<Obstacle>, Error> {
+        if self.hardening() == Hardening::Standard || self.is_superuser().await? {
+            return Ok(None);
+        }
+        Ok(Some(Obstacle {
+            kind: "hardening".to_owned(),
+            what: "tenants are to be hidden from each other, and the administrator is no superuser"
+                .to_owned(),
+            remedy: "use a superuser in the server's URL, or set TENANTRY_HARDENING=standard"
+                .to_owned(),
+        }))
+    }
+
+    /// The present name of the database with this number; `None` where there is none, or under a name that no
+    /// adoption takes.
+    pub async fn database_numbered(&self, oid: u32) -> Result<Option<DatabaseName>, Error> {
+        let sql =
+            "-- adoption::database_numbered\nselect datname::text from pg_database where oid = $1";
+        let row = self.client().await?.query_opt(sql, &[&oid]).await?;
+        Ok(row.and_then(|row| DatabaseName::parse(row.get(0)).ok()))
     }
 
     /// The only session in a database that stays shut to all others.
@@ -193,17 +244,17 @@ impl Server {
         client: &PooledClient,
         database: &DatabaseName,
         oid: u32,
-    ) -> Result<Connection, Error> {
+    ) -> Result<(Connection, i32), Error> {
         client.batch_execute(&opening(database)).await?;
         let entered = async {
             let session = self.connect_apart(database).await?;
             let pid = session.query_one("select pg_catalog.pg_backend_pid()", &[]).await?;
-            Ok((session, pid.get::<_, i32>(0)))
+            Ok((session, pid.get(0)))
         };
         match entered.await {
             Ok((session, pid)) => {
                 self.shut_but(client, database, oid, &[pid]).await?;
-                Ok(session)
+                Ok((session, pid))
             }
             Err(error) => {
                 client.batch_execute(&shutting(database)).await?;
@@ -220,26 +271,11 @@ async fn outside(client: &PooledClient, adoption: Adoption<'_>) -> Result<Vec<Ro
     Ok(client.query(OUTSIDE, &[&names.0, &names.1, &names.2]).await?)
 }
 
-/// Runs everything, in a transaction that the caller ends, and looks at what came of it.
-async fn harden(session: &Connection, adoption: Adoption<'_>) -> Result<Vec<Obstacle>, Error> {
-    let Adoption { from, owner, .. } = adoption;
-    let found = obstacles_inside(session, adoption).await?;
-    if !found.is_empty() {
-        return Ok(found);
-    }
-    for statement in statements(session, owner, from).await? {
-        if let Err(error) = session.batch_execute(&statement).await {
-            return refused(&statement, error);
-        }
-    }
-    let rows = session.query(AUDIT, &[&adoption.role.as_str()]).await?;
-    Ok(rows.iter().map(hole).collect())
-}
-
 /// What a server says to a statement is told with it, unless it may pass by itself.
 fn refused(statement: &str, error: tokio_postgres::Error) -> Result<Vec<Obstacle>, Error> {
     let error = Error::from(error);
-    if error.is_transient() {
+    // Locks run out for as long as there are so many tables.
+    if error.is_transient() && error.sql_state() != Some(&SqlState::OUT_OF_MEMORY) {
         return Err(error);
     }
     Ok(vec![Obstacle {
@@ -356,6 +392,17 @@ fn shutting(database: &DatabaseName) -> String {
 
 fn opening(database: &DatabaseName) -> String {
     format!("alter database {} allow_connections true", database.quoted())
+}
+
+fn reopened(database: &DatabaseName) -> Obstacle {
+    Obstacle {
+        kind: "session".to_owned(),
+        what: "somebody opens it again while it is being adopted".to_owned(),
+        remedy: format!(
+            "end the sessions of whoever owns it, on the whole server, then run: {}",
+            opening(database)
+        ),
+    }
 }
 
 fn obstacle(row: &Row) -> Obstacle {

@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use crate::error::Error;
 use crate::name::{DatabaseName, RoleName};
-use crate::server::Server;
+use crate::server::{APART, Server};
 
 const DATABASES: &str = include_str!("../sql/audit/databases.sql");
 const ROLES: &str = include_str!("../sql/audit/roles.sql");
@@ -22,9 +22,6 @@ const SERVER: &str = include_str!("../sql/audit/server.sql");
 const PARAMETERS: &str = include_str!("../sql/audit/parameters.sql");
 const HBA: &str = include_str!("../sql/audit/hba.sql");
 pub(crate) const INSIDE: &str = include_str!("../sql/audit/inside.sql");
-
-/// Every name is whole then, in what is found and in what mends it.
-const EMPTY_PATH: &str = "-c search_path=";
 
 /// The first version in which settings can be granted.
 const WITH_PARAMETERS: u32 = 15;
@@ -131,7 +128,7 @@ impl Server {
         match database {
             None => Ok(self.client().await?.batch_execute(statement).await?),
             Some(database) => {
-                let url = self.url().with_database(database).with_options(EMPTY_PATH);
+                let url = self.url().with_database(database).with_options(APART);
                 let session = url.connect().await?;
                 Ok(session.batch_execute(statement).await?)
             }

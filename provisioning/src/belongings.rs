@@ -44,7 +44,7 @@ impl Server {
         role: &RoleName,
     ) -> Result<(), Error> {
         let whose = format!(r"r.rolname like 'tenant\_%' and r.rolname <> '{role}'");
-        Ok(self.connect(build).await?.batch_execute(&hand_over(&whose)).await?)
+        Ok(self.connect_apart(build).await?.batch_execute(&hand_over(&whose)).await?)
     }
 
     /// Takes a role that is to be dropped out of every database that names it. Nothing in them is lost.
@@ -80,7 +80,7 @@ impl Server {
         let whose = format!("r.rolname = '{role}'");
         let (hand_over, role) = (hand_over(&whose), role.quoted());
         let sql = format!("{hand_over}; reassign owned by {role} to {OWNER}; drop owned by {role}");
-        let disowned = async { Ok(self.connect(database).await?.batch_execute(&sql).await?) };
+        let disowned = async { Ok(self.connect_apart(database).await?.batch_execute(&sql).await?) };
         let disowned: Result<(), Error> = disowned.await;
         if let Some(tenant) = shut_of {
             self.fence(database, tenant).await?;

@@ -147,7 +147,7 @@ impl Server {
         self.end_sessions(client, oid, spared).await
     }
 
-    async fn end_sessions(
+    pub(crate) async fn end_sessions(
         &self,
         client: &impl GenericClient,
         oid: u32,

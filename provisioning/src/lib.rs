@@ -29,8 +29,8 @@ pub use isolation::{Finding, FindingKind, lock_down};
 pub use marker::{Marker, Owner};
 pub use name::{DatabaseName, NameError, RoleName};
 pub use replication::{
-    CopyState, FollowerFacts, Halt, Leftover, Link, Lsn, SlotFacts, drop_link_publications,
-    drop_publication, is_published, unfollowable,
+    CopyState, FollowerFacts, Halt, Leftover, Link, Lsn, Offered, SlotFacts,
+    drop_link_publications, drop_publication, offered, unfollowable,
 };
 pub use role::{RoleFacts, random_password, scram_verifier};
 pub use schema::{

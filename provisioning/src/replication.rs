@@ -21,7 +21,7 @@ mod followed;
 mod follower;
 mod halt;
 
-pub use followed::{SlotFacts, drop_link_publications, drop_publication, is_published};
+pub use followed::{Offered, SlotFacts, drop_link_publications, drop_publication, offered};
 pub use follower::{CopyState, FollowerFacts};
 pub use halt::Halt;
 

@@ -41,8 +41,11 @@ pub use url::ServerUrl;
 /// A connection to the maintenance database; goes back to its pool when dropped.
 pub type PooledClient = deadpool_postgres::Client;
 
-/// Every name is whole then: nothing that a tenant made can be taken for PostgreSQL's own.
-const EMPTY_PATH: &str = "-c search_path=";
+/// Nothing that a tenant made can be taken for PostgreSQL's own, as every name is whole; nor does a setting of its
+/// database make our statements mean something else, or end them.
+pub(crate) const APART: &str = "-c search_path= -c standard_conforming_strings=on -c quote_all_identifiers=off \
+     -c transform_null_equals=off -c default_transaction_isolation=read\\ committed -c statement_timeout=0 \
+     -c idle_in_transaction_session_timeout=0";
 /// How long to wait for a free connection of the pool.
 const POOL_WAIT: Duration = Duration::from_secs(30);
 
@@ -145,7 +148,7 @@ impl Server {
 
     /// A connection of its own to `database`, as the administrator, in which only PostgreSQL's own names are known.
     pub(crate) async fn connect_apart(&self, database: &DatabaseName) -> Result<Connection, Error> {
-        self.url().with_database(database.as_str()).with_options(EMPTY_PATH).connect().await
+        self.url().with_database(database.as_str()).with_options(APART).connect().await
     }
 
     /// A connection of its own to `database`, whose statements run as `tenantry_owner` and within

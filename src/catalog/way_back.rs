@@ -7,7 +7,7 @@ use tokio_postgres::Row;
 use uuid::Uuid;
 
 use super::audit_log::{self, Event};
-use super::{Catalog, CatalogError, execute, rows};
+use super::{Catalog, CatalogError, execute, one, rows};
 use crate::tenant::{Tenant, TenantSlug};
 
 /// A database that a tenant has left on another server.
@@ -163,6 +163,50 @@ impl Catalog {
         let found = rows(&transaction, &sql, &[&id, &spared]).await?;
         transaction.commit().await.map_err(CatalogError::Database)?;
         Ok(found.iter().map(from_row).collect())
+    }
+
+    /// Notes that a kept database is not to be trusted any more, unless it has been noted, or somebody is at its tenant
+    /// or about to be. Returns whether it is noted now.
+    pub async fn end_doubtful(
+        &self,
+        slug: &TenantSlug,
+        left: &Left,
+        why: &str,
+    ) -> Result<bool, CatalogError> {
+        let mut client = self.client().await?;
+        let transaction = client.transaction().await.map_err(CatalogError::Database)?;
+        let ended = execute(
+            &transaction,
+            "-- way_back::end_doubtful
+             update retained_databases r set unfollowed = $3
+             where r.server_id = $1 and r.operation_id = $2 and r.follows is not null and r.unfollowed is null
+               and not exists (select from operations o
+                               where o.tenant_id = r.tenant_id and o.state in ('queued', 'running'))",
+            &[&left.server, &left.operation, &why],
+        )
+        .await?;
+        if ended > 0 {
+            let detail =
+                json!({ "operation": left.operation, "server": left.server_name, "why": why });
+            let action = "way_back.closed";
+            let event = Event { actor: self.by(), action, tenant: Some(slug), detail };
+            audit_log::record(&transaction, &event).await?;
+        }
+        transaction.commit().await.map_err(CatalogError::Database)?;
+        Ok(ended > 0)
+    }
+
+    /// Whether the database that an operation has left followed the tenant's once, wherever it is.
+    pub async fn has_followed(&self, tenant: Uuid, operation: Uuid) -> Result<bool, CatalogError> {
+        let row = one(
+            &self.client().await?,
+            "-- way_back::has_followed
+             select exists (select from retained_databases
+                            where tenant_id = $1 and operation_id = $2 and schema is not null) as has",
+            &[&tenant, &operation],
+        )
+        .await?;
+        Ok(row.get("has"))
     }
 
     /// Forgets what a kept database followed, once nothing of that is left on either server.

@@ -204,8 +204,16 @@ async fn rehearse(cx: &StepContext<'_>) -> Result<(), StepError> {
     rehearsed
 }
 
+/// Does it for good. What cannot be done after all leaves the database to its users; one that is the tenant's already
+/// stays shut.
 async fn harden(cx: &StepContext<'_>) -> Result<(), StepError> {
-    harden_for(cx, Commit::Perform).await
+    let (from, server) = present(cx).await?;
+    refuse_late(&server.shut_if_quiet(&from, owner(cx)).await?)?;
+    let hardened = harden_for(cx, Commit::Perform).await;
+    if matches!(hardened, Err(StepError::Fail(..))) {
+        server.give_back(&from).await?;
+    }
+    hardened
 }
 
 async fn harden_for(cx: &StepContext<'_>, commit: Commit) -> Result<(), StepError> {
@@ -215,7 +223,8 @@ async fn harden_for(cx: &StepContext<'_>, commit: Commit) -> Result<(), StepErro
         Some(facts) if Some(facts.oid) == shut => {}
         _ => return Err(gone(&from)),
     }
-    refuse(&server.harden_adopted(adoption(cx, &from)?, commit).await?)
+    let found = server.harden_adopted(adoption(cx, &from)?, commit).await?;
+    if commit == Commit::Perform { refuse_late(&found) } else { refuse(&found) }
 }
 
 async fn take_possession(cx: &StepContext<'_>) -> Result<(), StepError> {
@@ -256,6 +265,15 @@ async fn write_history(cx: &StepContext<'_>) -> Result<(), StepError> {
 async fn activate(cx: &StepContext<'_>) -> Result<(), StepError> {
     let server = cx.environment.server(cx.tenant.server_id).await?;
     provision::prove_isolation(cx, &server, cx.tenant.epoch).await?;
+    let trusts = asked(cx)?.trust_functions;
+    let holes = server.holes_inside(&cx.tenant.database, &cx.tenant.role).await?;
+    let hole = holes.iter().find(|hole| !(trusts && hole.kind == "security_definer"));
+    if let Some(hole) = hole {
+        return Err(StepError::fail(
+            format!("an audit of the tenant would find {}: {}", hole.subject, hole.evidence),
+            hole.mend.clone().unwrap_or_else(|| "drop it from the database, then retry".to_owned()),
+        ));
+    }
     let is_noted = cx.recall::<usize>(DIFFERENCES) == Some(0);
     let version = asked(cx)?.baseline.filter(|_| is_noted).unwrap_or(0);
     let epoch = cx.tenant.epoch;
@@ -269,20 +287,18 @@ pub(super) async fn let_go(cx: &StepContext<'_>, server: &Server) -> Result<(), 
     operations.push(cx.operation.id);
     for id in operations {
         let record = cx.environment.catalog.operation(id).await?;
-        let Work::Adopt(AdoptFrom { database, .. }) = Work::of(&record)? else { continue };
-        let Ok(database) = DatabaseName::parse(&database) else { continue };
+        if !matches!(Work::of(&record)?, Work::Adopt(_)) {
+            continue;
+        }
         let shut = record.memory.get(SHUT).and_then(|shut| Shut::deserialize(shut).ok());
-        let is_it = match server.database(&database).await? {
-            Some(facts) => Some(facts.oid) == shut.map(|shut| shut.oid),
-            None => false,
-        };
-        if is_it {
-            server.give_back(&database).await?;
-            match server.drop_owned_database(&database, Proof::Owner(cx.tenant.id)).await {
-                // It was given back.
-                Err(tenantry_provisioning::Error::NotOurs { .. }) => {}
-                other => other?,
-            }
+        // Somebody may have given it another name meanwhile.
+        let Some(Shut { oid }) = shut else { continue };
+        let Some(database) = server.database_numbered(oid).await? else { continue };
+        server.give_back(&database).await?;
+        match server.drop_owned_database(&database, Proof::Owner(cx.tenant.id)).await {
+            // It was given back.
+            Err(tenantry_provisioning::Error::NotOurs { .. }) => {}
+            other => other?,
         }
     }
     Ok(())
@@ -295,6 +311,18 @@ fn refuse(obstacles: &[Obstacle]) -> Result<(), StepError> {
         format!(
             "{}; then retry, or give the adoption up (`tenantry operation cancel`): `tenantry tenant adopt --dry-run` \
              then says what to do about the others",
+            first.remedy
+        ),
+    ))
+}
+
+/// The same where the adoption cannot be cancelled any more.
+fn refuse_late(obstacles: &[Obstacle]) -> Result<(), StepError> {
+    let Some(first) = obstacles.first() else { return Ok(()) };
+    Err(StepError::fail(
+        format!("the database cannot become a tenant's yet: {}", named(obstacles)),
+        format!(
+            "{}; then retry. Or give it up with `tenantry tenant delete`, which leaves the database as it was",
             first.remedy
         ),
     ))

@@ -61,8 +61,8 @@ async fn drop_databases(cx: &StepContext<'_>) -> Result<(), StepError> {
         // A relocation may have been cut off between its switch and its end.
         let (tenant, operation) = (cx.tenant.id, retained.operation_id);
         let host = cx.environment.server(retained.server_id).await?;
-        host.unpublish(&[&retained.database], Link::Move(operation), tenant).await?;
         server.unpublish(&[&cx.tenant.database], Link::Back(operation), tenant).await?;
+        host.unpublish(&[&retained.database], Link::Move(operation), tenant).await?;
         way_back::drop_kept(cx.environment, &retained).await?;
     }
     for database in names(cx, &cx.tenant.database, DatabaseName::tenant).await? {

@@ -10,23 +10,19 @@
 //! that it did not come to. Afterwards the database that it left is kept for a while. After an online move it follows
 //! the tenant's in its turn (`back.rs`): going back there needs no copy then.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
-use futures_util::{FutureExt as _, future};
+use futures_util::FutureExt as _;
 use serde::{Deserialize, Serialize};
 use tenantry_backup::{CopyEnd, copy_database};
-use tenantry_provisioning::{
-    Connection, DatabaseName, Link, Owner, Problem, Server, database_sizes,
-};
+use tenantry_provisioning::{DatabaseName, Link, Owner, Problem, Server, database_sizes};
 use uuid::Uuid;
 
 use super::cutover::{self, Arrival, Incoming};
-use super::drill::digest;
 use super::transfer::watched;
 use super::{
-    Environment, Plan, Step, StepContext, StepError, Work, provision, require_settled, restore,
-    way_back,
+    Environment, Plan, Step, StepContext, StepError, Work, chain, provision, require_settled,
+    restore, way_back,
 };
 use crate::catalog::audit_log::Event;
 use crate::tenant::{Tenant, TenantSlug, TenantState};
@@ -69,10 +65,6 @@ pub enum Way {
 const ONLINE: &str = "online";
 /// The operation that left what the tenant goes back to, where it needs no copy.
 const RETURN: &str = "return";
-
-/// Rows are compared as text, so both servers have to write it alike.
-const ALIKE: &str = "set datestyle = 'ISO, YMD'; set intervalstyle = 'postgres'; set timezone = 'UTC'; \
-     set extra_float_digits = 3; set bytea_output = 'hex'; set lc_monetary = 'C'";
 
 /// What a dump and a restore at once write in a second, at the least, on a server that is not busy.
 const BYTES_PER_SECOND: u64 = 20 << 20;
@@ -258,7 +250,10 @@ async fn follow(cx: &StepContext<'_>) -> Result<(), StepError> {
 
 /// Whoever goes back needs what follows, from the first step to the last; where that is lost, it goes as others do.
 async fn keep_to_way_back(cx: &StepContext<'_>) -> Result<(), StepError> {
-    if returning(cx).is_some() { preflight(cx).await } else { Ok(()) }
+    let Some(before) = returning(cx) else { return Ok(()) };
+    let ends = online::Ends::of(cx, target(cx)?).await?;
+    preflight(cx).await?;
+    if returning(cx) == Some(before) { Ok(()) } else { back::withdraw(&ends).await }
 }
 
 async fn verify(cx: &StepContext<'_>) -> Result<(), StepError> {
@@ -303,6 +298,20 @@ async fn or_clear(cx: &StepContext<'_>, done: Result<(), StepError>) -> Result<(
 }
 
 async fn leave_server(cx: &StepContext<'_>) -> Result<(), StepError> {
+    let left = leave_old(cx).await;
+    if let Err(error) = &left
+        && is_online(cx)
+        && cutover::left_server(cx).is_some()
+    {
+        // The other server may be away for long, and nothing may keep the log of this one meanwhile: the upkeep knows
+        // of it from now on.
+        let catalog = &cx.environment.catalog;
+        catalog.note_unfollowed(&cx.tenant, cx.operation.id, &chain(error)).await?;
+    }
+    left
+}
+
+async fn leave_old(cx: &StepContext<'_>) -> Result<(), StepError> {
     if let Some(left) = cutover::left_server(cx)
         && is_online(cx)
     {
@@ -342,7 +351,7 @@ pub(super) async fn copy(
     let fill = || copy_once(cx, source, retired, target).boxed();
     restore::with_lent_roles(cx, target, fill).await?;
     let build = DatabaseName::build(cx.operation.id);
-    compare(&source.connect(retired).await?, &target.connect(&build).await?).await?;
+    verify::compare(&source.connect(retired).await?, &target.connect(&build).await?).await?;
     source.fence(retired, cx.tenant.id).await?;
     Ok(())
 }
@@ -368,71 +377,6 @@ async fn copy_once(
 async fn size(server: &Server, database: &DatabaseName) -> Result<u64, StepError> {
     let sizes = database_sizes(server, std::slice::from_ref(database)).await?;
     Ok(sizes.first().map_or(0, |(_, bytes)| bytes.unsigned_abs()))
-}
-
-/// Every row of every table, how far each sequence has come, and the number of large objects.
-async fn compare(here: &Connection, there: &Connection) -> Result<(), StepError> {
-    let (here_sums, there_sums) = future::try_join(sums(here), sums(there)).await?;
-    let Some(what) = difference(&here_sums, &there_sums) else { return Ok(()) };
-    Err(StepError::fail(
-        format!("the copy differs from the tenant's database in {what}"),
-        "the tenant is served where it was; move it with a backup, `tenantry restore --server`, and report this",
-    ))
-}
-
-/// What is compared, each under a name for people.
-type Sums = BTreeMap<String, String>;
-
-fn difference<'a>(here: &'a Sums, there: &'a Sums) -> Option<&'a str> {
-    let differs = here.iter().find(|(what, sum)| there.get(*what) != Some(sum));
-    let only_there = || there.keys().find(|what| !here.contains_key(*what));
-    differs.map(|(what, _)| what).or_else(only_there).map(String::as_str)
-}
-
-async fn sums(session: &Connection) -> Result<Sums, StepError> {
-    let failed = tenantry_provisioning::Error::from;
-    let counted = session
-        .query(
-            "-- relocate::sequences
-             select format('the sequence %I.%I', schemaname, sequencename), coalesce(last_value::text, 'unused')
-             from pg_sequences
-             union all
-             select 'its large objects', count(*)::text from pg_largeobject_metadata",
-            &[],
-        )
-        .await
-        .map_err(failed)?;
-    let mut sums = table_sums(session).await?;
-    sums.extend(counted.iter().map(|row| (row.get(0), row.get(1))));
-    Ok(sums)
-}
-
-/// Every row of every table.
-async fn table_sums(session: &Connection) -> Result<Sums, StepError> {
-    let failed = tenantry_provisioning::Error::from;
-    session.batch_execute(ALIKE).await.map_err(failed)?;
-    let mut sums = Sums::new();
-    let tables = session
-        .query(
-            "-- relocate::tables
-             select format('%I.%I', n.nspname, c.relname),
-                    coalesce(string_agg(quote_ident(a.attname), ', ' order by a.attname), '')
-             from pg_class c
-             join pg_namespace n on n.oid = c.relnamespace
-             left join pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
-             where c.relkind in ('r', 'm') and c.relpersistence <> 't'
-               and n.nspname <> 'information_schema' and n.nspname not like 'pg\\_%'
-             group by 1",
-            &[],
-        )
-        .await
-        .map_err(failed)?;
-    for row in &tables {
-        let (table, columns): (String, String) = (row.get(0), row.get(1));
-        let rows = digest(session, &format!("(select {columns} from only {table})")).await;
-        sums.insert(format!("the rows of {table}"), format!("{:?}", rows.map_err(failed)?));
-    }
-    Ok(sums)
 }
 
 async fn names(client: &tokio_postgres::Client, sql: &str) -> Result<Vec<String>, StepError> {

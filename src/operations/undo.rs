@@ -6,7 +6,6 @@ use tenantry_provisioning::{DatabaseName, Server};
 use uuid::Uuid;
 
 use super::{Plan, Step, StepContext, StepError, Work, cutover, relocate, restore};
-use crate::catalog::way_back::Left;
 use crate::tenant::TenantState;
 
 pub(super) const PLAN: Plan = Plan {
@@ -34,6 +33,17 @@ fn replaced(cx: &StepContext<'_>) -> Result<(DatabaseName, Uuid), StepError> {
 /// Sees that it is not dropped in the middle of this, although its time may come.
 async fn keep_replaced(cx: &StepContext<'_>) -> Result<(), StepError> {
     let (database, _) = replaced(cx)?;
+    let left = cx.environment.catalog.left_by(&cx.tenant).await?;
+    if left.iter().any(|left| left.is_following() && DatabaseName::old(left.operation) == database)
+    {
+        return Err(StepError::fail(
+            "what the tenant left follows it by now, and has all that was written since",
+            format!(
+                "cancel this; go back with `tenantry tenant relocate {} --back`",
+                cx.tenant.slug
+            ),
+        ));
+    }
     let keep = cx.environment.limits.restore_keep;
     if cx.lock.keep_retained(&database, keep).await? {
         return Ok(());
@@ -71,10 +81,11 @@ async fn carry_sequences(
     server: &Server,
     replaced: &DatabaseName,
 ) -> Result<(), StepError> {
-    let left = cx.environment.catalog.left_by(&cx.tenant).await?;
-    let has_followed =
-        |left: &Left| left.unfollowed.is_some() && DatabaseName::old(left.operation) == *replaced;
-    if cx.tenant.state == TenantState::Restoring || !left.iter().any(has_followed) {
+    let Work::UndoRestore { operation, .. } = cx.work()? else { return Ok(()) };
+    let catalog = &cx.environment.catalog;
+    if cx.tenant.state == TenantState::Restoring
+        || !catalog.has_followed(cx.tenant.id, operation).await?
+    {
         return Ok(());
     }
     let home = cx.environment.server(cx.tenant.server_id).await?;

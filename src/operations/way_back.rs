@@ -8,8 +8,10 @@
 //!
 //! Must never: serve what the kept database holds before it was compared with the tenant's own, row by row.
 
+use std::collections::BTreeSet;
+
 use tenantry_provisioning::{
-    DatabaseName, Error, Link, Proof, Schema, Server, is_published, unfollowable,
+    DatabaseName, Error, Link, Offered, Proof, Schema, Server, offered, unfollowable,
 };
 use uuid::Uuid;
 
@@ -85,8 +87,12 @@ async fn obstacle_at_home(
         return Ok(Some(format!("{why} {} GiB of its log for it", MOST_RETAINED >> 30)));
     }
     let session = home.connect(&tenant.database).await?;
-    if !is_published(&session, link).await? {
-        return Ok(Some("the tenant's database offers its tables no more".to_owned()));
+    match offered(&session, link).await? {
+        Offered::All => {}
+        Offered::Some => return Ok(Some("a table of the tenant's was made since".to_owned())),
+        Offered::Nothing => {
+            return Ok(Some("the tenant's database offers its tables no more".to_owned()));
+        }
     }
     if Some(Schema::read(&session).await?.fingerprint()) != left.schema {
         return Ok(Some("the tenant's schema was changed since".to_owned()));
@@ -185,7 +191,8 @@ async fn unsubscribe(
 /// Closes every way back that has become doubtful, and cuts off what was left of others.
 pub(super) async fn tend(environment: &Environment) -> Result<(), StepError> {
     let round = async {
-        for left in environment.catalog.idle_followers().await? {
+        for listed in environment.catalog.idle_followers().await? {
+            let Some(left) = still_idle(environment, &listed).await? else { continue };
             if let Err(error) = tend_one(environment, &left).await {
                 let (server, error) = (&left.server_name, chain(&error));
                 tracing::warn!(server, error, "a kept database cannot be looked after now");
@@ -206,23 +213,37 @@ async fn tend_one(environment: &Environment, left: &Left) -> Result<(), StepErro
         };
         let Some(why) = doubt else { return Ok(()) };
         tracing::warn!(tenant = %tenant.slug, server = left.server_name, why, "the way back is closed");
-        let whose = (tenant.id, &tenant.slug);
-        environment.catalog.end_following(whose, None, &why).await?;
+        if !environment.catalog.end_doubtful(&tenant.slug, left, &why).await? {
+            return Ok(());
+        }
     }
-    cut(environment, left, &tenant.database).await
+    match still_idle(environment, left).await? {
+        Some(left) => cut(environment, &left, &tenant.database).await,
+        None => Ok(()),
+    }
+}
+
+/// The same as it is now, unless a worker is at its tenant by now.
+async fn still_idle(environment: &Environment, left: &Left) -> Result<Option<Left>, StepError> {
+    let mut idle = environment.catalog.idle_followers().await?;
+    idle.retain(|now| (now.server, now.operation) == (left.server, left.operation));
+    Ok(idle.pop())
 }
 
 /// Drops a kept database, with everything that joins it to the tenant's.
 pub(super) async fn drop_kept(environment: &Environment, kept: &Retained) -> Result<(), StepError> {
     let tenant = environment.catalog.tenant_by_id(kept.tenant_id).await?;
     let back = Link::Back(kept.operation_id);
+    // The catalog may have been restored from a time at which it did not follow yet.
+    let mut homes = BTreeSet::from([tenant.server_id]);
     for left in environment.catalog.followers().await? {
-        if (left.server, left.operation) == (kept.server_id, kept.operation_id)
-            && let Some(home) = left.follows
-        {
-            let home = environment.server(home).await?;
-            home.unpublish(&[&tenant.database], back, tenant.id).await?;
+        if (left.server, left.operation) == (kept.server_id, kept.operation_id) {
+            homes.extend(left.follows);
         }
+    }
+    for home in homes.into_iter().filter(|home| !home.is_nil()) {
+        let home = environment.server(home).await?;
+        home.unpublish(&[&tenant.database], back, tenant.id).await?;
     }
     let server = environment.server(kept.server_id).await?;
     unsubscribe(&server, &kept.database, back, tenant.id).await?;

@@ -18,6 +18,17 @@ const INSIDE: &[(&str, &str)] = &[
         "runs_on_restore",
     ),
     (
+        "create type mood as enum ('fine');
+         create function told(mood) returns json language sql as 'select null::json';
+         create cast (mood as json) with function told(mood)",
+        "runs_on_restore",
+    ),
+    (
+        "create function format(text, oid) returns text language sql as 'select $1';
+         reset role; create extension citext; alter extension citext add function format(text, oid)",
+        "extension_member",
+    ),
+    (
         "create function now() returns timestamptz language sql as 'select pg_catalog.now()'",
         "shadows",
     ),
@@ -58,6 +69,7 @@ const INSIDE: &[(&str, &str)] = &[
         "in_catalog",
     ),
     ("reset role; grant select on pg_authid to public", "catalog_right"),
+    ("reset role; grant select (rolname, rolpassword) on pg_authid to public", "catalog_right"),
     ("reset role; grant execute on function pg_read_file(text) to public", "server_function"),
     ("reset role; select pg_create_logical_replication_slot('theirs', 'pgoutput')", "slot"),
     (
@@ -76,6 +88,7 @@ const INSIDE: &[(&str, &str)] = &[
 const OUTSIDE: &[(&str, &str)] = &[
     ("alter database {} set search_path = app, public", "setting"),
     ("alter database {} set role = 'old_app'", "setting"),
+    ("alter database {} set standard_conforming_strings = off", "setting"),
     ("alter database {} is_template true", "template"),
     ("alter database {} allow_connections false", "shut"),
     ("comment on database {} is 'tenantry group role'", "ours"),

@@ -218,6 +218,24 @@ async fn a_follower_that_is_lost_is_given_up_and_everything_is_copied() {
     two.assert_tidy("after the upkeep").await;
 }
 
+/// It looks as before, and what is written to it does not come across.
+#[tokio::test]
+async fn a_table_that_was_made_anew_closes_the_way() {
+    let two = Two::start().await;
+    two.fleet.create_tenant_with("acme", true).await;
+    let staging = "create table staging (id int primary key)";
+    two.fleet.admin("tenant_acme").await.batch_execute(staging).await.unwrap();
+    two.relocate("eu-2").await;
+    assert!(two.follower().await.is_some());
+
+    let anew = format!("drop table staging; {staging}");
+    two.at_home().await.batch_execute(&anew).await.unwrap();
+    upkeep::tend(&two.fleet.environment).await.unwrap();
+
+    assert_eq!(why_not(&two).await, "a table of the tenant's was made since");
+    two.assert_tidy("after the upkeep").await;
+}
+
 /// The server that keeps it is away: what is done to the tenant goes on, and the rest is cut off when it is back.
 #[tokio::test]
 async fn a_server_that_is_away_holds_nothing_up() {

@@ -21,6 +21,17 @@ select 'extension', format('it has the extension %I, which is none that PostgreS
 from pg_extension e
 where not exists (select from pg_available_extension_versions v where v.name = e.extname and v.trusted)
 union all
+select 'extension_member',
+       format('%s was added to the extension %I by hand: no dump has it', pg_describe_object(e.classid, e.objid, 0), x.extname),
+       format('alter extension %I drop %s %s', x.extname, i.type, i.identity)
+from pg_depend e
+join pg_extension x on e.refclassid = 'pg_extension'::regclass and x.oid = e.refobjid
+join pg_shdepend s on s.classid = e.classid and s.objid = e.objid and s.objsubid = 0 and s.deptype = 'o'
+ and s.dbid = (select oid from pg_database where datname = current_database())
+join pg_roles r on r.oid = s.refobjid and not r.rolsuper
+cross join lateral pg_identify_object(e.classid, e.objid, 0) i
+where e.deptype = 'e' and e.classid <> 'pg_language'::regclass
+union all
 select 'policy', format('the policy %I of %s is for roles that will have no part in it', polname, polrelid::regclass),
        format('alter policy %I on %s to public', polname, polrelid::regclass)
 from pg_policy where polroles <> '{0}'

@@ -38,7 +38,14 @@ from d join pg_db_role_setting s on s.setdatabase = d.oid and s.setrole = 0 cros
 where split_part(setting, '=', 1) in (
     'search_path', 'role', 'session_preload_libraries', 'local_preload_libraries', 'row_security',
     'session_replication_role', 'lo_compat_privileges', 'default_tablespace', 'temp_tablespaces',
-    'dynamic_library_path', 'password_encryption', 'default_transaction_read_only')
+    'dynamic_library_path', 'password_encryption', 'default_transaction_read_only', 'default_transaction_isolation',
+    'standard_conforming_strings', 'backslash_quote', 'quote_all_identifiers', 'transform_null_equals',
+    'synchronous_commit', 'statement_timeout', 'lock_timeout', 'idle_in_transaction_session_timeout',
+    'transaction_timeout', 'event_triggers')
+union all
+select 'event_trigger', 'event triggers run in it whenever somebody logs in',
+       'as a superuser, in that database: drop its event triggers on login, then log in once more', true
+from d where (to_jsonb(d) ->> 'dathasloginevt')::boolean
 union all
 select 'encoding', 'its text is in ' || pg_encoding_to_char(encoding),
        'dump it with `pg_dump -Fc --encoding=UTF8`, and `tenantry backup import` the dump', false

@@ -64,7 +64,8 @@ with ext as materialized (
     -- Whoever has a right to something, but for whoever owns it and will own it: those of PUBLIC to functions and types
     -- reach nobody who cannot enter.
     select 1 as rank, 'database ' || d.name as what, a.grantee
-    from d cross join aclexplode(coalesce(datacl, acldefault('d', datdba))) a where a.grantee <> datdba
+    from d cross join aclexplode(coalesce(datacl, acldefault('d', datdba))) a
+    where a.grantee <> datdba and a.grantee <> (select oid from pg_roles where rolname = current_user)
     union
     select 2, 'schema ' || n.name, a.grantee from n cross join aclexplode(nspacl) a where a.grantee <> nspowner
     union

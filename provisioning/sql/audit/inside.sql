@@ -127,6 +127,19 @@ where k.relnamespace = 'pg_catalog'::regnamespace and (a.grantee = 0 or g.oid is
                      'pg_hba_file_rules', 'pg_file_settings')
        or a.privilege_type <> 'SELECT' and k.relname <> 'pg_settings')
 union all
+select 'catalog_right', format('pg_catalog.%I (%I)', k.relname, t.attname),
+       format('%s has %s', coalesce(g.rolname, 'PUBLIC'), lower(a.privilege_type)),
+       format('select attacl from pg_attribute where attrelid = %L::regclass and attname = %L', 'pg_catalog.' || k.relname, t.attname),
+       format('revoke %s (%I) on pg_catalog.%I from %s', a.privilege_type, t.attname, k.relname,
+              coalesce(quote_ident(g.rolname), 'public'))
+from pg_class k join pg_attribute t on t.attrelid = k.oid
+cross join aclexplode(t.attacl) a left join tenants g on g.oid = a.grantee
+where k.relnamespace = 'pg_catalog'::regnamespace and (a.grantee = 0 or g.oid is not null)
+  and (k.relname in ('pg_authid', 'pg_shadow', 'pg_statistic', 'pg_user_mapping', 'pg_largeobject',
+                     'pg_hba_file_rules', 'pg_file_settings')
+       or k.relname = 'pg_subscription' and t.attname = 'subconninfo'
+       or a.privilege_type <> 'SELECT' and k.relname <> 'pg_settings')
+union all
 select 'server_function', f.oid::regprocedure::text, coalesce(g.rolname, 'PUBLIC') || ' may execute it',
        format('select proacl from pg_proc where oid = %L::regprocedure', f.oid::regprocedure),
        format('revoke execute on function %s from %s', f.oid::regprocedure, coalesce(quote_ident(g.rolname), 'public'))

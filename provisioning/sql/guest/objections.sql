@@ -50,6 +50,11 @@ select distinct 'runs_on_restore', c.what || ', which calls ' || p.oid::regproce
 from called c join pg_proc p on p.oid = c.function
 where p.provolatile = 'v' or p.oid in (select oid from made)
 union all
+-- `to_json` and its like look it up when they run.
+select 'runs_on_restore', format('the cast of %s to json, which calls %s', castsource::regtype, castfunc::regprocedure)
+from pg_cast
+where casttarget in ('json'::regtype, 'jsonb'::regtype) and castfunc in (select oid from made)
+union all
 select 'shadows', 'the function ' || signature
 from made m
 where pronamespace in (select oid from looked_in)

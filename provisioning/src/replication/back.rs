@@ -16,9 +16,8 @@ impl Server {
         let mut problems = self.obstacles_here().await?;
         problems.extend(left.obstacles_there().await?);
         let offer = self.offer().await?;
-        let (workers, moves) = left.workers().await?;
         if offer.slots.min(offer.senders) <= SLOTS * (offer.moves + 1)
-            || workers <= WORKERS * (moves + 1)
+            || !left.may_follow_on().await?
         {
             problems.push(Problem::new(
                 "the servers have no room for replication that lasts, beside that of moves",
@@ -27,6 +26,12 @@ impl Server {
             ));
         }
         Ok(problems)
+    }
+
+    /// Whether there is a worker for one more kept database that follows, beside those that a move needs.
+    pub async fn may_follow_on(&self) -> Result<bool, Error> {
+        let (workers, moves) = self.workers().await?;
+        Ok(workers > WORKERS * (moves + 1))
     }
 
     /// Lets a kept database follow the one at `from`, whose user is the carrier that [`Server::publish`] made, with

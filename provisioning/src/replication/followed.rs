@@ -31,6 +31,17 @@ pub struct SlotFacts {
     pub sender: Option<i32>,
 }
 
+/// Which of a database's tables a link offers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Offered {
+    /// None; it may have been so before.
+    Nothing,
+    /// Not those that somebody has made since, also under a name that there was before.
+    Some,
+    /// All.
+    All,
+}
+
 impl Server {
     /// Offers every table of a tenant's database to a follower, which logs in with `password`. What is there
     /// already only gets this password.
@@ -49,7 +60,8 @@ impl Server {
             .query_one(
                 "-- followed::publish
                  select exists (select from pg_publication where pubname = $1) as is_published,
-                        exists (select from pg_replication_slots where slot_name = $1) as has_slot,
+                        exists (select from pg_replication_slots
+                                where slot_name = $1 and database = current_database()) as has_slot,
                         coalesce(string_agg(format('only %I.%I', n.nspname, c.relname), ', '), '') as tables
                  from pg_class c join pg_namespace n on n.oid = c.relnamespace
                  where c.relkind = 'r' and c.relpersistence = 'p'
@@ -164,7 +176,7 @@ impl Server {
                 format!("comment on role {role} is '{}'", Marker::Tenant(owner)),
             ]),
             Some(facts) if facts.belongs_to(owner.tenant) => {
-                statements.push(format!("alter role {role} password {verifier}"));
+                statements.push(format!("alter role {role} login password {verifier}"));
             }
             Some(_) => return Err(role::not_ours(carrier)),
         }
@@ -226,16 +238,27 @@ fn is_about_others(error: &tokio_postgres::Error) -> bool {
     matches!(error.code(), Some(&SqlState::OBJECT_IN_USE | &SqlState::UNDEFINED_OBJECT))
 }
 
-/// Whether a database's tables are offered by a link, by a session in it.
-pub async fn is_published(session: &Client, link: Link) -> Result<bool, Error> {
+/// Whether a database's tables are offered by a link, by a session in it: none of them, all, or not those that were
+/// made since.
+pub async fn offered(session: &Client, link: Link) -> Result<Offered, Error> {
     let row = session
         .query_one(
-            "-- followed::is_published
-             select exists (select from pg_publication where pubname = $1)",
+            "-- followed::offered
+             select exists (select from pg_publication where pubname = $1) as is_published,
+                    exists (select from pg_class c join pg_namespace n on n.oid = c.relnamespace
+                            where c.relkind = 'r' and c.relpersistence = 'p'
+                              and n.nspname <> 'information_schema' and n.nspname !~ '^pg_'
+                              and not exists (select from pg_publication_rel r
+                                              join pg_publication p on p.oid = r.prpubid
+                                              where p.pubname = $1 and r.prrelid = c.oid)) as lacks_some",
             &[&link.name().as_str()],
         )
         .await?;
-    Ok(row.get(0))
+    Ok(match (row.get("is_published"), row.get("lacks_some")) {
+        (false, _) => Offered::Nothing,
+        (true, true) => Offered::Some,
+        (true, false) => Offered::All,
+    })
 }
 
 /// Offers a database's tables no more, by a session in it.

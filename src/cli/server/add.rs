@@ -79,7 +79,7 @@ pub(super) async fn run(options: Options, context: &Context) -> Result<Outcome> 
         ));
     }
     let mut record = put(&catalog, &options.name, &url, options.replace).await?;
-    let change = options.change.change();
+    let change = options.change.change()?;
     if !change.is_empty() {
         record = catalog.change_server(&options.name, &change).await?;
     }

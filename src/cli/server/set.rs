@@ -1,5 +1,7 @@
 //! `tenantry server set`, `cordon` and `uncordon`: whom a server takes.
 
+use std::collections::BTreeSet;
+
 use clap::Args;
 
 use crate::api::document::ServerDocument;
@@ -78,24 +80,28 @@ pub(in crate::cli) struct UncordonOptions {
 
 impl ChangeOptions {
     /// What is given; zero and the words for none take something away.
-    pub(super) fn change(&self) -> ServerChange {
+    pub(super) fn change(&self) -> Result<ServerChange> {
+        let keys: BTreeSet<_> = self.tags.iter().map(|tag| &tag.key).collect();
+        if keys.len() < self.tags.len() {
+            return Err(Error::usage("a server has one value of each tag", "give each key once"));
+        }
         let bound = |number: i32| if number > 0 { Edit::Set(number) } else { Edit::Clear };
         let gone = self.untag.iter().map(|key| (key.clone(), None));
         let set = self.tags.iter().map(|tag| (tag.key.clone(), Some(tag.value.clone())));
         let tags = gone.chain(set).collect();
-        ServerChange {
+        Ok(ServerChange {
             connection_budget: self.connection_budget.map(bound).unwrap_or_default(),
             region: self.region.clone().unwrap_or_default(),
             tags,
             tier: self.tier.clone().unwrap_or_default(),
             max_tenants: self.max_tenants.map(bound).unwrap_or_default(),
             cordoned: Edit::Keep,
-        }
+        })
     }
 }
 
 pub(super) async fn set(options: Options, context: &Context) -> Result<Outcome> {
-    let change = options.change.change();
+    let change = options.change.change()?;
     if change.is_empty() {
         return Err(Error::usage(
             "nothing is to be changed",

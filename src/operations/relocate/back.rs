@@ -38,7 +38,13 @@ pub(super) async fn prepare(cx: &StepContext<'_>, ends: &Ends) -> Result<(), Ste
     let prepared = match offered {
         Ok(schema) => Prepared { schema: Some(schema), ..Prepared::default() },
         Err(refused) => {
-            withdraw(ends).await;
+            if let Err(error) = withdraw(ends).await {
+                let error = chain(&error);
+                tracing::info!(
+                    error,
+                    "what was made for the way back is left until the relocation ends"
+                );
+            }
             Prepared { refused: Some(refused), ..Prepared::default() }
         }
     };
@@ -77,12 +83,9 @@ pub(super) async fn open(cx: &StepContext<'_>, left: Uuid) -> Result<(), StepErr
 }
 
 /// Takes back what was made ready, whether it was or not.
-pub(super) async fn withdraw(ends: &Ends) {
+pub(super) async fn withdraw(ends: &Ends) -> Result<(), StepError> {
     let link = Link::Back(ends.owner.operation);
-    let (follower, tenant) = (&ends.follower, ends.owner.tenant);
-    if let Err(error) = in_time(ends.target.unpublish(&[follower], link, tenant)).await {
-        tracing::info!(error, "what was made for the way back is left until the relocation ends");
-    }
+    Ok(ends.target.unpublish(&[&ends.follower], link, ends.owner.tenant).await?)
 }
 
 /// Returns the fingerprint of the schema.
@@ -126,7 +129,13 @@ async fn follow(
     home.publish(live, link, Owner { tenant, operation }, &password).await?;
     let carrier: RoleName = link.name();
     let from = home.url().with_database(live.as_str()).with_user(carrier.as_str(), &password);
+    let chore = cx.environment.catalog.await_chore(&format!("ways back to {left}")).await?;
+    if !there.may_follow_on().await? {
+        let why = "max_logical_replication_workers leaves no room on the server that was left";
+        return Err(StepError::fail(why, ""));
+    }
     there.subscribe_since(&old, link, &from, Lsn::at(since)).await?;
+    chore.end().await;
     Ok(schema)
 }
 

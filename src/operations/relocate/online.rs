@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 use futures_util::FutureExt as _;
 use tenantry_backup::{CopyEnd, copy_definitions};
 use tenantry_provisioning::{
-    Connection, CopyState, DatabaseName, Link, Lsn, Owner, Problem, Schema, Server, SlotFacts,
-    drop_publication, random_password, unfollowable,
+    Connection, CopyState, DatabaseName, Link, Lsn, Offered, Owner, Problem, Schema, Server,
+    SlotFacts, drop_publication, offered, random_password, unfollowable,
 };
 use tokio::time::sleep;
 use tokio_postgres::error::SqlState;
@@ -23,7 +23,7 @@ use uuid::Uuid;
 use super::back;
 use crate::catalog::lock::ChoreLock;
 use crate::operations::transfer::watched;
-use crate::operations::{StepContext, StepError, provision, restore};
+use crate::operations::{StepContext, StepError, provision, restore, way_back};
 
 /// The schema that was copied, once it has been; its rows follow.
 pub(super) const FOLLOWED: &str = "followed";
@@ -77,6 +77,7 @@ pub(super) async fn follow(cx: &StepContext<'_>, target: Uuid) -> Result<(), Ste
     if ends.await_followed(mark, CATCH_UP).await? {
         return Ok(());
     }
+    ends.require_sender(cx).await?;
     Err(StepError::fail(
         format!("the copy does not keep up with what is written; {SERVED_ON}"),
         "look at the load of both servers, then retry; or cancel, and relocate with `--offline`",
@@ -127,7 +128,7 @@ pub(in crate::operations) async fn drain(
     let spared: Vec<i32> = sender.into_iter().chain([pid_of(&here).await?]).collect();
     source.quiesce(live, owner.tenant, &spared).await?;
 
-    require_unchanged(cx, &here).await?;
+    require_unchanged(cx, &here, *link).await?;
     ends.require_followed().await?;
     carry_sequences(&here, &there).await?;
     back::mark(cx, target).await?;
@@ -310,14 +311,25 @@ impl Ends {
     async fn clear(&self, cx: &StepContext<'_>) -> Result<(), StepError> {
         cx.remember(FOLLOWED, &None::<String>).await?;
         cx.remember(VERIFIED, &false).await?;
-        back::withdraw(self).await;
+        let withdrawn = back::withdraw(self).await;
         if let Link::Back(_) = self.link {
             // What the tenant left goes on following.
-            return Ok(());
+            return withdrawn;
         }
         let dropped = provision::drop_build(&self.target, self.owner.operation).await;
         self.source.unpublish(&[&self.live], self.link, self.owner.tenant).await?;
-        dropped
+        dropped.and(withdrawn)
+    }
+
+    /// Sees that what follows for days has a way to the tenant's server still. It is copied anew otherwise.
+    async fn require_sender(&self, cx: &StepContext<'_>) -> Result<(), StepError> {
+        if matches!(self.link, Link::Move(_)) || self.slot().await?.sender.is_some() {
+            return Ok(());
+        }
+        let why = "its server does not reach the tenant's";
+        way_back::close(cx, None, why).await?;
+        let retry = format!("what the tenant left is of no use, as {why}; it is copied anew");
+        Err(StepError::Retry(retry.into(), None))
     }
 
     fn out_of_reach(&self, error: tenantry_provisioning::Error) -> StepError {
@@ -352,7 +364,11 @@ fn open_transaction(error: tenantry_provisioning::Error) -> StepError {
 
 /// Refuses to leave a database whose schema is not the one that was copied, or that has got something which does not
 /// come along.
-async fn require_unchanged(cx: &StepContext<'_>, here: &Connection) -> Result<(), StepError> {
+async fn require_unchanged(
+    cx: &StepContext<'_>,
+    here: &Connection,
+    link: Link,
+) -> Result<(), StepError> {
     let problems = unfollowable(here).await?;
     if !problems.is_empty() {
         let (what, remedies) = refusal(&problems);
@@ -361,7 +377,10 @@ async fn require_unchanged(cx: &StepContext<'_>, here: &Connection) -> Result<()
             format!("{remedies}; then retry; or cancel, and relocate with `--offline`"),
         ));
     }
-    if cx.recall::<String>(FOLLOWED) == Some(fingerprint(here).await?) {
+    // A table that was dropped and made again looks as before, and what is written to it stays behind.
+    if offered(here, link).await? != Offered::Some
+        && cx.recall::<String>(FOLLOWED) == Some(fingerprint(here).await?)
+    {
         return Ok(());
     }
     Err(StepError::fail(

@@ -1,10 +1,11 @@
-//! Proving a database that follows: every row of every table, on both servers, as they were at one and the same moment.
+//! Comparing the tenant's database and what is to take its place, row by row.
 //!
-//! Reading takes as long as the database is large, so it is done while the tenant is served. To see both sides at one
-//! moment, its writers wait for as long as the follower needs to catch up, which is a few milliseconds: what the
-//! source holds then, and what the follower holds, is kept in sight by a snapshot on each side. What is written
-//! afterwards comes by the same way as what was compared.
+//! One that follows is compared as both were at one and the same moment. Reading takes as long as the database is large,
+//! so it is done while the tenant is served. To see both sides at one moment, its writers wait for as long as the
+//! follower needs to catch up, which is a few milliseconds: what the source holds then, and what the follower holds, is
+//! kept in sight by a snapshot on each side. What is written afterwards comes by the same way as what was compared.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use futures_util::future;
@@ -12,8 +13,8 @@ use tenantry_provisioning::{Connection, Halt};
 use tokio::time::sleep;
 
 use super::online::Ends;
-use super::{difference, table_sums};
 use crate::operations::StepError;
+use crate::operations::drill::digest;
 
 /// How long the transactions of writers may take to end, from one try to the next: whoever comes after them waits.
 const PATIENCE: [Duration; 8] = [
@@ -30,6 +31,10 @@ const PATIENCE: [Duration; 8] = [
 const CATCH_UP: Duration = Duration::from_millis(500);
 /// Between two tries, so that nobody waits twice.
 const REST: Duration = Duration::from_secs(1);
+
+/// Rows are compared as text, so both servers have to write it alike.
+const ALIKE: &str = "set datestyle = 'ISO, YMD'; set intervalstyle = 'postgres'; set timezone = 'UTC'; \
+     set extra_float_digits = 3; set bytea_output = 'hex'; set lc_monetary = 'C'";
 
 const LOOK: &str = "begin isolation level repeatable read read only";
 
@@ -80,4 +85,69 @@ async fn try_same_moment(
     }
     halt.end().await?;
     Ok(is_level.then_some((here, there)))
+}
+
+/// Every row of every table, how far each sequence has come, and the number of large objects.
+pub(super) async fn compare(here: &Connection, there: &Connection) -> Result<(), StepError> {
+    let (here_sums, there_sums) = future::try_join(sums(here), sums(there)).await?;
+    let Some(what) = difference(&here_sums, &there_sums) else { return Ok(()) };
+    Err(StepError::fail(
+        format!("the copy differs from the tenant's database in {what}"),
+        "the tenant is served where it was; move it with a backup, `tenantry restore --server`, and report this",
+    ))
+}
+
+/// What is compared, each under a name for people.
+type Sums = BTreeMap<String, String>;
+
+fn difference<'a>(here: &'a Sums, there: &'a Sums) -> Option<&'a str> {
+    let differs = here.iter().find(|(what, sum)| there.get(*what) != Some(sum));
+    let only_there = || there.keys().find(|what| !here.contains_key(*what));
+    differs.map(|(what, _)| what).or_else(only_there).map(String::as_str)
+}
+
+async fn sums(session: &Connection) -> Result<Sums, StepError> {
+    let failed = tenantry_provisioning::Error::from;
+    let counted = session
+        .query(
+            "-- relocate::sequences
+             select format('the sequence %I.%I', schemaname, sequencename), coalesce(last_value::text, 'unused')
+             from pg_sequences
+             union all
+             select 'its large objects', count(*)::text from pg_largeobject_metadata",
+            &[],
+        )
+        .await
+        .map_err(failed)?;
+    let mut sums = table_sums(session).await?;
+    sums.extend(counted.iter().map(|row| (row.get(0), row.get(1))));
+    Ok(sums)
+}
+
+/// Every row of every table.
+async fn table_sums(session: &Connection) -> Result<Sums, StepError> {
+    let failed = tenantry_provisioning::Error::from;
+    session.batch_execute(ALIKE).await.map_err(failed)?;
+    let mut sums = Sums::new();
+    let tables = session
+        .query(
+            "-- relocate::tables
+             select format('%I.%I', n.nspname, c.relname),
+                    coalesce(string_agg(quote_ident(a.attname), ', ' order by a.attname), '')
+             from pg_class c
+             join pg_namespace n on n.oid = c.relnamespace
+             left join pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
+             where c.relkind in ('r', 'm') and c.relpersistence <> 't'
+               and n.nspname <> 'information_schema' and n.nspname not like 'pg\\_%'
+             group by 1",
+            &[],
+        )
+        .await
+        .map_err(failed)?;
+    for row in &tables {
+        let (table, columns): (String, String) = (row.get(0), row.get(1));
+        let rows = digest(session, &format!("(select {columns} from only {table})")).await;
+        sums.insert(format!("the rows of {table}"), format!("{:?}", rows.map_err(failed)?));
+    }
+    Ok(sums)
 }

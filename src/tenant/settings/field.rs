@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
+use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 use url::Url;
@@ -91,7 +92,12 @@ pub(super) fn labels<'de, D: Deserializer<'de>>(from: D) -> Result<BTreeSet<Labe
 
 pub(super) fn server_tags<'de, D: Deserializer<'de>>(from: D) -> Result<BTreeSet<Tag>, D::Error> {
     let expected = "the tag of a server, such as disk=nvme, or a list of up to 50 of them";
-    names(from, expected, |text| Tag::parse(text).ok())
+    let tags = names(from, expected, |text| Tag::parse(text).ok())?;
+    let keys: BTreeSet<_> = tags.iter().map(|tag| &tag.key).collect();
+    if keys.len() < tags.len() {
+        return Err(D::Error::custom("a server has one value of each tag"));
+    }
+    Ok(tags)
 }
 
 pub(super) fn slugs<'de, D: Deserializer<'de>>(from: D) -> Result<BTreeSet<TenantSlug>, D::Error> {
