@@ -349,7 +349,7 @@ async fn operators_drain_and_remove_on_the_command_line_and_over_http() {
         run(&["drain", "default", "--to", "eu-2", "--yes", "--concurrency", "2"]);
     assert_eq!((status, &drained["server"]["state"]), (Some(0), &json!("retired")), "{drained}");
     assert_eq!((&drained["moved"], &drained["staying"]), (&json!(2), &json!([])), "{drained}");
-    assert_eq!(run(&["drain", "default", "--to", "colour=red", "--yes"]).0, Some(2));
+    assert_eq!(run(&["drain", "default", "--to", "colour=Red", "--yes"]).0, Some(2));
     let (status, listed) = run(&["list"]);
     assert_eq!(
         (status, &listed[0]["state"], &listed[1]["state"]),
@@ -381,7 +381,7 @@ async fn operators_drain_and_remove_on_the_command_line_and_over_http() {
     assert_eq!((status.as_u16(), &none["going"]), (200, &json!([])), "{none}");
     for (method, path, expected) in [
         (Method::DELETE, "/api/servers/eu-2", 404),
-        (Method::GET, "/api/servers/default/drain?to=colour%3Dred", 422),
+        (Method::GET, "/api/servers/default/drain?to=colour%3DRed", 422),
         (Method::POST, "/api/servers/nowhere/drain", 404),
         (Method::DELETE, "/api/servers/default?stock=sell", 422),
     ] {

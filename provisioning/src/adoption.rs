@@ -168,13 +168,14 @@ impl Server {
         let client = self.lock_names(&[from, database]).await?;
         let facts = database_facts(&*client, from).await?.ok_or_else(|| missing(from))?;
         let mut found = Vec::new();
-        if !is_adopted(facts.marker.as_ref(), owner, from)? {
+        let is_adopted = is_adopted(facts.marker.as_ref(), owner, from)?;
+        if !is_adopted {
             let rows = outside(&client, adoption).await?;
             let is_other = |obstacle: &Obstacle| obstacle.kind != "shut";
             found.extend(rows.iter().map(obstacle).filter(is_other));
             found.extend(self.unhardenable().await?);
         }
-        if !is_adopted(facts.marker.as_ref(), owner, from)? && found.is_empty() {
+        if !is_adopted && found.is_empty() {
             let (session, pid) = self.enter_shut(&client, from, facts.oid).await?;
             // Whoever owned it until now could open it again. Nobody can from here on, and who has slipped in goes.
             let take = format!("alter database {} owner to current_user", from.quoted());
@@ -208,19 +209,15 @@ impl Server {
                 return refused(&statement, error);
             }
         }
-        for statement in self.hiding(session).await? {
-            session.batch_execute(&statement).await?;
-        }
+        session.batch_execute(&self.hiding(session).await?.join("; ")).await?;
         let rows = session.query(AUDIT, &[&adoption.role.as_str()]).await?;
         Ok(rows.iter().map(hole).collect())
     }
 
     /// What keeps the databases of this server from being hardened as they are to be.
     async fn unhardenable(&self) -> Result<Option<Obstacle>, Error> {
-        if self.hardening() == Hardening::Standard || self.is_superuser().await? {
-            return Ok(None);
-        }
-        Ok(Some(Obstacle {
+        let is_weak = self.hardening() == Hardening::Strict && !self.is_superuser().await?;
+        Ok(is_weak.then(|| Obstacle {
             kind: "hardening".to_owned(),
             what: "tenants are to be hidden from each other, and the administrator is no superuser"
                 .to_owned(),
@@ -229,8 +226,7 @@ impl Server {
         }))
     }
 
-    /// The present name of the database with this number; `None` where there is none, or under a name that no
-    /// adoption takes.
+    /// The present name of the database with this number; none where there is none, or under a name of another form.
     pub async fn database_numbered(&self, oid: u32) -> Result<Option<DatabaseName>, Error> {
         let sql =
             "-- adoption::database_numbered\nselect datname::text from pg_database where oid = $1";
@@ -332,9 +328,9 @@ async fn statements(
     let rows = session.query(STATEMENTS, &[]).await?;
     let mut statements: Vec<String> = rows.iter().map(|row| row.get("sql")).collect();
     statements.extend([LOCK_DOWN.to_owned(), JOURNAL.to_owned()]);
-    let limit = format!("alter database {} connection limit -1", database.quoted());
-    let marker = Marker::Tenant(owner);
-    statements.extend([limit, format!("comment on database {} is '{marker}'", database.quoted())]);
+    let (database, marker) = (database.quoted(), Marker::Tenant(owner));
+    statements.push(format!("alter database {database} connection limit -1"));
+    statements.push(format!("comment on database {database} is '{marker}'"));
     Ok(statements)
 }
 

@@ -69,7 +69,7 @@ const INSIDE: &[(&str, &str)] = &[
         "in_catalog",
     ),
     ("reset role; grant select on pg_authid to public", "catalog_right"),
-    ("reset role; grant select (rolname, rolpassword) on pg_authid to public", "catalog_right"),
+    ("reset role; grant select (rolpassword) on pg_authid to public", "catalog_right"),
     ("reset role; grant execute on function pg_read_file(text) to public", "server_function"),
     ("reset role; select pg_create_logical_replication_slot('theirs', 'pgoutput')", "slot"),
     (
