@@ -70,7 +70,8 @@ pub async fn tend(environment: &Environment) -> Result<(), StepError> {
     outcome = outcome.and(way_back::tend(environment).await);
     for server in environment.catalog.servers().await? {
         let chore = templates_of(server.id);
-        let tended = environment.catalog.chore(&chore, tend_server(environment, &server)).await;
+        let tended =
+            environment.catalog.chore(&chore, Box::pin(tend_server(environment, &server))).await;
         outcome = outcome.and(tended.map(drop));
     }
     outcome

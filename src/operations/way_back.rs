@@ -191,7 +191,7 @@ async fn unsubscribe(
 
 /// Closes every way back that has become doubtful, and cuts off what was left of others.
 pub(super) async fn tend(environment: &Environment) -> Result<(), StepError> {
-    let round = async {
+    let round = Box::pin(async {
         for listed in environment.catalog.idle_followers().await? {
             let Some(left) = still_idle(environment, &listed).await? else { continue };
             if let Err(error) = tend_one(environment, &left).await {
@@ -200,7 +200,7 @@ pub(super) async fn tend(environment: &Environment) -> Result<(), StepError> {
             }
         }
         Ok(())
-    };
+    });
     environment.catalog.chore("ways back", round).await.map(drop)
 }
 
