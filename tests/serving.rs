@@ -8,7 +8,7 @@ use secrecy::ExposeSecret as _;
 use tenantry::catalog::operations::{OperationFilter, OperationState};
 use tenantry::catalog::tokens::Scope;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
 use crate::harness::process::Serving;
@@ -46,6 +46,19 @@ async fn the_log_is_json_that_names_tenant_and_operation_and_no_secret() {
     {
         assert!(!text.contains(secret));
     }
+}
+
+#[tokio::test]
+async fn a_replica_that_waits_for_its_catalog_ends_in_order() {
+    let fleet = Fleet::start().await;
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("postgres://nobody@{}/tenantry", silent.local_addr().unwrap());
+    let serving = Serving::start_with(&fleet, &[("TENANTRY_CATALOG_URL", &url)]);
+
+    let _asked = timeout(Duration::from_secs(30), silent.accept()).await.unwrap().unwrap();
+    let (exit, _) = serving.terminate().await;
+
+    assert!(exit.success(), "{exit}");
 }
 
 #[tokio::test]

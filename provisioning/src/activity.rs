@@ -1,6 +1,6 @@
 //! What goes on on a server, by database: right now, and what it takes of the server.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use crate::error::Error;
 use crate::name::DatabaseName;
@@ -41,6 +41,8 @@ pub struct DatabaseUsage {
     pub oid: u32,
     /// Its size.
     pub bytes: i64,
+    /// When the server was last told to count anew.
+    pub counted_since: Option<SystemTime>,
     /// How many seconds sessions have run statements in it since the server began to count.
     pub active_seconds: f64,
 }
@@ -55,7 +57,8 @@ pub async fn database_usage(
     let rows = client
         .query(
             "-- activity::database_usage
-             select d.name, d.oid, d.bytes, coalesce(s.active_time, 0) / 1000 as active_seconds
+             select d.name, d.oid, d.bytes, s.stats_reset as counted_since,
+                    coalesce(s.active_time, 0) / 1000 as active_seconds
              from (select datname::text as name, oid, pg_database_size(oid) as bytes
                    from pg_database where datname = any($1)) d
              left join pg_stat_database s on s.datid = d.oid
@@ -68,6 +71,7 @@ pub async fn database_usage(
         database: row.get("name"),
         oid: row.get("oid"),
         bytes: row.get("bytes"),
+        counted_since: row.get("counted_since"),
         active_seconds: row.get("active_seconds"),
     });
     Ok(usage.collect())

@@ -3,6 +3,8 @@
 //! Replicas count for themselves and add what they have counted, so nothing is counted twice that several of them
 //! serve. A note that nobody heard the arrival of is sent again under the same number, and added once.
 
+use std::time::SystemTime;
+
 use jiff::Timestamp;
 use jiff::civil::Date;
 use serde::Serialize;
@@ -86,6 +88,8 @@ pub struct Measured {
     pub oid: u32,
     /// Its size.
     pub bytes: i64,
+    /// When the server was last told to count anew.
+    pub counted_since: Option<SystemTime>,
     /// How many seconds sessions have run statements in it since the server began to count.
     pub active_seconds: f64,
 }
@@ -184,26 +188,30 @@ impl Catalog {
         let tenants: Vec<Uuid> = measured.iter().map(|one| one.tenant).collect();
         let oids: Vec<u32> = measured.iter().map(|one| one.oid).collect();
         let bytes: Vec<i64> = measured.iter().map(|one| one.bytes).collect();
+        let since: Vec<_> = measured.iter().map(|one| one.counted_since).collect();
         let active: Vec<f64> = measured.iter().map(|one| one.active_seconds).collect();
         execute(
             &self.client().await?,
-            // A server that counts less than it did has begun anew.
+            // A server that counts less than it did has begun anew too, as after a crash.
             "-- usage::record_measured
              with seen as (
-                 select t.id, s.* from unnest($1::uuid[], $2::oid[], $3::bigint[], $4::float8[])
-                     as s (tenant, database_oid, bytes, active)
+                 select t.id, s.*
+                 from unnest($1::uuid[], $2::oid[], $3::bigint[], $4::timestamptz[], $5::float8[])
+                      as s (tenant, database_oid, bytes, counted_since, active)
                  join tenants t on t.id = s.tenant
              ), since as (
                  select s.*, case when m.active_seconds is null then 0
-                                  when m.active_seconds <= s.active then s.active - m.active_seconds
-                                  else s.active end as more
+                                  when m.counted_since is distinct from s.counted_since
+                                    or m.active_seconds > s.active then s.active
+                                  else s.active - m.active_seconds end as more
                  from seen s left join usage_marks m
-                   on m.tenant_id = s.id and m.server_id = $5 and m.database_oid = s.database_oid
+                   on m.tenant_id = s.id and m.server_id = $6 and m.database_oid = s.database_oid
              ), marked as (
-                 insert into usage_marks select id, $5, database_oid, active from seen order by id
+                 insert into usage_marks (tenant_id, server_id, database_oid, counted_since, active_seconds)
+                 select id, $6, database_oid, counted_since, active from seen order by id
                  on conflict (tenant_id) do update
                  set server_id = excluded.server_id, database_oid = excluded.database_oid,
-                     active_seconds = excluded.active_seconds
+                     counted_since = excluded.counted_since, active_seconds = excluded.active_seconds
              )
              insert into tenant_usage as u
                  (tenant_id, day, database_bytes, largest_database_bytes, sized_at, active_seconds)
@@ -212,7 +220,7 @@ impl Catalog {
              set database_bytes = excluded.database_bytes, sized_at = excluded.sized_at,
                  largest_database_bytes = greatest(u.largest_database_bytes, excluded.largest_database_bytes),
                  active_seconds = u.active_seconds + excluded.active_seconds",
-            &[&tenants, &oids, &bytes, &active, &server],
+            &[&tenants, &oids, &bytes, &since, &active, &server],
         )
         .await
         .map(drop)

@@ -71,9 +71,12 @@ impl Role {
 
 pub(super) async fn run(options: Options, context: &Context) -> Result<Outcome> {
     let shutdown = CancellationToken::new();
-    let replica = Replica::start(&context.settings, options.role, shutdown.clone()).await?;
     let mut interrupt = Interrupt::listen()
         .map_err(|error| Error::failed("signals cannot be listened for", error))?;
+    let replica = tokio::select! {
+        started = Replica::start(&context.settings, options.role, shutdown.clone()) => started?,
+        () = interrupt.next() => return Ok(Outcome::Done),
+    };
 
     let outcome = tokio::select! {
         () = interrupt.next() => Outcome::Done,

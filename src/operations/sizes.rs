@@ -64,9 +64,9 @@ impl Environment {
         let mut ids: HashMap<&str, Uuid> =
             tenants.iter().map(|tenant| (tenant.database.as_str(), tenant.id)).collect();
         let measured = database_usage(&server, &databases).await?.into_iter().filter_map(|usage| {
-            let DatabaseUsage { database, oid, bytes, active_seconds } = usage;
+            let DatabaseUsage { database, oid, bytes, counted_since, active_seconds } = usage;
             let tenant = ids.remove(database.as_str())?;
-            Some(Measured { tenant, oid, bytes, active_seconds })
+            Some(Measured { tenant, oid, bytes, counted_since, active_seconds })
         });
         let measured: Vec<_> = measured.collect();
         Ok(self.catalog.record_measured(id, &measured).await?)
