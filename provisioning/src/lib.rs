@@ -40,5 +40,5 @@ pub use schema::{
     current_version, database_sizes, dry_run, read_schema, reference_schema, table_sizes,
 };
 pub use server::{
-    Connection, Loan, PooledClient, Problem, Server, ServerFacts, ServerUrl, TlsConnector,
+    Connection, Loan, PooledClient, Problem, Server, ServerFacts, ServerUrl, TlsConnector, dial,
 };

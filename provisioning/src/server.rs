@@ -22,6 +22,7 @@ use crate::schema::MigrationTimeouts;
 mod archive;
 mod check;
 mod connection;
+pub mod dial;
 mod dsn;
 mod line;
 mod loan;

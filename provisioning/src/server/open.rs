@@ -11,16 +11,16 @@ use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 
 use postgres_protocol::message::frontend;
-use rustix::net::sockopt;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpStream, UnixStream, lookup_host};
+use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 use tokio_postgres::config::{
-    ChannelBinding as Wanted, Host, SslMode, SslNegotiation, TargetSessionAttrs,
+    ChannelBinding as Wanted, SslMode, SslNegotiation, TargetSessionAttrs,
 };
 use tokio_postgres::tls::{MakeTlsConnect, TlsConnect, TlsStream as _};
 use tokio_postgres::{Config, NoTls};
 
+use super::dial::{Address, addresses, agrees_to_tls, dial};
 use super::line::{Lender, Line, Transport};
 use super::scram::{Exchange, Keys, MECHANISM};
 use super::{Connection, ServerUrl, TlsConnector};
@@ -58,29 +58,26 @@ enum Reached {
 
 /// The server, where nothing but the usual is asked for.
 async fn reach(config: &Config) -> Option<Reached> {
-    let ([host], []) = (config.get_hosts(), config.get_hostaddrs()) else { return None };
-    let is_usual = config.get_target_session_attrs() == TargetSessionAttrs::Any
+    let is_usual = config.get_hosts().len() == 1
+        && config.get_hostaddrs().is_empty()
+        && config.get_target_session_attrs() == TargetSessionAttrs::Any
         && config.get_ssl_negotiation() == SslNegotiation::Postgres
         && config.get_channel_binding() != Wanted::Require
         && config.get_tcp_user_timeout().is_none();
     if !is_usual {
         return None;
     }
-    let port = config.get_ports().first().copied().unwrap_or(5432);
-    let name = match host {
-        Host::Unix(folder) => {
-            let stream = UnixStream::connect(folder.join(format!(".s.PGSQL.{port}"))).await;
-            return stream.ok().map(Reached::Unix);
-        }
-        Host::Tcp(name) => name,
-    };
-    for address in lookup_host((name.as_str(), port)).await.ok()? {
-        let Some(mut stream) = dial(address, config).await else { continue };
+    for address in addresses(config, 0).await.ok()? {
+        let (address, name) = match address {
+            Address::Unix(path) => return UnixStream::connect(path).await.ok().map(Reached::Unix),
+            Address::Tcp(address, name) => (address, name),
+        };
+        let Some(mut stream) = dial_in_time(address, config).await else { continue };
         if config.get_ssl_mode() == SslMode::Disable {
             return Some(Reached::Plain(stream));
         }
         return match (agrees_to_tls(&mut stream).await.ok()?, config.get_ssl_mode()) {
-            (true, _) => Some(Reached::Encrypts(stream, name.clone())),
+            (true, _) => Some(Reached::Encrypts(stream, name)),
             (false, SslMode::Prefer) => Some(Reached::Plain(stream)),
             (false, _) => None,
         };
@@ -88,38 +85,11 @@ async fn reach(config: &Config) -> Option<Reached> {
     None
 }
 
-/// As the driver does it.
-async fn dial(address: SocketAddr, config: &Config) -> Option<TcpStream> {
-    let connecting = TcpStream::connect(address);
-    let stream = match config.get_connect_timeout() {
-        Some(patience) => timeout(*patience, connecting).await.ok()?.ok()?,
-        None => connecting.await.ok()?,
-    };
-    stream.set_nodelay(true).ok()?;
-    if config.get_keepalives() {
-        sockopt::set_socket_keepalive(&stream, true).ok()?;
-        sockopt::set_tcp_keepidle(&stream, config.get_keepalives_idle()).ok()?;
-        if let Some(interval) = config.get_keepalives_interval() {
-            sockopt::set_tcp_keepintvl(&stream, interval).ok()?;
-        }
-        if let Some(retries) = config.get_keepalives_retries() {
-            sockopt::set_tcp_keepcnt(&stream, retries).ok()?;
-        }
-    }
-    Some(stream)
-}
-
-async fn agrees_to_tls(stream: &mut TcpStream) -> io::Result<bool> {
-    send(stream, |outbox| {
-        frontend::ssl_request(outbox);
-        Ok(())
-    })
-    .await?;
-    // One byte and no more: what somebody slipped in behind it meets the TLS handshake, not us.
-    match stream.read_u8().await? {
-        b'S' => Ok(true),
-        b'N' => Ok(false),
-        _ => Err(io::ErrorKind::InvalidData.into()),
+async fn dial_in_time(address: SocketAddr, config: &Config) -> Option<TcpStream> {
+    let dialling = dial(address, config);
+    match config.get_connect_timeout() {
+        Some(patience) => timeout(*patience, dialling).await.ok()?.ok(),
+        None => dialling.await.ok(),
     }
 }
 

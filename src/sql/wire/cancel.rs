@@ -5,10 +5,11 @@ use std::fmt;
 use bytes::BytesMut;
 use postgres_protocol::message::frontend;
 use tenantry_provisioning::ServerUrl;
+use tenantry_provisioning::dial::Address;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::timeout;
 
-use super::connect::{Address, open, time_for};
+use super::connect::{open, time_for};
 
 /// What it takes to stop a session's statement. The key is a secret of that session.
 #[derive(Clone)]

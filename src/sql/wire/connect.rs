@@ -4,21 +4,19 @@
 //! `target_session_attrs`, `options`. Values come in the styles that clients of node-postgres expect,
 //! whatever the server's defaults are.
 
-use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
 use postgres_protocol::message::frontend;
-use rustix::net::sockopt;
 use rustls::pki_types::ServerName;
 use tenantry_provisioning::ServerUrl;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpStream, UnixStream, lookup_host};
+use tenantry_provisioning::dial::{Address, addresses, agrees_to_tls, dial};
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 use tokio_postgres::Config;
-use tokio_postgres::config::{Host, SslMode, SslNegotiation, TargetSessionAttrs};
+use tokio_postgres::config::{SslMode, SslNegotiation, TargetSessionAttrs};
 use tokio_rustls::TlsConnector;
 
 use super::log_in::{LoggedIn, log_in};
@@ -28,15 +26,6 @@ use super::{Cancel, Transport, Wire, WireError, channel_binding};
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// The protocol that a server must be told when TLS begins at once.
 const ALPN: &[u8] = b"postgresql";
-
-/// Where one host is.
-#[derive(Clone, Debug)]
-pub(super) enum Address {
-    /// Its address, and the name that its certificate must have.
-    Tcp(SocketAddr, String),
-    /// Its socket.
-    Unix(PathBuf),
-}
 
 /// Opens a session.
 pub(in crate::sql) async fn connect(url: &ServerUrl) -> Result<Wire, WireError> {
@@ -68,9 +57,7 @@ pub(super) async fn open(
             Ok((Box::new(stream), None))
         }
         Address::Tcp(address, name) => {
-            let stream = TcpStream::connect(address).await?;
-            stream.set_nodelay(true)?;
-            keep_alive(&stream, &url.config())?;
+            let stream = dial(*address, &url.config()).await?;
             encrypt(url, stream, name).await
         }
     }
@@ -87,24 +74,6 @@ async fn connect_host(url: &ServerUrl, config: &Config, number: usize) -> Result
         }
     }
     Err(last)
-}
-
-async fn addresses(config: &Config, number: usize) -> Result<Vec<Address>, WireError> {
-    let ports = config.get_ports();
-    let port = ports.get(number).or(ports.first()).copied().unwrap_or(5432);
-    let fixed: Option<IpAddr> = config.get_hostaddrs().get(number).copied();
-    Ok(match (config.get_hosts().get(number), fixed) {
-        (Some(Host::Unix(folder)), _) => {
-            vec![Address::Unix(folder.join(format!(".s.PGSQL.{port}")))]
-        }
-        (Some(Host::Tcp(name)), Some(ip)) => vec![Address::Tcp((ip, port).into(), name.clone())],
-        (Some(Host::Tcp(name)), None) => {
-            let found = lookup_host((name.as_str(), port)).await?;
-            found.map(|address| Address::Tcp(address, name.clone())).collect()
-        }
-        (None, Some(ip)) => vec![Address::Tcp((ip, port).into(), ip.to_string())],
-        (None, None) => Vec::new(),
-    })
 }
 
 async fn start(url: &ServerUrl, config: &Config, address: Address) -> Result<Wire, WireError> {
@@ -155,17 +124,11 @@ async fn encrypt(
     let mut tls = url.tls_config();
     if config.get_ssl_negotiation() == SslNegotiation::Direct {
         Arc::make_mut(&mut tls).alpn_protocols = vec![ALPN.to_vec()];
-    } else {
-        let mut message = BytesMut::new();
-        frontend::ssl_request(&mut message);
-        stream.write_all(&message).await?;
-        // One byte and no more: what somebody slipped in behind it meets the TLS handshake, not us.
-        if stream.read_u8().await? != b'S' {
-            return match mode {
-                SslMode::Prefer => plain(stream),
-                _ => Err(WireError::Protocol("it has no TLS, and the settings require it")),
-            };
-        }
+    } else if !agrees_to_tls(&mut stream).await? {
+        return match mode {
+            SslMode::Prefer => plain(stream),
+            _ => Err(WireError::Protocol("it has no TLS, and the settings require it")),
+        };
     }
     let name = ServerName::try_from(name.to_owned())
         .map_err(|_| WireError::Protocol("its name cannot stand in a certificate"))?;
@@ -175,19 +138,6 @@ async fn encrypt(
         .and_then(<[_]>::first)
         .and_then(|certificate| channel_binding::of_certificate(certificate));
     Ok((Box::new(stream), binding))
-}
-
-/// As the driver does, so that a server that vanished is noticed.
-fn keep_alive(stream: &TcpStream, config: &Config) -> Result<(), WireError> {
-    if config.get_keepalives() {
-        let failed = |error: rustix::io::Errno| WireError::Io(error.into());
-        sockopt::set_socket_keepalive(stream, true).map_err(failed)?;
-        sockopt::set_tcp_keepidle(stream, config.get_keepalives_idle()).map_err(failed)?;
-        if let Some(interval) = config.get_keepalives_interval() {
-            sockopt::set_tcp_keepintvl(stream, interval).map_err(failed)?;
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]
