@@ -332,6 +332,19 @@ pub async fn connect(url: &str) -> Result<Client, tokio_postgres::Error> {
     Ok(client)
 }
 
+pub async fn assert_each_runs(client: &Client, statements: &[&str]) {
+    for sql in statements {
+        client.query(*sql, &[]).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+    }
+}
+
+pub async fn assert_each_is_refused(client: &Client, statements: &[&str]) {
+    for sql in statements {
+        let answer = client.query(*sql, &[]).await;
+        assert!(answer.is_err_and(|error| error.code().is_some()), "{sql}");
+    }
+}
+
 pub fn install_crypto() {
     _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
 }

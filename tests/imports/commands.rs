@@ -1,7 +1,7 @@
 //! `tenantry backup import`, as its user meets it.
 
 use std::io::Write as _;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdin, Command, Stdio};
 
 use serde_json::Value;
 use tenantry::catalog::lock::Claim;
@@ -18,11 +18,16 @@ fn start(scene: &Scene, arguments: &[&str]) -> Child {
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
 }
 
-/// Until the guest is at work.
-async fn loading(scene: &Scene) {
+/// A dump of which only the beginning has come, and the guest at work on it.
+async fn half_sent(scene: &Scene) -> (Child, ChildStdin) {
+    let mut child = start(scene, &["-", "--as", "acme"]);
+    let mut stdin = child.stdin.take().unwrap();
+    stdin.write_all(b"create table one (id int);\n").unwrap();
+    stdin.write_all(" ".repeat(1024).as_bytes()).unwrap();
     let admin = scene.fleet.admin("postgres").await;
     let sql = "select exists (select from pg_stat_activity where usename like 'tenantry\\_guest\\_%' and query like '%create table%')";
     eventually("the dump comes in", async || admin.query_one(sql, &[]).await.unwrap().get(0)).await;
+    (child, stdin)
 }
 
 #[tokio::test]
@@ -98,11 +103,7 @@ async fn a_schema_that_the_files_make_gets_their_history() {
 async fn an_import_that_is_killed_is_undone_by_whoever_comes_by() {
     let scene = Scene::start().await;
     let before = scene.left().await;
-    let mut child = start(&scene, &["-", "--as", "acme"]);
-    let mut stdin = child.stdin.take().unwrap();
-    stdin.write_all(b"create table one (id int);\n").unwrap();
-    stdin.write_all(" ".repeat(1024).as_bytes()).unwrap();
-    loading(&scene).await;
+    let (mut child, _stdin) = half_sent(&scene).await;
 
     child.kill().unwrap();
     child.wait().unwrap();
@@ -119,11 +120,7 @@ async fn an_import_that_is_killed_is_undone_by_whoever_comes_by() {
 async fn an_import_that_is_interrupted_leaves_nothing() {
     let scene = Scene::start().await;
     let before = scene.left().await;
-    let mut child = start(&scene, &["-", "--as", "acme"]);
-    let mut stdin = child.stdin.take().unwrap();
-    stdin.write_all(b"create table one (id int);\n").unwrap();
-    stdin.write_all(" ".repeat(1024).as_bytes()).unwrap();
-    loading(&scene).await;
+    let (child, stdin) = half_sent(&scene).await;
 
     run_kill(&child);
     let output =
