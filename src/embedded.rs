@@ -19,6 +19,8 @@ mod scratch;
 use std::{
     fs::{self, File, TryLockError},
     io::{self, Write as _},
+    net::{Ipv4Addr, TcpListener},
+    ops::Range,
     os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
 };
@@ -26,6 +28,19 @@ use std::{
 pub use object_store::EmbeddedS3;
 pub use postgres::{EmbeddedPostgres, Port, PostgresSettings, RestoredCluster, RestoredPostgres};
 use secrecy::SecretString;
+use uuid::Uuid;
+
+/// A free port of this machine, from below those that systems give out by themselves: nobody is given it while whoever
+/// has chosen it is not yet up, or restarts.
+pub fn free_port() -> io::Result<u16> {
+    const PORTS: Range<u16> = 20_000..32_000;
+    let [one, other, ..] = Uuid::new_v4().into_bytes();
+    let start = PORTS.start + u16::from_le_bytes([one, other]) % (PORTS.end - PORTS.start);
+    (start..PORTS.end)
+        .chain(PORTS.start..start)
+        .find(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok())
+        .ok_or_else(|| io::ErrorKind::AddrInUse.into())
+}
 
 /// Why an embedded server did not start or stop. Each text names the remedy where there is one.
 #[derive(Debug, thiserror::Error)]

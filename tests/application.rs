@@ -236,5 +236,5 @@ async fn half_a_request_is_cut_off_and_shutdown_does_not_wait_for_idle_clients()
 
     shutdown.cancel();
 
-    tokio::time::timeout(Duration::from_secs(5), serving).await.expect("it ends").unwrap();
+    tokio::time::timeout(Duration::from_secs(9), serving).await.expect("it ends").unwrap();
 }

@@ -49,7 +49,7 @@ async fn a_tenant_that_has_just_changed_is_known_all_the_same() {
     fleet.complete(&suspend).await;
     let resume = fleet.environment.resume(&slug("acme"), BY).await.unwrap();
     fleet.complete(&resume).await;
-    sleep(NEWS).await;
+    sleep(3 * NEWS).await;
 
     take_away_catalog(&fleet).await;
 

@@ -165,9 +165,9 @@ async fn a_long_migration_and_no_worker_at_all_keep_nobody_away() {
     for name in ["acme", "globex"] {
         fleet.create_tenant(name).await;
     }
-    let slow = format!("{LABELS} select pg_sleep(2);");
+    let slow = format!("{LABELS} select pg_sleep(8);");
     worker(&fleet, CatchUpMode::OnDemand, "V2__slow.sql", &slow).await;
-    let router = router(&fleet, Duration::from_secs(1));
+    let router = router(&fleet, Duration::from_secs(4));
     let use_it = async |name: &str| {
         let began = Instant::now();
         let connection = router.connection(&slug(name)).await.unwrap();
@@ -176,14 +176,14 @@ async fn a_long_migration_and_no_worker_at_all_keep_nobody_away() {
     };
 
     let (has_it, waited) = use_it("acme").await;
-    assert!(!has_it && waited >= Duration::from_millis(700), "{waited:?}");
+    assert!(!has_it && waited >= Duration::from_millis(2900), "{waited:?}");
     tokio::time::sleep(Duration::from_millis(300)).await;
     let (has_it, waited) = use_it("acme").await;
-    assert!(!has_it && waited < Duration::from_millis(600), "once is enough: {waited:?}");
+    assert!(!has_it && waited < Duration::from_millis(2500), "once is enough: {waited:?}");
 
     let _driven = drive(&fleet);
     let (has_it, waited) = use_it("globex").await;
-    assert!(!has_it && waited >= Duration::from_millis(700), "{waited:?}");
+    assert!(!has_it && waited >= Duration::from_millis(2900), "{waited:?}");
     eventually("both are migrated", async || use_it("acme").await.0 && use_it("globex").await.0)
         .await;
     assert_eq!(migrations(&fleet).await, 2);
@@ -197,7 +197,7 @@ async fn a_long_migration_and_no_worker_at_all_keep_nobody_away() {
         .await
         .unwrap();
     let (_, waited) = use_it("acme").await;
-    assert!(waited < Duration::from_millis(600), "{waited:?}");
+    assert!(waited < Duration::from_millis(2500), "{waited:?}");
     assert_eq!(migrations(&fleet).await, 2);
 }
 
@@ -229,7 +229,7 @@ async fn a_rollout_a_freeze_and_files_that_do_not_run_migrate_nobody_on_demand()
     assert_eq!(migrations(&fleet).await, 0);
 
     upkeep::tend(&fleet.environment).await.unwrap();
-    assert!(use_it().await);
+    eventually("it is migrated", async || use_it().await).await;
 }
 
 #[tokio::test]

@@ -289,8 +289,8 @@ async fn drills_are_asked_for_by_the_clock_once_and_go_round() {
         fleet.create_tenant(name).await;
         fleet.back_up(name).await;
     }
-    let schedule = DrillSchedule { moments: "* * * * *".parse().unwrap(), sample: 1 };
-    let long_ago = Timestamp::now() - 1.hour();
+    let schedule = DrillSchedule { moments: "0 0 1 1 *".parse().unwrap(), sample: 1 };
+    let long_ago = Timestamp::now() - (4 * 366 * 24).hours();
     let ask = async || drill_if_due(&fleet.environment, &schedule, long_ago).await.unwrap();
 
     let first = ask().await;
@@ -301,7 +301,7 @@ async fn drills_are_asked_for_by_the_clock_once_and_go_round() {
             catalog.query_one("select batch_id from operations where kind = 'drill' order by created_at desc limit 1", &[]).await.unwrap().get(0);
         settle(&fleet, batch).await;
         catalog
-            .batch_execute("update operations set created_at = created_at - interval '2 minutes' where kind = 'drill'")
+            .batch_execute("update operations set created_at = created_at - interval '1 year' where kind = 'drill'")
             .await
             .unwrap();
         ask().await;

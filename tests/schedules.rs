@@ -180,6 +180,10 @@ async fn no_backup_begins_on_a_server_under_pressure() {
     for session in busy {
         session.await.unwrap();
     }
+    eventually("they have left", async || {
+        admin.query_one(at_work, &[]).await.unwrap().get::<_, i64>(0) == 0
+    })
+    .await;
 
     let look = fleet.environment.back_up_due(day(1)).await.unwrap();
     assert_eq!(look.asked, 1, "it waits no longer");

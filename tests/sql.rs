@@ -373,5 +373,5 @@ pub async fn woken(sql: &Sql) {
 
 /// Settings with a short time for statements.
 pub fn hasty() -> SqlSettings {
-    SqlSettings { statement_timeout: Duration::from_millis(300), ..SqlSettings::default() }
+    SqlSettings { statement_timeout: Duration::from_secs(1), ..SqlSettings::default() }
 }

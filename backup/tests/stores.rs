@@ -56,7 +56,7 @@ async fn an_upload_that_fails_or_is_dropped_leaves_nothing() {
 
         let failed = store.upload(&key, Endless { error_after: Some(3) }).await;
         let dropped = store.upload(&key, Endless { error_after: None });
-        let unfinished = tokio::time::timeout(std::time::Duration::from_millis(50), dropped).await;
+        let unfinished = tokio::time::timeout(std::time::Duration::from_millis(250), dropped).await;
 
         assert!(matches!(failed, Err(StoreError::Source(_))), "{store:?}");
         assert!(unfinished.is_err(), "{store:?}");

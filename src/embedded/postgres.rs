@@ -14,7 +14,6 @@ mod tests;
 use std::{
     collections::BTreeMap,
     fs,
-    net::{Ipv4Addr, TcpListener},
     os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -32,7 +31,7 @@ use self::{
     installation::last_lines,
     postmaster::{DEATH_SIGNAL, Postmaster},
 };
-use super::{EmbeddedError, blocking, scratch::Scratch};
+use super::{EmbeddedError, blocking, free_port, scratch::Scratch};
 
 /// Recovery of a large cluster after a crash takes its time; as long as the postmaster lives we
 /// wait this long.
@@ -296,10 +295,7 @@ impl Place {
         match self.settings.port {
             Port::Tcp(port) => Ok(port),
             Port::SocketOnly => Ok(SOCKET_PORT),
-            Port::Free => TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
-                .and_then(|listener| listener.local_addr())
-                .map(|address| address.port())
-                .map_err(EmbeddedError::io("find a free port on 127.0.0.1")),
+            Port::Free => free_port().map_err(EmbeddedError::io("find a free port on 127.0.0.1")),
         }
     }
 

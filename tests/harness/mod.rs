@@ -17,7 +17,7 @@ pub mod wire;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use secrecy::SecretString;
 use tempfile::TempDir;
@@ -349,9 +349,10 @@ pub fn install_crypto() {
     _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
 }
 
-/// Waits until a condition holds; fails after ten seconds.
+/// Waits until a condition holds; fails after a minute.
 pub async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
-    for _ in 0..500 {
+    let deadline = Instant::now() + Duration::from_mins(1);
+    while Instant::now() < deadline {
         if holds().await {
             return;
         }

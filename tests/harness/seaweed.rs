@@ -3,7 +3,6 @@
 //! `.ci/bootstrap tests` brings it. It has what the embedded one lacks: a list of unfinished uploads, versions
 //! and Object Lock.
 
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -12,6 +11,7 @@ use aws_sdk_s3::Client;
 use aws_sdk_s3::config::{BehaviorVersion, Credentials, Region};
 use serde_json::json;
 use tempfile::TempDir;
+use tenantry::embedded::free_port;
 use tenantry_backup::{BackupStore, S3Settings};
 
 const PROGRAM: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/seaweedfs/site/bin/weed");
@@ -138,6 +138,5 @@ impl Drop for SeaweedFs {
 }
 
 fn free_ports() -> Vec<u16> {
-    let listeners = PORTS.map(|_| TcpListener::bind("127.0.0.1:0").unwrap());
-    listeners.iter().map(|listener| listener.local_addr().unwrap().port()).collect()
+    PORTS.iter().map(|_| free_port().unwrap()).collect()
 }

@@ -106,5 +106,5 @@ async fn an_alias_that_was_given_up_leads_to_its_next_tenant_at_once() {
 
     let next =
         eventually("it is the next one", async || found().await.as_deref() == Some("globex"));
-    tokio::time::timeout(Duration::from_secs(2), next).await.expect("not after some seconds");
+    tokio::time::timeout(Duration::from_secs(4), next).await.expect("not after some seconds");
 }

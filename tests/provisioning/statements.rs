@@ -32,7 +32,7 @@ const NEXT: (&str, &str) = ("V5__next.sql", "create table next (n int)");
 
 /// Ends the session that waits for a lock, as soon as there is one.
 async fn cut(admin: &Connection) {
-    for _ in 0..500 {
+    for _ in 0..6000 {
         let ended = admin
             .query(
                 "select pg_terminate_backend(pid) from pg_stat_activity

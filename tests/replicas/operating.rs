@@ -144,10 +144,10 @@ async fn what_a_read_replica_cannot_finish_is_read_from_the_primary() {
         heard["rows"][0]["elsewhere"].as_bool().unwrap()
     };
     let question = "select pg_is_in_recovery() as elsewhere";
-    let slow = "select pg_is_in_recovery() as elsewhere, pg_sleep(2)";
+    let slow = "select pg_is_in_recovery() as elsewhere, pg_sleep(6)";
     let under_way = async || {
         let running =
-            "select from pg_stat_activity where state = 'active' and query like '%pg_sleep(2)'
+            "select from pg_stat_activity where state = 'active' and query like '%pg_sleep(6)'
                          and pid <> pg_backend_pid()";
         eventually("it runs there", async || !there.query(running, &[]).await.unwrap().is_empty())
             .await;

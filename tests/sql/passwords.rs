@@ -125,15 +125,18 @@ async fn without_the_setting_a_password_means_nothing() {
 }
 
 #[tokio::test]
-async fn a_password_that_was_changed_is_refused_within_a_second() {
+async fn a_password_that_was_changed_is_refused() {
     let sql = start().await;
     let old = password(&sql.fleet, "acme").await;
     ask(&sql, "tenant_acme", &old).await.ok();
 
     let rotation = sql.fleet.environment.rotate_password(&slug("acme"), BY).await.unwrap();
     sql.fleet.complete(&rotation).await;
-    tokio::time::sleep(Duration::from_secs(1)).await;
 
+    eventually("the old one is refused", async || {
+        ask(&sql, "tenant_acme", &old).await.status != StatusCode::OK
+    })
+    .await;
     assert_eq!(ask(&sql, "tenant_acme", &old).await.code(), "password_refused");
     let new = password(&sql.fleet, "acme").await;
     ask(&sql, "tenant_acme", &new).await.ok();
@@ -168,7 +171,8 @@ async fn guessing_comes_to_an_end_and_costs_the_catalog_nothing() {
     let heard = guesses(40).await;
 
     let judged = heard.iter().filter(|(status, _)| *status == StatusCode::UNAUTHORIZED).count();
-    assert_eq!(judged, 10, "{heard:?}");
+    // One more comes every six seconds.
+    assert!((10..=12).contains(&judged), "{heard:?}");
     for (status, wait) in &heard {
         assert_eq!(*status == StatusCode::TOO_MANY_REQUESTS, wait.is_some(), "{heard:?}");
     }

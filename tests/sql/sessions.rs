@@ -340,7 +340,7 @@ async fn a_statement_that_a_migration_overtook_is_prepared_again() {
 async fn sessions_are_bounded_wait_in_line_and_are_closed_when_idle() {
     let router = RouterSettings {
         pool_max_size: 2,
-        pool_wait_timeout: Duration::from_millis(700),
+        pool_wait_timeout: Duration::from_secs(2),
         pool_idle_timeout: Duration::from_secs(3),
         ..router_settings()
     };
@@ -353,7 +353,7 @@ async fn sessions_are_bounded_wait_in_line_and_are_closed_when_idle() {
     read(&sql, json!({ "query": "select 1" })).await.ok();
     assert!(sql.backends("acme").await <= 2);
 
-    let slow = json!({ "query": "select pg_sleep(2)" });
+    let slow = json!({ "query": "select pg_sleep(6)" });
     let (one, two, third) =
         tokio::join!(sql.ask("acme", slow.clone()), sql.ask("acme", slow), async {
             tokio::time::sleep(Duration::from_millis(300)).await;
@@ -372,14 +372,14 @@ async fn sessions_of_an_older_generation_are_closed() {
     let sql = Sql::start().await;
     sql.query("select 1").await.ok();
     let pid = backend(&sql).await;
-    let limits = TenantSettings::parse(json!({ "limits": { "statement_timeout": "100ms" } }));
+    let limits = TenantSettings::parse(json!({ "limits": { "statement_timeout": "1s" } }));
 
     let acme = slug("acme");
     let change = sql.fleet.catalog().change_settings(&acme, "test", |_| limits);
     change.await.unwrap();
 
     eventually("the new limit is in force", async || {
-        sql.query("show statement_timeout").await.ok()["rows"][0]["statement_timeout"] == "100ms"
+        sql.query("show statement_timeout").await.ok()["rows"][0]["statement_timeout"] == "1s"
     })
     .await;
     assert_ne!(backend(&sql).await, pid);
@@ -405,7 +405,7 @@ async fn sessions_that_come_back_keep_to_a_budget_that_has_shrunk() {
     }
     // Not as late as when the replica next hears what its part is.
     let two = eventually("two are left", async || sql.backends("acme").await == 2);
-    tokio::time::timeout(Duration::from_secs(2), two).await.expect("the others are closed at once");
+    tokio::time::timeout(Duration::from_secs(4), two).await.expect("the others are closed at once");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

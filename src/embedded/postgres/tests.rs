@@ -3,7 +3,7 @@
 use std::{
     error::Error as _,
     io::{BufRead as _, BufReader},
-    net::TcpListener,
+    net::{Ipv4Addr, TcpListener},
     process::{Child, ChildStdin},
 };
 
