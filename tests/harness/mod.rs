@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 
 use secrecy::SecretString;
 use tempfile::TempDir;
+use tenantry::TenantConnection;
 use tenantry::catalog::Catalog;
 use tenantry::catalog::changes::Changes;
 use tenantry::catalog::operations::{OperationRecord, OperationState};
@@ -332,13 +333,13 @@ pub async fn connect(url: &str) -> Result<Client, tokio_postgres::Error> {
     Ok(client)
 }
 
-pub async fn assert_each_runs(client: &Client, statements: &[&str]) {
+pub async fn assert_each_runs(client: &TenantConnection, statements: &[&str]) {
     for sql in statements {
         client.query(*sql, &[]).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
     }
 }
 
-pub async fn assert_each_is_refused(client: &Client, statements: &[&str]) {
+pub async fn assert_each_is_refused(client: &TenantConnection, statements: &[&str]) {
     for sql in statements {
         let answer = client.query(*sql, &[]).await;
         assert!(answer.is_err_and(|error| error.code().is_some()), "{sql}");
