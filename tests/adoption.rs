@@ -15,10 +15,8 @@ use tenantry::tenant::TenantState;
 use tenantry_provisioning::Obstacle;
 use tokio_postgres::Client;
 
-use crate::harness::{
-    BY, Fleet, Options, assert_each_is_refused, assert_each_runs, connect, eventually, new_tenant,
-    slug,
-};
+use crate::harness::{BY, Fleet, Options, connect, eventually, new_tenant, slug};
+use crate::harness::{assert_each_is_refused, assert_each_runs};
 
 mod commands;
 mod elsewhere;
