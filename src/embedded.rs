@@ -24,7 +24,9 @@ use std::{
 };
 
 pub use object_store::EmbeddedS3;
-pub use postgres::{EmbeddedPostgres, Port, PostgresSettings, RestoredCluster, RestoredPostgres};
+pub use postgres::{
+    ClusterTemplate, EmbeddedPostgres, Port, PostgresSettings, RestoredCluster, RestoredPostgres,
+};
 use secrecy::SecretString;
 
 /// Why an embedded server did not start or stop. Each text names the remedy where there is one.
