@@ -9,7 +9,7 @@ use tenantry::operations::rollouts::{RolloutPlan, Selection};
 
 use super::{complete, start};
 use crate::harness::Fleet;
-use crate::harness::process::serve_command;
+use crate::harness::process::{Moments, serve_command};
 
 const TENANTS: usize = 40;
 /// How often, unless `TENANTRY_CRASH_ROUNDS` says otherwise; `make soak` asks for a hundred.
@@ -54,6 +54,10 @@ async fn killing_three_workers_at_once_runs_every_file_once() {
     };
     let mut version = 1;
     let mut current = None;
+    let catalog = fleet.admin("tenantry").await;
+    let migrated = "select count(*) from operations where kind = 'migrate' and state = 'succeeded'";
+    let migrated = async || catalog.query_one(migrated, &[]).await.unwrap().get::<_, i64>(0);
+    let mut moments = Moments::new(200, 1800);
 
     for round in 0..rounds {
         let open = match &current {
@@ -74,7 +78,7 @@ async fn killing_three_workers_at_once_runs_every_file_once() {
         }
         let mut workers = [worker(&fleet), worker(&fleet), worker(&fleet)];
         // From before the first statement to the middle of a wave.
-        tokio::time::sleep(Duration::from_millis(200 + (round as u64 * 7919) % 1800)).await;
+        tokio::time::sleep(moments.next(migrated().await)).await;
         for worker in &mut workers {
             worker.kill().unwrap();
             worker.wait().unwrap();
@@ -82,9 +86,7 @@ async fn killing_three_workers_at_once_runs_every_file_once() {
         }
     }
 
-    let migrated = "select count(*) from operations where kind = 'migrate' and state = 'succeeded'";
-    let catalog = fleet.admin("tenantry").await;
-    let migrated: i64 = catalog.query_one(migrated, &[]).await.unwrap().get(0);
+    let migrated = migrated().await;
     let open = fleet.catalog().rollout(current.unwrap()).await.unwrap();
     if open.state == RolloutState::Running {
         let last = complete(&fleet, &open).await;
