@@ -10,8 +10,7 @@ demo: install-deps ## Tell the whole story on an embedded PostgreSQL and S3, in 
 	@target/debug/tenantry demo
 
 test: ## Run the whole suite
-	@.ci/bootstrap tests
-	cargo test --workspace --no-fail-fast
+	@.ci/test
 
 soak: ## A quarter of an hour of bad weather, a hundred deaths of three workers, a thousand faults before the bucket
 	@.ci/bootstrap tests

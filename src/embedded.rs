@@ -26,7 +26,9 @@ use std::{
 };
 
 pub use object_store::EmbeddedS3;
-pub use postgres::{EmbeddedPostgres, Port, PostgresSettings, RestoredCluster, RestoredPostgres};
+pub use postgres::{
+    ClusterTemplate, EmbeddedPostgres, Port, PostgresSettings, RestoredCluster, RestoredPostgres,
+};
 use secrecy::SecretString;
 use uuid::Uuid;
 

@@ -2,13 +2,12 @@
 //! and bucket are as an undisturbed run leaves them.
 
 use std::process::Stdio;
-use std::time::Duration;
 
 use tenantry::catalog::operations::{OperationFilter, OperationRecord, OperationState};
 use tenantry::operations::request::BackupChoice;
 use tenantry::operations::upkeep;
 
-use crate::harness::process::serve_command;
+use crate::harness::process::{Moments, serve_command};
 use crate::harness::{BY, Fleet, Options, new_tenant, slug};
 
 const ROUNDS: usize = 50;
@@ -64,13 +63,9 @@ async fn killing_the_worker_fifty_times_changes_nothing() {
     let fleet = fleet().await;
     let mut chapters = [0; TENANTS.len()];
     let mut current: [Option<OperationRecord>; TENANTS.len()] = [const { None }; TENANTS.len()];
+    let mut moments = Moments::new(30, 500);
 
-    for round in 0.. {
-        let came_on = chapters.iter().sum::<usize>() > TENANTS.len();
-        if round >= ROUNDS && came_on {
-            break;
-        }
-        assert!(round < 10 * ROUNDS, "the workers got nowhere: {chapters:?}");
+    for _ in 0..ROUNDS {
         for (index, name) in TENANTS.iter().enumerate() {
             let settled = match &current[index] {
                 Some(operation) => {
@@ -84,14 +79,17 @@ async fn killing_the_worker_fifty_times_changes_nothing() {
             }
         }
         let mut worker = serve_command(&fleet, "worker").stderr(Stdio::inherit()).spawn().unwrap();
-        // From before its first statement to the middle of a dump; spread by a fixed rule, and longer where fifty
-        // workers got nowhere.
-        let moment = 30 + (round * 7919) % (500 * (1 + round / ROUNDS));
-        tokio::time::sleep(Duration::from_millis(moment as u64)).await;
+        // From before its first statement to the middle of a dump.
+        let done: usize = chapters.iter().sum();
+        tokio::time::sleep(moments.next(i64::try_from(done).unwrap())).await;
         worker.kill().unwrap();
         worker.wait().unwrap();
     }
 
+    assert!(
+        chapters.iter().sum::<usize>() > TENANTS.len(),
+        "the workers got nowhere: {chapters:?}"
+    );
     for (index, name) in TENANTS.iter().enumerate() {
         if let Some(operation) = &current[index] {
             let ended = fleet.runner().complete(operation.id).await.unwrap();

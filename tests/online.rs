@@ -34,7 +34,12 @@ struct Two {
 fn logical() -> PostgresSettings {
     let mut settings = PostgresSettings::scratch();
     let set = |name: &str, value: &str| (name.to_owned(), value.to_owned());
-    settings.extra = vec![set("wal_level", "logical"), set("log_statement", "all")];
+    settings.extra = vec![
+        set("wal_level", "logical"),
+        set("log_statement", "all"),
+        // A server starts no second subscription for so long after the first, which is 5 s unless somebody says.
+        set("wal_retrieve_retry_interval", "100ms"),
+    ];
     settings
 }
 

@@ -106,6 +106,10 @@ pub struct EmbeddedPostgres {
     place: Arc<Place>,
 }
 
+/// A cluster that was stopped for good. New ones begin with what is in it: [`EmbeddedPostgres::start_copy`].
+#[derive(Debug, Clone)]
+pub struct ClusterTemplate(Arc<Place>);
+
 /// Where a cluster lives and how it is started: what stays the same over a restart.
 #[derive(Debug)]
 struct Place {
@@ -133,13 +137,25 @@ impl EmbeddedPostgres {
     pub async fn start_scratch(settings: PostgresSettings) -> Result<Self, EmbeddedError> {
         blocking(move || {
             let template = template(settings.bin_dir.as_deref())?;
-            let scratch = Scratch::new()?;
-            let data_dir = scratch.path().join("data");
-            let origin = Origin::CopyOf(&template.directory);
-            let directory = DataDirectory::open(&data_dir, false, &origin)?;
-            Self::launch(settings, directory, scratch)
+            Self::launch_copy(settings, &template.directory)
         })
         .await
+    }
+
+    /// Starts a new cluster in a temporary directory as [`EmbeddedPostgres::start_scratch`] does, which
+    /// begins with the template's version, databases, roles and password.
+    pub async fn start_copy(
+        template: &ClusterTemplate,
+        settings: PostgresSettings,
+    ) -> Result<Self, EmbeddedError> {
+        let template = template.clone();
+        blocking(move || Self::launch_copy(settings, &template.0.directory)).await
+    }
+
+    /// Stops it as [`EmbeddedPostgres::stop`] does, and keeps it for copies.
+    pub async fn into_template(self) -> ClusterTemplate {
+        self.shut_down().await;
+        ClusterTemplate(Arc::clone(&self.place))
     }
 
     /// Starts a standby of this cluster in a temporary directory, which goes away with it: with the same
@@ -248,6 +264,16 @@ impl EmbeddedPostgres {
         for pid in self.place.directory.processes() {
             let _ = kill_process(pid, Signal::KILL);
         }
+    }
+
+    fn launch_copy(
+        settings: PostgresSettings,
+        original: &DataDirectory,
+    ) -> Result<Self, EmbeddedError> {
+        let scratch = Scratch::new()?;
+        let origin = Origin::CopyOf(original);
+        let directory = DataDirectory::open(&scratch.path().join("data"), false, &origin)?;
+        Self::launch(settings, directory, scratch)
     }
 
     fn launch(

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a panic is a test's message; here and in the benchmark")]
 
 pub mod certificates;
+mod cluster;
 pub mod dns;
 pub mod faulty_s3;
 pub mod postgres18;
@@ -78,11 +79,12 @@ impl Fleet {
 
     pub async fn start_with(options: Options) -> Self {
         install_crypto();
-        let postgres = EmbeddedPostgres::start_scratch(options.postgres).await.unwrap();
-        let s3 = EmbeddedS3::start_scratch("backups").await.unwrap();
         let migrations = TempDir::new().unwrap();
         std::fs::copy("migrations/tenant/V1__boards.sql", migrations.path().join("V1__boards.sql"))
             .unwrap();
+        let template = options.template.then_some(options.hardening);
+        let postgres = cluster::start(options.postgres, migrations.path(), template).await;
+        let s3 = EmbeddedS3::start_scratch("backups").await.unwrap();
 
         let master_key = MasterKey::generate();
         let catalog = catalog(&postgres, &master_key);

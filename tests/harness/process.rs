@@ -132,3 +132,33 @@ pub fn memory(pid: u32, field: &str) -> usize {
     let line = status.lines().find_map(|line| line.strip_prefix(field)).unwrap();
     line.trim().trim_end_matches(" kB").parse::<usize>().unwrap() * 1024
 }
+
+/// When a test kills its workers: at moments that a fixed rule spreads from before their first statement to the middle
+/// of their work. On a busy machine that comes later, so they spread wider whenever the workers got nowhere for a while.
+pub struct Moments {
+    earliest: u64,
+    spread: u64,
+    rounds: u64,
+    progress: i64,
+    /// How many rounds ago that was another.
+    stuck: u64,
+}
+
+impl Moments {
+    /// After so many milliseconds at the earliest, and so many more at the latest.
+    pub fn new(earliest: u64, spread: u64) -> Self {
+        Self { earliest, spread, rounds: 0, progress: 0, stuck: 0 }
+    }
+
+    /// How long the workers of this round may live, by what all of them have got done so far.
+    pub fn next(&mut self, progress: i64) -> Duration {
+        self.stuck = if progress == self.progress { self.stuck + 1 } else { 0 };
+        self.progress = progress;
+        if self.stuck == 5 {
+            (self.spread, self.stuck) = (self.spread * 2, 0);
+        }
+        let moment = self.earliest + (self.rounds * 7919) % self.spread;
+        self.rounds += 1;
+        Duration::from_millis(moment)
+    }
+}

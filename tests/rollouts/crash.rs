@@ -9,7 +9,7 @@ use tenantry::operations::rollouts::{RolloutPlan, Selection};
 
 use super::{complete, start};
 use crate::harness::Fleet;
-use crate::harness::process::serve_command;
+use crate::harness::process::{Moments, serve_command};
 
 const TENANTS: usize = 40;
 /// How often, unless `TENANTRY_CRASH_ROUNDS` says otherwise; `make soak` asks for a hundred.
@@ -54,18 +54,12 @@ async fn killing_three_workers_at_once_runs_every_file_once() {
     };
     let mut version = 1;
     let mut current = None;
-
     let catalog = fleet.admin("tenantry").await;
-    let migrated = async || -> i64 {
-        let sql = "select count(*) from operations where kind = 'migrate' and state = 'succeeded'";
-        catalog.query_one(sql, &[]).await.unwrap().get(0)
-    };
+    let migrated = "select count(*) from operations where kind = 'migrate' and state = 'succeeded'";
+    let migrated = async || catalog.query_one(migrated, &[]).await.unwrap().get::<_, i64>(0);
+    let mut moments = Moments::new(200, 1800);
 
-    for round in 0.. {
-        if round >= rounds && migrated().await > 0 {
-            break;
-        }
-        assert!(round < 10 * rounds, "the workers got nowhere");
+    for round in 0..rounds {
         let open = match &current {
             None => false,
             Some(id) => {
@@ -83,9 +77,8 @@ async fn killing_three_workers_at_once_runs_every_file_once() {
             current = Some(start(&fleet, &plan).await.id);
         }
         let mut workers = [worker(&fleet), worker(&fleet), worker(&fleet)];
-        // From before the first statement to the middle of a wave, and longer where nobody got anywhere.
-        let longest = 1800 * (1 + round / rounds) as u64;
-        tokio::time::sleep(Duration::from_millis(200 + (round as u64 * 7919) % longest)).await;
+        // From before the first statement to the middle of a wave.
+        tokio::time::sleep(moments.next(migrated().await)).await;
         for worker in &mut workers {
             worker.kill().unwrap();
             worker.wait().unwrap();
@@ -93,11 +86,13 @@ async fn killing_three_workers_at_once_runs_every_file_once() {
         }
     }
 
+    let migrated = migrated().await;
     let open = fleet.catalog().rollout(current.unwrap()).await.unwrap();
     if open.state == RolloutState::Running {
         let last = complete(&fleet, &open).await;
         assert_eq!(last.state, RolloutState::Succeeded, "{:?}", last.reason);
     }
+    assert!(migrated > 0, "the workers got nowhere");
     let expected: Vec<i64> = (2..=i64::try_from(version).unwrap()).collect();
     for number in 0..TENANTS {
         let admin = fleet.admin(&format!("tenant_{}", name(number))).await;

@@ -227,3 +227,16 @@ async fn a_standby_follows_its_primary_and_can_take_its_place() {
     reader.batch_execute("select pg_promote()").await.unwrap();
     reader.batch_execute("insert into kept default values").await.unwrap();
 }
+
+#[tokio::test]
+async fn a_copy_begins_with_what_its_template_holds_and_changes_nothing_there() {
+    let cluster = EmbeddedPostgres::start_scratch(PostgresSettings::scratch()).await.unwrap();
+    connect(&cluster.url()).await.batch_execute("create table kept ()").await.unwrap();
+    let template = cluster.into_template().await;
+
+    for _ in 0..2 {
+        let copy =
+            EmbeddedPostgres::start_copy(&template, PostgresSettings::scratch()).await.unwrap();
+        connect(&copy.url()).await.batch_execute("drop table kept").await.unwrap();
+    }
+}
