@@ -96,7 +96,7 @@ impl PlanQuery {
             bake_secs: self.bake_secs.unwrap_or(0),
             concurrency: self.concurrency,
             to: self.to,
-            track: tracks::checked(self.track)?,
+            track: tracks::checked(self.track.as_deref())?,
             ..RolloutPlan::default()
         })
     }

@@ -140,7 +140,7 @@ pub(super) async fn create(
         tier: body.tier,
         settings: checked_settings(&admin, body.settings)?.unwrap_or_default(),
         server: plain_text(body.server, "server")?,
-        track: tracks::checked(body.track)?,
+        track: tracks::checked(body.track.as_deref())?,
     };
     let asked =
         admin.environment.create_tenant(&new, body.include_sample_data, caller.requester()).await?;

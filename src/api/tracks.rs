@@ -36,13 +36,13 @@ pub(super) async fn set(
 ) -> Result<Json<TenantDocument>, ApiError> {
     caller.require(Scope::TenantsWrite)?;
     let (slug, Json(body)) = (TenantSlug::parse(&slug)?, body?);
-    let track = checked(body.track)?;
+    let track = checked(body.track.as_deref())?;
     let by = caller.requester().name;
     Ok(Json(admin.environment.set_track(&slug, track.as_ref(), by).await?.into()))
 }
 
 /// A name that a track can have.
-pub(super) fn checked(track: Option<String>) -> Result<Option<Label>, ApiError> {
-    let parsed = track.as_deref().map(Label::parse).transpose();
+pub(super) fn checked(track: Option<&str>) -> Result<Option<Label>, ApiError> {
+    let parsed = track.map(Label::parse).transpose();
     parsed.map_err(|error| ApiError::invalid(format!("`track`: {error}")))
 }
