@@ -54,6 +54,7 @@ mod sql;
 mod tenant;
 mod tenants;
 mod tiers;
+mod tracks;
 mod usage;
 pub mod verification;
 
@@ -161,6 +162,7 @@ fn admin_routes() -> OpenApiRouter<Admin> {
         .routes(routes!(erasures::get))
         .routes(routes!(tenants::rename))
         .routes(routes!(tenants::relocate))
+        .routes(routes!(tracks::set))
         .routes(routes!(clones::clone))
         .routes(routes!(adoptions::adopt))
         .routes(routes!(aliases::list))
@@ -289,6 +291,7 @@ mod tests {
             "/api/setup/tenants/{slug}/clone",
             "/api/setup/tenants/{slug}/adopt",
             "/api/setup/tenants/{slug}/aliases",
+            "/api/setup/tenants/{slug}/track",
             "/api/setup/tenants/{slug}/backup",
             "/api/setup/tenants/{slug}/restore",
             "/api/setup/tenants/{slug}/drill",

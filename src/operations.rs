@@ -62,6 +62,7 @@ mod rotate_password;
 pub mod runner;
 pub mod sizes;
 mod suspend;
+pub mod tracks;
 mod transfer;
 mod undo;
 pub mod upkeep;
@@ -98,7 +99,7 @@ pub enum Work {
     },
     /// Make a tenant of a database that is there already.
     Adopt(AdoptFrom),
-    /// Bring the schema to the newest migration.
+    /// Bring the schema to the newest migration, of its track too.
     Migrate {
         /// No further than to this version.
         #[serde(default, skip_serializing_if = "Option::is_none")]

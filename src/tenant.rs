@@ -72,10 +72,34 @@ pub struct Tenant {
     pub schema_version: i64,
     /// The repeatable migration files that it was last brought to, as a digest; empty is none.
     pub repeatables_digest: String,
+    /// What it gets beyond the files of every tenant.
+    pub track: Option<TenantTrack>,
     /// When it was asked for.
     pub created_at: Timestamp,
     /// When it last changed.
     pub updated_at: Timestamp,
+}
+
+/// The track that a tenant is in, and how far it is there.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TenantTrack {
+    /// The track.
+    pub name: Label,
+    /// The last migration of the track that finished; 0 when none has.
+    pub version: i64,
+    /// Its repeatable files that the tenant was last brought to, as a digest; empty is none.
+    pub repeatables_digest: String,
+}
+
+/// The schema that a tenant's database has.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SchemaState {
+    /// The last migration that finished; 0 when none has.
+    pub version: i64,
+    /// The digest of the repeatable files; `None` where they were left alone.
+    pub repeatables: Option<String>,
+    /// How far it is with the files of its track; `None` where these were left alone.
+    pub track: Option<TenantTrack>,
 }
 
 /// How a tenant is hosted.
@@ -209,6 +233,35 @@ impl Tier {
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|tier| tier.as_str() == text)
+    }
+}
+
+impl TenantTrack {
+    /// A track of which nothing has been applied yet.
+    #[must_use]
+    pub fn begin(name: Label) -> Self {
+        Self { name, version: 0, repeatables_digest: String::new() }
+    }
+}
+
+impl Tenant {
+    /// The versions that it is at, of the common files and of its track: whoever has prepared statements for other
+    /// ones must not use them.
+    #[must_use]
+    pub fn schema(&self) -> (i64, i64) {
+        (self.schema_version, self.track_version())
+    }
+
+    /// The last migration of its track that finished; 0 when none has, and where it is in no track.
+    #[must_use]
+    pub fn track_version(&self) -> i64 {
+        self.track.as_ref().map_or(0, |track| track.version)
+    }
+
+    /// The name of its track.
+    #[must_use]
+    pub fn track_name(&self) -> Option<&Label> {
+        self.track.as_ref().map(|track| &track.name)
     }
 }
 

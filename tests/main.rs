@@ -68,4 +68,5 @@ mod soak;
 mod sql;
 mod sso;
 mod traces;
+mod tracks;
 mod usage;

@@ -338,6 +338,36 @@ async fn backups_that_a_deleted_tenant_left_can_be_restored_after_a_disaster_too
 }
 
 #[tokio::test]
+async fn a_tenant_of_a_track_comes_back_in_it_whether_or_not_the_catalog_was_backed_up() {
+    let fleet = Fleet::start().await;
+    std::fs::create_dir_all(fleet.migrations.path().join("tracks/gold")).unwrap();
+    let audits = "create table audits (id bigint primary key)";
+    fleet.add_migration("tracks/gold/V1__audits.sql", audits);
+    fleet.environment.reload_migrations().await.unwrap();
+    let track = Some(Label::parse("gold").unwrap());
+    let new = NewTenant { track, ..new_tenant("acme") };
+    let made = fleet.environment.create_tenant(&new, true, BY).await.unwrap();
+    fleet.complete(&made).await;
+    let acme = fleet.tenant("acme").await;
+    fleet.back_up("acme").await;
+
+    for is_known in [false, true] {
+        if is_known {
+            fleet.environment.back_up_catalog().await.unwrap();
+        }
+        let ruins = Ruins::of(&fleet).await;
+        let found = ruins.ask().await;
+        ruins.complete(&found).await;
+
+        let back = ruins.catalog().tenant_by_id(acme.id).await.unwrap();
+        assert_eq!((found.has_catalog, back.state), (is_known, TenantState::Active));
+        assert_eq!((back.schema(), back.track_name()), ((1, 1), new.track.as_ref()));
+        assert_eq!(ruins.count(back.database.as_str(), "audits").await, 0);
+        ruins.assert_healthy().await;
+    }
+}
+
+#[tokio::test]
 async fn a_rebuild_that_is_given_up_leaves_the_backup() {
     let fleet = Fleet::start().await;
     fleet.create_tenant_with("acme", true).await;

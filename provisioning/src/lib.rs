@@ -36,8 +36,9 @@ pub use role::{RoleFacts, random_password, scram_verifier};
 pub use schema::{
     Applied, AppliedFile, Blocker, Difference, DryRun, Effect, FileEffects, Labour, MaskError,
     MigrationFile, MigrationSet, MigrationTimeouts, Reading, RepeatableFile, Risk, Rule, Schema,
-    SchemaError, TableLock, TableSize, apply, baseline, build_from_zero, check_mask,
+    SchemaError, TableLock, TableSize, TrackVersion, apply, baseline, build_from_zero, check_mask,
     current_version, database_sizes, dry_run, read_schema, reference_schema, table_sizes,
+    track_version,
 };
 pub use server::{
     Connection, Loan, PooledClient, Problem, Server, ServerFacts, ServerUrl, TlsConnector, dial,

@@ -4,6 +4,9 @@
 //! meet (an advisory lock of ours, in the tenant's database), no file runs as anybody but
 //! `tenantry_owner`, the history cannot be written by the tenant, and an error names file and line.
 //!
+//! A database gets the files of one set, and may get those of a track beside it (see [`MigrationSet::track`]): the
+//! same is done with each of them, and each has a history of its own.
+//!
 //! A file runs in one transaction with its note in the history. One that cannot (its first line is
 //! `-- tenantry: no-transaction`) runs statement by statement, each with a note of its own. Repeatable
 //! files, which refinery does not know, run after all of the others.
@@ -37,6 +40,7 @@ mod session;
 mod set;
 mod sizes;
 mod statement;
+mod track;
 
 pub use baseline::baseline;
 pub use blockers::Blocker;
@@ -48,13 +52,11 @@ pub use mask::{MaskError, check_mask};
 pub use risk::{Effect, FileEffects, Labour, Risk, Rule, TableLock};
 pub use set::{MigrationFile, MigrationSet, RepeatableFile};
 pub use sizes::{TableSize, database_sizes, table_sizes};
+pub use track::{TrackVersion, track_version};
 
 use history::Row;
 use run::{Run, Script};
 use session::Session;
-
-/// Pasted into refinery's statements as it stands.
-const HISTORY_TABLE: &str = "tenantry.schema_history";
 
 /// Serialises migrations of one database: advisory locks are per database. `tenantry` in ASCII.
 const MIGRATION_LOCK: &str = "select pg_backend_pid(), pg_advisory_lock(8387233643963478649)";
@@ -128,12 +130,19 @@ async fn apply_pending(
 ) -> Result<Applied, SchemaError> {
     let connection = server.connect_as_owner(database, timeouts).await?;
     let standing = Standing::read(&connection, set).await?;
+    standing.require_track(set)?;
     let from = history::version(&standing.history);
     let pending = history::pending(set, &standing.history)?;
     let repeatables = standing.changed(set);
     let mut applied = Applied { from, to: from, files: Vec::new() };
 
     let run = Run { client: &connection, server, pid: standing.pid, timeouts };
+    if let Some(track) = set.of_track()
+        && standing.history.is_empty()
+        && !(pending.is_empty() && repeatables.is_empty())
+    {
+        journal::prepare_track(&connection, track).await?;
+    }
     if !pending.is_empty() {
         applied.files = apply_versions(&run, set, &standing.history, pending).await?;
         applied.to = applied.files.last().map_or(from, |file| file.version);
@@ -157,6 +166,8 @@ struct Standing {
     history: Vec<Row>,
     /// The repeatable files that it has, with their checksums.
     repeatables: BTreeMap<String, String>,
+    /// The track that it has files of, if that was asked for.
+    track: Option<String>,
     /// The process of the session.
     pid: i32,
 }
@@ -171,15 +182,27 @@ impl Standing {
                 _ => journal::repeatables(client).await,
             }
         };
-        let (locked, history, repeatables) = future::join3(
+        let track = async {
+            match set.of_track() {
+                None => Ok(None),
+                Some(_) => journal::held_track(client).await,
+            }
+        };
+        let (locked, history, repeatables, track) = future::join4(
             client.query_typed(MIGRATION_LOCK, &[]),
-            history::read(client),
+            history::read(client, history::table(set)),
             repeatables,
+            track,
         )
         .await;
         let locked = locked.map_err(SchemaError::not_locked)?;
         let pid = locked.first().map_or(0, |row| row.get(0));
-        Ok(Self { history: history?, repeatables: repeatables?, pid })
+        Ok(Self { history: history?, repeatables: repeatables?, track: track?, pid })
+    }
+
+    /// Refuses the files of a track to a database that has those of another one.
+    fn require_track(&self, set: &MigrationSet) -> Result<(), SchemaError> {
+        track::require(self.track.as_deref(), set)
     }
 
     /// The repeatable files that the database lacks, or has with another content.
@@ -197,7 +220,7 @@ async fn apply_versions(
 ) -> Result<Vec<AppliedFile>, SchemaError> {
     let mut runner =
         Runner::new(set.migrations()).set_target(Target::Version(set.target_version()));
-    runner.set_migration_table_name(HISTORY_TABLE);
+    runner.set_migration_table_name(history::table(set));
     let mut session = Session::new(run, history, pending);
     let ran = runner.run_async(&mut session).await;
     let (files, failure) = session.outcome();

@@ -72,6 +72,7 @@ pub(super) async fn adopt(
         tier: body.tier,
         settings: TenantSettings::default(),
         server: plain_text(Some(body.server), "server")?,
+        track: None,
     };
     let database = plain_text(Some(body.database), "database")?.unwrap_or_default();
     let (baseline, trust_functions) = (body.baseline, body.trust_functions);

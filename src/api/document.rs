@@ -57,6 +57,11 @@ pub struct TenantDocument {
     pub role: String,
     /// The newest migration that it holds.
     pub schema_version: i64,
+    /// The track that it is in.
+    #[schema(value_type = Option<String>)]
+    pub track: Option<Label>,
+    /// The newest migration of its track that it holds; 0 where it holds none of that yet.
+    pub track_version: Option<i64>,
     /// Which physical database is the live one.
     pub epoch: i64,
     /// Raised on every change of place, state, secret or limits.
@@ -86,6 +91,8 @@ impl From<Tenant> for TenantDocument {
             database: tenant.database.to_string(),
             role: tenant.role.to_string(),
             schema_version: tenant.schema_version,
+            track_version: tenant.track.as_ref().map(|track| track.version),
+            track: tenant.track.map(|track| track.name),
             epoch: tenant.epoch,
             generation: tenant.generation,
             settings: tenant.settings,

@@ -10,6 +10,7 @@ use serde::de::DeserializeOwned;
 use crate::catalog::{CatalogError, VersionError};
 use crate::operations::removal::RemovalError;
 use crate::operations::rollouts::RolloutError;
+use crate::operations::tracks::TrackError;
 use crate::operations::{AdoptionError, StepError, chain};
 use crate::problem::Problem;
 use crate::tenant::SlugError;
@@ -119,6 +120,15 @@ impl From<RemovalError> for ApiError {
         match error {
             RemovalError::Catalog(error) => error.into(),
             RemovalError::Step(error) => error.into(),
+        }
+    }
+}
+
+impl From<TrackError> for ApiError {
+    fn from(error: TrackError) -> Self {
+        match error {
+            TrackError::Catalog(error) => error.into(),
+            TrackError::Step(error) => error.into(),
         }
     }
 }

@@ -11,6 +11,7 @@ use super::Admin;
 use super::auth::Caller;
 use super::error::{ApiError, optional_json};
 use super::migrations::reload;
+use super::tracks;
 use crate::catalog::tokens::Scope;
 use crate::operations::rollouts::{PlanError, Preview, RolloutPlan, Selection, Trial};
 use crate::problem::Problem;
@@ -28,7 +29,8 @@ const MAX_SAMPLE: usize = 1000;
 pub(super) struct PlanQuery {
     /// These tenants, with commas between them; all that are behind when this is left out.
     tenants: Option<String>,
-    /// Who comes first, with commas: slugs, `5%`, `tag=beta`, `tier=shared`, `region=eu` or `server=eu-1`.
+    /// Who comes first, with commas: slugs, `5%`, `tag=beta`, `tier=shared`, `track=gold`, `region=eu` or
+    /// `server=eu-1`.
     canary: Option<String>,
     /// Who comes then, in order, with commas.
     waves: Option<String>,
@@ -38,6 +40,8 @@ pub(super) struct PlanQuery {
     concurrency: Option<u32>,
     /// The version to stop at.
     to: Option<i64>,
+    /// Only tenants of this track.
+    track: Option<String>,
     /// Sizes are read from so many of the largest databases of each server; 20 when this is left out.
     sample: Option<usize>,
 }
@@ -92,6 +96,7 @@ impl PlanQuery {
             bake_secs: self.bake_secs.unwrap_or(0),
             concurrency: self.concurrency,
             to: self.to,
+            track: tracks::checked(self.track.as_deref())?,
             ..RolloutPlan::default()
         })
     }

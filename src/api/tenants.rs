@@ -15,6 +15,7 @@ use super::auth::Caller;
 use super::document::{OperationDocument, TenantDocument};
 use super::error::{ApiError, optional_json, plain_text};
 use super::operations::{WaitQuery, accepted, cut_to, page, settled};
+use super::tracks;
 use crate::catalog::operations::{OperationRecord, OperationState};
 use crate::catalog::tenants::{NewTenant, TenantFilter};
 use crate::catalog::tokens::Scope;
@@ -43,6 +44,8 @@ pub(super) struct Create {
     /// How it is hosted.
     #[serde(default)]
     tier: Tier,
+    /// The track whose migration files it gets beyond those of every tenant.
+    track: Option<String>,
 }
 
 #[derive(Debug, Deserialize, ToSchema)]
@@ -137,6 +140,7 @@ pub(super) async fn create(
         tier: body.tier,
         settings: checked_settings(&admin, body.settings)?.unwrap_or_default(),
         server: plain_text(body.server, "server")?,
+        track: tracks::checked(body.track.as_deref())?,
     };
     let asked =
         admin.environment.create_tenant(&new, body.include_sample_data, caller.requester()).await?;

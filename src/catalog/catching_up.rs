@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use deadpool_postgres::GenericClient;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
@@ -37,6 +38,8 @@ pub struct WantedSchema {
     pub repeatables: Option<String>,
     /// The digest of the template in which the files are tried.
     pub template: String,
+    /// Where tenants of tracks should be, by track; see [`Catalog::fleet_status`].
+    pub tracks: Value,
 }
 
 /// An operation that brings a tenant up to date.
@@ -57,7 +60,7 @@ pub struct CatchingUp {
     pub version: i64,
     /// Tenants that failed, and are tried again after a pause.
     pub failed: i64,
-    /// Whether so many failed in a row that no other is taken in the background.
+    /// Whether so many failed in a row that no other is taken in the background: none of the same track, or of none.
     pub is_stopped: bool,
 }
 
@@ -102,11 +105,11 @@ impl Catalog {
         execute(
             &client,
             "-- catching_up::want
-             insert into wanted_schemas as w (digest, mode, version, repeatables, template)
-             values ($1, $2, $3, $4, $5)
+             insert into wanted_schemas as w (digest, mode, version, repeatables, template, tracks)
+             values ($1, $2, $3, $4, $5, $6)
              on conflict (digest) do update
              set mode = excluded.mode, version = excluded.version, repeatables = excluded.repeatables,
-                 template = excluded.template, seen_at = now(),
+                 template = excluded.template, tracks = excluded.tracks, seen_at = now(),
                  first_seen_at = case when w.seen_at < now() - interval '1 minute' then now()
                                       else w.first_seen_at end",
             &[
@@ -115,6 +118,7 @@ impl Catalog {
                 &wanted.version,
                 &wanted.repeatables,
                 &wanted.template,
+                &wanted.tracks,
             ],
         )
         .await
@@ -141,8 +145,8 @@ impl Catalog {
         }))
     }
 
-    /// Has the next tenant of every server migrated where none is being brought up to date; nobody where too many
-    /// have failed in a row. One replica at a time looks.
+    /// Has the next tenant of every server migrated where none is being brought up to date; nobody of a track of which
+    /// too many have failed in a row, nor of those in none. One replica at a time looks.
     pub async fn catch_up_in_background(&self) -> Result<Option<CatchingUp>, CatalogError> {
         let mut client = self.client().await?;
         let transaction = client.transaction().await.map_err(CatalogError::Database)?;
@@ -169,27 +173,26 @@ impl Catalog {
             failed: row.get("failed"),
             is_stopped: row.get("is_stopped"),
         };
-        if !status.is_stopped {
-            let next = rows(
-                &transaction,
-                "-- catching_up::next
-                 select distinct on (b.server_id) b.tenant_id
-                 from tenants_behind b
-                 left join catch_ups c on c.tenant_id = b.tenant_id and c.digest = b.digest
-                 left join operations o on o.id = c.operation_id
-                 where not exists (
-                     select from catch_ups oc join operations oo on oo.id = oc.operation_id
-                     join tenants ot on ot.id = oc.tenant_id
-                     where ot.server_id = b.server_id and oo.state in ('queued', 'running'))
-                   and (o.id is null or o.state in ('succeeded', 'cancelled')
-                        or o.state = 'failed' and o.finished_at + catch_up_pause(c.failures) <= now())
-                 order by b.server_id, o.finished_at nulls first, b.tenant_id",
-                &[],
-            )
-            .await?;
-            for row in &next {
-                ask(&transaction, row.get(0), CatchUpMode::Background).await?;
-            }
+        let next = rows(
+            &transaction,
+            "-- catching_up::next
+             select distinct on (b.server_id) b.tenant_id
+             from tenants_behind b
+             left join catch_ups c on c.tenant_id = b.tenant_id and c.digest = b.digest
+             left join operations o on o.id = c.operation_id
+             where not exists (select from catch_ups_stopped s where s.track is not distinct from b.track)
+               and not exists (
+                 select from catch_ups oc join operations oo on oo.id = oc.operation_id
+                 join tenants ot on ot.id = oc.tenant_id
+                 where ot.server_id = b.server_id and oo.state in ('queued', 'running'))
+               and (o.id is null or o.state in ('succeeded', 'cancelled')
+                    or o.state = 'failed' and o.finished_at + catch_up_pause(c.failures) <= now())
+             order by b.server_id, o.finished_at nulls first, b.tenant_id",
+            &[],
+        )
+        .await?;
+        for row in &next {
+            ask(&transaction, row.get(0), CatchUpMode::Background).await?;
         }
         transaction.commit().await.map_err(CatalogError::Database)?;
         Ok(Some(status))

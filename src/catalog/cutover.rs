@@ -5,9 +5,10 @@ use std::time::Duration;
 use tenantry_provisioning::DatabaseName;
 use uuid::Uuid;
 
+use super::schema::columns;
 use super::stock::{RETAINED, Retained, retained_of};
 use super::{Catalog, CatalogError, TenantLock, execute, maybe, rows};
-use crate::tenant::{Tenant, TenantState};
+use crate::tenant::{SchemaState, Tenant, TenantState};
 
 impl Catalog {
     /// The database of a tenant that was replaced last, of those that are still kept.
@@ -59,25 +60,37 @@ impl Catalog {
 }
 
 impl TenantLock {
-    /// Serves the tenant from a database with this epoch, schema version and set of repeatable files
-    /// (`None` if it kept the ones it had), on this server.
+    /// Serves the tenant from a database with this epoch and schema, on this server.
     pub async fn serve_at(
         &self,
         server: Uuid,
         state: TenantState,
         epoch: i64,
-        version: i64,
-        repeatables: Option<&str>,
+        schema: &SchemaState,
     ) -> Result<(), CatalogError> {
         let from = self.read_tenant().await?.state;
         let to =
             from.transition(state).map_err(|error| CatalogError::Conflict(error.to_string()))?;
+        let SchemaState { version, repeatables, track } = schema;
+        let (track, track_version, track_repeatables) = columns(track.as_ref());
         self.update(
             "-- cutover::serve_at
              update tenants set state = $2, server_id = $3, epoch = $4, schema_version = $5,
-                    repeatables_digest = coalesce($6, repeatables_digest)
+                    repeatables_digest = coalesce($6, repeatables_digest), track = coalesce($7, track),
+                    track_version = coalesce($8, track_version),
+                    track_repeatables = coalesce($9, track_repeatables)
              where id = $1",
-            &[&self.tenant(), &to.as_str(), &server, &epoch, &version, &repeatables],
+            &[
+                &self.tenant(),
+                &to.as_str(),
+                &server,
+                &epoch,
+                &version,
+                &repeatables,
+                &track,
+                &track_version,
+                &track_repeatables,
+            ],
         )
         .await
     }

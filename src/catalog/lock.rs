@@ -30,8 +30,8 @@ pub struct TenantLock {
     ceiling: Option<i64>,
 }
 
-/// Proof that no other replica does a certain chore now; the chore is free again when this has ended, or a moment
-/// after it was dropped.
+/// Proof that no other replica does a certain chore now, or that no worker is at a certain tenant; that ends with this,
+/// or a moment after it was dropped.
 pub struct ChoreLock {
     session: Held,
 }
@@ -117,13 +117,20 @@ impl Catalog {
 
     /// Takes a chore, such as tending the templates of one server; `None` when a replica is at it.
     pub async fn try_chore(&self, name: &str) -> Result<Option<ChoreLock>, CatalogError> {
+        let sql =
+            "-- lock::try_chore\nselect pg_try_advisory_lock(hashtextextended('chore ' || $1, 1))";
+        self.try_lock(sql, name).await
+    }
+
+    /// Keeps workers from a tenant, for something short that is no operation; `None` while one is at it.
+    pub async fn try_hold(&self, tenant: Uuid) -> Result<Option<ChoreLock>, CatalogError> {
+        let sql = "-- lock::try_hold\nselect pg_try_advisory_lock(hashtextextended($1, 0))";
+        self.try_lock(sql, &tenant.to_string()).await
+    }
+
+    async fn try_lock(&self, sql: &str, name: &str) -> Result<Option<ChoreLock>, CatalogError> {
         let session = self.session_to_lock().await?;
-        let taken = super::one(
-            session.get()?,
-            "-- lock::try_chore\nselect pg_try_advisory_lock(hashtextextended('chore ' || $1, 1))",
-            &[&name],
-        )
-        .await?;
+        let taken = super::one(session.get()?, sql, &[&name]).await?;
         if taken.get(0) {
             return Ok(Some(ChoreLock { session }));
         }

@@ -78,10 +78,10 @@ impl Catalog {
             // Another epoch: a database that comes back from the dead is not to be taken for this one.
             "-- rebuild::tenant
              insert into tenants (id, slug, name, tier, state, suspended_reason, settings, server_id, database_name,
-                                  role_name, epoch, password_sealed, backup_key_sealed, created_at)
+                                  role_name, epoch, password_sealed, backup_key_sealed, created_at, track)
              select r.id, r.slug, r.name, r.tier, 'provisioning', r.suspended_reason, r.settings, s.id,
                     r.database_name, r.role_name, r.epoch + 1, r.password_sealed, r.backup_key_sealed,
-                    coalesce(r.created_at, now())
+                    coalesce(r.created_at, now()), r.track
              from jsonb_populate_record(null::tenants, $1) r, servers s
              where s.name = any($2)
                and coalesce(r.settings -> 'fleet' ->> 'region' = s.region, r.settings -> 'fleet' ->> 'region' is null)

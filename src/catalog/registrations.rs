@@ -279,6 +279,7 @@ impl Catalog {
             tier: Tier::Shared,
             settings: TenantSettings::default(),
             server: None,
+            track: None,
         };
         self.insert_tenant(&transaction, due.tenant_id, &new, &operation(due.tenant_id)).await?;
         let owner = User { issuer: &due.issuer, subject: &due.subject };

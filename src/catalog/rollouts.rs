@@ -23,7 +23,7 @@ mod steering;
 mod waves;
 
 pub use events::RolloutEvent;
-pub use status::{FleetStatus, TenantStanding, VersionCount};
+pub use status::{FleetStatus, TenantStanding, TrackCount, TrackStanding, VersionCount};
 pub use waves::Enqueue;
 
 /// One row: a rollout as the catalog knows it.

@@ -14,12 +14,15 @@ use uuid::Uuid;
 
 use super::audit_log::{self, Event};
 use super::operations::{NewOperation, OperationRecord, insert};
+use super::schema::{columns, track_of};
 use super::settings::{self, change_within};
 use super::slugs::{self, LEADS_TO, SLUGS};
 use super::{Catalog, CatalogError, TenantLock, execute, maybe, one, placement, rows, servers};
 use crate::sealing::Purpose;
 use crate::tenant::settings::Limits;
-use crate::tenant::{EffectiveLimits, Tenant, TenantSettings, TenantSlug, TenantState, Tier};
+use crate::tenant::{
+    EffectiveLimits, Label, SchemaState, Tenant, TenantSettings, TenantSlug, TenantState, Tier,
+};
 
 /// What a tenant is asked with.
 #[derive(Clone, Debug)]
@@ -34,6 +37,8 @@ pub struct NewTenant {
     pub settings: TenantSettings,
     /// The server to host it; the best by the rules of placement when none is named.
     pub server: Option<String>,
+    /// The track whose migration files it gets beyond the common ones.
+    pub track: Option<Label>,
 }
 
 /// Which tenants to list, by slug.
@@ -67,7 +72,8 @@ pub struct Place {
 const COLUMNS: &str = "t.id, t.slug, t.name, t.tier, t.state, t.suspended_reason, t.settings, \
      coalesce(t.server_id, '00000000-0000-0000-0000-000000000000') as server_id, \
      coalesce(s.name, '(removed)') as server_name, s.region, t.database_name, t.role_name, t.epoch, t.generation, \
-     (select limits from tiers where tiers.name = t.tier) as tier_limits, t.schema_version, t.repeatables_digest, t.created_at, t.updated_at";
+     (select limits from tiers where tiers.name = t.tier) as tier_limits, t.schema_version, t.repeatables_digest, \
+     t.track, t.track_version, t.track_repeatables, t.created_at, t.updated_at";
 
 pub(super) fn slug_of(row: &Row) -> Result<TenantSlug, CatalogError> {
     TenantSlug::parse(row.get("slug")).map_err(|error| CatalogError::Corrupt(error.to_string()))
@@ -95,6 +101,7 @@ fn tenant_of(row: &Row) -> Result<Tenant, CatalogError> {
         generation: row.get("generation"),
         schema_version: row.get("schema_version"),
         repeatables_digest: row.get("repeatables_digest"),
+        track: track_of(row)?,
         created_at: row.get("created_at"),
         updated_at: row.get("updated_at"),
     })
@@ -136,8 +143,8 @@ impl Catalog {
             "-- tenants::create
              insert into tenants
                  (id, slug, name, tier, state, settings, server_id, database_name, role_name,
-                  password_sealed, backup_key_sealed)
-             values ($1, $2, $3, $4, 'provisioning', $5, $10, $6, $7, $8, $9)",
+                  password_sealed, backup_key_sealed, track)
+             values ($1, $2, $3, $4, 'provisioning', $5, $10, $6, $7, $8, $9, $11)",
             &[
                 &id,
                 &new.slug.as_str(),
@@ -149,6 +156,7 @@ impl Catalog {
                 &password,
                 &backup_key,
                 &server,
+                &new.track.as_ref().map(Label::as_str),
             ],
         )
         .await
@@ -341,9 +349,8 @@ impl TenantLock {
         .await
     }
 
-    /// Serves the tenant from a database with this epoch, schema version and set of repeatable files
-    /// (`None` if it kept the ones it had); the spare that its provisioning took, if it took one, is
-    /// used up.
+    /// Serves the tenant from a database with this epoch and schema; the spare that its provisioning took, if it took
+    /// one, is used up.
     ///
     /// `state` is where it goes: active, or suspended when it was suspended before.
     pub async fn serve(
@@ -351,36 +358,33 @@ impl TenantLock {
         tenant: &Tenant,
         state: TenantState,
         epoch: i64,
-        version: i64,
-        repeatables: Option<&str>,
+        schema: &SchemaState,
     ) -> Result<(), CatalogError> {
         let to = tenant
             .state
             .transition(state)
             .map_err(|error| CatalogError::Conflict(error.to_string()))?;
+        let SchemaState { version, repeatables, track } = schema;
+        let (track, track_version, track_repeatables) = columns(track.as_ref());
         self.update(
             "-- tenants::serve
              with used_up as (delete from spares where claimed_by = $5)
              update tenants set state = $2, epoch = $3, schema_version = $4,
-                    repeatables_digest = coalesce($6, repeatables_digest)
+                    repeatables_digest = coalesce($6, repeatables_digest), track = coalesce($7, track),
+                    track_version = coalesce($8, track_version),
+                    track_repeatables = coalesce($9, track_repeatables)
              where id = $1",
-            &[&self.tenant(), &to.as_str(), &epoch, &version, &self.operation(), &repeatables],
-        )
-        .await
-    }
-
-    /// Writes down what the last migration left behind; `None` if it left the repeatable files alone.
-    pub async fn set_schema(
-        &self,
-        version: i64,
-        repeatables: Option<&str>,
-    ) -> Result<(), CatalogError> {
-        self.update(
-            "-- tenants::set_schema
-             update tenants
-             set schema_version = $2, repeatables_digest = coalesce($3, repeatables_digest)
-             where id = $1",
-            &[&self.tenant(), &version, &repeatables],
+            &[
+                &self.tenant(),
+                &to.as_str(),
+                &epoch,
+                &version,
+                &self.operation(),
+                &repeatables,
+                &track,
+                &track_version,
+                &track_repeatables,
+            ],
         )
         .await
     }

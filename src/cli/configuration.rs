@@ -1,5 +1,7 @@
 //! `tenantry config …`
 
+use std::path::Path;
+
 use clap::{Args, Subcommand};
 use serde::Serialize;
 use tenantry_backup::StoreError;
@@ -162,15 +164,23 @@ impl Findings {
         }));
     }
 
-    fn settings(&mut self, settings: &Settings) {
-        if let Err(error) = settings.catalog() {
-            self.refused(&error);
-        }
-        if let Err(error) = MigrationSet::load(&settings.tenant_migrations_dir) {
+    fn migrations(&mut self, dir: &Path) {
+        let errors = match MigrationSet::load(dir) {
+            Ok(set) => set.tracks().filter_map(|(name, _)| set.track(name).err()).collect(),
+            Err(error) => vec![error],
+        };
+        for error in errors {
             let what = crate::operations::chain(&error);
             let remedy = Error::from(error).help().unwrap_or_default();
             self.problems.push(Finding { what, remedy });
         }
+    }
+
+    fn settings(&mut self, settings: &Settings) {
+        if let Err(error) = settings.catalog() {
+            self.refused(&error);
+        }
+        self.migrations(&settings.tenant_migrations_dir);
         let edges = edge::data_plane(&settings.edge).and(edge::admin_api(&settings.edge));
         if let Err(error) = edges {
             let what = crate::operations::chain(&error);

@@ -142,6 +142,7 @@ impl Actors {
                 tier: Tier::Shared,
                 settings: TenantSettings::default(),
                 server: None,
+                track: None,
             };
             let operation = self.environment.create_tenant(&new, true, BY).await?;
             self.complete(&operation).await?;

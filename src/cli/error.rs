@@ -17,6 +17,7 @@ use crate::domains::{DomainsError, record_name, record_text};
 use crate::embedded::EmbeddedError;
 use crate::operations::removal::RemovalError;
 use crate::operations::rollouts::RolloutError;
+use crate::operations::tracks::TrackError;
 use crate::operations::{AdoptionError, StepError, chain};
 use crate::tenant::TenantSlug;
 
@@ -191,6 +192,15 @@ impl From<RemovalError> for Error {
         match error {
             RemovalError::Catalog(error) => Self::Catalog(error),
             RemovalError::Step(error) => Self::Step(error),
+        }
+    }
+}
+
+impl From<TrackError> for Error {
+    fn from(error: TrackError) -> Self {
+        match error {
+            TrackError::Catalog(error) => Self::Catalog(error),
+            TrackError::Step(error) => Self::Step(error),
         }
     }
 }

@@ -13,11 +13,12 @@ mod delete;
 mod domain;
 mod export;
 mod harden;
-mod list;
+pub(super) mod list;
 mod member;
 mod relocate;
 mod rename;
 mod rotate_password;
+mod set_track;
 mod settings;
 mod show;
 mod suspend;
@@ -46,6 +47,8 @@ pub(super) enum Command {
     Relocate(relocate::Options),
     /// Give a tenant another slug; the one that it had goes on leading to it
     Rename(rename::Options),
+    /// Put a tenant into a track: migration files beyond those of every tenant
+    SetTrack(set_track::Options),
     /// The slugs that a tenant had before
     #[command(subcommand)]
     Alias(alias::Command),
@@ -82,6 +85,7 @@ pub(super) async fn run(command: Command, context: &Context) -> Result<Outcome> 
         Command::Clone(options) => clone::run(options, context).await,
         Command::Relocate(options) => relocate::run(options, context).await,
         Command::Rename(options) => rename::run(options, context).await,
+        Command::SetTrack(options) => set_track::run(options, context).await,
         Command::Alias(command) => alias::run(command, context).await,
         Command::Audit(options) => audit::run(options, context).await,
         Command::Harden(options) => harden::run(options, context).await,

@@ -21,7 +21,7 @@ use super::{Environment, Plan, Step, StepContext, StepError, Work, delete, provi
 use crate::catalog::CatalogError;
 use crate::catalog::operations::OperationRecord;
 use crate::catalog::tenants::NewTenant;
-use crate::tenant::TenantState;
+use crate::tenant::{SchemaState, TenantState};
 
 pub(super) const PLAN: Plan = Plan {
     steps: &[
@@ -277,7 +277,8 @@ async fn activate(cx: &StepContext<'_>) -> Result<(), StepError> {
     let is_noted = cx.recall::<usize>(DIFFERENCES) == Some(0);
     let version = asked(cx)?.baseline.filter(|_| is_noted).unwrap_or(0);
     let epoch = cx.tenant.epoch;
-    Ok(cx.lock.serve(&cx.tenant, TenantState::Active, epoch, version, None).await?)
+    let schema = SchemaState { version, ..SchemaState::default() };
+    Ok(cx.lock.serve(&cx.tenant, TenantState::Active, epoch, &schema).await?)
 }
 
 /// What adoptions of this tenant that never ended have left: a database that they only shut is as it was again, and one

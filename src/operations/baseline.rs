@@ -2,12 +2,14 @@
 //! it, and no file is run.
 //!
 //! Only a schema that is what the files make is adopted, or exactly the one that somebody has looked at and
-//! accepted, by its fingerprint. A history is never overwritten.
+//! accepted, by its fingerprint. A history is never overwritten. It is about the common files: those of a track are run
+//! by the next migration.
 
 use futures_util::FutureExt as _;
 use tenantry_provisioning::{MigrationSet, SchemaError, baseline};
 
 use super::{Plan, Step, StepContext, StepError, Work};
+use crate::tenant::SchemaState;
 
 pub(super) const PLAN: Plan = Plan {
     steps: &[
@@ -53,7 +55,7 @@ async fn write_history(cx: &StepContext<'_>) -> Result<(), StepError> {
 
 async fn record_version(cx: &StepContext<'_>) -> Result<(), StepError> {
     let (version, _) = parameters(cx)?;
-    Ok(cx.lock.set_schema(version, None).await?)
+    Ok(cx.lock.set_schema(&SchemaState { version, ..SchemaState::default() }).await?)
 }
 
 /// The version, and the fingerprint that somebody accepted.

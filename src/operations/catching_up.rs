@@ -8,10 +8,11 @@
 
 use std::time::{Duration, Instant};
 
+use serde_json::json;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::Environment;
+use super::{Environment, tracks};
 use crate::catalog::CatalogError;
 use crate::catalog::catching_up::{CatchUpMode, CatchingUp, WantedSchema};
 use crate::catalog::changes::{Change, Changes, Subscription};
@@ -79,11 +80,12 @@ impl CatchingUpWorker {
         let (files, permitted) =
             (self.environment.migrations(), self.environment.permitted().await?);
         let wanted = WantedSchema {
-            digest: files.digest().to_owned(),
+            digest: files.directory_digest(),
             mode: self.mode,
             version: permitted.target_version(),
             repeatables: permitted.repeatables_digest().map(str::to_owned),
             template: self.environment.template_digest(&permitted),
+            tracks: tracks::targets_of(&permitted).unwrap_or_else(|| json!({})),
         };
         let is_known =
             |(when, said): &(Instant, WantedSchema)| when.elapsed() < LIVES && *said == wanted;

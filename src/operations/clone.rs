@@ -71,7 +71,11 @@ impl Environment {
             tier: original.tier,
             settings,
             server: to.server,
+            track: original.track_name().cloned(),
         };
+        if let Some(track) = &new.track {
+            self.require_track(track)?;
+        }
         let id = Uuid::now_v7();
         let work = Work::Clone { of: original.id, mask: to.mask.as_deref().map(sha256) };
         let operation = by.operation(&work, id);

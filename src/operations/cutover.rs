@@ -13,7 +13,7 @@ use tenantry_provisioning::{
 use uuid::Uuid;
 
 use super::{StepContext, StepError, chain, provision, relocate, way_back};
-use crate::tenant::TenantState;
+use crate::tenant::{SchemaState, TenantState};
 
 /// What is to come into the place of a tenant's database.
 pub(super) struct Incoming {
@@ -21,10 +21,8 @@ pub(super) struct Incoming {
     pub database: DatabaseName,
     /// Where it is.
     pub server_id: Uuid,
-    /// The schema version that it has.
-    pub version: i64,
-    /// The digest of its repeatable migration files; `None` leaves the tenant's as it is.
-    pub repeatables: Option<String>,
+    /// The schema that it has.
+    pub schema: SchemaState,
     /// How it comes to what the tenant has.
     pub arrival: Arrival,
 }
@@ -223,9 +221,7 @@ async fn exchange(
         possess(cx, before, &target, &incoming.database, owner, epoch).await?;
     }
     provision::prove_isolation(cx, &target, epoch).await?;
-    let (state, version) = (before.state, incoming.version);
-    let repeatables = incoming.repeatables.as_deref();
-    cx.lock.serve_at(incoming.server_id, state, epoch, version, repeatables).await?;
+    cx.lock.serve_at(incoming.server_id, before.state, epoch, &incoming.schema).await?;
     tracing::info!(held_secs = held.elapsed().as_secs_f64(), "requests waited for the cutover");
     Ok(())
 }

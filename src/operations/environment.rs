@@ -16,7 +16,7 @@ use super::backup::BackupRules;
 use super::drills::{DrillSchedule, DrillTimes};
 use super::import::ImportSource;
 use super::webhook::Webhook;
-use super::{ArchiveSettings, StepError};
+use super::{ArchiveSettings, StepError, tracks};
 use crate::catalog::catching_up::CatchUpMode;
 use crate::catalog::freeze::Freeze;
 use crate::catalog::rollouts::{FleetStatus, TenantStanding};
@@ -60,7 +60,8 @@ struct Here {
 /// Bounds on what operations do.
 #[derive(Clone, Debug)]
 pub struct Limits {
-    /// The directory of `V<n>__<name>.sql` and `R__<name>.sql` files that every tenant gets.
+    /// The directory of `V<n>__<name>.sql` and `R__<name>.sql` files that every tenant gets, with those of tracks in
+    /// `tracks/<name>`.
     pub migrations_dir: PathBuf,
     /// The SQL file that `--sample-data` loads.
     pub sample_data: Option<PathBuf>,
@@ -152,8 +153,10 @@ impl Environment {
     /// Where the fleet stands beside these files; one look at the catalog.
     pub async fn fleet_status(&self) -> Result<FleetStatus, CatalogError> {
         let set = self.migrations();
-        let status =
-            self.catalog.fleet_status(set.target_version(), set.repeatables_digest()).await?;
+        let (target, targets) = (set.target_version(), tracks::targets(&set));
+        let mut status =
+            self.catalog.fleet_status(target, set.repeatables_digest(), &targets).await?;
+        status.tracks = tracks::standings(&set, &status.track_counts);
         let Some(freeze) = &status.freeze else { return Ok(status) };
         let held = set.up_to(freeze.version);
         Ok(status.held_at(held.target_version(), held.repeatables_digest().is_some()))
@@ -166,7 +169,8 @@ impl Environment {
     ) -> Result<Vec<TenantStanding>, CatalogError> {
         let set = self.migrations();
         let repeatables = set.repeatables_digest().filter(|_| fleet.has_repeatables);
-        self.catalog.tenant_standings(repeatables).await
+        let targets = fleet.has_repeatables.then(|| tracks::targets(&set));
+        self.catalog.tenant_standings(repeatables, targets.as_ref()).await
     }
 
     /// Lets nobody be migrated beyond a version, which a file must have.

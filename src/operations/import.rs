@@ -26,7 +26,7 @@ use super::{Environment, Plan, Step, StepContext, StepError, Work, delete, provi
 use crate::catalog::CatalogError;
 use crate::catalog::operations::OperationRecord;
 use crate::catalog::tenants::NewTenant;
-use crate::tenant::TenantState;
+use crate::tenant::{SchemaState, TenantState};
 
 mod judge;
 mod load;
@@ -207,7 +207,8 @@ async fn activate(cx: &StepContext<'_>) -> Result<(), StepError> {
     let server = cx.environment.server(cx.tenant.server_id).await?;
     provision::prove_isolation(cx, &server, cx.tenant.epoch).await?;
     let epoch = cx.tenant.epoch;
-    Ok(cx.lock.serve(&cx.tenant, TenantState::Active, epoch, 0, None).await?)
+    let schema = SchemaState::default();
+    Ok(cx.lock.serve(&cx.tenant, TenantState::Active, epoch, &schema).await?)
 }
 
 /// Drops the guests that imports of this tenant have left, once their builds are gone.

@@ -2,10 +2,10 @@
 //! missing, so a second run finds nothing to do.
 
 use futures_util::FutureExt as _;
-use tenantry_provisioning::{MigrationSet, Server, apply, current_version};
+use tenantry_provisioning::{MigrationSet, Server, current_version};
 
-use super::{Plan, Step, StepContext, StepError, Work, require_settled, way_back};
-use crate::tenant::Tenant;
+use super::{Plan, Step, StepContext, StepError, Work, require_settled, tracks, way_back};
+use crate::tenant::{SchemaState, Tenant};
 
 pub(super) const PLAN: Plan = Plan {
     steps: &[Step::new("apply_migrations", |cx| apply_migrations(cx).boxed())],
@@ -17,6 +17,7 @@ pub(super) const PLAN: Plan = Plan {
 pub(super) fn is_due(tenant: &Tenant, set: &MigrationSet) -> bool {
     tenant.schema_version != set.target_version()
         || set.repeatables_digest().is_some_and(|digest| digest != tenant.repeatables_digest)
+        || tracks::is_due(tenant, set)
 }
 
 async fn apply_migrations(cx: &StepContext<'_>) -> Result<(), StepError> {
@@ -38,32 +39,35 @@ async fn apply_migrations(cx: &StepContext<'_>) -> Result<(), StepError> {
     if is_due(&cx.tenant, &set) {
         way_back::close(cx, None, "the tenant's schema was migrated").await?;
     }
-    let timeouts = cx.environment.limits.migration_timeouts;
-    let outcome = apply(&server, &cx.tenant.database, &set, timeouts).await;
+    let (database, track) = (&cx.tenant.database, cx.tenant.track.as_ref());
+    let outcome = tracks::bring(cx.environment, &server, database, &set, track).await;
     if outcome.is_err()
         && let Err(error) = note_version(cx, &server).await
     {
         tracing::debug!(%error, "how far the migration came is not known");
     }
-    let applied = outcome?;
-    for file in &applied.files {
-        tracing::info!(version = file.version, name = file.name, elapsed = ?file.elapsed, "migration applied");
-    }
-    let repeatables = set.repeatables_digest();
-    if applied.to != cx.tenant.schema_version
-        || repeatables.is_some_and(|digest| digest != cx.tenant.repeatables_digest)
-    {
-        cx.lock.set_schema(applied.to, repeatables).await?;
-    }
-    Ok(())
+    note(cx, outcome?).await
 }
 
 /// The files before the one that failed are applied, and stay so.
 async fn note_version(cx: &StepContext<'_>, server: &Server) -> Result<(), StepError> {
     let session = server.connect(&cx.tenant.database).await?;
     let version = current_version(&session).await?;
-    if version != cx.tenant.schema_version {
-        cx.lock.set_schema(version, None).await?;
+    let track = match &cx.tenant.track {
+        Some(track) => tracks::found(server, &cx.tenant.database, track).await.ok(),
+        None => None,
+    };
+    note(cx, SchemaState { version, repeatables: None, track }).await
+}
+
+/// Writes down what is there, where that is news.
+async fn note(cx: &StepContext<'_>, found: SchemaState) -> Result<(), StepError> {
+    let is_other = |digest: &String| *digest != cx.tenant.repeatables_digest;
+    let is_news = found.version != cx.tenant.schema_version
+        || found.repeatables.as_ref().is_some_and(is_other)
+        || found.track.is_some() && found.track != cx.tenant.track;
+    if is_news {
+        cx.lock.set_schema(&found).await?;
     }
     Ok(())
 }

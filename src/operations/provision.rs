@@ -13,22 +13,25 @@ use tenantry_provisioning::{
 };
 use uuid::Uuid;
 
-use super::{Plan, Step, StepContext, StepError, Work, delete};
-use crate::tenant::TenantState;
+use super::{Plan, Step, StepContext, StepError, Work, delete, tracks};
+use crate::tenant::{SchemaState, TenantState};
 
 pub(super) const PLAN: Plan = Plan {
     steps: &[
         Step::new("build_database", |cx| build_database(cx).boxed()),
         Step::new("take_possession", |cx| take_possession(cx).boxed()),
+        Step::new("apply_track", |cx| apply_track(cx).boxed()),
         Step::new("load_sample_data", |cx| load_sample_data(cx).boxed()),
         Step::new("activate", |cx| activate(cx).boxed()),
     ],
     abandon: delete::STEPS,
-    no_return: 4,
+    no_return: 5,
 };
 
 /// What the database was built from.
 const ORIGIN: &str = "origin";
+/// The schema of a tenant that is in a track.
+const SCHEMA: &str = "schema";
 
 #[derive(Serialize, Deserialize)]
 struct Origin {
@@ -119,6 +122,15 @@ async fn possess(
         .await
 }
 
+/// Brings a tenant of a track from what every tenant has to what it has.
+async fn apply_track(cx: &StepContext<'_>) -> Result<(), StepError> {
+    let Some(track) = &cx.tenant.track else { return Ok(()) };
+    let server = cx.environment.server(cx.tenant.server_id).await?;
+    let (database, set) = (&cx.tenant.database, cx.migrations());
+    let schema = tracks::bring(cx.environment, &server, database, &set, Some(track)).await?;
+    cx.remember(SCHEMA, &schema).await
+}
+
 /// Loads the sample rows in one transaction, together with a note that they are there.
 async fn load_sample_data(cx: &StepContext<'_>) -> Result<(), StepError> {
     let Work::Provision { sample_data: true } = cx.work()? else { return Ok(()) };
@@ -165,11 +177,13 @@ async fn load_sample_data(cx: &StepContext<'_>) -> Result<(), StepError> {
 async fn activate(cx: &StepContext<'_>) -> Result<(), StepError> {
     let server = cx.environment.server(cx.tenant.server_id).await?;
     prove_isolation(cx, &server, cx.tenant.epoch).await?;
-    let origin = cx.recall::<Origin>(ORIGIN);
-    let version = origin.as_ref().map_or(0, |origin| origin.version);
-    let repeatables = origin.as_ref().and_then(|origin| origin.repeatables.as_deref());
-    let epoch = cx.tenant.epoch;
-    Ok(cx.lock.serve(&cx.tenant, TenantState::Active, epoch, version, repeatables).await?)
+    let schema = cx.recall::<SchemaState>(SCHEMA).unwrap_or_else(|| {
+        let origin = cx.recall::<Origin>(ORIGIN);
+        let version = origin.as_ref().map_or(0, |origin| origin.version);
+        let repeatables = origin.and_then(|origin| origin.repeatables);
+        SchemaState { version, repeatables, track: None }
+    });
+    Ok(cx.lock.serve(&cx.tenant, TenantState::Active, cx.tenant.epoch, &schema).await?)
 }
 
 /// Refuses to serve a tenant whose database is not its own alone.

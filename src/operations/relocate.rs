@@ -25,7 +25,7 @@ use super::{
     restore, way_back,
 };
 use crate::catalog::audit_log::Event;
-use crate::tenant::{Tenant, TenantSlug, TenantState};
+use crate::tenant::{SchemaState, Tenant, TenantSlug, TenantState};
 
 mod back;
 mod online;
@@ -280,8 +280,7 @@ async fn move_over(cx: &StepContext<'_>) -> Result<(), StepError> {
     let incoming = Incoming {
         database: incoming(cx),
         server_id: target(cx)?,
-        version: cx.tenant.schema_version,
-        repeatables: None,
+        schema: SchemaState { version: cx.tenant.schema_version, ..SchemaState::default() },
         arrival: if is_online(cx) { Arrival::Followed(link(cx)) } else { Arrival::Copied },
     };
     or_clear(cx, cutover::cut_over(cx, &incoming).await).await

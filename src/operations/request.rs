@@ -184,7 +184,8 @@ impl Environment {
             .into_iter()
             .filter(|tenant| !slugs.is_empty() || migrate::is_due(tenant, &set))
             .collect();
-        self.enqueue_fleet(&due, &Work::Migrate { to: None }, Some(files.digest()), by).await
+        let digest = files.directory_digest();
+        self.enqueue_fleet(&due, &Work::Migrate { to: None }, Some(&digest), by).await
     }
 
     /// Adopts a database whose schema is there already, as what the files up to a version make: the newest
@@ -210,7 +211,8 @@ impl Environment {
         }
         let work = Work::Baseline { version, accepted };
         let mut operation = by.operation(&work, tenant.id);
-        operation.migrations_digest = Some(set.digest());
+        let digest = set.directory_digest();
+        operation.migrations_digest = Some(&digest);
         let asked = self.catalog.enqueue(&operation).await;
         self.or_earlier(asked, by).await
     }
@@ -357,6 +359,7 @@ impl Environment {
             tier: original.tier,
             settings,
             server: to.server,
+            track: original.track_name().cloned(),
         };
         self.make(&new, work, by).await
     }
@@ -367,6 +370,9 @@ impl Environment {
         work: &Work,
         by: Requester<'_>,
     ) -> Result<OperationRecord, CatalogError> {
+        if let Some(track) = &new.track {
+            self.require_track(track)?;
+        }
         let tenant = Uuid::now_v7();
         let made = self.catalog.create_tenant(tenant, new, &by.operation(work, tenant)).await;
         self.or_earlier(made, by).await

@@ -11,7 +11,7 @@ use tenantry_backup::{
     BackupKey, Manifest, RestoreError, RestoreRequest, Restored, TableRows, load_manifest, restore,
 };
 use tenantry_provisioning::{
-    DatabaseName, Owner, Possession, RoleName, Server, Source, apply, current_version,
+    DatabaseName, Owner, Possession, RoleName, Server, Source, current_version,
     drop_link_publications, scram_verifier,
 };
 use uuid::Uuid;
@@ -19,8 +19,8 @@ use uuid::Uuid;
 use super::backup::count_rows;
 use super::cutover::{self, Arrival, Incoming};
 use super::transfer::watched;
-use super::{Plan, Step, StepContext, StepError, Work, delete, provision, require_settled};
-use crate::tenant::TenantState;
+use super::{Plan, Step, StepContext, StepError, Work, delete, provision, require_settled, tracks};
+use crate::tenant::{SchemaState, TenantState, TenantTrack};
 
 pub(super) const IN_PLACE: Plan = Plan {
     steps: &[
@@ -54,6 +54,8 @@ pub(super) const AS_TENANT: Plan = Plan {
 const VERSION: &str = "version";
 /// The digest of its repeatable migration files.
 const REPEATABLES: &str = "repeatables";
+/// How far it is with the files of its track.
+const TRACK: &str = "track";
 
 /// The roles that were made because the dump names them.
 const LENT: &str = "lent";
@@ -247,21 +249,37 @@ pub(super) async fn migrate(
     {
         return cx.remember(VERSION, &0).await;
     }
+    let track = tracks::of_arrival(cx, server, database).await?;
     let set = cx.migrations();
-    let applied = apply(server, database, &set, cx.environment.limits.migration_timeouts).await?;
-    cx.remember(REPEATABLES, &set.repeatables_digest()).await?;
-    cx.remember(VERSION, &applied.to).await
+    let schema = tracks::bring(cx.environment, server, database, &set, track.as_ref()).await?;
+    cx.remember(REPEATABLES, &schema.repeatables).await?;
+    cx.remember(TRACK, &schema.track).await?;
+    cx.remember(VERSION, &schema.version).await
 }
 
-/// Whether files were added since [`migrate`]: a cutover that failed may be retried days later.
+/// What [`migrate`] has left, if it has come to its end.
+fn migrated(cx: &StepContext<'_>) -> Option<SchemaState> {
+    let version = cx.recall(VERSION)?;
+    let repeatables = cx.recall::<Option<String>>(REPEATABLES).flatten();
+    let track = cx.recall::<Option<TenantTrack>>(TRACK).flatten();
+    Some(SchemaState { version, repeatables, track })
+}
+
+/// Whether files were added since [`migrate`], or the tenant has come into a track: a cutover that failed may be
+/// retried days later.
 pub(super) async fn is_behind(
     cx: &StepContext<'_>,
     server: &Server,
     database: &DatabaseName,
 ) -> Result<bool, StepError> {
-    let version = cx.recall(VERSION).unwrap_or(0);
+    let SchemaState { version, track, .. } = migrated(cx).unwrap_or_default();
     let has_history = version > 0 || cx.tenant.schema_version > 0;
-    let has_older = has_history && version < cx.migrations().target_version();
+    let set = cx.migrations();
+    let track_is_older = match &track {
+        None => cx.tenant.track.is_some(),
+        Some(track) => tracks::lacks(track, &set).unwrap_or(false),
+    };
+    let has_older = has_history && (version < set.target_version() || track_is_older);
     // In the middle of a cutover it has another name.
     Ok(has_older && server.database(database).await?.is_some())
 }
@@ -271,8 +289,10 @@ pub(super) fn incoming(cx: &StepContext<'_>, database: DatabaseName, server_id: 
     Incoming {
         database,
         server_id,
-        version: cx.recall(VERSION).unwrap_or(cx.tenant.schema_version),
-        repeatables: cx.recall::<Option<String>>(REPEATABLES).flatten(),
+        schema: migrated(cx).unwrap_or_else(|| SchemaState {
+            version: cx.tenant.schema_version,
+            ..SchemaState::default()
+        }),
         arrival: Arrival::Complete,
     }
 }
@@ -340,15 +360,23 @@ pub(super) async fn take_possession(cx: &StepContext<'_>) -> Result<(), StepErro
 pub(super) async fn activate(cx: &StepContext<'_>) -> Result<(), StepError> {
     let server = cx.environment.server(cx.tenant.server_id).await?;
     provision::prove_isolation(cx, &server, cx.tenant.epoch).await?;
-    let version = match cx.recall(VERSION) {
-        Some(version) => version,
-        None => current_version(&server.connect(&cx.tenant.database).await?).await?,
+    let schema = match migrated(cx) {
+        Some(schema) => schema,
+        None => found(cx, &server).await?,
     };
     let state = if comes_suspended(cx)? { TenantState::Suspended } else { TenantState::Active };
-    let repeatables = cx.recall::<Option<String>>(REPEATABLES).flatten();
-    let repeatables = repeatables.as_deref();
-    let epoch = cx.tenant.epoch;
-    Ok(cx.lock.serve(&cx.tenant, state, epoch, version, repeatables).await?)
+    Ok(cx.lock.serve(&cx.tenant, state, cx.tenant.epoch, &schema).await?)
+}
+
+/// What a tenant's database has that was there already.
+async fn found(cx: &StepContext<'_>, server: &Server) -> Result<SchemaState, StepError> {
+    let database = &cx.tenant.database;
+    let version = current_version(&server.connect(database).await?).await?;
+    let track = match tracks::of_arrival(cx, server, database).await? {
+        Some(track) => Some(tracks::found(server, database, &track).await?),
+        None => None,
+    };
+    Ok(SchemaState { version, repeatables: None, track })
 }
 
 fn comes_suspended(cx: &StepContext<'_>) -> Result<bool, StepError> {

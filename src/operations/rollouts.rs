@@ -24,7 +24,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::{Environment, StepError, Work, migrate, upkeep, webhook};
+use super::{Environment, StepError, Work, migrate, tracks, upkeep, webhook};
 use crate::catalog::CatalogError;
 use crate::catalog::changes::{Change, Changes};
 use crate::catalog::operations::Failure;
@@ -43,6 +43,8 @@ pub use preview::{
     Forecast, Preview, PreviewEffect, PreviewFile, PreviewRisk, PreviewSize, PreviewWave,
 };
 pub use trial::{Skipped, Trial, TrialOutcome};
+
+use files::frozen;
 
 /// How often the leader looks.
 const LOOK: Duration = Duration::from_millis(100);
@@ -74,7 +76,7 @@ pub async fn run(environment: Environment, changes: Changes, shutdown: Cancellat
         loop {
             match environment.catalog.open_rollout().await {
                 Ok(Some(open)) if open.state == RolloutState::Running => {
-                    if open.migrations_digest == environment.migrations().digest() {
+                    if open.migrations_digest == environment.migrations().directory_digest() {
                         environment.lead(open.id).await;
                     } else {
                         environment.leave_to_others(&open, &mut abandoned).await;
@@ -110,10 +112,11 @@ impl Environment {
         if drawn.waves.is_empty() {
             return Ok(None);
         }
+        let digest = drawn.set.directory_digest();
         let new = NewRollout {
             id: Uuid::now_v7(),
             target_version: drawn.target,
-            migrations_digest: drawn.set.digest(),
+            migrations_digest: &digest,
             files: drawn.set.checksums().collect(),
             plan: serde_json::to_value(plan).expect("a plan is plain data"),
             waves: &drawn.waves,
@@ -144,7 +147,11 @@ impl Environment {
         if plan.backup_first {
             self.require_store()?;
         }
-        let fleet = self.migratable(&plan.tenants).await?;
+        if let Some(track) = &plan.track {
+            self.require_track(track)?;
+        }
+        let mut fleet = self.migratable(&plan.tenants).await?;
+        fleet.retain(|tenant| plan.track.is_none() || tenant.track_name() == plan.track.as_ref());
         let held = set.up_to(target);
         // Nobody is brought back who is further already.
         let is_due_in =
@@ -204,7 +211,9 @@ impl Environment {
             let pause = match self.advance(id).await {
                 Ok(record) if record.state != RolloutState::Running => break,
                 // Somebody with its files must lead: leave them the way.
-                Ok(record) if record.migrations_digest != self.migrations().digest() => break,
+                Ok(record) if record.migrations_digest != self.migrations().directory_digest() => {
+                    break;
+                }
                 Ok(_) => LOOK,
                 Err(error) => {
                     if !std::mem::replace(&mut told, true) {
@@ -223,7 +232,9 @@ impl Environment {
     pub async fn advance(&self, id: Uuid) -> Result<RolloutRecord, StepError> {
         let record = self.catalog.rollout(id).await?;
         let set = self.migrations();
-        if record.state != RolloutState::Running || record.migrations_digest != set.digest() {
+        if record.state != RolloutState::Running
+            || record.migrations_digest != set.directory_digest()
+        {
             return Ok(record);
         }
         if let Some(reason) = frozen(&record) {
@@ -332,7 +343,8 @@ impl Environment {
         if catalog.is_anything_coming(id).await? {
             return Ok(());
         }
-        let behind = catalog.stragglers(record, !plan.tenants.is_empty()).await?;
+        let targets = tracks::targets_of(&self.migrations().up_to(record.target_version));
+        let behind = catalog.stragglers(record, targets.as_ref(), plan.is_named()).await?;
         if !behind.is_empty() {
             catalog.add_wave(record, "stragglers", &behind, plan.backup_first).await?;
             return Ok(catalog.next_wave(id, wave).await?);
@@ -382,7 +394,10 @@ impl Environment {
         }
         let session = self.server(tenant.server_id).await?.connect(&tenant.database).await?;
         let version = current_version(&session).await?;
-        Ok((version < target).then(|| format!("its database is at version {version}")))
+        if version < target {
+            return Ok(Some(format!("its database is at version {version}")));
+        }
+        tracks::shortfall(&session, &tenant).await
     }
 
     /// The tenants that have a database to migrate: all, or those named.
@@ -422,18 +437,4 @@ fn refusal(id: Uuid, step: &str, message: String) -> Failure {
          again and goes on"
     );
     Failure { step: step.to_owned(), message, remedy: Some(remedy) }
-}
-
-/// Why a rollout must wait that goes beyond the version at which the fleet is frozen.
-fn frozen(record: &RolloutRecord) -> Option<Failure> {
-    let ceiling = record.ceiling.filter(|ceiling| *ceiling < record.target_version)?;
-    let (id, target) = (record.id, record.target_version);
-    let message = format!(
-        "the fleet is frozen at version {ceiling}, and the rollout goes to version {target}"
-    );
-    let remedy = format!(
-        "`tenantry migrate unfreeze`, then `tenantry migrate resume {id}`; or `tenantry migrate abort {id}` gives \
-         it up"
-    );
-    Some(Failure { step: "freeze".to_owned(), message, remedy: Some(remedy) })
 }

@@ -116,9 +116,9 @@ impl Runner {
     /// Takes one operation and drives it as far as it goes. `None` when nothing was due.
     pub async fn run_one(&self, claim: Claim) -> Result<Option<Uuid>, CatalogError> {
         let files = self.environment.migrations();
-        let (catalog, digest) = (&self.environment.catalog, files.digest());
+        let (catalog, digest) = (&self.environment.catalog, files.directory_digest());
         let reads_archives = self.environment.limits.archives.is_some();
-        let claimed = catalog.claim(claim, &self.name, digest, reads_archives).await?;
+        let claimed = catalog.claim(claim, &self.name, &digest, reads_archives).await?;
         let Some((record, lock)) = claimed else { return Ok(None) };
         let id = record.id;
         let runner = self.clone();

@@ -2,7 +2,8 @@
 //! the catalog what it found; it changes no tenant.
 //!
 //! A tenant is compared with its own version, so one that is behind has not drifted. What a version is like
-//! is found out once a server, from a clone of the template or from a build that is dropped again.
+//! is found out once a server, from a clone of the template or from a build that is dropped again; with each version
+//! of a track that a tenant of the server has, likewise.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -11,7 +12,8 @@ use std::time::Duration;
 
 use futures_util::{Stream, StreamExt as _, stream};
 use tenantry_provisioning::{
-    DatabaseName, Difference, MigrationSet, Reading, Schema, read_schema, reference_schema,
+    DatabaseName, Difference, MigrationSet, Reading, Schema, SchemaError, read_schema,
+    reference_schema,
 };
 use tokio::sync::OnceCell;
 use uuid::Uuid;
@@ -131,8 +133,8 @@ impl Environment {
         version: i64,
     ) -> Result<Comparison, StepError> {
         let files = self.migrations().at(version).ok_or_else(|| no_version(version))?;
-        let (expected, found) =
-            tokio::try_join!(make_reference(self, tenant.server_id, &files), read(self, tenant),)?;
+        let expected = make_reference(self, tenant.server_id, &files, None);
+        let (expected, found) = tokio::try_join!(expected, read(self, tenant))?;
         let differences = expected.differences(&found.schema);
         Ok(Comparison { found, differences })
     }
@@ -147,7 +149,7 @@ struct Looker {
     /// Whether each server answers: nobody waits a thousand times for one that is away.
     servers: Known<Uuid, ()>,
     /// What each set of files makes on each server.
-    references: Known<(Uuid, String), Schema>,
+    references: Known<(Uuid, (String, Option<String>)), Schema>,
 }
 
 impl Looker {
@@ -181,28 +183,38 @@ impl Looker {
         let found = read(&self.environment, tenant).await.map_err(|error| failure(&error))?;
         verified.version = found.version();
         verified.fingerprint = found.schema.fingerprint();
-        if let Err(contradiction) = found.check_history(&self.set) {
+        let track = self.track_of(tenant, &found).map_err(|error| failure(&error.into()))?;
+        if let Err(contradiction) = check_history(tenant, &found, &self.set, track.as_ref()) {
             verified.state = DriftState::Drifted;
             self.record(tenant, verified, 1).await?;
             return Err(failure(&contradiction.into()));
         }
-        let files = found.files(&self.set);
-        let files = files.ok_or_else(|| failure(&no_version(verified.version)))?;
-        let reference = cell(&self.references, (tenant.server_id, files.digest().to_owned()));
+        let no_files = || failure(&no_version(verified.version));
+        let files = found.files(&self.set).ok_or_else(no_files)?;
+        let of_track = match &track {
+            Some(track) => Some(found.files(track).ok_or_else(no_files)?),
+            None => None,
+        };
+        let digests =
+            (files.digest().to_owned(), of_track.as_ref().map(|it| it.digest().to_owned()));
+        let reference = cell(&self.references, (tenant.server_id, digests));
         let make = || async {
-            make_reference(&self.environment, tenant.server_id, &files)
+            make_reference(&self.environment, tenant.server_id, &files, of_track.as_ref())
                 .await
                 .map_err(|error| failure(&error))
         };
         let expected = reference.get_or_init(make).await.as_ref().map_err(Clone::clone)?;
         verified.differences = expected.differences(&found.schema);
-        let outdated = found.outdated(&self.set);
+        let sets = || track.iter().chain([&self.set]);
+        let outdated: Vec<&str> = sets().flat_map(|set| found.outdated(set)).collect();
         if !verified.differences.is_empty() && !outdated.is_empty() {
             return Err(unknown(tenant, &outdated));
         }
         verified.state = if !verified.differences.is_empty() {
             DriftState::Drifted
-        } else if found.is_up_to_date(&self.set) {
+        } else if tenant.track.is_some() == track.is_some()
+            && sets().all(|set| found.is_up_to_date(set))
+        {
             DriftState::Clean
         } else {
             DriftState::Behind
@@ -218,6 +230,19 @@ impl Looker {
             });
         }
         self.record(tenant, verified, verified.differences.len()).await
+    }
+
+    /// The files of a tenant's track. Only where its database has some does it matter that they can be used.
+    fn track_of(
+        &self,
+        tenant: &Tenant,
+        found: &Reading,
+    ) -> Result<Option<MigrationSet>, SchemaError> {
+        let Some(name) = tenant.track_name() else { return Ok(None) };
+        match self.set.track(name.as_str()) {
+            Err(_) if found.track().is_none() => Ok(None),
+            files => files.map(Some),
+        }
     }
 
     async fn record(
@@ -238,21 +263,42 @@ fn cell<K: Eq + Hash, T>(known: &Known<K, T>, key: K) -> Arc<OnceCell<Result<T, 
     Arc::clone(known.entry(key).or_default())
 }
 
+/// Makes sure that the files can have left what the database says of itself.
+fn check_history(
+    tenant: &Tenant,
+    found: &Reading,
+    set: &MigrationSet,
+    track: Option<&MigrationSet>,
+) -> Result<(), SchemaError> {
+    found.check_history(set)?;
+    match (track, found.track()) {
+        (Some(track), _) => found.check_history(track),
+        (None, Some(held)) => {
+            let wanted = tenant.track_name().map(ToString::to_string);
+            Err(SchemaError::OtherTrack { held: held.to_owned(), wanted })
+        }
+        (None, None) => Ok(()),
+    }
+}
+
 /// Reads a tenant's database.
 async fn read(environment: &Environment, tenant: &Tenant) -> Result<Reading, StepError> {
     let server = environment.server(tenant.server_id).await?;
     Ok(read_schema(&server, &tenant.database, PATIENCE).await?)
 }
 
-/// What these files make, on one server. Goes on to its end even if the caller stops waiting, so
-/// that no build is left.
+/// What these files make, and those of a track after them, on one server. Goes on to its end even if the caller stops
+/// waiting, so that no build is left.
 async fn make_reference(
     environment: &Environment,
     server_id: Uuid,
     files: &MigrationSet,
+    track: Option<&MigrationSet>,
 ) -> Result<Schema, StepError> {
-    let (environment, files) = (environment.clone(), files.clone());
-    let made = tokio::spawn(async move { build_reference(&environment, server_id, &files).await });
+    let (environment, files, track) = (environment.clone(), files.clone(), track.cloned());
+    let made = tokio::spawn(async move {
+        build_reference(&environment, server_id, &files, track.as_ref()).await
+    });
     made.await.unwrap_or_else(|ended| Err(StepError::new(ended, true, None)))
 }
 
@@ -261,6 +307,7 @@ async fn build_reference(
     environment: &Environment,
     server_id: Uuid,
     files: &MigrationSet,
+    track: Option<&MigrationSet>,
 ) -> Result<Schema, StepError> {
     let chore = format!("reference on {server_id}");
     let chore = environment.catalog.await_chore(&chore).await?;
@@ -273,9 +320,9 @@ async fn build_reference(
         .map(|template| DatabaseName::template(&template.digest));
     let timeouts = environment.limits.migration_timeouts;
     let (build, template) = (reference_build(), template.as_ref());
-    let schema = reference_schema(&server, &build, template, files, timeouts).await?;
+    let schema = reference_schema(&server, &build, template, (files, track), timeouts).await;
     chore.end().await;
-    Ok(schema)
+    Ok(schema?)
 }
 
 /// The build in which versions are looked at. A crash may leave it; the next look drops it.

@@ -73,10 +73,10 @@ impl TenantConnection {
         mut session: Box<Session>,
         toll: Option<Toll>,
     ) -> Self {
-        let schema_version = route.place.tenant.schema_version;
-        if session.schema_version != schema_version {
+        let schema = route.place.tenant.schema();
+        if session.schema != schema {
             session.statements.clear();
-            session.schema_version = schema_version;
+            session.schema = schema;
         }
         let traces = Traces {
             meter: Arc::clone(&route.meter),
@@ -102,6 +102,14 @@ impl TenantConnection {
     #[must_use]
     pub fn has_migration(&self, version: i64) -> bool {
         self.tenant().schema_version >= version
+    }
+
+    /// The newest migration that the tenant has of its track, known in the same way; 0 where it has none. `None` where
+    /// it is in no track: [`TenantConnection::has_migration`] is about the files of every tenant alone.
+    #[must_use]
+    pub fn track_version(&self, track: &str) -> Option<i64> {
+        let own = self.tenant().track.as_ref().filter(|own| own.name.as_str() == track);
+        own.map(|own| own.version)
     }
 
     /// Runs a query and returns its rows.

@@ -23,8 +23,8 @@ const MAX_STATEMENTS: NonZeroUsize = NonZeroUsize::new(256).expect("it is more t
 pub(super) struct Session {
     pub client: Client,
     pub statements: Statements,
-    /// The tenant's schema version when the statements were prepared.
-    pub schema_version: i64,
+    /// What [`Tenant::schema`](crate::tenant::Tenant::schema) was when the statements were prepared.
+    pub schema: (i64, i64),
     /// Whether somebody has used it before.
     pub is_used: bool,
 }
@@ -95,8 +95,8 @@ impl Session {
         let opened = timeout(patience, opening).await;
         let client = opened.map_err(|_| ConnectError::TimedOut(patience))??;
         let statements = Statements::new();
-        let schema_version = place.tenant.schema_version;
-        Ok(Self { client, statements, schema_version, is_used: false })
+        let schema = place.tenant.schema();
+        Ok(Self { client, statements, schema, is_used: false })
     }
 
     /// Whether it has ended, by whichever side.

@@ -202,11 +202,11 @@ impl Shared {
         {
             found = line.wire.settle().await.then_some(line);
         }
-        let schema_version = place.tenant.schema_version;
+        let schema = place.tenant.schema();
         let line = if let Some(mut line) = found {
-            if line.schema_version != schema_version {
+            if line.schema != schema {
                 line.wire.forget_statements();
-                line.schema_version = schema_version;
+                line.schema = schema;
             }
             line
         } else {
@@ -217,7 +217,7 @@ impl Shared {
             let patience = self.router.settings().pool_wait_timeout;
             let connect = self.connect(place, home, access);
             let wire = tenant.server.ask(deadline, patience, connect).await?;
-            Line { wire, schema_version, _slot: slot }
+            Line { wire, schema, _slot: slot }
         };
         let permit = Some((entry, permit));
         Ok(Session {

@@ -307,6 +307,7 @@ mod tests {
             generation: 1,
             schema_version: 0,
             repeatables_digest: String::new(),
+            track: None,
             created_at: Timestamp::UNIX_EPOCH,
             updated_at: Timestamp::UNIX_EPOCH,
         }

@@ -262,6 +262,7 @@ pub fn new_tenant(slug: &str) -> NewTenant {
         tier: Tier::Shared,
         settings: TenantSettings::default(),
         server: None,
+        track: None,
     }
 }
 

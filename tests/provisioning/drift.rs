@@ -21,7 +21,7 @@ fn set(number: usize) -> MigrationSet {
 async fn reference(server: &Server, set: &MigrationSet) -> Schema {
     let build = DatabaseName::build(Uuid::new_v4());
     let timeouts = MigrationTimeouts::default();
-    reference_schema(server, &build, None, set, timeouts).await.unwrap()
+    reference_schema(server, &build, None, (set, None), timeouts).await.unwrap()
 }
 
 async fn made(slug: &str, server: &Server, set: &MigrationSet) -> Subject {
@@ -52,7 +52,7 @@ async fn a_schema_is_the_same_however_the_files_came_to_it() {
     apply(&server, &in_place.database, &all, timeouts).await.unwrap();
     let from_zero = reference(&server, &all).await;
     let of_template =
-        reference_schema(&server, &build, Some(&template), &all, timeouts).await.unwrap();
+        reference_schema(&server, &build, Some(&template), (&all, None), timeouts).await.unwrap();
 
     assert_eq!(from_zero.differences(&read(&server, &in_place).await), []);
     assert_eq!(from_zero.differences(&of_template), []);

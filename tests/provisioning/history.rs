@@ -59,9 +59,9 @@ async fn whoever_stops_at_any_version_ends_as_if_nobody_had() {
     assert_eq!(applied.files.len(), set.len() + set.repeatables().len());
     server.seal_as_template(&build, &template, set.digest(), set.target_version()).await.unwrap();
 
-    let from_zero = reference_schema(&server, &build, None, &set, timeouts).await.unwrap();
+    let from_zero = reference_schema(&server, &build, None, (&set, None), timeouts).await.unwrap();
     let by_clone =
-        reference_schema(&server, &build, Some(&template), &set, timeouts).await.unwrap();
+        reference_schema(&server, &build, Some(&template), (&set, None), timeouts).await.unwrap();
     assert_eq!(from_zero.differences(&by_clone), []);
     assert_eq!(from_zero.fingerprint(), by_clone.fingerprint());
 

@@ -91,7 +91,7 @@ async fn an_administrator_needs_not_be_a_superuser() {
     let (set, timeouts) = (migrations(FILES), MigrationTimeouts::default());
     let found = read_schema(&server, &acme.database, Duration::from_secs(5)).await.unwrap();
     let build = DatabaseName::build(Uuid::new_v4());
-    let expected = reference_schema(&server, &build, None, &set, timeouts).await.unwrap();
+    let expected = reference_schema(&server, &build, None, (&set, None), timeouts).await.unwrap();
     assert_eq!(expected.differences(&found.schema), []);
     baseline(&server, &acme.database, &set, timeouts).await.unwrap();
     let restore = Owner { operation: Uuid::new_v4(), ..acme.owner };

@@ -20,8 +20,11 @@ pub async fn baseline(
 ) -> Result<(), SchemaError> {
     lock_down(&server.connect(database).await?).await?;
     let mut connection = server.connect_as_owner(database, timeouts).await?;
-    let (locked, history) =
-        future::join(connection.batch_execute(MIGRATION_LOCK), history::read(&connection)).await;
+    let (locked, history) = future::join(
+        connection.batch_execute(MIGRATION_LOCK),
+        history::read(&connection, history::COMMON),
+    )
+    .await;
     locked.map_err(SchemaError::not_locked)?;
     let history = history?;
     if !history.is_empty() {

@@ -1,7 +1,7 @@
 //! Looking at one database beside the files: what it has, and what it should have.
 //!
 //! What it should have is read from a database that nothing but the files made: a clone of the template,
-//! which itself accepts no connections, or a build from zero. It is dropped at once. The database that is
+//! which itself accepts no connections, or a build from zero, with the files of a track after that. It is dropped at once. The database that is
 //! looked at is only read, between two migrations and never in the middle of one.
 
 use std::collections::BTreeMap;
@@ -11,17 +11,20 @@ use futures_util::future;
 
 use super::fingerprint::Schema;
 use super::{
-    MIGRATION_LOCK_SHARED, MigrationSet, MigrationTimeouts, RepeatableFile, SchemaError,
-    build_from_zero, history, journal,
+    MIGRATION_LOCK_SHARED, MigrationSet, MigrationTimeouts, RepeatableFile, SchemaError, apply,
+    build_from_zero, history, journal, track,
 };
 use crate::database::{Proof, Source};
 use crate::name::DatabaseName;
 use crate::server::Server;
 
-/// What one database has.
+/// What one database has. Where a set of files is asked for, it is the common one or that of a track.
 #[derive(Debug)]
 pub struct Reading {
     history: Vec<history::Row>,
+    /// The track that it has files of.
+    track: Option<String>,
+    track_history: Vec<history::Row>,
     /// The repeatable files that it has, with their checksums.
     repeatables: BTreeMap<String, String>,
     /// Its schema.
@@ -35,6 +38,12 @@ impl Reading {
         history::version(&self.history)
     }
 
+    /// The track that it has files of.
+    #[must_use]
+    pub fn track(&self) -> Option<&str> {
+        self.track.as_deref()
+    }
+
     /// Whether its history names any file.
     #[must_use]
     pub fn has_history(&self) -> bool {
@@ -45,7 +54,7 @@ impl Reading {
     /// those that it has in their present form. `None` if there is no file of its version.
     #[must_use]
     pub fn files(&self, set: &MigrationSet) -> Option<MigrationSet> {
-        let at = set.at(self.version())?;
+        let at = set.at(history::version(self.history_of(set)))?;
         let known: Vec<_> = set.repeatables().iter().filter(|file| self.has(file)).collect();
         if known.len() == at.repeatables().len() {
             return Some(at);
@@ -53,7 +62,7 @@ impl Reading {
         let sql = |version| set.sql(version).unwrap_or_default().to_owned();
         let versions = at.files().map(|file| (file.file.clone(), sql(file.version)));
         let repeatables = known.iter().map(|file| (file.file.clone(), file.sql.clone()));
-        MigrationSet::from_sources(versions.chain(repeatables).collect()).ok()
+        set.alike(versions.chain(repeatables).collect()).ok()
     }
 
     /// The repeatable files that it has in another form than the present one.
@@ -67,7 +76,7 @@ impl Reading {
     /// Whether it has all of these files as they are.
     #[must_use]
     pub fn is_up_to_date(&self, set: &MigrationSet) -> bool {
-        self.version() >= set.target_version()
+        history::version(self.history_of(set)) >= set.target_version()
             && set.repeatables().iter().all(|file| self.has(file))
     }
 
@@ -77,7 +86,12 @@ impl Reading {
 
     /// Makes sure that the history is one that these files can have left.
     pub fn check_history(&self, set: &MigrationSet) -> Result<(), SchemaError> {
-        history::pending(set, &self.history).map(drop)
+        track::require(self.track(), set)?;
+        history::pending(set, self.history_of(set)).map(drop)
+    }
+
+    fn history_of(&self, set: &MigrationSet) -> &[history::Row] {
+        if set.of_track().is_some() { &self.track_history } else { &self.history }
     }
 }
 
@@ -90,24 +104,27 @@ pub async fn read_schema(
 ) -> Result<Reading, SchemaError> {
     let connection = server.connect(database).await?;
     let wait = format!("set lock_timeout = {}; {MIGRATION_LOCK_SHARED}", patience.as_millis());
-    let (waited, history, repeatables, schema) = future::join4(
+    let (waited, history, track, repeatables, schema) = future::join5(
         connection.batch_execute(&wait),
-        history::read(&connection),
+        history::read(&connection, history::COMMON),
+        track::read(&connection),
         journal::repeatables(&connection),
         Schema::read(&connection),
     )
     .await;
     waited.map_err(SchemaError::not_locked)?;
-    Ok(Reading { history: history?, repeatables: repeatables?, schema: schema? })
+    let (track, track_history) = track?;
+    let (history, repeatables, schema) = (history?, repeatables?, schema?);
+    Ok(Reading { history, track, track_history, repeatables, schema })
 }
 
-/// Reads what these files make, in `build`: a clone of their template where there is one, else a build from
-/// zero. Nobody else may use that name meanwhile; what an earlier call left there is dropped.
+/// Reads what these files make, and those of a track after them, in `build`: a clone of their template where there is
+/// one, else a build from zero. Nobody else may use that name meanwhile; what an earlier call left there is dropped.
 pub async fn reference_schema(
     server: &Server,
     build: &DatabaseName,
     template: Option<&DatabaseName>,
-    set: &MigrationSet,
+    (set, track): (&MigrationSet, Option<&MigrationSet>),
     timeouts: MigrationTimeouts,
 ) -> Result<Schema, SchemaError> {
     server.drop_owned_database(build, Proof::Name).await?;
@@ -117,6 +134,9 @@ pub async fn reference_schema(
             None => drop(build_from_zero(server, build, set, timeouts).await?),
         }
         server.open_build(build).await?;
+        if let Some(track) = track {
+            apply(server, build, track, timeouts).await?;
+        }
         let connection = server.connect(build).await?;
         Ok::<_, SchemaError>(Schema::read(&connection).await?)
     };

@@ -4,13 +4,11 @@
 //! templates and for a tenant that can wait. What cannot run in that transaction is left out and named;
 //! what fails after that may have needed it, so that it is named too and is no error.
 
-use std::time::Instant;
-
 use tokio_postgres::Client;
 
 use super::run::{FRESH, line_of};
 use super::statement::{Manner, split};
-use super::{AppliedFile, MigrationSet, MigrationTimeouts, SchemaError, Standing, history};
+use super::{MigrationSet, MigrationTimeouts, SchemaError, Standing, history};
 use crate::error::{Cause, Error};
 use crate::name::DatabaseName;
 use crate::server::Server;
@@ -18,59 +16,43 @@ use crate::server::Server;
 /// What [`dry_run`] found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DryRun {
-    /// The files that ran.
-    pub tried: Vec<AppliedFile>,
+    /// The files that ran, by their names.
+    pub tried: Vec<String>,
     /// The files that could not be tried, and why.
     pub skipped: Vec<(String, String)>,
 }
 
 /// A file that [`apply`](super::apply) would run.
 struct Candidate<'a> {
-    version: i64,
-    name: &'a str,
     file: &'a str,
     sql: &'a str,
     in_transaction: bool,
 }
 
-/// Runs the files that a database lacks, and leaves nothing of it. Errors are those of
-/// [`apply`](super::apply); a lock is waited for once.
+/// Runs the files that a database lacks, those of its track after the others, and leaves nothing of it. Errors are
+/// those of [`apply`](super::apply); a lock is waited for once.
 pub async fn dry_run(
     server: &Server,
     database: &DatabaseName,
     set: &MigrationSet,
+    track: Option<&MigrationSet>,
     timeouts: MigrationTimeouts,
 ) -> Result<DryRun, SchemaError> {
     let connection = server.connect_as_owner(database, timeouts).await?;
-    let standing = Standing::read(&connection, set).await?;
-    let versions = history::pending(set, &standing.history)?.into_iter().map(|file| Candidate {
-        version: file.version,
-        name: &file.name,
-        file: &file.file,
-        sql: set.sql(file.version).unwrap_or_default(),
-        in_transaction: file.in_transaction,
-    });
-    let repeatables = standing.changed(set).into_iter().map(|file| Candidate {
-        version: 0,
-        name: &file.name,
-        file: &file.file,
-        sql: &file.sql,
-        in_transaction: file.in_transaction,
-    });
+    let mut candidates = candidates(&connection, set).await?;
+    if let Some(track) = track {
+        candidates.extend(self::candidates(&connection, track).await?);
+    }
 
     let mut outcome = DryRun::default();
     connection.batch_execute("begin").await.map_err(Error::from)?;
-    for candidate in versions.chain(repeatables) {
+    for candidate in candidates {
         if let Some(reason) = candidate.obstacle() {
             outcome.skipped.push((candidate.file.to_owned(), reason.to_owned()));
             continue;
         }
-        let begun = Instant::now();
         match attempt(&connection, candidate.sql).await {
-            Ok(()) => {
-                let (version, name) = (candidate.version, candidate.name.to_owned());
-                outcome.tried.push(AppliedFile { version, name, elapsed: begun.elapsed() });
-            }
+            Ok(()) => outcome.tried.push(candidate.file.to_owned()),
             Err(error) => {
                 let line = line_of(&error, candidate.sql);
                 let (file, source) = (candidate.file.to_owned(), Cause::from(error));
@@ -90,6 +72,26 @@ pub async fn dry_run(
     }
     connection.batch_execute("rollback").await.map_err(Error::from)?;
     Ok(outcome)
+}
+
+/// The files of a set that a database lacks.
+async fn candidates<'a>(
+    client: &Client,
+    set: &'a MigrationSet,
+) -> Result<Vec<Candidate<'a>>, SchemaError> {
+    let standing = Standing::read(client, set).await?;
+    standing.require_track(set)?;
+    let versions = history::pending(set, &standing.history)?.into_iter().map(|file| Candidate {
+        file: &file.file,
+        sql: set.sql(file.version).unwrap_or_default(),
+        in_transaction: file.in_transaction,
+    });
+    let repeatables = standing.changed(set).into_iter().map(|file| Candidate {
+        file: &file.file,
+        sql: &file.sql,
+        in_transaction: file.in_transaction,
+    });
+    Ok(versions.chain(repeatables).collect())
 }
 
 impl Candidate<'_> {

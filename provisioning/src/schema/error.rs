@@ -35,12 +35,41 @@ pub enum SchemaError {
         file: String,
     },
     /// A migration was applied that the set does not have.
-    #[error("the database has version {version} ({name}), but there is no such migration file")]
+    #[error(
+        "the database has version {version} ({name}){}, but there is no such migration file",
+        of_track(track.as_deref())
+    )]
     MissingFile {
         /// The version that was applied.
         version: i64,
         /// Its name.
         name: String,
+        /// The track that it is a version of; none where every database gets it.
+        track: Option<String>,
+    },
+    /// There are no files of a track.
+    #[error("there is no track {track}; there {}", listed_tracks(known))]
+    NoTrack {
+        /// The track.
+        track: String,
+        /// Those that there are.
+        known: Vec<String>,
+    },
+    /// The files of a track are not what migrations must be.
+    #[error("the track {track} cannot be used: {problem}")]
+    BrokenTrack {
+        /// The track.
+        track: String,
+        /// What is wrong.
+        problem: String,
+    },
+    /// A database has files of one track, and should get those of another one, or of none.
+    #[error("the database has files of track {held}, and its tenant is in {}", named_track(wanted.as_deref()))]
+    OtherTrack {
+        /// The track that it has files of.
+        held: String,
+        /// The track that it should be in.
+        wanted: Option<String>,
     },
     /// A file was added below the newest one applied.
     #[error("the migration file {file} is new, but the database is at version {newest} already")]
@@ -144,6 +173,9 @@ impl SchemaError {
             | Self::File { .. }
             | Self::Edited { .. }
             | Self::MissingFile { .. }
+            | Self::NoTrack { .. }
+            | Self::BrokenTrack { .. }
+            | Self::OtherTrack { .. }
             | Self::OutOfOrder { .. }
             | Self::InDoubt { .. }
             | Self::HalfDone { .. }
@@ -163,6 +195,22 @@ impl SchemaError {
             }
             Self::MissingFile { .. } => {
                 "put the file back; if a newer release applied it, use that release's migrations"
+            }
+            Self::NoTrack { track, .. } => {
+                return Some(
+                    format!("put the folder tracks/{track} into TENANTRY_TENANT_MIGRATIONS_DIR")
+                        .into(),
+                );
+            }
+            Self::BrokenTrack { track, .. } => {
+                return Some(
+                    format!("mend tracks/{track} in TENANTRY_TENANT_MIGRATIONS_DIR").into(),
+                );
+            }
+            Self::OtherTrack { held, .. } => {
+                return Some(
+                    format!("`tenantry tenant set-track SLUG {held}` puts it there").into(),
+                );
             }
             Self::OutOfOrder { newest, .. } => {
                 return Some(format!("give the file a number above {newest}").into());
@@ -226,6 +274,22 @@ fn failed_remedy(cause: &Cause) -> &'static str {
 
 fn listed(blockers: &[Blocker]) -> String {
     blockers.iter().fold(String::new(), |text, blocker| format!("{text}. In the way: {blocker}"))
+}
+
+fn of_track(track: Option<&str>) -> String {
+    track.map_or_else(String::new, |track| format!(" of track {track}"))
+}
+
+fn named_track(track: Option<&str>) -> String {
+    track.map_or_else(|| "no track".to_owned(), |track| format!("track {track}"))
+}
+
+fn listed_tracks(known: &[String]) -> String {
+    match known {
+        [] => "is none".to_owned(),
+        [one] => format!("is {one}"),
+        many => format!("are {}", many.join(", ")),
+    }
 }
 
 fn place(file: &str, line: Option<usize>) -> String {

@@ -1,4 +1,5 @@
-//! The history that refinery keeps in a database, compared with a set of files.
+//! The histories that refinery keeps in a database, compared with sets of files: one of the common files, and one of
+//! the files of its track.
 
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
@@ -14,15 +15,19 @@ pub(super) struct Row {
     pub(super) checksum: u64,
 }
 
-/// Reads the whole history, oldest first, in one round trip. No table is no history.
-pub(super) async fn read(client: &Client) -> Result<Vec<Row>, SchemaError> {
-    let rows = client
-        .query_typed(
-            "-- schema::history
-             select version, name, checksum from tenantry.schema_history",
-            &[],
-        )
-        .await;
+/// The tables of the two histories; pasted into refinery's statements as they stand.
+pub(super) const COMMON: &str = "tenantry.schema_history";
+pub(super) const OF_TRACK: &str = "tenantry.track_history";
+
+/// The table with the history of these files.
+pub(super) fn table(set: &MigrationSet) -> &'static str {
+    if set.of_track().is_some() { OF_TRACK } else { COMMON }
+}
+
+/// Reads a whole history, oldest first, in one round trip. No table is no history.
+pub(super) async fn read(client: &Client, table: &'static str) -> Result<Vec<Row>, SchemaError> {
+    let sql = format!("-- schema::history\nselect version, name, checksum from {table}");
+    let rows = client.query_typed(&sql, &[]).await;
     match rows {
         Ok(rows) => {
             // A new session plans a sort dearly: it has every operator of an index still to look up.
@@ -48,7 +53,12 @@ pub(super) fn pending<'a>(
     for row in history {
         let known = set.migrations().iter().find(|migration| migration.version() == row.version);
         let Some(known) = known else {
-            return Err(SchemaError::MissingFile { version: row.version, name: row.name.clone() });
+            let track = set.of_track().map(str::to_owned);
+            return Err(SchemaError::MissingFile {
+                version: row.version,
+                name: row.name.clone(),
+                track,
+            });
         };
         if known.checksum() != row.checksum || known.name() != row.name {
             let file = set.file(row.version).map_or_else(String::new, |file| file.file.clone());

@@ -28,6 +28,8 @@ use crate::error::Error;
 
 /// Made with every database; here for those that are older.
 const JOURNAL: &str = include_str!("../../sql/journal.sql");
+/// Made when a database gets the first file of a track.
+const TRACK: &str = include_str!("../../sql/track.sql");
 
 /// How much longer a statement may wait that nobody queues up behind.
 const PATIENCE: u32 = 30;
@@ -69,6 +71,38 @@ pub(super) async fn repeatables(client: &Client) -> Result<BTreeMap<String, Stri
 /// Makes the tables that an older database lacks.
 pub(super) async fn prepare(client: &Client) -> Result<(), SchemaError> {
     Ok(client.batch_execute(JOURNAL).await.map_err(Error::from)?)
+}
+
+/// Makes the tables that a database lacks which gets files of this track for the first time.
+pub(super) async fn prepare_track(client: &Client, track: &str) -> Result<(), SchemaError> {
+    prepare(client).await?;
+    let named = format!(
+        "{TRACK}alter table tenantry.track_history alter column track set default {}",
+        escape_literal(track)
+    );
+    Ok(client.batch_execute(&named).await.map_err(Error::from)?)
+}
+
+/// The track that a database has files of, or parts of files. No table is none.
+pub(super) async fn held_track(client: &Client) -> Result<Option<String>, SchemaError> {
+    let rows = client
+        .query_typed(
+            "-- journal::held_track
+             select track from tenantry.track_history
+             union select split_part(file, '/', 2) from tenantry.schema_repeatables where file like 'tracks/%'
+             union select split_part(file, '/', 2) from tenantry.schema_statements where file like 'tracks/%'
+             order by 1",
+            &[],
+        )
+        .await;
+    match rows {
+        Ok(rows) if rows.len() > 1 => {
+            Err(SchemaError::History("it has files of more than one track".to_owned()))
+        }
+        Ok(rows) => Ok(rows.first().map(|row| row.get(0))),
+        Err(error) if error.code() == Some(&SqlState::UNDEFINED_TABLE) => Ok(None),
+        Err(error) => Err(Error::from(error).into()),
+    }
 }
 
 /// Notes that a repeatable file has run; its statements are forgotten, as they may run again.

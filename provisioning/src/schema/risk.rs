@@ -158,7 +158,26 @@ impl MigrationSet {
     /// everybody: no tenant that is to be migrated is further.
     #[must_use]
     pub fn effects(&self, above: i64, newest: i64) -> Vec<FileEffects> {
+        self.effects_knowing(Known::default(), above, newest)
+    }
+
+    /// The same of the files of a track, which run after the common ones.
+    #[must_use]
+    pub fn effects_after(
+        &self,
+        common: &MigrationSet,
+        above: i64,
+        newest: i64,
+    ) -> Vec<FileEffects> {
         let mut known = Known::default();
+        for file in common.files() {
+            look(common.sql(file.version).unwrap_or_default(), file.in_transaction, &mut known);
+        }
+        known.age();
+        self.effects_knowing(known, above, newest)
+    }
+
+    fn effects_knowing(&self, mut known: Known, above: i64, newest: i64) -> Vec<FileEffects> {
         let mut files = Vec::new();
         for file in self.files() {
             let sql = self.sql(file.version).unwrap_or_default();

@@ -6,6 +6,8 @@
 //!
 //! There are two kinds of files. `V<number>__<name>.sql` is run once and never changes. `R__<name>.sql`
 //! is run again whenever it has changed, after all of the others.
+//!
+//! Files that only some databases get lie in [`tracks`], each of them a set of its own.
 
 use std::fmt;
 use std::path::Path;
@@ -17,8 +19,10 @@ use refinery_core::Migration;
 use super::SchemaError;
 
 mod file;
+mod tracks;
 
-use file::{parse, parse_repeatable};
+use file::{bare, parse, parse_repeatable};
+use tracks::Tracks;
 
 /// Versions of at least so many digits are points in time: there may be gaps between them.
 const FIRST_TIMESTAMP: i64 = 10_000_000;
@@ -37,6 +41,9 @@ struct Shared {
     migrations: Vec<Migration>,
     repeatables: Vec<RepeatableFile>,
     repeatables_digest: String,
+    /// The track whose files these are; none where every database gets them.
+    of_track: Option<String>,
+    tracks: Tracks,
 }
 
 /// One migration file.
@@ -46,7 +53,7 @@ pub struct MigrationFile {
     pub version: i64,
     /// The words after the two underscores.
     pub name: String,
-    /// The name of the file.
+    /// The name of the file; of a track, with the folder: `tracks/<track>/<file>`.
     pub file: String,
     /// SHA-256 over the file's bytes, in hexadecimal digits.
     pub sha256: String,
@@ -59,7 +66,7 @@ pub struct MigrationFile {
 pub struct RepeatableFile {
     /// The words after the two underscores.
     pub name: String,
-    /// The name of the file.
+    /// The name of the file; of a track, with the folder: `tracks/<track>/<file>`.
     pub file: String,
     /// SHA-256 over the file's bytes, in hexadecimal digits.
     pub sha256: String,
@@ -70,34 +77,32 @@ pub struct RepeatableFile {
 
 impl MigrationSet {
     /// Reads the `V<number>__<name>.sql` and `R__<name>.sql` files of a directory. Files that do not end in `.sql`, and
-    /// directories, are left alone; an `.sql` file that does not fit is an error. Blocks on the disk.
+    /// directories other than `tracks`, are left alone; an `.sql` file that does not fit is an error, but in a track
+    /// only that of whoever asks for it. Blocks on the disk.
     ///
     /// A file counts byte by byte: if a checkout changes its line ends, it is another file.
     pub fn load(dir: &Path) -> Result<Self, SchemaError> {
-        let unreadable = |source| SchemaError::Directory { path: dir.to_owned(), source };
-        let mut sources = Vec::new();
-        for entry in std::fs::read_dir(dir).map_err(unreadable)? {
-            let path = entry.map_err(unreadable)?.path();
-            let is_sql =
-                path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("sql"));
-            if !is_sql || path.is_dir() {
-                continue;
-            }
-            let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            let sql = std::fs::read_to_string(&path).map_err(|source| SchemaError::File {
-                problem: format!("cannot be read: {source}"),
-                file: file.clone(),
-            })?;
-            sources.push((file, sql));
-        }
-        Self::from_sources(sources)
+        Self::build(sources(dir, "")?, None, Tracks::load(dir))
     }
 
-    /// Makes a set of files given as name and content, in any order.
+    /// Makes a set of files given as name and content, in any order; it has no track.
     pub fn from_sources(sources: Vec<(String, String)>) -> Result<Self, SchemaError> {
+        Self::build(sources, None, Tracks::default())
+    }
+
+    /// Files of the same track as this set, or of none if this is of none.
+    pub(super) fn alike(&self, sources: Vec<(String, String)>) -> Result<Self, SchemaError> {
+        Self::build(sources, self.shared.of_track.clone(), Tracks::default())
+    }
+
+    fn build(
+        sources: Vec<(String, String)>,
+        of_track: Option<String>,
+        tracks: Tracks,
+    ) -> Result<Self, SchemaError> {
         let (mut files, mut repeatables) = (Vec::with_capacity(sources.len()), Vec::new());
         for (file, sql) in sources {
-            if file.starts_with("R__") {
+            if bare(&file).starts_with("R__") {
                 repeatables.push(parse_repeatable(file, sql)?);
             } else {
                 files.push((parse(&file, &sql)?, sql));
@@ -109,7 +114,7 @@ impl MigrationSet {
         }
         repeatables.sort_by(|one, other| one.file.cmp(&other.file));
 
-        let shared = Arc::new(share(files, repeatables));
+        let shared = Arc::new(Shared { of_track, tracks, ..share(files, repeatables) });
         let visible = shared.files.len();
         let digest = digest_of(&shared.files, &shared.repeatables).into();
         Ok(Self { shared, visible, digest })
@@ -133,17 +138,40 @@ impl MigrationSet {
         self.files().next_back().map_or(0, |file| file.version)
     }
 
-    /// SHA-256 over names and contents of all files, in hexadecimal digits.
+    /// SHA-256 over names and contents of all files, in hexadecimal digits; those of tracks are not in it.
     #[must_use]
     pub fn digest(&self) -> &str {
         &self.digest
     }
 
-    /// Name and SHA-256 of every file that counts, the repeatable ones last.
+    /// The same over those of tracks too; where there are none, it is [`MigrationSet::digest`].
+    #[must_use]
+    pub fn directory_digest(&self) -> String {
+        self.shared.tracks.digest_with(&self.digest)
+    }
+
+    /// Name and SHA-256 of every file that counts, the repeatable ones after the others, and those of tracks last.
     pub fn checksums(&self) -> impl Iterator<Item = (&str, &str)> {
         let files = self.files().map(|file| (file.file.as_str(), file.sha256.as_str()));
         files
             .chain(self.repeatables().iter().map(|file| (file.file.as_str(), file.sha256.as_str())))
+            .chain(self.shared.tracks.checksums())
+    }
+
+    /// The track whose files these are; none where every database gets them.
+    #[must_use]
+    pub fn of_track(&self) -> Option<&str> {
+        self.shared.of_track.as_deref()
+    }
+
+    /// The files of a track; whatever the ceiling, which is one of the common files.
+    pub fn track(&self, name: &str) -> Result<Self, SchemaError> {
+        self.shared.tracks.get(name)
+    }
+
+    /// Every track by name, with what keeps it from being used.
+    pub fn tracks(&self) -> impl Iterator<Item = (&str, Result<&Self, &str>)> {
+        self.shared.tracks.all()
     }
 
     /// SHA-256 over names and contents of the repeatable files; empty if there is none, and `None` where
@@ -203,7 +231,9 @@ impl MigrationSet {
         self.migrations().iter().find(|known| known.version() == version)?.sql()
     }
 
-    fn is_whole(&self) -> bool {
+    /// Whether no file is held back by a ceiling.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
         self.visible == self.shared.files.len()
     }
 }
@@ -224,7 +254,30 @@ fn share(sources: Vec<(MigrationFile, String)>, repeatables: Vec<RepeatableFile>
     }
     let repeatables_digest =
         if repeatables.is_empty() { String::new() } else { digest_of(&[], &repeatables) };
-    Shared { files, migrations, repeatables, repeatables_digest }
+    let (of_track, tracks) = (None, Tracks::default());
+    Shared { files, migrations, repeatables, repeatables_digest, of_track, tracks }
+}
+
+/// Name and content of the `.sql` files at the top of a directory; each name behind `prefix`.
+fn sources(dir: &Path, prefix: &str) -> Result<Vec<(String, String)>, SchemaError> {
+    let unreadable = |source| SchemaError::Directory { path: dir.to_owned(), source };
+    let mut sources = Vec::new();
+    for entry in std::fs::read_dir(dir).map_err(unreadable)? {
+        let path = entry.map_err(unreadable)?.path();
+        let is_sql =
+            path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("sql"));
+        if !is_sql || path.is_dir() {
+            continue;
+        }
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let file = format!("{prefix}{name}");
+        let sql = std::fs::read_to_string(&path).map_err(|source| SchemaError::File {
+            problem: format!("cannot be read: {source}"),
+            file: file.clone(),
+        })?;
+        sources.push((file, sql));
+    }
+    Ok(sources)
 }
 
 fn digest_of(files: &[MigrationFile], repeatables: &[RepeatableFile]) -> String {

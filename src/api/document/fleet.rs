@@ -9,8 +9,8 @@ use utoipa::ToSchema;
 use super::rollout::RolloutDocument;
 use crate::catalog::catching_up::CatchingUp;
 use crate::catalog::freeze::Freeze;
-use crate::catalog::rollouts::{FleetStatus, TenantStanding};
-use crate::tenant::TenantSlug;
+use crate::catalog::rollouts::{FleetStatus, TenantStanding, TrackCount, TrackStanding};
+use crate::tenant::{Label, TenantSlug};
 
 /// Where the fleet stands.
 #[derive(Debug, Serialize, ToSchema)]
@@ -23,9 +23,9 @@ pub struct FleetDocument {
     /// How it goes with bringing tenants up to date without anybody asking, where workers do.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub catching_up: Option<CatchingUp>,
-    /// Tenants at it.
+    /// Tenants at it, and at the newest file of their track if they are in one.
     pub current: i64,
-    /// Tenants below it.
+    /// Tenants below it, or at it and below the newest file of their track.
     pub behind: i64,
     /// Tenants at it, but with other repeatable files; not among the current ones.
     pub outdated: i64,
@@ -42,6 +42,9 @@ pub struct FleetDocument {
     pub checked_since: Option<Timestamp>,
     /// How many tenants are at each version, the oldest first.
     pub versions: Vec<VersionDocument>,
+    /// Every track, with the versions that its tenants are at.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tracks: Vec<TrackDocument>,
     /// The newest rollout.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rollout: Option<RolloutDocument>,
@@ -63,6 +66,31 @@ pub struct VersionDocument {
     pub drifted: i64,
 }
 
+/// How the tenants of a track stand.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct TrackDocument {
+    /// The track.
+    pub track: String,
+    /// The version that its tenants should be at; none where its files cannot be used.
+    pub target_version: Option<i64>,
+    /// Why they cannot.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
+    /// How many tenants are at each version, the oldest first.
+    pub versions: Vec<TrackVersionDocument>,
+}
+
+/// The tenants at one version of a track.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct TrackVersionDocument {
+    /// The version.
+    pub version: i64,
+    /// How many are at it.
+    pub tenants: i64,
+    /// `behind`, `current` or `ahead`; `behind` where the files cannot be used.
+    pub status: &'static str,
+}
+
 /// Where one tenant stands.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct StandingDocument {
@@ -71,6 +99,13 @@ pub struct StandingDocument {
     pub tenant_slug: TenantSlug,
     /// The newest migration that it holds.
     pub schema_version: i64,
+    /// The track that it is in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub track: Option<Label>,
+    /// The newest migration of its track that it holds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub track_version: Option<i64>,
     /// `failed`, `behind`, `current`, `outdated` or `ahead`.
     pub status: &'static str,
     /// How much it had otherwise than the files make it when it was last looked at.
@@ -107,6 +142,7 @@ impl FleetDocument {
             unchecked: fleet.unchecked(),
             checked_since: fleet.oldest_check,
             versions: versions.collect(),
+            tracks: fleet.tracks.iter().map(TrackDocument::new).collect(),
             rollout,
             tenants: tenants.map(|tenants| tenants.into_iter().map(standing).collect()),
         }
@@ -117,15 +153,35 @@ impl StandingDocument {
     fn new(tenant: TenantStanding, target: i64) -> Self {
         let status = match status_of(tenant.version, target) {
             _ if tenant.has_failed => "failed",
+            "current" if tenant.in_track == Ordering::Less => "behind",
+            "current" if tenant.in_track == Ordering::Greater => "ahead",
             "current" if tenant.is_outdated => "outdated",
             status => status,
         };
         Self {
             tenant_slug: tenant.slug,
             schema_version: tenant.version,
+            track_version: tenant.track.as_ref().map(|track| track.version),
+            track: tenant.track.map(|track| track.name),
             status,
             differences: tenant.differences,
             error: tenant.error.map(|error| error.message),
+        }
+    }
+}
+
+impl TrackDocument {
+    fn new(standing: &TrackStanding) -> Self {
+        let target = standing.target;
+        let versions = standing.counts.iter().map(|TrackCount { version, tenants, .. }| {
+            let status = target.map_or("behind", |target| status_of(*version, target));
+            TrackVersionDocument { version: *version, tenants: *tenants, status }
+        });
+        Self {
+            track: standing.track.clone(),
+            target_version: target,
+            problem: standing.problem.clone(),
+            versions: versions.collect(),
         }
     }
 }

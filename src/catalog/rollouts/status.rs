@@ -5,17 +5,19 @@ use std::cmp::Ordering;
 
 use jiff::Timestamp;
 use serde::Deserialize;
+use serde_json::Value;
 use tokio_postgres::Row;
 use tokio_postgres::types::Json;
 use uuid::Uuid;
 
+use super::super::schema::track_of;
 use super::super::tenants::slug_of;
 use super::super::{Catalog, CatalogError, one, rows};
 use super::{COLUMNS, RolloutRecord, WaveCount, failure_of};
 use crate::catalog::catching_up::CatchingUp;
 use crate::catalog::freeze::Freeze;
 use crate::catalog::operations::Failure;
-use crate::tenant::TenantSlug;
+use crate::tenant::{TenantSlug, TenantTrack};
 
 /// How many tenants of a rollout `r` stand where, as JSON.
 const COUNTED: &str = "left join lateral (
@@ -23,6 +25,15 @@ const COUNTED: &str = "left join lateral (
              select wave, state, count(*) as tenants from rollout_items
              where rollout_id = r.id group by 1, 2 order by 1, 2) i
      ) counted on true";
+
+/// How a tenant `t` stands in its track, beside the targets of parameter 2: before them (1), at them (0) or behind
+/// them (-1), as whoever is in a track is that has none; and whether it has other repeatable files of it.
+const IN_TRACK: &str = "cross join lateral (
+         select case when t.track is null or $2::jsonb is null then 0
+                     else coalesce(sign(t.track_version - ($2::jsonb -> t.track ->> 'version')::bigint), -1)
+                end::int as lead,
+                coalesce(t.track_repeatables <> $2::jsonb -> t.track ->> 'repeatables', false) as is_outdated
+     ) k";
 
 /// Where the fleet stands, from one look at the catalog.
 #[derive(Clone, Debug)]
@@ -35,6 +46,10 @@ pub struct FleetStatus {
     pub freeze: Option<Freeze>,
     /// How many tenants are at each version, the oldest first.
     pub versions: Vec<VersionCount>,
+    /// How many tenants are at each version of each track.
+    pub track_counts: Vec<TrackCount>,
+    /// How each track stands; [`Catalog::fleet_status`] leaves that to whoever knows its files.
+    pub tracks: Vec<TrackStanding>,
     /// How it goes with bringing tenants up to date without anybody asking; none where workers do not, or may not
     /// now.
     pub catching_up: Option<CatchingUp>,
@@ -53,12 +68,40 @@ pub struct VersionCount {
     pub version: i64,
     /// How many are at it.
     pub tenants: i64,
-    /// How many of them have other repeatable files than they should.
+    /// How many of them lack files of their track.
+    pub track_behind: i64,
+    /// How many of them have files of their track that nobody here knows.
+    pub track_ahead: i64,
+    /// How many of the others have other repeatable files than they should.
     pub outdated: i64,
     /// How many of them had drifted when they were last looked at.
     pub drifted: i64,
     /// How many of them nobody has looked at yet.
     pub unchecked: i64,
+}
+
+/// The tenants at one version of a track.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct TrackCount {
+    /// The track.
+    pub track: String,
+    /// The version.
+    pub version: i64,
+    /// How many are at it.
+    pub tenants: i64,
+}
+
+/// How the tenants of a track stand.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TrackStanding {
+    /// The track.
+    pub track: String,
+    /// The version that its tenants should be at; none where its files cannot be used.
+    pub target: Option<i64>,
+    /// Why they cannot.
+    pub problem: Option<String>,
+    /// How many tenants are at each version, the oldest first.
+    pub counts: Vec<TrackCount>,
 }
 
 /// Where one tenant stands.
@@ -68,6 +111,10 @@ pub struct TenantStanding {
     pub slug: TenantSlug,
     /// The newest migration that it holds.
     pub version: i64,
+    /// The track that it is in, and what it has of that.
+    pub track: Option<TenantTrack>,
+    /// Whether it is further than it should be in its track, or not as far.
+    pub in_track: Ordering,
     /// Whether it has other repeatable files than it should, if that counts at its version.
     pub is_outdated: bool,
     /// How much it had otherwise than the files make it when it was last looked at.
@@ -87,28 +134,31 @@ impl FleetStatus {
         self
     }
 
-    /// Tenants below the target.
+    /// Tenants below the target, or at it and behind in their track.
     #[must_use]
     pub fn behind(&self) -> i64 {
-        self.sum(Ordering::Less, |count| count.tenants)
+        self.sum(Ordering::Less, |count| count.tenants) + self.at_target(|count| count.track_behind)
     }
 
     /// Tenants at the target that have other repeatable files than they should.
     #[must_use]
     pub fn outdated(&self) -> i64 {
-        if self.has_repeatables { self.sum(Ordering::Equal, |count| count.outdated) } else { 0 }
+        self.at_target(|count| count.outdated)
     }
 
     /// Tenants at the target, and with the repeatable files that they should have.
     #[must_use]
     pub fn current(&self) -> i64 {
-        self.sum(Ordering::Equal, |count| count.tenants) - self.outdated()
+        let others =
+            self.at_target(|count| count.outdated + count.track_behind + count.track_ahead);
+        self.sum(Ordering::Equal, |count| count.tenants) - others
     }
 
-    /// Tenants beyond the target.
+    /// Tenants beyond the target, or at it and further in their track than its files.
     #[must_use]
     pub fn ahead(&self) -> i64 {
         self.sum(Ordering::Greater, |count| count.tenants)
+            + self.at_target(|count| count.track_ahead)
     }
 
     /// Tenants that had drifted when they were last looked at.
@@ -123,6 +173,11 @@ impl FleetStatus {
         self.versions.iter().map(|count| count.unchecked).sum()
     }
 
+    /// Of tenants at the target; 0 where that is held back, so that neither repeatable files count nor tracks.
+    fn at_target(&self, number: fn(&VersionCount) -> i64) -> i64 {
+        if self.has_repeatables { self.sum(Ordering::Equal, number) } else { 0 }
+    }
+
     fn sum(&self, wanted: Ordering, number: fn(&VersionCount) -> i64) -> i64 {
         let wanted = self.versions.iter().filter(|count| count.version.cmp(&self.target) == wanted);
         wanted.map(number).sum()
@@ -131,31 +186,42 @@ impl FleetStatus {
 
 impl Catalog {
     /// Where the fleet stands beside a version and the digest of its repeatable files; `None` where these do
-    /// not count.
+    /// not count. `tracks` has an object for each track that can be used: its `version`, and the digest of its
+    /// `repeatables`.
     pub async fn fleet_status(
         &self,
         target: i64,
         repeatables: Option<&str>,
+        tracks: &Value,
     ) -> Result<FleetStatus, CatalogError> {
         let sql = format!(
             "-- rollouts::fleet_status
-             select v.*, r.*, counted.counts, to_jsonb(f) as freeze, to_jsonb(u) as catching_up
+             select v.*, r.*, counted.counts, to_jsonb(f) as freeze, to_jsonb(u) as catching_up, g.track_counts
              from (
                  select jsonb_agg(a order by a.version) as versions, min(a.oldest_check) as oldest_check
                  from (select t.schema_version as version, count(*) as tenants,
-                              count(*) filter (where t.repeatables_digest <> $1) as outdated,
+                              count(*) filter (where k.lead < 0) as track_behind,
+                              count(*) filter (where k.lead > 0) as track_ahead,
+                              count(*) filter (where k.lead = 0
+                                  and (t.repeatables_digest <> $1 or k.is_outdated)) as outdated,
                               count(*) filter (where c.differences > 0) as drifted,
                               count(*) filter (where c.tenant_id is null) as unchecked,
                               min(c.checked_at) as oldest_check
-                       from tenants t left join schema_checks c on c.tenant_id = t.id
+                       from tenants t left join schema_checks c on c.tenant_id = t.id {IN_TRACK}
                        where t.state in ('active', 'suspended', 'restoring', 'renaming') group by 1) a
              ) v
              left join lateral (select {COLUMNS} from rollouts order by created_at desc limit 1) r on true
              {COUNTED}
              left join schema_freeze f on true
-             left join catching_up u on true"
+             left join catching_up u on true
+             left join lateral (
+                 select jsonb_agg(a order by a.track, a.version) as track_counts
+                 from (select track, track_version as version, count(*) as tenants from tenants
+                       where track is not null and state in ('active', 'suspended', 'restoring', 'renaming')
+                       group by 1, 2) a
+             ) g on true"
         );
-        let row = one(&self.client().await?, &sql, &[&repeatables]).await?;
+        let row = one(&self.client().await?, &sql, &[&repeatables, &tracks]).await?;
         let versions: Option<Json<Vec<VersionCount>>> = row.get("versions");
         let has_rollout = row.get::<_, Option<Uuid>>("id").is_some();
         Ok(FleetStatus {
@@ -164,24 +230,31 @@ impl Catalog {
             freeze: row.get::<_, Option<Json<Freeze>>>("freeze").map(|Json(freeze)| freeze),
             catching_up: row.get::<_, Option<Json<CatchingUp>>>("catching_up").map(|Json(how)| how),
             versions: versions.map(|Json(versions)| versions).unwrap_or_default(),
+            track_counts: row
+                .get::<_, Option<Json<_>>>("track_counts")
+                .map(|Json(counts)| counts)
+                .unwrap_or_default(),
+            tracks: Vec::new(),
             oldest_check: row.get("oldest_check"),
             rollout: has_rollout.then(|| RolloutRecord::from_row(&row)),
             counts: counts_of(&row),
         })
     }
 
-    /// Where each tenant stands, those that are the farthest behind first.
+    /// Where each tenant stands, those that are the farthest behind first; beside the same as
+    /// [`Catalog::fleet_status`], with nothing for `tracks` where these do not count.
     pub async fn tenant_standings(
         &self,
         repeatables: Option<&str>,
+        tracks: Option<&Value>,
     ) -> Result<Vec<TenantStanding>, CatalogError> {
-        let found = rows(
-            &self.client().await?,
+        let sql = format!(
             "-- rollouts::tenant_standings
-             select t.slug, t.schema_version, coalesce(t.repeatables_digest <> $1, false) as is_outdated,
+             select t.slug, t.schema_version, t.track, t.track_version, t.track_repeatables, k.lead,
+                    coalesce(t.repeatables_digest <> $1, false) or k.is_outdated as is_outdated,
                     c.differences, coalesce(i.tenant_id, b.tenant_id) is not null as has_failed,
                     coalesce(o.error, i.error) as error
-             from tenants t
+             from tenants t {IN_TRACK}
              left join schema_checks c on c.tenant_id = t.id
              left join rollout_items i on i.tenant_id = t.id and i.state = 'failed'
               and i.rollout_id = (select id from rollouts order by created_at desc limit 1)
@@ -189,16 +262,17 @@ impl Catalog {
                         join tenants_behind b on b.tenant_id = u.tenant_id and b.digest = u.digest)
               on u.tenant_id = t.id
              where t.state in ('active', 'suspended', 'restoring', 'renaming')
-             order by t.schema_version, t.slug",
-            &[&repeatables],
-        )
-        .await?;
+             order by t.schema_version, t.slug"
+        );
+        let found = rows(&self.client().await?, &sql, &[&repeatables, &tracks]).await?;
         found
             .iter()
             .map(|row| {
                 Ok(TenantStanding {
                     slug: slug_of(row)?,
                     version: row.get("schema_version"),
+                    track: track_of(row)?,
+                    in_track: row.get::<_, i32>("lead").cmp(&0),
                     is_outdated: row.get("is_outdated"),
                     differences: row.get("differences"),
                     has_failed: row.get("has_failed"),
@@ -248,6 +322,8 @@ mod tests {
             freeze: None,
             catching_up: None,
             versions,
+            track_counts: Vec::new(),
+            tracks: Vec::new(),
             oldest_check: None,
             rollout: None,
             counts: Vec::new(),
@@ -257,5 +333,34 @@ mod tests {
         assert_eq!(fleet.outdated(), 10);
         let held = fleet.held_at(2, false);
         assert_eq!((held.behind(), held.current(), held.outdated(), held.ahead()), (5, 1, 0, 42));
+    }
+
+    #[test]
+    fn who_lacks_files_of_a_track_is_behind_at_the_target_alone() {
+        let count = |version| VersionCount {
+            version,
+            tenants: 9,
+            track_behind: 3,
+            track_ahead: 1,
+            outdated: 2,
+            ..VersionCount::default()
+        };
+        let fleet = FleetStatus {
+            target: 2,
+            has_repeatables: true,
+            freeze: None,
+            catching_up: None,
+            versions: vec![count(1), count(2)],
+            track_counts: Vec::new(),
+            tracks: Vec::new(),
+            oldest_check: None,
+            rollout: None,
+            counts: Vec::new(),
+        };
+
+        assert_eq!((fleet.behind(), fleet.outdated(), fleet.ahead()), (12, 2, 1));
+        assert_eq!(fleet.current(), 3);
+        let held = fleet.held_at(1, false);
+        assert_eq!((held.behind(), held.current(), held.ahead()), (0, 9, 9));
     }
 }

@@ -307,10 +307,12 @@ impl Catalog {
     }
 
     /// Tenants below a rollout's target that it has not failed on: made, restored or brought back by
-    /// somebody with older files. Of a rollout of named tenants, only these.
+    /// somebody with older files. Of a rollout of named tenants, only these. `tracks` says where those of tracks should
+    /// be, as in [`Catalog::fleet_status`]; nothing where that is left alone.
     pub async fn stragglers(
         &self,
         rollout: &RolloutRecord,
+        tracks: Option<&Value>,
         named_only: bool,
     ) -> Result<Vec<Uuid>, CatalogError> {
         let found = rows(
@@ -318,9 +320,10 @@ impl Catalog {
             "-- rollouts::stragglers
              select t.id from tenants t
              left join rollout_items i on i.rollout_id = $1 and i.tenant_id = t.id
-             where t.state in ('active', 'suspended', 'restoring', 'renaming') and t.schema_version < $2
+             where t.state in ('active', 'suspended', 'restoring', 'renaming')
+               and (t.schema_version < $2 or t.track_version < ($4::jsonb -> t.track ->> 'version')::bigint)
                and coalesce(i.state = 'succeeded', not $3)",
-            &[&rollout.id, &rollout.target_version, &named_only],
+            &[&rollout.id, &rollout.target_version, &named_only, &tracks],
         )
         .await?;
         Ok(found.iter().map(|row| row.get(0)).collect())

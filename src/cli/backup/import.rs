@@ -110,6 +110,7 @@ pub(super) async fn run(options: Options, context: &Context) -> Result<Outcome> 
         tier: options.tier,
         settings: TenantSettings::default(),
         server: options.server,
+        track: None,
     };
     let (began, by) = (Instant::now(), context.requester());
     let by = Requester { name: &by, idempotency_key: None };

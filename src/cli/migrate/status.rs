@@ -8,6 +8,7 @@ use crate::api::document::fleet::FleetDocument;
 use crate::catalog::catching_up::CatchUpMode;
 use crate::catalog::rollouts::RolloutState;
 use crate::cli::report::{Table, age};
+use crate::cli::tenant::list::track;
 use crate::cli::{Context, Outcome, Result};
 
 #[derive(Debug, Args)]
@@ -53,6 +54,7 @@ fn describe(fleet: &FleetDocument) -> String {
         ]);
     }
     let mut text = table.or("No tenants.");
+    text.push_str(&describe_tracks(fleet));
     if let Some(freeze) = &fleet.freeze {
         let (by, since) = (&freeze.frozen_by, age(freeze.frozen_at));
         _ = write!(text, "\nFrozen at version {} by {by}, {since} ago", freeze.version);
@@ -91,11 +93,13 @@ fn describe(fleet: &FleetDocument) -> String {
         );
     }
     if let Some(tenants) = &fleet.tenants {
-        let mut table = Table::new(&["TENANT", "VERSION", "STATUS", "DIFFERENCES", "ERROR"]);
+        let mut table =
+            Table::new(&["TENANT", "VERSION", "TRACK", "STATUS", "DIFFERENCES", "ERROR"]);
         for tenant in tenants {
             table.row([
                 tenant.tenant_slug.to_string(),
                 tenant.schema_version.to_string(),
+                track(tenant.track.as_ref(), tenant.track_version),
                 tenant.status.to_owned(),
                 tenant.differences.map_or("unknown".to_owned(), |number| number.to_string()),
                 tenant.error.clone().unwrap_or_default(),
@@ -104,6 +108,32 @@ fn describe(fleet: &FleetDocument) -> String {
         text.push_str("\n\n");
         text.push_str(&table.or("No tenants."));
     }
+    text
+}
+
+/// The tenants at each version of each track; nothing where there is no track.
+fn describe_tracks(fleet: &FleetDocument) -> String {
+    if fleet.tracks.is_empty() {
+        return String::new();
+    }
+    let mut table = Table::new(&["TRACK", "VERSION", "TENANTS", "STATUS"]);
+    for track in &fleet.tracks {
+        for row in &track.versions {
+            let (version, tenants) = (row.version.to_string(), row.tenants.to_string());
+            table.row([track.track.clone(), version, tenants, row.status.to_owned()]);
+        }
+        if track.versions.is_empty() {
+            let newest = track.target_version.map_or("-".to_owned(), |newest| newest.to_string());
+            table.row([track.track.clone(), newest, "0".to_owned(), "-".to_owned()]);
+        }
+    }
+    let mut text = format!("\n\n{}", table.or(""));
+    for track in &fleet.tracks {
+        if let Some(problem) = &track.problem {
+            _ = write!(text, "\n{problem}");
+        }
+    }
+    text.push('\n');
     text
 }
 

@@ -14,7 +14,7 @@ use crate::cli::tenant::Wait;
 use crate::cli::{Context, Outcome, Result};
 use crate::duration;
 use crate::operations::rollouts::{Bound, RolloutPlan, Selection};
-use crate::tenant::TenantSlug;
+use crate::tenant::{Label, TenantSlug};
 
 /// Tenants that are migrated from here at a time.
 const CONCURRENCY: u32 = 4;
@@ -24,6 +24,7 @@ const CONCURRENCY: u32 = 4;
 Examples:
   tenantry migrate up                              every tenant that is behind
   tenantry migrate up --tenant acme-corp           this one only
+  tenantry migrate up --track enterprise           the tenants of this track
   tenantry migrate up --canary acme-corp --canary 2% --bake 10m --wave 25% --wave 100%
   tenantry migrate up --wave tier=shared --wave server=eu-1 --max-failures 1% --per-server 2
   tenantry migrate up --to V17 --backup-first
@@ -35,6 +36,9 @@ tenant. Then come the canary and the waves, in order; whoever is in none of them
 counts everybody before it. The next wave begins when the one before has ended, its time to bake is
 over and its databases answer, unless more tenants have failed than may. Tenants that fail are served
 at their old version; `tenantry migrate resume` takes just them.
+
+The files of a tenant's track run after the others, and no template has them: where one fails, the tenants
+of that track do. With --to short of the newest version none of them runs.
 
 With --dry-run the files make the template of every server, which stays, and are then run for each tenant
 of the canary (or that is named) in a transaction that is rolled back. It holds their locks until then.
@@ -56,7 +60,10 @@ pub(super) struct Who {
     /// Only this tenant; may be repeated
     #[arg(long = "tenant", value_name = "SLUG", value_parser = TenantSlug::parse)]
     tenants: Vec<TenantSlug>,
-    /// Who comes first: SLUG, 5%, tier=NAME or server=NAME; may be repeated
+    /// Only tenants of this track
+    #[arg(long, value_parser = Label::parse)]
+    track: Option<Label>,
+    /// Who comes first: SLUG, 5%, tier=NAME, track=NAME or server=NAME; may be repeated
     #[arg(long, value_name = "WHO", value_parser = Selection::parse)]
     canary: Vec<Selection>,
     /// Who comes in the next wave; may be repeated, in order
@@ -127,6 +134,7 @@ impl Who {
             per_server: self.per_server,
             backup_first: self.backup_first,
             to: self.to,
+            track: self.track,
         }
     }
 }

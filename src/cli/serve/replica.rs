@@ -195,6 +195,7 @@ async fn make_only_tenant(
         tier: Tier::Shared,
         settings: TenantSettings::default(),
         server: None,
+        track: None,
     };
     let by = Requester { name: "serve", idempotency_key: None };
     match environment.create_tenant(&new, false, by).await {

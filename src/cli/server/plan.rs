@@ -57,6 +57,7 @@ pub(super) async fn run(options: Options, context: &Context) -> Result<Outcome> 
         tier: options.tier,
         settings,
         server: None,
+        track: None,
     };
     explain(&context.catalog().await?, &nobody, context).await
 }

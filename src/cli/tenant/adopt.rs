@@ -72,6 +72,7 @@ pub(super) async fn run(options: Options, context: &Context) -> Result<Outcome> 
         tier: options.tier,
         settings: TenantSettings::default(),
         server: Some(server.clone()),
+        track: None,
     };
     let from = AdoptFrom { database: database.clone(), baseline, trust_functions };
     let plan = environment.plan_adoption(&new, &from).await?;

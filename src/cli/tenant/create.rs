@@ -17,6 +17,7 @@ Examples:
   tenantry tenant create --slug acme-corp
   tenantry tenant create --slug acme-corp --name 'Acme Corporation' --sample-data
   tenantry tenant create --slug acme-corp --server eu-1 --wait=false
+  tenantry tenant create --slug acme-corp --track enterprise
   tenantry tenant create --slug acme-corp --region eu --tag beta --apart-from globex --explain")]
 pub(in crate::cli) struct Options {
     /// Its name in URLs and database names: lowercase letters, digits, inner hyphens
@@ -40,6 +41,9 @@ pub(in crate::cli) struct Options {
     /// A free name, by which rollouts choose it; may be given several times
     #[arg(long = "tag", value_name = "TAG", value_parser = Label::parse)]
     tags: Vec<Label>,
+    /// The track whose migration files it gets beyond those of every tenant
+    #[arg(long, value_parser = Label::parse)]
+    track: Option<Label>,
     /// Only show which server would host it, and why not another
     #[arg(long)]
     explain: bool,
@@ -75,6 +79,7 @@ pub(super) async fn run(options: Options, context: &Context) -> Result<Outcome> 
         tier: options.tier,
         settings,
         server: options.server,
+        track: options.track,
     };
     if options.explain {
         return explain(&environment.catalog, &new, context).await;

@@ -6,7 +6,7 @@ use crate::api::document::TenantDocument;
 use crate::catalog::tenants::TenantFilter;
 use crate::cli::report::{Table, age};
 use crate::cli::{Context, Outcome, Result};
-use crate::tenant::{TenantSlug, TenantState};
+use crate::tenant::{Label, TenantSlug, TenantState};
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -40,7 +40,7 @@ pub(super) async fn run(options: Options, context: &Context) -> Result<Outcome> 
     let tenants = context.catalog().await?.tenants(&filter).await?;
     let documents: Vec<TenantDocument> = tenants.into_iter().map(TenantDocument::from).collect();
     context.print(&documents, || {
-        let mut table = Table::new(&["SLUG", "NAME", "STATUS", "SERVER", "SCHEMA", "AGE"]);
+        let mut table = Table::new(&["SLUG", "NAME", "STATUS", "SERVER", "SCHEMA", "TRACK", "AGE"]);
         for tenant in &documents {
             table.row([
                 tenant.slug.to_string(),
@@ -48,12 +48,18 @@ pub(super) async fn run(options: Options, context: &Context) -> Result<Outcome> 
                 tenant.status.to_string(),
                 tenant.server.clone(),
                 tenant.schema_version.to_string(),
+                track(tenant.track.as_ref(), tenant.track_version),
                 age(tenant.created_at),
             ]);
         }
         table.or("No tenants. `tenantry tenant create --slug acme-corp` makes one.")
     })?;
     Ok(Outcome::Done)
+}
+
+/// The track and the version in it, as in `enterprise 3`; `-` for none.
+pub(in crate::cli) fn track(track: Option<&Label>, version: Option<i64>) -> String {
+    track.map_or_else(|| "-".to_owned(), |track| format!("{track} {}", version.unwrap_or(0)))
 }
 
 fn parse_state(text: &str) -> std::result::Result<TenantState, String> {

@@ -106,6 +106,8 @@ fn describe(document: &Document) -> String {
     let settings =
         (*settings != TenantSettings::default()).then(|| settings.to_value().to_string());
     let left: Vec<String> = document.left.iter().map(kept).collect();
+    let version = tenant.track_version.unwrap_or(0);
+    let track = tenant.track.as_ref().map(|track| format!("{track}, version {version}"));
     let aliases: Vec<&str> = document.aliases.iter().map(TenantSlug::as_str).collect();
     fields(&[
         ("Slug", Some(tenant.slug.to_string())),
@@ -119,6 +121,7 @@ fn describe(document: &Document) -> String {
         ("Database", Some(tenant.database.clone())),
         ("Role", Some(tenant.role.clone())),
         ("Schema", Some(format!("version {}", tenant.schema_version))),
+        ("Track", track),
         ("Epoch", Some(format!("{} (generation {})", tenant.epoch, tenant.generation))),
         ("Limits", (!limits.is_empty()).then_some(limits)),
         ("Settings", settings),

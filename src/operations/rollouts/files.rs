@@ -1,5 +1,6 @@
 //! The files that a rollout belongs to, beside those that are here. A rollout goes on with exactly the files that
-//! it was planned with, or not at all: else its first tenants would have another schema than its last.
+//! it was planned with, or not at all: else its first tenants would have another schema than its last. Nor does it go
+//! beyond a freeze.
 
 use std::time::{Duration, Instant};
 
@@ -48,7 +49,7 @@ pub(super) struct Abandoned {
 /// program has not written down which they were.
 #[must_use]
 pub fn changes(record: &RolloutRecord, set: &MigrationSet) -> Vec<FileChange> {
-    if record.migrations_digest == set.digest() || record.files.is_empty() {
+    if record.migrations_digest == set.directory_digest() || record.files.is_empty() {
         return Vec::new();
     }
     let mut changes = Vec::new();
@@ -71,7 +72,7 @@ pub fn changes(record: &RolloutRecord, set: &MigrationSet) -> Vec<FileChange> {
 /// Why a rollout cannot go on with these files, and what to do; none where it can.
 #[must_use]
 pub fn contradiction(record: &RolloutRecord, set: &MigrationSet) -> Option<Failure> {
-    if record.migrations_digest == set.digest() {
+    if record.migrations_digest == set.directory_digest() {
         return None;
     }
     let id = record.id;
@@ -103,6 +104,20 @@ pub fn contradiction(record: &RolloutRecord, set: &MigrationSet) -> Option<Failu
         ),
         remedy: Some(remedy),
     })
+}
+
+/// Why a rollout must wait that goes beyond the version at which the fleet is frozen.
+pub(super) fn frozen(record: &RolloutRecord) -> Option<Failure> {
+    let ceiling = record.ceiling.filter(|ceiling| *ceiling < record.target_version)?;
+    let (id, target) = (record.id, record.target_version);
+    let message = format!(
+        "the fleet is frozen at version {ceiling}, and the rollout goes to version {target}"
+    );
+    let remedy = format!(
+        "`tenantry migrate unfreeze`, then `tenantry migrate resume {id}`; or `tenantry migrate abort {id}` gives \
+         it up"
+    );
+    Some(Failure { step: "freeze".to_owned(), message, remedy: Some(remedy) })
 }
 
 impl FileChange {

@@ -25,7 +25,7 @@ pub struct RolloutPlan {
     /// These tenants; all that are behind when it is empty.
     #[schema(value_type = Vec<String>)]
     pub tenants: Vec<TenantSlug>,
-    /// Who comes first: slugs, `5%`, `tag=beta`, `tier=shared`, `region=eu` or `server=eu-1`.
+    /// Who comes first: slugs, `5%`, `tag=beta`, `tier=shared`, `track=gold`, `region=eu` or `server=eu-1`.
     #[schema(value_type = Vec<String>)]
     pub canary: Vec<Selection>,
     /// Who comes then, one wave after the other; a share counts everybody before it. Whoever is in none of
@@ -44,8 +44,12 @@ pub struct RolloutPlan {
     pub per_server: Option<u32>,
     /// Back each tenant up before it is migrated.
     pub backup_first: bool,
-    /// The version to stop at; the newest without.
+    /// The version to stop at; the newest without. Short of the newest, no file of a track runs.
     pub to: Option<i64>,
+    /// Only tenants of this track.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub track: Option<Label>,
 }
 
 /// Some tenants, by one of their properties.
@@ -60,6 +64,8 @@ pub enum Selection {
     Tier(Tier),
     /// With a tag.
     Tag(Label),
+    /// In a track.
+    Track(Label),
     /// On a server of a region.
     Region(Label),
     /// On a server.
@@ -81,7 +87,7 @@ pub enum Bound {
 pub enum PlanError {
     /// Not a selection.
     #[error(
-        "`{0}` selects nobody; give a slug, a share such as 5%, tag=NAME, tier=shared, tier=dedicated, region=NAME or server=NAME"
+        "`{0}` selects nobody; give a slug, a share such as 5%, tag=NAME, tier=shared, tier=dedicated, track=NAME, region=NAME or server=NAME"
     )]
     Selection(String),
     /// Not a bound.
@@ -89,7 +95,7 @@ pub enum PlanError {
     Bound(String),
     /// A selection of what does not exist.
     #[error(
-        "no tenant is `{0}`; `tenantry tenant list` shows names and servers, `tenant show` tiers and tags, `server list` regions"
+        "no tenant is `{0}`; `tenantry tenant list` shows names and servers, `tenant show` tiers, tags and tracks, `server list` regions"
     )]
     Nobody(String),
     /// Shares that do not grow.
@@ -122,6 +128,7 @@ impl Selection {
         match text.split_once('=') {
             Some(("tier", name)) => Tier::parse(name).map(Self::Tier).ok_or_else(wrong),
             Some(("tag", name)) => Label::parse(name).map(Self::Tag).map_err(|_| wrong()),
+            Some(("track", name)) => Label::parse(name).map(Self::Track).map_err(|_| wrong()),
             Some(("region", name)) => Label::parse(name).map(Self::Region).map_err(|_| wrong()),
             Some(("server", name)) if !name.is_empty() => Ok(Self::Server(name.to_owned())),
             Some(_) => Err(wrong()),
@@ -135,6 +142,7 @@ impl Selection {
             Self::Share(_) => true,
             Self::Tier(tier) => tenant.tier == *tier,
             Self::Tag(tag) => tenant.settings.fleet().is_some_and(|fleet| fleet.tags.contains(tag)),
+            Self::Track(track) => tenant.track_name() == Some(track),
             Self::Region(region) => tenant.server_region.as_ref() == Some(region),
             Self::Server(name) => tenant.server_name == *name,
         }
@@ -167,6 +175,11 @@ impl RolloutPlan {
     /// Whether more than the waves holds operations back, so that each end makes room for another.
     pub(super) fn is_bounded(&self) -> bool {
         self.concurrency.or(self.per_server).is_some() || self.backup_first
+    }
+
+    /// Whether it is for some tenants alone: whoever is behind beside them is none of its business.
+    pub(super) fn is_named(&self) -> bool {
+        !self.tenants.is_empty() || self.track.is_some()
     }
 
     /// Reads the plan of a rollout.
@@ -261,6 +274,7 @@ impl fmt::Display for Selection {
             Self::Share(share) => write!(f, "{share}%"),
             Self::Tier(tier) => write!(f, "tier={}", tier.as_str()),
             Self::Tag(tag) => write!(f, "tag={tag}"),
+            Self::Track(track) => write!(f, "track={track}"),
             Self::Region(region) => write!(f, "region={region}"),
             Self::Server(name) => write!(f, "server={name}"),
         }
@@ -311,7 +325,9 @@ mod tests {
 
     #[test]
     fn selections_and_bounds_read_as_they_are_written() {
-        for text in ["acme", "5%", "100%", "tag=beta", "tier=shared", "region=eu", "server=eu-1"] {
+        for text in
+            ["acme", "5%", "100%", "tag=beta", "tier=shared", "track=a", "region=eu", "server=eu-1"]
+        {
             assert_eq!(Selection::parse(text).unwrap().to_string(), text);
         }
         for text in [

@@ -15,8 +15,8 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::{Drawn, RolloutError, RolloutPlan};
-use crate::operations::{Environment, StepError, upkeep};
-use crate::tenant::{Tenant, TenantSlug};
+use crate::operations::{Environment, StepError, tracks, upkeep};
+use crate::tenant::{Label, Tenant, TenantSlug};
 
 /// Databases that are looked into at a time.
 const LOOKS: usize = 4;
@@ -57,8 +57,12 @@ pub struct PreviewWave {
 pub struct PreviewFile {
     /// Its version; 0 for a repeatable file.
     pub version: i64,
-    /// Its name.
+    /// Its name; of a track, with the folder.
     pub file: String,
+    /// The track, where only its tenants get it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub track: Option<Label>,
     /// How many tenants lack it; for a repeatable file, how many lack one of them.
     pub tenants: usize,
     /// Whether it runs in one transaction.
@@ -142,24 +146,24 @@ impl Environment {
         sample: usize,
     ) -> Result<Preview, RolloutError> {
         let drawn = self.draw(plan).await?;
-        let versions = || drawn.due.iter().map(|tenant| tenant.schema_version);
-        let (oldest, newest) = (versions().min().unwrap_or(0), versions().max().unwrap_or(0));
-        let mut files = drawn.held.effects(oldest, newest);
-        files.retain(|file| drawn.lacking(file) > 0);
-
-        let touched = files.iter().flat_map(|file| &file.effects);
+        let files = drawn.files();
+        let touched = files.iter().flat_map(|(_, file)| &file.effects);
         let tables: BTreeSet<String> = touched.filter_map(|effect| effect.table.clone()).collect();
         let sizes = self.sizes(&drawn.due, tables.into_iter().collect(), sample).await;
         let timings = self.timings(&drawn).await?;
         let files: Vec<_> = files
             .into_iter()
-            .map(|file| PreviewFile {
-                tenants: drawn.lacking(&file),
-                template_ms: timings.get(&upkeep::timing_key(file.version, &file.name)).copied(),
+            .map(|(track, file)| PreviewFile {
+                tenants: drawn.lacking(track.as_ref(), &file),
+                template_ms: match track {
+                    None => timings.get(&upkeep::timing_key(file.version, &file.name)).copied(),
+                    Some(_) => None,
+                },
                 effects: file.effects.iter().map(|effect| sizes.preview(effect)).collect(),
                 version: file.version,
                 in_transaction: file.in_transaction,
                 file: file.file,
+                track,
             })
             .collect();
         Ok(Preview {
@@ -238,12 +242,41 @@ impl Environment {
 }
 
 impl Drawn {
-    /// How many tenants lack a file.
-    fn lacking(&self, file: &FileEffects) -> usize {
+    /// The files that somebody lacks: the common ones, and then those of tracks that can be used.
+    fn files(&self) -> Vec<(Option<Label>, FileEffects)> {
+        let range = |versions: &dyn Fn(&Tenant) -> Option<i64>| {
+            let all = || self.due.iter().filter_map(versions);
+            (all().min().unwrap_or(0), all().max().unwrap_or(0))
+        };
+        let (oldest, newest) = range(&|tenant| Some(tenant.schema_version));
+        let common = self.held.effects(oldest, newest);
+        let mut files: Vec<_> = common.into_iter().map(|file| (None, file)).collect();
+        let tracks: BTreeSet<&Label> = self.due.iter().filter_map(Tenant::track_name).collect();
+        for name in tracks.into_iter().filter(|_| self.held.is_whole()) {
+            // Whoever is in one that cannot be used fails, and says so.
+            let Ok(set) = self.held.track(name.as_str()) else { continue };
+            let of_track = |tenant: &Tenant| {
+                tenant.track.as_ref().filter(|own| own.name == *name).map(|own| own.version)
+            };
+            let (oldest, newest) = range(&of_track);
+            let effects = set.effects_after(&self.held, oldest, newest);
+            files.extend(effects.into_iter().map(|file| (Some(name.clone()), file)));
+        }
+        files.retain(|(track, file)| self.lacking(track.as_ref(), file) > 0);
+        files
+    }
+
+    /// How many tenants lack a file, of those in its track if it has one.
+    fn lacking(&self, track: Option<&Label>, file: &FileEffects) -> usize {
         let digest = self.held.repeatables_digest().unwrap_or_default();
-        let lacks = |tenant: &&Tenant| match file.version {
-            0 => tenant.repeatables_digest != digest,
-            version => tenant.schema_version < version,
+        let lacks = |tenant: &&Tenant| match (&tenant.track, track, file.version) {
+            (_, None, 0) => tenant.repeatables_digest != digest,
+            (_, None, version) => tenant.schema_version < version,
+            (Some(own), Some(track), 0) => {
+                own.name == *track && tracks::lacks_repeatables(own, &self.held)
+            }
+            (Some(own), Some(track), version) => own.name == *track && own.version < version,
+            (None, Some(_), _) => false,
         };
         self.due.iter().filter(lacks).count()
     }
@@ -346,7 +379,9 @@ fn forecast(
     let concurrency = f64::from(plan.concurrency.unwrap_or(CONCURRENCY));
     let mut seconds = 0.0;
     for file in files {
-        seconds += file.template_ms? / 1000.0 * file.tenants as f64;
+        // No template has the files of a track.
+        let template_ms = if file.track.is_some() { 0.0 } else { file.template_ms? };
+        seconds += template_ms / 1000.0 * file.tenants as f64;
         // The actions of one statement are done in one go: the longest counts.
         let mut work: BTreeMap<(usize, &str, &str), f64> = BTreeMap::new();
         for effect in &file.effects {

@@ -2,13 +2,14 @@
 //!
 //! Every server makes a template of them first, out of nothing and for good, as a rollout does: so files that
 //! cannot be undone are tried too. Then they run in the databases of the canary, or of the tenants that are
-//! named, in a transaction that is rolled back: there they meet rows. Until it is, it holds every lock that it
+//! named, in a transaction that is rolled back: there they meet rows. So do the files of their tracks, which no template
+//! has. Until it is, it holds every lock that it
 //! takes, so nobody is tried who has not been named.
 
 use std::collections::BTreeMap;
 
 use serde::Serialize;
-use tenantry_provisioning::{AppliedFile, dry_run};
+use tenantry_provisioning::dry_run;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
@@ -92,7 +93,11 @@ impl Environment {
         let timeouts = self.limits.migration_timeouts;
         let tried = async {
             let server = self.server(tenant.server_id).await?;
-            Ok(dry_run(&server, &tenant.database, &drawn.held, timeouts).await?)
+            let track = match tenant.track_name() {
+                Some(track) if drawn.held.is_whole() => Some(drawn.held.track(track.as_str())?),
+                _ => None,
+            };
+            Ok(dry_run(&server, &tenant.database, &drawn.held, track.as_ref(), timeouts).await?)
         };
         let mut outcome = TrialOutcome {
             tenant: Some(tenant.slug.clone()),
@@ -104,7 +109,7 @@ impl Environment {
         let tried: Result<_, StepError> = tried.await;
         match tried {
             Ok(run) => {
-                outcome.tried = run.tried.iter().map(|file| drawn.file_of(file)).collect();
+                outcome.tried = run.tried;
                 outcome.skipped = run
                     .skipped
                     .into_iter()
@@ -126,17 +131,5 @@ impl Drawn {
             None => !plan.tenants.is_empty(),
         };
         self.due.iter().filter(is_tried).collect()
-    }
-
-    fn file_of(&self, applied: &AppliedFile) -> String {
-        let repeatable = self.held.repeatables().iter().find(|file| file.name == applied.name);
-        let file = match applied.version {
-            0 => repeatable.map(|file| file.file.clone()),
-            version => {
-                let found = self.held.files().find(|file| file.version == version);
-                found.map(|file| file.file.clone())
-            }
-        };
-        file.unwrap_or_else(|| applied.name.clone())
     }
 }

@@ -35,8 +35,8 @@ pub(super) struct Idle {
 /// A wire, and the right to have it open.
 pub(super) struct Line {
     pub wire: Wire,
-    /// The tenant's schema version when its statements were prepared.
-    pub schema_version: i64,
+    /// What [`Tenant::schema`](crate::tenant::Tenant::schema) was when its statements were prepared.
+    pub schema: (i64, i64),
     pub _slot: Slot,
 }
 

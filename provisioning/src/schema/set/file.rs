@@ -18,8 +18,8 @@ pub(super) fn parse(file: &str, sql: &str) -> Result<MigrationFile, SchemaError>
     let misnamed =
         || refused("is not named V<number>__<name>.sql, with a-z, 0-9 and _ in the name");
 
-    let stem =
-        file.strip_suffix(".sql").and_then(|stem| stem.strip_prefix('V')).ok_or_else(misnamed)?;
+    let stem = bare(file).strip_suffix(".sql").and_then(|stem| stem.strip_prefix('V'));
+    let stem = stem.ok_or_else(misnamed)?;
     let (version, name) = stem.split_once("__").ok_or_else(misnamed)?;
     if version.is_empty() || !version.bytes().all(|byte| byte.is_ascii_digit()) || !is_word(name) {
         return Err(misnamed());
@@ -40,7 +40,7 @@ pub(super) fn parse(file: &str, sql: &str) -> Result<MigrationFile, SchemaError>
 }
 
 pub(super) fn parse_repeatable(file: String, sql: String) -> Result<RepeatableFile, SchemaError> {
-    let name = file.strip_prefix("R__").and_then(|stem| stem.strip_suffix(".sql"));
+    let name = bare(&file).strip_prefix("R__").and_then(|stem| stem.strip_suffix(".sql"));
     let Some(name) = name.filter(|name| is_word(name)).map(str::to_owned) else {
         let problem = "is not named R__<name>.sql, with a-z, 0-9 and _ in the name".to_owned();
         return Err(SchemaError::File { file, problem });
@@ -48,6 +48,11 @@ pub(super) fn parse_repeatable(file: String, sql: String) -> Result<RepeatableFi
     let in_transaction = check_content(&file, &sql)?;
     let sha256 = hex::encode(digest(&SHA256, sql.as_bytes()));
     Ok(RepeatableFile { name, file, sha256, in_transaction, sql })
+}
+
+/// The name of a file without the folder of its track.
+pub(super) fn bare(file: &str) -> &str {
+    file.rsplit_once('/').map_or(file, |(_, name)| name)
 }
 
 fn is_word(text: &str) -> bool {
