@@ -148,7 +148,7 @@ impl Server {
         database: &DatabaseName,
         target: &Self,
     ) -> Result<Vec<Problem>, Error> {
-        let mut problems = self.obstacles_here().await?;
+        let mut problems = self.obstacles_to_being_followed().await?;
         problems.extend(target.obstacles_there().await?);
         let template = DatabaseName::parse("template0").expect("it is a plain name");
         let (here, there) = (self.locale(database).await?, target.locale(&template).await?);
@@ -201,8 +201,8 @@ impl Server {
         Ok(workers >= WORKERS * (moves + 1))
     }
 
-    /// What this server lacks to have one of its databases followed.
-    async fn obstacles_here(&self) -> Result<Vec<Problem>, Error> {
+    /// What this server lacks to have any of its databases followed.
+    pub async fn obstacles_to_being_followed(&self) -> Result<Vec<Problem>, Error> {
         let mut problems = self.obstacles_anywhere("the tenant's server").await?;
         let offer = self.offer().await?;
         if offer.wal_level != "logical" {

@@ -147,7 +147,7 @@ impl Server {
     }
 
     /// A connection of its own to `database`, as the administrator, in which only PostgreSQL's own names are known.
-    pub(crate) async fn connect_apart(&self, database: &DatabaseName) -> Result<Connection, Error> {
+    pub async fn connect_apart(&self, database: &DatabaseName) -> Result<Connection, Error> {
         self.url().with_database(database.as_str()).with_options(APART).connect().await
     }
 
@@ -213,7 +213,7 @@ impl Server {
     }
 
     /// Whether the administrator is a superuser.
-    pub(crate) async fn is_superuser(&self) -> Result<bool, Error> {
+    pub async fn is_superuser(&self) -> Result<bool, Error> {
         let ask = || async {
             let row = self
                 .client()

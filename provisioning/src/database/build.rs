@@ -87,17 +87,7 @@ impl Server {
     /// made in it may be given to `tenantry_owner`, as restoring a dump does before it sets any rights; and tenants
     /// will see of each other what the server's hardening allows, whatever comes in.
     pub async fn open_build(&self, name: &DatabaseName) -> Result<(), Error> {
-        if !name.is_build_form() {
-            return Err(not_ours(name));
-        }
-        let database = name.quoted();
-        self.client()
-            .await?
-            .batch_execute(&format!(
-                "revoke connect, temporary on database {database} from public;
-                 alter database {database} allow_connections true"
-            ))
-            .await?;
+        self.admit_administrator(name).await?;
         let grant = format!("grant usage, create on schema public to {}", role::OWNER);
         let session = self.connect_apart(name).await?;
         session.batch_execute(&grant).await?;
@@ -105,6 +95,32 @@ impl Server {
             self.hide_neighbours(&session).await?;
         }
         Ok(())
+    }
+
+    /// Makes a build that is a clone of a template, with its rights and its hardening, and accepts connections to it,
+    /// from the administrator alone.
+    pub async fn create_clone(
+        &self,
+        name: &DatabaseName,
+        template: &DatabaseName,
+    ) -> Result<(), Error> {
+        self.create_build(name, Source::Template(template)).await?;
+        self.admit_administrator(name).await
+    }
+
+    async fn admit_administrator(&self, name: &DatabaseName) -> Result<(), Error> {
+        if !name.is_build_form() {
+            return Err(not_ours(name));
+        }
+        let database = name.quoted();
+        Ok(self
+            .client()
+            .await?
+            .batch_execute(&format!(
+                "revoke connect, temporary on database {database} from public;
+                 alter database {database} allow_connections true"
+            ))
+            .await?)
     }
 
     /// Refuses connections to a build again, and ends the sessions in it.

@@ -1,0 +1,102 @@
+//! Copying by rows alone: a clone of the template on the other server gets the rows of the tenant's database.
+//!
+//! That is how it goes with a small database that is in nothing but its rows otherwise than the template over there;
+//! for a drain, which moves many of them, it is three times as fast as a dump. Whatever is unusual is left to the dump:
+//! nothing is decided here that a dump would have to know.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use tenantry_provisioning::{Blank, DatabaseName, Server, Shape};
+
+use super::{provision, verify};
+use crate::catalog::operations::OperationRecord;
+use crate::operations::{StepContext, StepError};
+
+const COPIED_BY: &str = "copied_by";
+
+/// What brought the data of a tenant that waited for it to another server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum CopiedBy {
+    /// A clone of the template, and the rows.
+    Rows,
+    /// `pg_dump` and `pg_restore`.
+    Dump,
+}
+
+impl CopiedBy {
+    /// What an operation says of itself, if it is one that copies like this.
+    #[must_use]
+    pub fn of(record: &OperationRecord) -> Option<Self> {
+        serde_json::from_value(record.memory.get(COPIED_BY)?.clone()).ok()
+    }
+
+    /// Its name in JSON and for people.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Rows => "rows",
+            Self::Dump => "dump",
+        }
+    }
+
+    pub(super) async fn note(self, cx: &StepContext<'_>) -> Result<(), StepError> {
+        cx.remember(COPIED_BY, &self).await
+    }
+}
+
+/// Copies a database that is out of service into the operation's build, and compares the two. Returns what is in the
+/// way of that, where a dump has to be taken.
+pub(super) async fn copy(
+    cx: &StepContext<'_>,
+    source: &Server,
+    retired: &DatabaseName,
+    target: &Server,
+) -> Result<Option<String>, StepError> {
+    let Some(template) = template(cx, target).await? else {
+        return Ok(Some("the server has no template of its version".to_owned()));
+    };
+    let here = source.connect_apart(retired).await?;
+    let shape = Shape::read(&here).await?;
+    let known = cx.environment.blank(target, &template).await;
+    if let Some(odd) = shape.odd() {
+        return Ok(Some(format!("it has {odd}")));
+    }
+    if let Some(obstacle) = known.as_ref().and_then(|blank| blank.obstacle(&shape)) {
+        return Ok(Some(obstacle));
+    }
+    let build = DatabaseName::build(cx.operation.id);
+    provision::drop_build(target, cx.operation.id).await?;
+    target.create_clone(&build, &template).await?;
+    let there = target.connect_apart(&build).await?;
+    let blank = match known {
+        Some(blank) => blank,
+        None => {
+            let blank = Arc::new(Blank::read(&there).await?);
+            cx.environment.keep_blank(target, &template, Arc::clone(&blank)).await;
+            blank
+        }
+    };
+    if let Some(obstacle) = blank.obstacle(&shape) {
+        return Ok(Some(obstacle));
+    }
+    blank.fill(&shape, &here, &there).await?;
+    verify::compare(&here, &there).await?;
+    Ok(None)
+}
+
+/// The template of the tenant's version on a server where its rows can be loaded.
+async fn template(
+    cx: &StepContext<'_>,
+    target: &Server,
+) -> Result<Option<DatabaseName>, StepError> {
+    let set = cx.migrations();
+    // Triggers keep quiet for a superuser alone.
+    if cx.tenant.schema_version != set.target_version() || !target.is_superuser().await? {
+        return Ok(None);
+    }
+    let template = DatabaseName::template(&cx.environment.template_digest(&set));
+    let facts = target.database(&template).await?;
+    Ok(facts.filter(|facts| facts.is_template).map(|_| template))
+}
