@@ -29,7 +29,7 @@ union all
 select 'same', 'the version of PostgreSQL', (current_setting('server_version_num')::int / 10000)::text
 union all
 select 'same', 'the order of columns of ' || c.name, a.names
-from c join a on a.attrelid = c.oid where c.relkind in ('r', 'p', 'v')
+from c join a on a.attrelid = c.oid where c.relkind in ('r', 'p', 'v') and not c.is_ours
 union all
 select 'same', 'the collations of ' || c.name, a.collations from c join a on a.attrelid = c.oid where c.relkind = 'c'
 union all
@@ -40,8 +40,7 @@ select 'same', format('the owner of the statistics %s.%I', n.name, s.stxname), p
 from pg_statistic_ext s join n on n.oid = s.stxnamespace
 union all
 select 'same', 'the table ' || c.name,
-       concat_ws('; ', pg_get_userbyid(c.relowner), a.types,
-           (select string_agg(acl::text, ', ' order by acl::text) from unnest(c.relacl) acl),
+       concat_ws('; ', pg_get_userbyid(c.relowner), a.names, a.types,
            (select string_agg(pg_get_expr(d.adbin, d.adrelid), ', ' order by d.adnum) from pg_attrdef d
             where d.adrelid = c.oid),
            (select string_agg(pg_get_constraintdef(k.oid), ', ' order by k.conname) from pg_constraint k
@@ -52,14 +51,22 @@ from c join a on a.attrelid = c.oid
 -- It is made when it is first needed.
 where c.is_ours and c.relkind = 'r' and c.name <> 'tenantry.sample_data'
 union all
-select 'same', 'the schema ' || name,
-       concat_ws('; ', pg_get_userbyid(nspowner),
-                 (select string_agg(acl::text, ', ' order by acl::text) from unnest(nspacl) acl))
-from n where is_ours
+select 'same', 'the owner of the schema ' || name, pg_get_userbyid(nspowner)::text from n where is_ours
 union all
-select 'same', 'rights to the language ' || lanname,
-       coalesce((select string_agg(acl::text, ', ' order by acl::text) from unnest(lanacl) acl), '')
-from pg_language
+-- The administrator, who owns the language, may have another name elsewhere.
+select 'same', 'the rights to ' || o.object,
+       string_agg(concat_ws(' ', case r.grantee when 0 then 'PUBLIC' when o.owner then 'its owner'
+                                 else pg_get_userbyid(r.grantee)::text end, r.privilege_type, r.is_grantable), ', '
+                  order by r.grantee = o.owner, pg_get_userbyid(r.grantee), r.privilege_type)
+from (
+    select 'the table ' || name as object, relowner as owner, coalesce(relacl, acldefault('r', relowner)) as acl
+    from c where is_ours and relkind = 'r' and name <> 'tenantry.sample_data'
+    union all
+    select 'the schema ' || name, nspowner, coalesce(nspacl, acldefault('n', nspowner)) from n where is_ours
+    union all
+    select 'the language ' || lanname, lanowner, coalesce(lanacl, acldefault('l', lanowner)) from pg_language
+) o cross join lateral aclexplode(o.acl) r
+group by o.object
 union all
 select 'same', format('the comment on %s %s', i.type, i.identity), d.description
 from pg_description d cross join lateral pg_identify_object(d.classoid, d.objoid, d.objsubid) i

@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use crate::error::Error;
 use crate::name::{DatabaseName, RoleName};
-use crate::server::{Problem, Server};
+use crate::server::{Problem, Server, rows};
 
 mod back;
 mod followed;
@@ -239,20 +239,14 @@ impl Server {
 
     /// What is left for moves, whether they take it already or not.
     async fn offer(&self) -> Result<Offer, Error> {
-        let row = self
-            .client()
-            .await?
-            .query_one(
-                "-- replication::offer
-                 select current_setting('wal_level') as wal_level,
-                        current_setting('max_replication_slots')::int8
-                            - (select count(*) from pg_replication_slots where slot_name !~ $1) as slots,
-                        current_setting('max_wal_senders')::int8
-                            - (select count(*) from pg_stat_replication where application_name !~ $1) as senders,
-                        (select count(*) from pg_replication_slots where slot_name ~ $2) as moves",
-                &[&OF_MOVES, &MOVE],
-            )
-            .await?;
+        let sql = "-- replication::offer
+             select current_setting('wal_level') as wal_level,
+                    current_setting('max_replication_slots')::int8
+                        - (select count(*) from pg_replication_slots where slot_name !~ $1) as slots,
+                    current_setting('max_wal_senders')::int8
+                        - (select count(*) from pg_stat_replication where application_name !~ $1) as senders,
+                    (select count(*) from pg_replication_slots where slot_name ~ $2) as moves";
+        let row = rows(&self.client().await?, sql, &[&OF_MOVES, &MOVE]).await?.remove(0);
         Ok(Offer {
             wal_level: row.get("wal_level"),
             slots: row.get("slots"),

@@ -32,7 +32,7 @@ mod online;
 mod rows;
 mod verify;
 
-pub use rows::CopiedBy;
+pub use rows::{Copied, CopiedBy};
 
 pub(super) use online::{carry_sequences, drain, refusal};
 
@@ -366,17 +366,16 @@ pub(super) async fn copy(
 ) -> Result<(), StepError> {
     // For the administrator alone: the tenant's role lost its right when it was retired.
     source.unfence(retired, cx.tenant.id).await?;
-    let by = match rows::copy(cx, source, retired, target).boxed().await {
-        Ok(None) => CopiedBy::Rows,
+    let copied = match rows::copy(cx, source, retired, target).boxed().await {
+        Ok(None) => Copied { by: CopiedBy::Rows, because: None },
         Err(StepError::Lost) => return Err(StepError::Lost),
         other => {
-            let why = other.map_or_else(|error| Some(chain(&error)), |why| why);
-            tracing::info!(tenant = %cx.tenant.slug, why, "the tenant's database is copied by a dump");
+            let because = other.unwrap_or_else(|error| Some(chain(&error)));
             dump(cx, source, retired, target).boxed().await?;
-            CopiedBy::Dump
+            Copied { by: CopiedBy::Dump, because }
         }
     };
-    by.note(cx).await?;
+    copied.note(cx).await?;
     source.fence(retired, cx.tenant.id).await?;
     Ok(())
 }

@@ -16,7 +16,7 @@ use crate::hardening::Hardening;
 use crate::marker::Marker;
 use crate::name::DatabaseName;
 use crate::role;
-use crate::server::{PooledClient, Server};
+use crate::server::{PooledClient, Server, rows};
 
 /// Longer than PostgreSQL needs to copy or drop a database.
 const LOCK_TIMEOUT: &str = "set lock_timeout = '120s'";
@@ -141,7 +141,9 @@ impl Server {
         proof: Proof,
     ) -> Result<(), Error> {
         let client = self.lock_names(&[name]).await?;
-        let Some(facts) = database_facts(&*client, name).await? else { return Ok(()) };
+        let Some(facts) = database_facts(&*client, name).await? else {
+            return client.release().await;
+        };
         let holds = match proof {
             Proof::Owner(tenant) => facts.belongs_to(tenant),
             Proof::Name => {
@@ -172,13 +174,9 @@ impl Server {
         let session = NameLock { session: Some(self.client().await?) };
         session.batch_execute(LOCK_TIMEOUT).await?;
         for name in names {
-            session
-                .execute(
-                    "-- build::lock_names
-                     select pg_advisory_lock(hashtextextended('tenantry ' || $1, 0))",
-                    &[&name.as_str()],
-                )
-                .await?;
+            let sql = "-- build::lock_names
+                       select pg_advisory_lock(hashtextextended('tenantry ' || $1, 0))";
+            rows(&*session, sql, &[&name.as_str()]).await?;
         }
         Ok(session)
     }

@@ -4,6 +4,7 @@
 //! for a drain, which moves many of them, it is three times as fast as a dump. Whatever is unusual is left to the dump:
 //! nothing is decided here that a dump would have to know.
 
+use std::fmt;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -13,9 +14,19 @@ use super::{provision, verify};
 use crate::catalog::operations::OperationRecord;
 use crate::operations::{StepContext, StepError};
 
-const COPIED_BY: &str = "copied_by";
+const COPIED: &str = "copied";
 
-/// What brought the data of a tenant that waited for it to another server.
+/// How the data of a tenant came to another server while its requests waited.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Copied {
+    /// What brought it.
+    pub by: CopiedBy,
+    /// Why it took a dump.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub because: Option<String>,
+}
+
+/// What brings data to another server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum CopiedBy {
@@ -25,24 +36,25 @@ pub enum CopiedBy {
     Dump,
 }
 
-impl CopiedBy {
+impl Copied {
     /// What an operation says of itself, if it is one that copies like this.
     #[must_use]
     pub fn of(record: &OperationRecord) -> Option<Self> {
-        serde_json::from_value(record.memory.get(COPIED_BY)?.clone()).ok()
+        serde_json::from_value(record.memory.get(COPIED)?.clone()).ok()
     }
 
-    /// Its name in JSON and for people.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Rows => "rows",
-            Self::Dump => "dump",
+    pub(super) async fn note(&self, cx: &StepContext<'_>) -> Result<(), StepError> {
+        cx.remember(COPIED, self).await
+    }
+}
+
+impl fmt::Display for Copied {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.by, &self.because) {
+            (CopiedBy::Rows, _) => f.write_str("its rows alone"),
+            (CopiedBy::Dump, None) => f.write_str("a dump"),
+            (CopiedBy::Dump, Some(because)) => write!(f, "a dump: {because}"),
         }
-    }
-
-    pub(super) async fn note(self, cx: &StepContext<'_>) -> Result<(), StepError> {
-        cx.remember(COPIED_BY, &self).await
     }
 }
 
