@@ -39,7 +39,7 @@ pub struct Shape {
     schema: Schema,
     /// What the schema does not say.
     same: BTreeMap<String, String>,
-    /// The first thing that is odd.
+    /// What it has that is odd.
     odd: Option<String>,
     tables: Vec<String>,
     sequences: Vec<String>,
@@ -72,13 +72,13 @@ impl Shape {
                 "rows" => shape.tables.push(object),
                 "sequence" => shape.sequences.push(object),
                 "same" => drop(shape.same.insert(object, row.get("detail"))),
-                _ => shape.odd = Some(object),
+                _ => shape.odd = Some(format!("it has {object}")),
             }
         }
         Ok(shape)
     }
 
-    /// Something that rows alone do not bring across, or that nobody here can compare.
+    /// Says of something in the database that rows alone do not bring it across, or that nobody here can compare it.
     #[must_use]
     pub fn odd(&self) -> Option<&str> {
         self.odd.as_deref()
@@ -118,7 +118,7 @@ impl Blank {
     pub fn obstacle(&self, shape: &Shape) -> Option<String> {
         let differs =
             || Some(format!("{} is not as in the template", self.shape.difference(shape)?));
-        shape.odd().map(|odd| format!("it has {odd}")).or_else(differs)
+        shape.odd().map(str::to_owned).or_else(differs)
     }
 
     /// Carries all rows and the values of all sequences from a session that has read this shape into one in a clone,
@@ -141,16 +141,18 @@ impl Blank {
 
     /// What comes before the rows.
     fn begin(&self, shape: &Shape) -> String {
-        let has_sample_data = shape.tables.iter().any(|table| table == SAMPLE_TABLE);
-        let is_missing = !self.shape.tables.iter().any(|table| table == SAMPLE_TABLE);
-        let mut begin = format!("{ALIKE}; begin; set local session_replication_role = replica");
-        if has_sample_data && is_missing {
-            begin += &format!("; set local role tenantry_owner; {SAMPLE_DATA} reset role");
-        }
-        for table in &self.filled {
-            begin += &format!("; delete from only {table}");
-        }
-        begin
+        let has_sample_data =
+            |shape: &Shape| shape.tables.iter().any(|table| table == SAMPLE_TABLE);
+        let sample_data = if has_sample_data(shape) && !has_sample_data(&self.shape) {
+            format!("set local role tenantry_owner; {SAMPLE_DATA} reset role;")
+        } else {
+            String::new()
+        };
+        let empty = |table: &String| format!("delete from only {table};");
+        let empty: String = self.filled.iter().map(empty).collect();
+        format!(
+            "{ALIKE}; begin; set local session_replication_role = replica; {sample_data} {empty}"
+        )
     }
 }
 

@@ -3,8 +3,8 @@
 //! It is the cutover of a restore with the copying before it or in the middle. *Online* (`online.rs`), a copy follows
 //! the tenant's database while that is served, and its requests wait for a moment only. *Offline*, which takes
 //! everything along that `pg_dump` knows, between any versions of PostgreSQL that go upwards, they wait for the copy:
-//! the database is taken out of service first, so that nobody writes behind the copy's back; then it is copied,
-//! compared table by table, and taken into service over there.
+//! the database is taken out of service first, so that nobody writes behind the copy's back; then it is copied, a
+//! small and usual one by its rows alone (`rows.rs`), compared table by table, and taken into service over there.
 //!
 //! Whatever fails until the catalog's word, the tenant is served where it was, and nothing of it stays on the server
 //! that it did not come to. Afterwards the database that it left is kept for a while. After an online move it follows
@@ -370,6 +370,10 @@ pub(super) async fn copy(
         Ok(None) => Copied { by: CopiedBy::Rows, because: None },
         Err(StepError::Lost) => return Err(StepError::Lost),
         other => {
+            if let Err(error) = &other {
+                let (tenant, error) = (&cx.tenant.slug, chain(error));
+                tracing::warn!(%tenant, error, "a tenant could not be copied by its rows alone");
+            }
             let because = other.unwrap_or_else(|error| Some(chain(&error)));
             dump(cx, source, retired, target).boxed().await?;
             Copied { by: CopiedBy::Dump, because }

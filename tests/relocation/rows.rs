@@ -157,68 +157,27 @@ async fn moved_by_its_rows_a_tenant_is_what_a_dump_would_have_made_of_it() {
     two.fleet.assert_healthy().await;
 }
 
-/// What in a database is otherwise than in the template, and whether the rows alone bring it across.
+/// What in a database may be otherwise than in the template, and whether the rows alone bring it across.
 const ODDITIES: &[(&str, CopiedBy)] = &[
-    ("select 1", CopiedBy::Rows),
     ("delete from cards; delete from boards; alter sequence boards_id_seq restart", CopiedBy::Rows),
-    ("create temporary table t (n int)", CopiedBy::Rows),
     ("vacuum full boards", CopiedBy::Rows),
-    ("alter table boards add column x int; alter table boards drop column x", CopiedBy::Rows),
-    ("alter table boards add column x int", CopiedBy::Dump),
-    (
-        "alter table boards drop column created_at;
+    ("alter table boards drop column created_at;
          alter table boards add column created_at timestamptz not null default now();
          alter table boards drop column title; alter table boards add column title text not null default 'x';
-         alter table boards alter title drop default",
-        CopiedBy::Dump,
-    ),
-    ("alter table boards alter title set default 'x'", CopiedBy::Dump),
-    ("create table more (n int); insert into more values (1)", CopiedBy::Dump),
-    ("create schema theirs; create table theirs.t (n int)", CopiedBy::Dump),
-    ("create view v as select 1 as one", CopiedBy::Dump),
+         alter table boards alter title drop default", CopiedBy::Dump),
     ("create materialized view m as select 1 as one", CopiedBy::Dump),
     ("select lo_from_bytea(4711, 'large')", CopiedBy::Dump),
-    ("comment on table boards is 'whose'", CopiedBy::Dump),
     ("comment on constraint boards_pkey on boards is 'whose'", CopiedBy::Dump),
-    ("comment on schema public is null", CopiedBy::Dump),
-    ("grant select (title) on boards to public", CopiedBy::Dump),
-    ("revoke delete on boards from tenantry_app", CopiedBy::Dump),
-    ("alter table boards owner to current_user", CopiedBy::Dump),
     ("grant usage on schema public to public", CopiedBy::Dump),
     ("revoke usage on language plpgsql from public", CopiedBy::Dump),
-    ("alter default privileges for role tenantry_owner grant execute on functions to tenantry_app", CopiedBy::Dump),
     ("alter default privileges in schema tenantry grant select on tables to tenantry_app", CopiedBy::Dump),
-    ("alter table boards replica identity full", CopiedBy::Dump),
-    ("alter table boards set (fillfactor = 70)", CopiedBy::Dump),
-    ("alter index boards_pkey set (fillfactor = 70)", CopiedBy::Dump),
-    ("create index on boards (title)", CopiedBy::Dump),
-    ("create statistics s on id, title from boards", CopiedBy::Dump),
-    ("alter table boards enable row level security", CopiedBy::Dump),
-    ("create rule r as on delete to boards do instead nothing", CopiedBy::Dump),
     ("create publication theirs for table boards", CopiedBy::Dump),
     ("create extension pg_trgm", CopiedBy::Dump),
-    ("create aggregate summed(int) (sfunc = int4pl, stype = int)", CopiedBy::Dump),
-    ("create collation german from \"C\"", CopiedBy::Dump),
-    ("create cast (text as int) with inout", CopiedBy::Dump),
-    ("create foreign data wrapper w", CopiedBy::Dump),
-    ("create type floats as range (subtype = float8)", CopiedBy::Dump),
-    ("create text search configuration c (copy = simple)", CopiedBy::Dump),
-    (
-        "create function f() returns event_trigger language plpgsql as 'begin end';
-         create event trigger e on ddl_command_end execute function f()",
-        CopiedBy::Dump,
-    ),
-    (
-        "create function f() returns trigger language plpgsql as 'begin return new; end';
-         create trigger g before insert on boards for each row execute function f();
-         alter table boards enable always trigger g",
-        CopiedBy::Dump,
-    ),
-    ("create function tenantry.f() returns int language sql as 'select 1'", CopiedBy::Dump),
+    ("create function f() returns event_trigger language plpgsql as 'begin end';
+         create event trigger e on ddl_command_end execute function f()", CopiedBy::Dump),
     ("alter table tenantry.schema_history add column x int", CopiedBy::Dump),
     ("create table child () inherits (boards); insert into child (id, title) values (1, 'x')", CopiedBy::Dump),
     ("alter table boards add constraint c check (id > 1000000) not valid", CopiedBy::Dump),
-    ("alter table cards disable trigger all", CopiedBy::Dump),
 ];
 
 #[tokio::test]

@@ -66,20 +66,30 @@ pub(super) async fn copy(
     retired: &DatabaseName,
     target: &Server,
 ) -> Result<Option<String>, StepError> {
-    let Some(template) = template(cx, target).await? else {
-        return Ok(Some("the server has no template of its version".to_owned()));
-    };
+    let set = cx.migrations();
+    if cx.tenant.schema_version != set.target_version() {
+        return Ok(Some("templates are of another version".to_owned()));
+    }
+    // Triggers keep quiet for nobody else.
+    if !target.is_superuser().await? {
+        return Ok(Some("our administrator is no superuser there".to_owned()));
+    }
+    let template = DatabaseName::template(&cx.environment.template_digest(&set));
+    if !target.database(&template).await?.is_some_and(|facts| facts.is_template) {
+        return Ok(Some("that server has no template yet".to_owned()));
+    }
     let here = source.connect_apart(retired).await?;
     let shape = Shape::read(&here).await?;
     let known = cx.environment.blank(target, &template).await;
-    if let Some(odd) = shape.odd() {
-        return Ok(Some(format!("it has {odd}")));
+    let obstacle = match &known {
+        Some(blank) => blank.obstacle(&shape),
+        None => shape.odd().map(str::to_owned),
+    };
+    if obstacle.is_some() {
+        return Ok(obstacle);
     }
-    if let Some(obstacle) = known.as_ref().and_then(|blank| blank.obstacle(&shape)) {
-        return Ok(Some(obstacle));
-    }
-    let build = DatabaseName::build(cx.operation.id);
     provision::drop_build(target, cx.operation.id).await?;
+    let build = DatabaseName::build(cx.operation.id);
     target.create_clone(&build, &template).await?;
     let there = target.connect_apart(&build).await?;
     let blank = match known {
@@ -87,28 +97,13 @@ pub(super) async fn copy(
         None => {
             let blank = Arc::new(Blank::read(&there).await?);
             cx.environment.keep_blank(target, &template, Arc::clone(&blank)).await;
+            if let Some(obstacle) = blank.obstacle(&shape) {
+                return Ok(Some(obstacle));
+            }
             blank
         }
     };
-    if let Some(obstacle) = blank.obstacle(&shape) {
-        return Ok(Some(obstacle));
-    }
     blank.fill(&shape, &here, &there).await?;
     verify::compare(&here, &there).await?;
     Ok(None)
-}
-
-/// The template of the tenant's version on a server where its rows can be loaded.
-async fn template(
-    cx: &StepContext<'_>,
-    target: &Server,
-) -> Result<Option<DatabaseName>, StepError> {
-    let set = cx.migrations();
-    // Triggers keep quiet for a superuser alone.
-    if cx.tenant.schema_version != set.target_version() || !target.is_superuser().await? {
-        return Ok(None);
-    }
-    let template = DatabaseName::template(&cx.environment.template_digest(&set));
-    let facts = target.database(&template).await?;
-    Ok(facts.filter(|facts| facts.is_template).map(|_| template))
 }
