@@ -149,7 +149,7 @@ impl Blank {
             String::new()
         };
         let empty = |table: &String| format!("delete from only {table};");
-        let empty: String = self.filled.iter().map(empty).collect();
+        let empty = self.filled.iter().map(empty).collect::<Vec<_>>().concat();
         format!(
             "{ALIKE}; begin; set local session_replication_role = replica; {sample_data} {empty}"
         )

@@ -92,16 +92,15 @@ pub(super) async fn copy(
     let build = DatabaseName::build(cx.operation.id);
     target.create_clone(&build, &template).await?;
     let there = target.connect_apart(&build).await?;
-    let blank = match known {
-        Some(blank) => blank,
-        None => {
-            let blank = Arc::new(Blank::read(&there).await?);
-            cx.environment.keep_blank(target, &template, Arc::clone(&blank)).await;
-            if let Some(obstacle) = blank.obstacle(&shape) {
-                return Ok(Some(obstacle));
-            }
-            blank
+    let blank = if let Some(blank) = known {
+        blank
+    } else {
+        let blank = Arc::new(Blank::read(&there).await?);
+        cx.environment.keep_blank(target, &template, Arc::clone(&blank)).await;
+        if let Some(obstacle) = blank.obstacle(&shape) {
+            return Ok(Some(obstacle));
         }
+        blank
     };
     blank.fill(&shape, &here, &there).await?;
     verify::compare(&here, &there).await?;
