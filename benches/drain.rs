@@ -16,6 +16,7 @@ use table::{figure, row, shell};
 use tenantry::catalog::servers::ServerState;
 use tenantry::embedded::{EmbeddedPostgres, PostgresSettings};
 use tenantry::operations::moves::Failed;
+use tenantry::operations::upkeep;
 use tenantry::router::{RouterSettings, TenantRouter};
 use tokio::task::JoinSet;
 
@@ -40,6 +41,8 @@ async fn main() {
     let record = fleet.catalog().add_server("eu-2", &other.url().into()).await.expect("it is new");
     let target = fleet.environment.server(record.id).await.expect("it is there");
     target.prepare().await.expect("an administrator");
+    // As a worker does within seconds of `server add`.
+    upkeep::tend(&fleet.environment).await.expect("a template");
     table::head();
 
     let load = Load::start(&fleet, number);

@@ -74,7 +74,7 @@ pub mod webhook;
 pub use adopt::{AdoptFrom, AdoptionError, differences as adoption_differences};
 pub use environment::{Environment, Limits};
 pub use error::{StepError, chain};
-pub use relocate::Way;
+pub use relocate::{Copied, CopiedBy, Way};
 pub use restore_at::ArchiveSettings;
 pub use runner::Runner;
 pub use transfer::Transfer;

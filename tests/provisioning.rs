@@ -13,5 +13,6 @@ mod risk;
 mod schema;
 mod server;
 mod sets;
+mod shape;
 mod statements;
 mod subject;

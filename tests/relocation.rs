@@ -20,6 +20,8 @@ use tokio::task::JoinSet;
 use crate::harness::replica::Replica;
 use crate::harness::{BY, Fleet, connect, new_tenant, process, router_settings, slug};
 
+mod rows;
+
 /// A fleet of two servers, `default` and `eu-2`.
 struct Two {
     fleet: Fleet,

@@ -10,7 +10,7 @@ use crate::error::Error;
 use crate::marker::{Marker, Owner};
 use crate::name::{DatabaseName, RoleName};
 use crate::role::{APP, OWNER, role_facts};
-use crate::server::Server;
+use crate::server::{Server, rows};
 
 impl Server {
     /// Makes a role that nobody can log in as, for as long as a dump is restored that names it.
@@ -49,17 +49,11 @@ impl Server {
 
     /// Takes a role that is to be dropped out of every database that names it. Nothing in them is lost.
     pub(crate) async fn disown(&self, role: &RoleName) -> Result<(), Error> {
-        let found = self
-            .client()
-            .await?
-            .query(
-                "-- belongings::disown
-                 select distinct d.datname::text
-                 from pg_shdepend s join pg_database d on d.oid = s.dbid join pg_roles r on r.oid = s.refobjid
-                 where s.refclassid = 'pg_authid'::regclass and r.rolname = $1",
-                &[&role.as_str()],
-            )
-            .await?;
+        let sql = "-- belongings::disown
+             select distinct d.datname::text
+             from pg_shdepend s join pg_database d on d.oid = s.dbid join pg_roles r on r.oid = s.refobjid
+             where s.refclassid = 'pg_authid'::regclass and r.rolname = $1";
+        let found = rows(&self.client().await?, sql, &[&role.as_str()]).await?;
         for row in found {
             // One with another form of name is none of ours: dropping the role will name it.
             if let Ok(database) = DatabaseName::parse(row.get(0)) {

@@ -15,7 +15,7 @@ use uuid::Uuid;
 use crate::error::{Cause, Error};
 use crate::marker::Marker;
 use crate::name::DatabaseName;
-use crate::server::Server;
+use crate::server::{Server, rows};
 
 mod build;
 mod possession;
@@ -69,16 +69,10 @@ impl Server {
     /// The names of the transactions that are prepared in a database: while there is one, it can neither be renamed
     /// nor dropped, however long its sessions are gone.
     pub async fn prepared_transactions(&self, name: &DatabaseName) -> Result<Vec<String>, Error> {
-        let rows = self
-            .client()
-            .await?
-            .query(
-                "-- database::prepared_transactions
-                 select gid from pg_prepared_xacts where database = $1 order by prepared",
-                &[&name.as_str()],
-            )
-            .await?;
-        Ok(rows.iter().map(|row| row.get(0)).collect())
+        let sql = "-- database::prepared_transactions
+                   select gid from pg_prepared_xacts where database = $1 order by prepared";
+        let found = rows(&self.client().await?, sql, &[&name.as_str()]).await?;
+        Ok(found.iter().map(|row| row.get(0)).collect())
     }
 
     /// Every database that carries a marker of ours or a name that this system would give.
@@ -158,22 +152,22 @@ impl Server {
         let mut ended = HashSet::new();
         loop {
             // A session that is being opened holds a lock on the database and is not listed yet.
-            let row = client
-                .query_one(
-                    "-- database::end_sessions
-                     with told as (
-                         select pid, pg_terminate_backend(pid) as sent from pg_stat_activity
-                         where datid = $1 and usesysid is not null and pid <> pg_backend_pid()
-                           and pid <> all ($2::int4[]))
-                     select (select coalesce(array_agg(pid), '{}') from told where sent is not null),
-                            (select count(*) from pg_locks
-                             where locktype = 'object' and classid = 'pg_database'::regclass and objid = $1
-                               and mode = 'RowExclusiveLock' and pid <> pg_backend_pid())",
-                    &[&oid, &spared],
-                )
-                .await
-                .map_err(|error| self.explain_signal(error))?;
-            let (present, arriving): (Vec<i32>, i64) = (row.get(0), row.get(1));
+            let found = rows(
+                client,
+                "-- database::end_sessions
+                 with told as (
+                     select pid, pg_terminate_backend(pid) as sent from pg_stat_activity
+                     where datid = $1 and usesysid is not null and pid <> pg_backend_pid()
+                       and pid <> all ($2::int4[]))
+                 select (select coalesce(array_agg(pid), '{}') from told where sent is not null),
+                        (select count(*) from pg_locks
+                         where locktype = 'object' and classid = 'pg_database'::regclass and objid = $1
+                           and mode = 'RowExclusiveLock' and pid <> pg_backend_pid())",
+                &[&oid, &spared],
+            )
+            .await
+            .map_err(|error| self.explain_signal(error))?;
+            let (present, arriving): (Vec<i32>, i64) = (found[0].get(0), found[0].get(1));
             if present.is_empty() && arriving == 0 {
                 return Ok(u64::try_from(ended.len()).unwrap_or(u64::MAX));
             }

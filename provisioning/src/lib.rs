@@ -16,6 +16,7 @@ mod replication;
 mod role;
 mod schema;
 mod server;
+mod shape;
 
 pub use activity::{Activity, DatabaseActivity, DatabaseUsage, activity, database_usage};
 pub use adoption::{Adoption, AdoptionPlan, Commit, Obstacle};
@@ -43,3 +44,4 @@ pub use schema::{
 pub use server::{
     Connection, Loan, PooledClient, Problem, Server, ServerFacts, ServerUrl, TlsConnector, dial,
 };
+pub use shape::{Blank, SAMPLE_DATA, Shape};

@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use crate::error::Error;
 use crate::name::{DatabaseName, RoleName};
-use crate::server::{Problem, Server};
+use crate::server::{Problem, Server, rows};
 
 mod back;
 mod followed;
@@ -148,7 +148,7 @@ impl Server {
         database: &DatabaseName,
         target: &Self,
     ) -> Result<Vec<Problem>, Error> {
-        let mut problems = self.obstacles_here().await?;
+        let mut problems = self.obstacles_to_being_followed().await?;
         problems.extend(target.obstacles_there().await?);
         let template = DatabaseName::parse("template0").expect("it is a plain name");
         let (here, there) = (self.locale(database).await?, target.locale(&template).await?);
@@ -201,8 +201,8 @@ impl Server {
         Ok(workers >= WORKERS * (moves + 1))
     }
 
-    /// What this server lacks to have one of its databases followed.
-    async fn obstacles_here(&self) -> Result<Vec<Problem>, Error> {
+    /// What this server lacks to have any of its databases followed.
+    pub async fn obstacles_to_being_followed(&self) -> Result<Vec<Problem>, Error> {
         let mut problems = self.obstacles_anywhere("the tenant's server").await?;
         let offer = self.offer().await?;
         if offer.wal_level != "logical" {
@@ -239,20 +239,14 @@ impl Server {
 
     /// What is left for moves, whether they take it already or not.
     async fn offer(&self) -> Result<Offer, Error> {
-        let row = self
-            .client()
-            .await?
-            .query_one(
-                "-- replication::offer
-                 select current_setting('wal_level') as wal_level,
-                        current_setting('max_replication_slots')::int8
-                            - (select count(*) from pg_replication_slots where slot_name !~ $1) as slots,
-                        current_setting('max_wal_senders')::int8
-                            - (select count(*) from pg_stat_replication where application_name !~ $1) as senders,
-                        (select count(*) from pg_replication_slots where slot_name ~ $2) as moves",
-                &[&OF_MOVES, &MOVE],
-            )
-            .await?;
+        let sql = "-- replication::offer
+             select current_setting('wal_level') as wal_level,
+                    current_setting('max_replication_slots')::int8
+                        - (select count(*) from pg_replication_slots where slot_name !~ $1) as slots,
+                    current_setting('max_wal_senders')::int8
+                        - (select count(*) from pg_stat_replication where application_name !~ $1) as senders,
+                    (select count(*) from pg_replication_slots where slot_name ~ $2) as moves";
+        let row = rows(&self.client().await?, sql, &[&OF_MOVES, &MOVE]).await?.remove(0);
         Ok(Offer {
             wal_level: row.get("wal_level"),
             slots: row.get("slots"),

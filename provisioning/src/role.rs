@@ -13,7 +13,7 @@ use uuid::Uuid;
 use crate::error::Error;
 use crate::marker::Marker;
 use crate::name::RoleName;
-use crate::server::Server;
+use crate::server::{Server, rows};
 
 /// Owns every object in every tenant database; nobody logs in as it.
 pub(crate) const OWNER: &str = "tenantry_owner";
@@ -120,16 +120,12 @@ impl Server {
         self.disown(role).await?;
         let mut client = self.client().await?;
         let transaction = client.transaction().await?;
-        let granted = transaction
-            .query(
-                "-- role::drop_role
-                 select quote_ident(d.datname)
-                 from pg_database d, aclexplode(d.datacl) a, pg_roles r
-                 where a.grantee = r.oid and r.rolname = $1
-                 group by d.datname",
-                &[&role.as_str()],
-            )
-            .await?;
+        let sql = "-- role::drop_role
+             select quote_ident(d.datname)
+             from pg_database d, aclexplode(d.datacl) a, pg_roles r
+             where a.grantee = r.oid and r.rolname = $1
+             group by d.datname";
+        let granted = rows(&transaction, sql, &[&role.as_str()]).await?;
         let revoke = |row: &Row| {
             let database: &str = row.get(0);
             format!("revoke all on database {database} from {}", role.quoted())

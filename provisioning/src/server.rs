@@ -9,10 +9,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use deadpool_postgres::{
-    Manager, ManagerConfig, Pool, PoolError, RecyclingMethod, Runtime, TimeoutType, Timeouts,
+    GenericClient, Manager, ManagerConfig, Pool, PoolError, RecyclingMethod, Runtime, TimeoutType,
+    Timeouts,
 };
 use futures_util::future::join_all;
 use tokio::sync::OnceCell;
+use tokio_postgres::Row;
+use tokio_postgres::types::ToSql;
 
 use crate::error::Error;
 use crate::hardening::Hardening;
@@ -148,7 +151,7 @@ impl Server {
     }
 
     /// A connection of its own to `database`, as the administrator, in which only PostgreSQL's own names are known.
-    pub(crate) async fn connect_apart(&self, database: &DatabaseName) -> Result<Connection, Error> {
+    pub async fn connect_apart(&self, database: &DatabaseName) -> Result<Connection, Error> {
         self.url().with_database(database.as_str()).with_options(APART).connect().await
     }
 
@@ -169,22 +172,16 @@ impl Server {
 
     /// What the server says of itself and of the administrator.
     pub async fn facts(&self) -> Result<ServerFacts, Error> {
-        let row = self
-            .client()
-            .await?
-            .query_one(
-                // Before version 15 there was no grant for a setting, and no function that knows it.
-                "-- server::facts
-                 select current_setting('server_version_num')::int8 as version_num,
-                        current_setting('server_version') as version,
-                        current_setting('max_connections')::int8 as max_connections,
-                        r.rolsuper, r.rolcreatedb or r.rolsuper as createdb,
-                        r.rolcreaterole or r.rolsuper as createrole,
-                        pg_is_in_recovery() as in_recovery
-                 from pg_roles r where r.rolname = current_user",
-                &[],
-            )
-            .await?;
+        // Before version 15 there was no grant for a setting, and no function that knows it.
+        let sql = "-- server::facts
+             select current_setting('server_version_num')::int8 as version_num,
+                    current_setting('server_version') as version,
+                    current_setting('max_connections')::int8 as max_connections,
+                    r.rolsuper, r.rolcreatedb or r.rolsuper as createdb,
+                    r.rolcreaterole or r.rolsuper as createrole,
+                    pg_is_in_recovery() as in_recovery
+             from pg_roles r where r.rolname = current_user";
+        let row = rows(&self.client().await?, sql, &[]).await?.remove(0);
         let version_num = narrow(row.get("version_num"));
         let superuser = row.get("rolsuper");
         Ok(ServerFacts {
@@ -214,7 +211,7 @@ impl Server {
     }
 
     /// Whether the administrator is a superuser.
-    pub(crate) async fn is_superuser(&self) -> Result<bool, Error> {
+    pub async fn is_superuser(&self) -> Result<bool, Error> {
         let ask = || async {
             let row = self
                 .client()
@@ -235,6 +232,17 @@ impl fmt::Debug for Server {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Server({})", self.url().host_label())
     }
+}
+
+/// Runs a statement that is prepared once a session of the pool: looking it up and planning it costs more than the rest
+/// of what is asked about databases and roles.
+pub(crate) async fn rows(
+    client: &impl GenericClient,
+    sql: &str,
+    params: &[&(dyn ToSql + Sync)],
+) -> Result<Vec<Row>, tokio_postgres::Error> {
+    let statement = client.prepare_cached(sql).await?;
+    client.query(&statement, params).await
 }
 
 #[expect(clippy::disallowed_methods, reason = "this pool is the administrator's, not a tenant's")]

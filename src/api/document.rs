@@ -14,7 +14,7 @@ use crate::catalog::servers::{ServerRecord, ServerState};
 use crate::catalog::tiers::TierRecord;
 use crate::catalog::tokens::{Scope, TokenRecord};
 use crate::domains::{record_name, record_text};
-use crate::operations::{Transfer, Work};
+use crate::operations::{Copied, Transfer, Work};
 use crate::tenant::settings::{BackupPolicy, Limits};
 use crate::tenant::{
     DomainName, EffectiveLimits, Label, Tags, Tenant, TenantSettings, TenantSlug, TenantState, Tier,
@@ -130,6 +130,9 @@ pub struct OperationDocument {
     /// How far a restore is with its data.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub transfer: Option<Transfer>,
+    /// How the data came to another server, where the tenant's requests waited for that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub copied: Option<Copied>,
     /// How often a worker has taken it.
     pub attempts: i32,
     /// Why it stopped.
@@ -167,6 +170,7 @@ impl OperationDocument {
             step: Work::progress(record).filter(|_| open).map(|(name, _, _)| name),
             completed_steps: record.completed_steps,
             transfer: Transfer::of(record),
+            copied: Copied::of(record),
             attempts: record.attempts,
             error: record.error.clone().filter(|_| open),
             batch_id: record.batch_id,

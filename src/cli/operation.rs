@@ -191,6 +191,7 @@ fn describe(operation: &OperationDocument) -> String {
         ("Status", Some(operation.status.as_str().to_owned())),
         ("Undoing", operation.abandoning.then(|| "yes".to_owned())),
         ("Step", operation.step.map(str::to_owned)),
+        ("Copied by", operation.copied.as_ref().map(ToString::to_string)),
         ("Tries", Some(operation.attempts.to_string())),
         ("Error", error.map(|error| format!("{}: {}", error.step, error.message))),
         ("Help", error.and_then(|error| error.remedy.clone())),

@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use moka::future::Cache;
 use tenantry_backup::{BackupStore, PgTools};
-use tenantry_provisioning::{Hardening, MigrationSet, MigrationTimeouts, SchemaError, Server};
+use tenantry_provisioning::{
+    Blank, DatabaseName, Hardening, MigrationSet, MigrationTimeouts, SchemaError, Server,
+};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::timeout;
 use uuid::Uuid;
@@ -25,6 +27,8 @@ use crate::tenant::settings::SettingsRules;
 
 /// How long a server's address and password are trusted before the catalog is asked again.
 const SERVER_TTL: Duration = Duration::from_secs(30);
+/// How long what a clone of a template is like is not looked at again. Nobody can enter a template, so it stays so.
+const BLANK_TTL: Duration = Duration::from_mins(5);
 
 pub(super) const NO_STORE: &str = "no object store is configured";
 pub(super) const SET_STORE: &str =
@@ -45,6 +49,8 @@ pub struct Environment {
     servers: Cache<Uuid, Server>,
     /// Programs and version of each server; looked at again after a while, as both may be upgraded.
     tools: Cache<String, (PgTools, String)>,
+    /// What clones of templates are like, by the addresses of servers and the names of templates.
+    blanks: Cache<(String, String), Arc<Blank>>,
     here: Arc<Here>,
 }
 
@@ -113,6 +119,7 @@ impl Environment {
             webhook: None,
             migrations: Arc::new(Mutex::new(migrations)),
             tools: Cache::builder().time_to_live(SERVER_TTL).build(),
+            blanks: Cache::builder().time_to_live(BLANK_TTL).max_capacity(100).build(),
             here: Arc::new(Here { turns, sources: Mutex::default() }),
             servers: Cache::builder().time_to_live(SERVER_TTL).max_capacity(10_000).build(),
         })
@@ -250,6 +257,25 @@ impl Environment {
             let remedy = error.remedy();
             StepError::Fail(Box::new(error), Some(remedy))
         })
+    }
+
+    /// What a clone of a template is like, if that was looked at not long ago.
+    pub(super) async fn blank(
+        &self,
+        server: &Server,
+        template: &DatabaseName,
+    ) -> Option<Arc<Blank>> {
+        self.blanks.get(&(server.url().host_label(), template.to_string())).await
+    }
+
+    /// Keeps what a clone of a template is like for the next one.
+    pub(super) async fn keep_blank(
+        &self,
+        server: &Server,
+        template: &DatabaseName,
+        blank: Arc<Blank>,
+    ) {
+        self.blanks.insert((server.url().host_label(), template.to_string()), blank).await;
     }
 
     /// The dump that an operation imports, if it is here.

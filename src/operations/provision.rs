@@ -8,8 +8,8 @@
 use futures_util::FutureExt as _;
 use serde::{Deserialize, Serialize};
 use tenantry_provisioning::{
-    DatabaseName, Link, MigrationSet, MigrationTimeouts, Owner, Possession, Proof, Server, Source,
-    build_from_zero, scram_verifier,
+    DatabaseName, Link, MigrationSet, MigrationTimeouts, Owner, Possession, Proof, SAMPLE_DATA,
+    Server, Source, build_from_zero, scram_verifier,
 };
 use uuid::Uuid;
 
@@ -149,12 +149,7 @@ async fn load_sample_data(cx: &StepContext<'_>) -> Result<(), StepError> {
     let mut session = server.connect_as_owner(&cx.tenant.database, timeouts).await?;
     let loaded = async {
         let transaction = session.transaction().await?;
-        transaction
-            .batch_execute(
-                "create table if not exists tenantry.sample_data (operation uuid primary key);
-                 revoke all on tenantry.sample_data from tenantry_app",
-            )
-            .await?;
+        transaction.batch_execute(SAMPLE_DATA).await?;
         let news = transaction
             .execute(
                 "-- provision::load_sample_data

@@ -3,8 +3,8 @@
 //! It is the cutover of a restore with the copying before it or in the middle. *Online* (`online.rs`), a copy follows
 //! the tenant's database while that is served, and its requests wait for a moment only. *Offline*, which takes
 //! everything along that `pg_dump` knows, between any versions of PostgreSQL that go upwards, they wait for the copy:
-//! the database is taken out of service first, so that nobody writes behind the copy's back; then it is copied,
-//! compared table by table, and taken into service over there.
+//! the database is taken out of service first, so that nobody writes behind the copy's back; then it is copied, a
+//! small and usual one by its rows alone (`rows.rs`), compared table by table, and taken into service over there.
 //!
 //! Whatever fails until the catalog's word, the tenant is served where it was, and nothing of it stays on the server
 //! that it did not come to. Afterwards the database that it left is kept for a while. After an online move it follows
@@ -29,7 +29,10 @@ use crate::tenant::{SchemaState, Tenant, TenantSlug, TenantState};
 
 mod back;
 mod online;
+mod rows;
 mod verify;
+
+pub use rows::{Copied, CopiedBy};
 
 pub(super) use online::{carry_sequences, drain, refusal};
 
@@ -179,15 +182,23 @@ async fn preflight(cx: &StepContext<'_>) -> Result<(), StepError> {
     }
     let used = source.connect(&cx.tenant.database).await?;
     let used = names(&used, "select extname::text from pg_extension order by 1").await?;
+    require_extensions(&used, &target).await?;
+    choose_way(cx, &source, &target).await
+}
+
+async fn require_extensions(used: &[String], target: &Server) -> Result<(), StepError> {
+    // Every server has this one, and to look for others it reads all of its files about them.
+    let used: Vec<&String> = used.iter().filter(|name| *name != "plpgsql").collect();
+    if used.is_empty() {
+        return Ok(());
+    }
     let known = "select name::text from pg_available_extensions";
     let known = names(&*target.client().await?, known).await?;
-    if let Some(missing) = used.iter().find(|name| !known.contains(name)) {
-        return Err(StepError::fail(
-            format!("the tenant uses the extension `{missing}`, which that server has not"),
-            "install it there, or choose another server",
-        ));
-    }
-    choose_way(cx, &source, &target).await
+    let Some(missing) = used.iter().find(|name| !known.contains(name)) else { return Ok(()) };
+    Err(StepError::fail(
+        format!("the tenant uses the extension `{missing}`, which that server has not"),
+        "install it there, or choose another server",
+    ))
 }
 
 /// Whether what the tenant left there has followed ever since, so that it only has to take its place again.
@@ -223,7 +234,14 @@ async fn choose_way(
     if way == Way::Offline {
         return cx.remember(ONLINE, &false).await;
     }
-    let obstacles = source.obstacles_to_following(&cx.tenant.database, target).await?;
+    // Where nobody insists, the first thing that is in the way will do.
+    let mut obstacles = match way {
+        Way::Auto => source.obstacles_to_being_followed().await?,
+        Way::Online | Way::Offline => Vec::new(),
+    };
+    if obstacles.is_empty() {
+        obstacles = source.obstacles_to_following(&cx.tenant.database, target).await?;
+    }
     let (what, remedies) = online::refusal(&obstacles);
     if way == Way::Online && !obstacles.is_empty() {
         return Err(StepError::fail(
@@ -347,12 +365,34 @@ pub(super) async fn copy(
 ) -> Result<(), StepError> {
     // For the administrator alone: the tenant's role lost its right when it was retired.
     source.unfence(retired, cx.tenant.id).await?;
+    let copied = match rows::copy(cx, source, retired, target).boxed().await {
+        Ok(None) => Copied { by: CopiedBy::Rows, because: None },
+        Err(StepError::Lost) => return Err(StepError::Lost),
+        other => {
+            if let Err(error) = &other {
+                let (tenant, error) = (&cx.tenant.slug, chain(error));
+                tracing::warn!(%tenant, error, "a tenant could not be copied by its rows alone");
+            }
+            let because = other.unwrap_or_else(|error| Some(chain(&error)));
+            dump(cx, source, retired, target).boxed().await?;
+            Copied { by: CopiedBy::Dump, because }
+        }
+    };
+    copied.note(cx).await?;
+    source.fence(retired, cx.tenant.id).await?;
+    Ok(())
+}
+
+async fn dump(
+    cx: &StepContext<'_>,
+    source: &Server,
+    retired: &DatabaseName,
+    target: &Server,
+) -> Result<(), StepError> {
     let fill = || copy_once(cx, source, retired, target).boxed();
     restore::with_lent_roles(cx, target, fill).await?;
     let build = DatabaseName::build(cx.operation.id);
-    verify::compare(&source.connect(retired).await?, &target.connect(&build).await?).await?;
-    source.fence(retired, cx.tenant.id).await?;
-    Ok(())
+    verify::compare(&source.connect(retired).await?, &target.connect(&build).await?).await
 }
 
 async fn copy_once(

@@ -16,7 +16,7 @@ use crate::hardening::Hardening;
 use crate::marker::Marker;
 use crate::name::DatabaseName;
 use crate::role;
-use crate::server::{PooledClient, Server};
+use crate::server::{PooledClient, Server, rows};
 
 /// Longer than PostgreSQL needs to copy or drop a database.
 const LOCK_TIMEOUT: &str = "set lock_timeout = '120s'";
@@ -87,17 +87,7 @@ impl Server {
     /// made in it may be given to `tenantry_owner`, as restoring a dump does before it sets any rights; and tenants
     /// will see of each other what the server's hardening allows, whatever comes in.
     pub async fn open_build(&self, name: &DatabaseName) -> Result<(), Error> {
-        if !name.is_build_form() {
-            return Err(not_ours(name));
-        }
-        let database = name.quoted();
-        self.client()
-            .await?
-            .batch_execute(&format!(
-                "revoke connect, temporary on database {database} from public;
-                 alter database {database} allow_connections true"
-            ))
-            .await?;
+        self.admit_administrator(name).await?;
         let grant = format!("grant usage, create on schema public to {}", role::OWNER);
         let session = self.connect_apart(name).await?;
         session.batch_execute(&grant).await?;
@@ -105,6 +95,32 @@ impl Server {
             self.hide_neighbours(&session).await?;
         }
         Ok(())
+    }
+
+    /// Makes a build that is a clone of a template, with its rights and its hardening, and accepts connections to it,
+    /// from the administrator alone.
+    pub async fn create_clone(
+        &self,
+        name: &DatabaseName,
+        template: &DatabaseName,
+    ) -> Result<(), Error> {
+        self.create_build(name, Source::Template(template)).await?;
+        self.admit_administrator(name).await
+    }
+
+    async fn admit_administrator(&self, name: &DatabaseName) -> Result<(), Error> {
+        if !name.is_build_form() {
+            return Err(not_ours(name));
+        }
+        let database = name.quoted();
+        Ok(self
+            .client()
+            .await?
+            .batch_execute(&format!(
+                "revoke connect, temporary on database {database} from public;
+                 alter database {database} allow_connections true"
+            ))
+            .await?)
     }
 
     /// Refuses connections to a build again, and ends the sessions in it.
@@ -125,7 +141,9 @@ impl Server {
         proof: Proof,
     ) -> Result<(), Error> {
         let client = self.lock_names(&[name]).await?;
-        let Some(facts) = database_facts(&*client, name).await? else { return Ok(()) };
+        let Some(facts) = database_facts(&*client, name).await? else {
+            return client.release().await;
+        };
         let holds = match proof {
             Proof::Owner(tenant) => facts.belongs_to(tenant),
             Proof::Name => {
@@ -156,13 +174,9 @@ impl Server {
         let session = NameLock { session: Some(self.client().await?) };
         session.batch_execute(LOCK_TIMEOUT).await?;
         for name in names {
-            session
-                .execute(
-                    "-- build::lock_names
-                     select pg_advisory_lock(hashtextextended('tenantry ' || $1, 0))",
-                    &[&name.as_str()],
-                )
-                .await?;
+            let sql = "-- build::lock_names
+                       select pg_advisory_lock(hashtextextended('tenantry ' || $1, 0))";
+            rows(&*session, sql, &[&name.as_str()]).await?;
         }
         Ok(session)
     }

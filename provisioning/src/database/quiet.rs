@@ -8,10 +8,13 @@ use uuid::Uuid;
 use super::owned_by;
 use crate::error::Error;
 use crate::name::DatabaseName;
-use crate::server::Server;
+use crate::server::{Server, rows};
 
 /// Whoever has been idle for longer than this does not hold a connection for one request.
 const IDLE_SECS: f64 = 1.0;
+/// Between two looks.
+const FIRST_PAUSE: Duration = Duration::from_millis(5);
+const LAST_PAUSE: Duration = Duration::from_millis(20);
 
 impl Server {
     /// Waits until nobody is at work in a database any more, for at most `patience`: requests that were let in before
@@ -23,21 +26,24 @@ impl Server {
     ) -> Result<(), Error> {
         let client = self.client().await?;
         let deadline = Instant::now() + patience;
+        let mut pause = FIRST_PAUSE;
         loop {
-            let row = client
-                .query_one(
-                    "-- quiet::await_quiet
-                     select count(*) from pg_stat_activity
-                     where datname = $1 and backend_type = 'client backend' and usename <> current_user
-                       and (state is distinct from 'idle'
-                            or state_change > now() - $2::float8 * interval '1 second')",
-                    &[&database.as_str(), &IDLE_SECS],
-                )
-                .await?;
-            if row.get::<_, i64>(0) == 0 || Instant::now() > deadline {
+            let busy = rows(
+                &client,
+                "-- quiet::await_quiet
+                 select from pg_stat_activity
+                 where datname = $1 and backend_type = 'client backend' and usename <> current_user
+                   and (state is distinct from 'idle'
+                        or state_change > now() - $2::float8 * interval '1 second')
+                 limit 1",
+                &[&database.as_str(), &IDLE_SECS],
+            )
+            .await?;
+            if busy.is_empty() || Instant::now() > deadline {
                 return Ok(());
             }
-            sleep(Duration::from_millis(5)).await;
+            sleep(pause).await;
+            pause = (pause * 2).min(LAST_PAUSE);
         }
     }
 

@@ -13,7 +13,7 @@ impl Server {
     /// What keeps a database on this server from being followed, for days, by one that `left` keeps. Empty where
     /// nothing does. Both servers keep what one move needs.
     pub async fn obstacles_to_going_back(&self, left: &Self) -> Result<Vec<Problem>, Error> {
-        let mut problems = self.obstacles_here().await?;
+        let mut problems = self.obstacles_to_being_followed().await?;
         problems.extend(left.obstacles_there().await?);
         let offer = self.offer().await?;
         if offer.slots.min(offer.senders) <= SLOTS * (offer.moves + 1)

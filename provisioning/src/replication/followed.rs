@@ -13,7 +13,7 @@ use crate::error::Error;
 use crate::marker::{Marker, Owner};
 use crate::name::{DatabaseName, RoleName};
 use crate::role::{self, Verifier, role_facts, scram_verifier};
-use crate::server::Server;
+use crate::server::{Server, rows};
 
 /// How long whoever reads from a slot may take to go.
 const SLOT_FREE: Duration = Duration::from_secs(15);
@@ -192,18 +192,18 @@ impl Server {
         let client = self.client().await?;
         let deadline = Instant::now() + SLOT_FREE;
         loop {
-            let found = client
-                .query(
-                    r"-- followed::drop_slots
-                      select slot_name::text, active_pid from pg_replication_slots
-                      where slot_name = $1
-                         or database = $2 and slot_name ~ '^pg_[0-9]+_sync_[0-9]+_[0-9]+$'
-                            and not exists (select from pg_replication_slots f
-                                            where f.database = $2 and f.slot_name <> $1
-                                              and f.slot_name !~ '^(tenantry_back_|pg_[0-9]+_sync_)')",
-                    &[&carrier.as_str(), &database.as_str()],
-                )
-                .await?;
+            let found = rows(
+                &client,
+                r"-- followed::drop_slots
+                  select slot_name::text, active_pid from pg_replication_slots
+                  where slot_name = $1
+                     or database = $2 and slot_name ~ '^pg_[0-9]+_sync_[0-9]+_[0-9]+$'
+                        and not exists (select from pg_replication_slots f
+                                        where f.database = $2 and f.slot_name <> $1
+                                          and f.slot_name !~ '^(tenantry_back_|pg_[0-9]+_sync_)')",
+                &[&carrier.as_str(), &database.as_str()],
+            )
+            .await?;
             let mut left = found.len();
             for slot in &found {
                 let (name, reader): (&str, Option<i32>) = (slot.get(0), slot.get(1));

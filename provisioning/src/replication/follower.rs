@@ -8,7 +8,7 @@ use tokio_postgres::{Client, Row};
 use super::{Link, Lsn, RUNS_AS_TABLE_OWNER};
 use crate::error::Error;
 use crate::name::DatabaseName;
-use crate::server::{Server, ServerUrl};
+use crate::server::{Server, ServerUrl, rows};
 
 /// The statement that makes a subscription holds a password: it is to be in no log, and in nobody's view of what
 /// sessions do.
@@ -81,22 +81,16 @@ impl Server {
 
     /// How a database follows; `None` if it does not.
     pub async fn follower(&self, link: Link) -> Result<Option<FollowerFacts>, Error> {
-        let row = self
-            .client()
-            .await?
-            .query_opt(
-                "-- follower::follower
-                 select s.subenabled, coalesce(t.apply_error_count, 0)::int8 as errors
-                 from pg_subscription s left join pg_stat_subscription_stats t on t.subid = s.oid
-                 where s.subname = $1",
-                &[&link.name().as_str()],
-            )
-            .await?;
-        let facts = |row: Row| FollowerFacts {
+        let sql = "-- follower::follower
+             select s.subenabled, coalesce(t.apply_error_count, 0)::int8 as errors
+             from pg_subscription s left join pg_stat_subscription_stats t on t.subid = s.oid
+             where s.subname = $1";
+        let found = rows(&self.client().await?, sql, &[&link.name().as_str()]).await?;
+        let facts = |row: &Row| FollowerFacts {
             is_enabled: row.get("subenabled"),
             errors: row.get("errors"),
         };
-        Ok(row.map(facts))
+        Ok(found.first().map(facts))
     }
 
     /// Ends the following of a database, without a word to the server that it follows. That it follows nothing is

@@ -1,0 +1,200 @@
+//! [`Shape`]: everything that a dump of a database carries but the rows; and carrying the rows of one database into
+//! another one of the same shape.
+//!
+//! Most of the work of dumping and restoring a small database is about what it is made of. Where the same template has
+//! made both, that is there already: the other server clones it, and only the rows are missing. Whether it is so is
+//! looked at, not believed. What two shapes are compared in is everything that can be compared; whatever else there
+//! is in a database makes it odd, and a dump has to carry it.
+//!
+//! Must never: take two databases for alike that would differ in what a dump carries.
+
+use std::collections::BTreeMap;
+use std::pin::pin;
+
+use bytes::Bytes;
+use futures_util::{SinkExt as _, TryStreamExt as _, future};
+use postgres_protocol::escape::escape_literal;
+use tokio_postgres::types::Type;
+
+use crate::error::Error;
+use crate::schema::Schema;
+use crate::server::Connection;
+
+const SHAPE: &str = include_str!("../sql/shape.sql");
+/// What makes the table that notes who has loaded the sample rows.
+pub const SAMPLE_DATA: &str = include_str!("../sql/sample_data.sql");
+const SAMPLE_TABLE: &str = "tenantry.sample_data";
+
+/// Larger databases are nothing for this: making their indexes anew is faster than filling them row by row.
+const FEW_BYTES: i64 = 64 << 20;
+
+/// Rows are carried as text, so both sides have to write and read it alike, and in full.
+const ALIKE: &str = "set datestyle = 'ISO, YMD'; set intervalstyle = 'postgres'; set timezone = 'UTC'; \
+     set extra_float_digits = 3; set bytea_output = 'hex'; set lc_monetary = 'C'; set xmloption = content; \
+     set row_security = off";
+
+/// What a database is made of.
+#[derive(Debug)]
+pub struct Shape {
+    schema: Schema,
+    /// What the schema does not say.
+    same: BTreeMap<String, String>,
+    /// What it has that is odd.
+    odd: Option<String>,
+    tables: Vec<String>,
+    sequences: Vec<String>,
+}
+
+/// A clone of a template, before anybody has written to it.
+#[derive(Debug)]
+pub struct Blank {
+    shape: Shape,
+    /// The tables that have rows already: migrations write some.
+    filled: Vec<String>,
+}
+
+impl Shape {
+    /// Reads the shape of the database that a session is in. Leaves the session with settings of its own, and in a
+    /// transaction that reads all of the database as it is at this moment.
+    pub async fn read(session: &Connection) -> Result<Self, Error> {
+        session.batch_execute("begin isolation level repeatable read read only").await?;
+        let (schema, rows) = future::join(
+            Schema::read(session),
+            session.query_typed(SHAPE, &[(&FEW_BYTES, Type::INT8)]),
+        )
+        .await;
+        let (tables, sequences) = (Vec::new(), Vec::new());
+        let mut shape =
+            Self { schema: schema?, same: BTreeMap::new(), odd: None, tables, sequences };
+        for row in rows? {
+            let (kind, object): (&str, String) = (row.get("kind"), row.get("object"));
+            match kind {
+                "rows" => shape.tables.push(object),
+                "sequence" => shape.sequences.push(object),
+                "same" => drop(shape.same.insert(object, row.get("detail"))),
+                _ => shape.odd = Some(format!("it has {object}")),
+            }
+        }
+        Ok(shape)
+    }
+
+    /// Says of something in the database that rows alone do not bring it across, or that nobody here can compare it.
+    #[must_use]
+    pub fn odd(&self) -> Option<&str> {
+        self.odd.as_deref()
+    }
+
+    /// Something that the other one has otherwise.
+    fn difference(&self, other: &Self) -> Option<String> {
+        if let Some(difference) = self.schema.differences(&other.schema).into_iter().next() {
+            return Some(difference.object);
+        }
+        let differs = |(what, how): &(&String, &String)| other.same.get(*what) != Some(how);
+        let only_there = || other.same.keys().find(|what| !self.same.contains_key(*what));
+        let here = self.same.iter().find(differs).map(|(what, _)| what);
+        here.or_else(only_there).cloned()
+    }
+}
+
+impl Blank {
+    /// Looks at a clone that nobody has written to.
+    pub async fn read(session: &Connection) -> Result<Self, Error> {
+        let shape = Shape::read(session).await?;
+        let asked = |table: &String| {
+            format!("select {} where exists (select from only {table})", escape_literal(table))
+        };
+        let asked: Vec<String> = shape.tables.iter().map(asked).collect();
+        let mut filled = Vec::new();
+        if !asked.is_empty() {
+            let sql = format!("-- shape::filled\n{}", asked.join(" union all "));
+            filled.extend(session.query_typed(&sql, &[]).await?.iter().map(|row| row.get(0)));
+        }
+        session.batch_execute("rollback").await?;
+        Ok(Self { shape, filled })
+    }
+
+    /// What keeps a database of this shape from being carried into a clone by its rows alone.
+    #[must_use]
+    pub fn obstacle(&self, shape: &Shape) -> Option<String> {
+        let differs =
+            || Some(format!("{} is not as in the template", self.shape.difference(shape)?));
+        shape.odd().map(str::to_owned).or_else(differs)
+    }
+
+    /// Carries all rows and the values of all sequences from a session that has read this shape into one in a clone,
+    /// in one transaction there. No trigger fires, and no foreign key is looked at again: what is carried has kept
+    /// to them.
+    pub async fn fill(
+        &self,
+        shape: &Shape,
+        from: &Connection,
+        to: &Connection,
+    ) -> Result<(), Error> {
+        let begin = self.begin(shape);
+        future::try_join(from.batch_execute(ALIKE), to.batch_execute(&begin)).await?;
+        for table in &shape.tables {
+            carry_table(table, from, to).await?;
+        }
+        let values = sequence_values(shape, from).await?;
+        Ok(to.batch_execute(&format!("{values}; commit")).await?)
+    }
+
+    /// What comes before the rows.
+    fn begin(&self, shape: &Shape) -> String {
+        let has_sample_data =
+            |shape: &Shape| shape.tables.iter().any(|table| table == SAMPLE_TABLE);
+        let sample_data = if has_sample_data(shape) && !has_sample_data(&self.shape) {
+            format!("set local role tenantry_owner; {SAMPLE_DATA} reset role;")
+        } else {
+            String::new()
+        };
+        let empty = |table: &String| format!("delete from only {table};");
+        let empty = self.filled.iter().map(empty).collect::<Vec<_>>().concat();
+        format!(
+            "{ALIKE}; begin; set local session_replication_role = replica; {sample_data} {empty}"
+        )
+    }
+}
+
+async fn carry_table(table: &str, from: &Connection, to: &Connection) -> Result<(), Error> {
+    // Without a list of columns it is all but those that are generated.
+    let rows = from.copy_out(&format!("copy {table} to stdout")).await?;
+    let mut rows = pin!(rows);
+    let mut next = rows.try_next().await?;
+    if next.is_none() {
+        return Ok(());
+    }
+    let sink = to.copy_in::<_, Bytes>(&format!("copy {table} from stdin")).await?;
+    let mut sink = pin!(sink);
+    while let Some(bytes) = next {
+        sink.feed(bytes).await?;
+        next = rows.try_next().await?;
+    }
+    sink.finish().await?;
+    Ok(())
+}
+
+/// The statement that sets every sequence to where it is.
+async fn sequence_values(shape: &Shape, from: &Connection) -> Result<String, Error> {
+    let asked = |sequence: &String| {
+        format!(
+            "select {} as sequence, last_value, is_called from {sequence}",
+            escape_literal(sequence)
+        )
+    };
+    let asked: Vec<String> = shape.sequences.iter().map(asked).collect();
+    if asked.is_empty() {
+        return Ok("select".to_owned());
+    }
+    let sql = format!("-- shape::sequence_values\n{}", asked.join(" union all "));
+    let values: Vec<String> = from
+        .query_typed(&sql, &[])
+        .await?
+        .iter()
+        .map(|row| {
+            let (sequence, last, called): (&str, i64, bool) = (row.get(0), row.get(1), row.get(2));
+            format!("setval({}, {last}, {called})", escape_literal(sequence))
+        })
+        .collect();
+    Ok(format!("select {}", values.join(", ")))
+}
