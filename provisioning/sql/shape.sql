@@ -33,6 +33,13 @@ from c join a on a.attrelid = c.oid where c.relkind in ('r', 'p', 'v') and not c
 union all
 select 'same', 'the collations of ' || c.name, a.collations from c join a on a.attrelid = c.oid where c.relkind = 'c'
 union all
+-- The fingerprint leaves those to the parent, and a dump does not.
+select 'same', format('the constraint %I of the partition %s', k.conname, c.name), pg_get_constraintdef(k.oid)
+from c join pg_constraint k on k.conrelid = c.oid where k.conparentid <> 0 and k.contype in ('p', 'u', 'x')
+union all
+select 'same', 'the parent of the index ' || c.name, i.inhparent::regclass::text
+from c join pg_inherits i on i.inhrelid = c.oid where c.relkind in ('i', 'I')
+union all
 select 'same', 'the parameters of ' || name, reloptions::text
 from c where relkind in ('i', 'I') and reloptions is not null
 union all
@@ -73,7 +80,7 @@ from pg_description d cross join lateral pg_identify_object(d.classoid, d.objoid
 where d.objoid >= 16384 or d.classoid = 'pg_extension'::regclass or d.objoid = to_regnamespace('public')
 
 union all
-select 'odd', 'the size of the database', ''
+select 'odd', 'more than ' || pg_size_pretty($1), ''
 where pg_database_size(current_database()) > $1
 union all
 select 'odd', case when relkind = 'm' then 'the materialized view ' else 'the foreign table ' end || name, ''
@@ -96,6 +103,17 @@ from c join a on a.attrelid = c.oid where c.relkind in ('i', 'I') and a.has_targ
 union all
 select 'odd', 'what is in our own schema: ' || name, '' from c where is_ours and relkind not in ('r', 'i')
 union all
+select 'odd', 'something unusual about ' || c.name, '' from c join pg_class r on r.oid = c.oid
+where c.is_ours and c.relkind = 'r'
+  and (r.reloptions is not null or r.relpersistence <> 'p' or r.relreplident <> 'd' or r.relrowsecurity
+       or r.relforcerowsecurity or r.relispartition
+       or exists (select from pg_index i where i.indrelid = c.oid and (i.indisclustered or i.indisreplident))
+       or exists (select from pg_attribute t join pg_type y on y.oid = t.atttypid
+                  where t.attrelid = c.oid and t.attnum > 0 and not t.attisdropped
+                    and (t.attacl is not null or t.attoptions is not null or t.attcompression <> ''
+                         or coalesce(t.attstattarget, -1) <> -1 or t.attstorage <> y.typstorage
+                         or t.attcollation <> y.typcollation or t.attidentity <> '')))
+union all
 select 'odd', 'a function in our own schema', '' from pg_proc p join n on n.oid = p.pronamespace where is_ours
 union all
 select 'odd', 'a type in our own schema', '' from pg_type t join n on n.oid = t.typnamespace
@@ -111,6 +129,8 @@ from c where is_ours and (exists (select from pg_trigger g where g.tgrelid = c.o
 union all
 -- It fires for what is loaded, too.
 select distinct 'odd', 'a trigger on ' || tgrelid::regclass, '' from pg_trigger where tgenabled in ('A', 'R')
+union all
+select distinct 'odd', 'a rule on ' || ev_class::regclass, '' from pg_rewrite where ev_enabled in ('A', 'R')
 union all
 -- It may look at other tables, which are all there only at the end.
 select distinct 'odd', 'the index ' || c.name, ''
@@ -132,8 +152,25 @@ from (
     union all
     select 'pg_type'::regclass, t.oid, t.typacl
     from ext join pg_type t on ext.classid = 'pg_type'::regclass and t.oid = ext.objid
+    union all
+    select 'pg_foreign_data_wrapper'::regclass, w.oid, w.fdwacl
+    from ext join pg_foreign_data_wrapper w on ext.classid = 'pg_foreign_data_wrapper'::regclass and w.oid = ext.objid
 ) has left join pg_init_privs i on i.objoid = has.oid and i.classoid = has.class and i.objsubid = 0
 where has.acl::text is distinct from i.initprivs::text
+union all
+-- Nobody compares who gave a right.
+select distinct 'odd', 'rights that ' || quote_ident(pg_get_userbyid(r.grantor)) || ' gave', ''
+from (
+    select relowner as owner, relacl as acl from c
+    union all
+    select c.relowner, t.attacl from c join pg_attribute t on t.attrelid = c.oid
+    union all
+    select nspowner, nspacl from n
+    union all
+    select proowner, proacl from pg_proc where oid >= 16384
+    union all
+    select typowner, typacl from pg_type where oid >= 16384
+) o cross join lateral aclexplode(o.acl) r where r.grantor <> o.owner
 union all
 select 'odd', 'a subscription', '' from pg_subscription s join pg_database d on d.oid = s.subdbid
 where d.datname = current_database()

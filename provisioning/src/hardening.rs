@@ -79,6 +79,14 @@ impl Server {
         Ok(())
     }
 
+    /// The same as [`Server::ensure_hardened`], in a session with an empty `search_path`.
+    pub async fn ensure_hardened_in(&self, session: &Connection) -> Result<(), Error> {
+        if self.hardening() == Hardening::Strict {
+            self.hide_neighbours(session).await?;
+        }
+        Ok(())
+    }
+
     /// Shows the tenants of a database again what PostgreSQL shows every role. Returns how much was hidden.
     pub async fn loosen(&self, database: &DatabaseName) -> Result<usize, Error> {
         let session = self.connect_apart(database).await?;

@@ -210,6 +210,12 @@ impl Server {
         Ok(row.get(0))
     }
 
+    /// What PostgreSQL calls the cluster: no other has it but its copies. For a superuser.
+    pub async fn system_identifier(&self) -> Result<i64, Error> {
+        let sql = "-- server::system_identifier\nselect system_identifier from pg_control_system()";
+        Ok(self.client().await?.query_one(sql, &[]).await?.get(0))
+    }
+
     /// Whether the administrator is a superuser.
     pub async fn is_superuser(&self) -> Result<bool, Error> {
         let ask = || async {

@@ -72,7 +72,7 @@ impl Shape {
                 "rows" => shape.tables.push(object),
                 "sequence" => shape.sequences.push(object),
                 "same" => drop(shape.same.insert(object, row.get("detail"))),
-                _ => shape.odd = Some(format!("it has {object}")),
+                _ => shape.odd = Some(object),
             }
         }
         Ok(shape)
@@ -116,27 +116,36 @@ impl Blank {
     /// What keeps a database of this shape from being carried into a clone by its rows alone.
     #[must_use]
     pub fn obstacle(&self, shape: &Shape) -> Option<String> {
+        let odd = shape.odd().map(|odd| format!("it has {odd}"));
+        let ours = || Some(format!("the template has {}", self.shape.odd()?));
         let differs =
             || Some(format!("{} is not as in the template", self.shape.difference(shape)?));
-        shape.odd().map(str::to_owned).or_else(differs)
+        odd.or_else(ours).or_else(differs)
     }
 
     /// Carries all rows and the values of all sequences from a session that has read this shape into one in a clone,
-    /// in one transaction there. No trigger fires, and no foreign key is looked at again: what is carried has kept
-    /// to them.
+    /// in one transaction there. No trigger fires, and no foreign key is looked at again: rows come across as they
+    /// are. Ends the transaction that the shape was read in. Returns what is in the way, if there is something, with
+    /// nothing carried.
     pub async fn fill(
         &self,
         shape: &Shape,
         from: &Connection,
         to: &Connection,
-    ) -> Result<(), Error> {
+    ) -> Result<Option<String>, Error> {
         let begin = self.begin(shape);
         future::try_join(from.batch_execute(ALIKE), to.batch_execute(&begin)).await?;
+        let (here, there) = future::try_join(sample_table(from), sample_table(to)).await?;
+        if here != there {
+            return Ok(Some(format!("{SAMPLE_TABLE} is not as we make it")));
+        }
         for table in &shape.tables {
             carry_table(table, from, to).await?;
         }
         let values = sequence_values(shape, from).await?;
-        Ok(to.batch_execute(&format!("{values}; commit")).await?)
+        to.batch_execute(&format!("{values}; commit")).await?;
+        from.batch_execute("commit").await?;
+        Ok(None)
     }
 
     /// What comes before the rows.
@@ -154,6 +163,22 @@ impl Blank {
             "{ALIKE}; begin; set local session_replication_role = replica; {sample_data} {empty}"
         )
     }
+}
+
+/// What the table that notes who has loaded the sample rows is like, if there is one. It is made when it is first
+/// needed, so that a template lacks it.
+async fn sample_table(session: &Connection) -> Result<Option<String>, Error> {
+    let sql = "-- shape::sample_table
+        select concat_ws('; ', pg_get_userbyid(c.relowner), coalesce(c.relacl, acldefault('r', c.relowner)),
+            (select string_agg(format('%s %s %s', attname, format_type(atttypid, atttypmod), attnotnull), ', '
+                               order by attnum)
+             from pg_attribute where attrelid = c.oid and attnum > 0 and not attisdropped),
+            (select string_agg(pg_get_indexdef(indexrelid), ', ' order by indexrelid::regclass::text)
+             from pg_index where indrelid = c.oid),
+            (select string_agg(pg_get_constraintdef(oid), ', ' order by conname)
+             from pg_constraint where conrelid = c.oid))
+        from pg_class c where c.oid = to_regclass('tenantry.sample_data')";
+    Ok(session.query_typed(sql, &[]).await?.first().map(|row| row.get(0)))
 }
 
 async fn carry_table(table: &str, from: &Connection, to: &Connection) -> Result<(), Error> {
@@ -193,8 +218,8 @@ async fn sequence_values(shape: &Shape, from: &Connection) -> Result<String, Err
         .iter()
         .map(|row| {
             let (sequence, last, called): (&str, i64, bool) = (row.get(0), row.get(1), row.get(2));
-            format!("setval({}, {last}, {called})", escape_literal(sequence))
+            format!("({}, {last}::bigint, {called})", escape_literal(sequence))
         })
         .collect();
-    Ok(format!("select {}", values.join(", ")))
+    Ok(format!("select setval(s, v, c) from (values {}) as x (s, v, c)", values.join(", ")))
 }

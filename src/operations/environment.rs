@@ -49,8 +49,8 @@ pub struct Environment {
     servers: Cache<Uuid, Server>,
     /// Programs and version of each server; looked at again after a while, as both may be upgraded.
     tools: Cache<String, (PgTools, String)>,
-    /// What clones of templates are like, by the addresses of servers and the names of templates.
-    blanks: Cache<(String, String), Arc<Blank>>,
+    /// What clones of templates are like, by the identifiers of clusters and the oids of templates.
+    blanks: Cache<(i64, u32), Arc<Blank>>,
     here: Arc<Here>,
 }
 
@@ -259,23 +259,15 @@ impl Environment {
         })
     }
 
-    /// What a clone of a template is like, if that was looked at not long ago.
-    pub(super) async fn blank(
-        &self,
-        server: &Server,
-        template: &DatabaseName,
-    ) -> Option<Arc<Blank>> {
-        self.blanks.get(&(server.url().host_label(), template.to_string())).await
+    /// What a clone of a template is like, if that was looked at not long ago: of the one that has this oid in the
+    /// cluster with this identifier.
+    pub(super) async fn blank(&self, template: (i64, u32)) -> Option<Arc<Blank>> {
+        self.blanks.get(&template).await
     }
 
     /// Keeps what a clone of a template is like for the next one.
-    pub(super) async fn keep_blank(
-        &self,
-        server: &Server,
-        template: &DatabaseName,
-        blank: Arc<Blank>,
-    ) {
-        self.blanks.insert((server.url().host_label(), template.to_string()), blank).await;
+    pub(super) async fn keep_blank(&self, template: (i64, u32), blank: Arc<Blank>) {
+        self.blanks.insert(template, blank).await;
     }
 
     /// The dump that an operation imports, if it is here.

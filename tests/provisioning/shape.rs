@@ -12,6 +12,9 @@ use super::subject::migrations;
 
 const BOARDS: &str = include_str!("../../migrations/tenant/V1__boards.sql");
 
+const SLICES: &str = "create table slices (n int primary key) partition by range (n);
+                      create table slices_1 partition of slices for values from (0) to (10);";
+
 /// What no dump carries, or what rows bring across.
 const ALIKE: &[&str] = &[
     "select 1",
@@ -89,6 +92,13 @@ const UNLIKE: &[&str] = &[
     "create function tenantry_owned() returns int language sql as 'select 1'; alter function tenantry_owned() depends on extension plpgsql",
     "grant select on tenantry.schema_history to tenantry_app",
     "alter schema tenantry owner to current_user",
+    "alter table tenantry.schema_history set (autovacuum_enabled = off)",
+    "alter table tenantry.schema_history replica identity full",
+    "alter table tenantry.schema_history set unlogged",
+    "grant select (version) on tenantry.schema_history to tenantry_app",
+    "alter index slices_1_pkey rename to other",
+    "grant select on boards to tenantry_app with grant option; set role tenantry_app; grant select on boards to public",
+    "create rule r as on delete to boards do instead nothing; alter table boards enable always rule r",
     "create trigger g before update on tenantry.schema_history for each row execute function suppress_redundant_updates_trigger()",
 ];
 
@@ -107,7 +117,7 @@ impl Mould {
         let template = DatabaseName::build(Uuid::new_v4());
         let timeouts =
             MigrationTimeouts { lock: Duration::from_secs(5), statement: Duration::from_mins(1) };
-        let files = migrations(&[("V1__boards.sql", BOARDS)]);
+        let files = migrations(&[("V1__boards.sql", BOARDS), ("V2__slices.sql", SLICES)]);
         build_from_zero(&server, &template, &files, timeouts).await.unwrap();
         let first = DatabaseName::build(Uuid::new_v4());
         server.create_clone(&first, &template).await.unwrap();

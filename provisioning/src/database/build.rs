@@ -12,7 +12,6 @@ use uuid::Uuid;
 
 use super::{database_facts, missing, not_ours};
 use crate::error::Error;
-use crate::hardening::Hardening;
 use crate::marker::Marker;
 use crate::name::DatabaseName;
 use crate::role;
@@ -91,10 +90,7 @@ impl Server {
         let grant = format!("grant usage, create on schema public to {}", role::OWNER);
         let session = self.connect_apart(name).await?;
         session.batch_execute(&grant).await?;
-        if self.hardening() == Hardening::Strict {
-            self.hide_neighbours(&session).await?;
-        }
-        Ok(())
+        self.ensure_hardened_in(&session).await
     }
 
     /// Makes a build that is a clone of a template, with its rights and its hardening, and accepts connections to it,

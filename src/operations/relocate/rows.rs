@@ -75,15 +75,17 @@ pub(super) async fn copy(
         return Ok(Some("our administrator is no superuser there".to_owned()));
     }
     let template = DatabaseName::template(&cx.environment.template_digest(&set));
-    if !target.database(&template).await?.is_some_and(|facts| facts.is_template) {
+    let facts = target.database(&template).await?.filter(|facts| facts.is_template);
+    let Some(facts) = facts else {
         return Ok(Some("that server has no template yet".to_owned()));
-    }
+    };
+    let template_is = (target.system_identifier().await?, facts.oid);
     let here = source.connect_apart(retired).await?;
     let shape = Shape::read(&here).await?;
-    let known = cx.environment.blank(target, &template).await;
+    let known = cx.environment.blank(template_is).await;
     let obstacle = match &known {
         Some(blank) => blank.obstacle(&shape),
-        None => shape.odd().map(str::to_owned),
+        None => shape.odd().map(|odd| format!("it has {odd}")),
     };
     if obstacle.is_some() {
         return Ok(obstacle);
@@ -96,13 +98,16 @@ pub(super) async fn copy(
         blank
     } else {
         let blank = Arc::new(Blank::read(&there).await?);
-        cx.environment.keep_blank(target, &template, Arc::clone(&blank)).await;
+        cx.environment.keep_blank(template_is, Arc::clone(&blank)).await;
         if let Some(obstacle) = blank.obstacle(&shape) {
             return Ok(Some(obstacle));
         }
         blank
     };
-    blank.fill(&shape, &here, &there).await?;
+    target.ensure_hardened_in(&there).await?;
+    if let Some(obstacle) = blank.fill(&shape, &here, &there).await? {
+        return Ok(Some(obstacle));
+    }
     verify::compare(&here, &there).await?;
     Ok(None)
 }
