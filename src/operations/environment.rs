@@ -8,7 +8,7 @@ use std::time::Duration;
 use moka::future::Cache;
 use tenantry_backup::{BackupStore, PgTools};
 use tenantry_provisioning::{
-    Blank, DatabaseName, Hardening, MigrationSet, MigrationTimeouts, SchemaError, Server,
+    Blank, Hardening, MigrationSet, MigrationTimeouts, SchemaError, Server,
 };
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::timeout;
