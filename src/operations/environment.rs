@@ -49,8 +49,6 @@ pub struct Environment {
     servers: Cache<Uuid, Server>,
     /// Programs and version of each server; looked at again after a while, as both may be upgraded.
     tools: Cache<String, (PgTools, String)>,
-    /// What clones of templates are like, by the addresses of servers and the names of templates.
-    blanks: Cache<(String, String), Arc<Blank>>,
     here: Arc<Here>,
 }
 
@@ -61,6 +59,8 @@ struct Here {
     turns: Semaphore,
     /// The dumps from elsewhere, by the operations that import them.
     sources: Mutex<HashMap<Uuid, ImportSource>>,
+    /// What clones of templates are like, by the addresses of servers and the names of templates.
+    blanks: Cache<(String, String), Arc<Blank>>,
 }
 
 /// Bounds on what operations do.
@@ -111,6 +111,7 @@ impl Environment {
     ) -> Result<Self, SchemaError> {
         let migrations = load(&limits.migrations_dir).await?;
         let turns = Semaphore::new(limits.dumps);
+        let blanks = Cache::builder().time_to_live(BLANK_TTL).max_capacity(100).build();
         Ok(Self {
             catalog,
             store,
@@ -118,8 +119,7 @@ impl Environment {
             webhook: None,
             migrations: Arc::new(Mutex::new(migrations)),
             tools: Cache::builder().time_to_live(SERVER_TTL).build(),
-            blanks: Cache::builder().time_to_live(BLANK_TTL).max_capacity(100).build(),
-            here: Arc::new(Here { turns, sources: Mutex::default() }),
+            here: Arc::new(Here { turns, sources: Mutex::default(), blanks }),
             servers: Cache::builder().time_to_live(SERVER_TTL).max_capacity(10_000).build(),
         })
     }
@@ -261,7 +261,7 @@ impl Environment {
         server: &Server,
         template: &DatabaseName,
     ) -> Option<Arc<Blank>> {
-        self.blanks.get(&(server.url().host_label(), template.to_string())).await
+        self.here.blanks.get(&(server.url().host_label(), template.to_string())).await
     }
 
     /// Keeps what a clone of a template is like for the next one.
@@ -271,7 +271,7 @@ impl Environment {
         template: &DatabaseName,
         blank: Arc<Blank>,
     ) {
-        self.blanks.insert((server.url().host_label(), template.to_string()), blank).await;
+        self.here.blanks.insert((server.url().host_label(), template.to_string()), blank).await;
     }
 
     /// The dump that an operation imports, if it is here.
