@@ -49,8 +49,6 @@ pub struct Environment {
     servers: Cache<Uuid, Server>,
     /// Programs and version of each server; looked at again after a while, as both may be upgraded.
     tools: Cache<String, (PgTools, String)>,
-    /// What clones of templates are like, by the identifiers of clusters and the oids of templates.
-    blanks: Cache<(i64, u32), Arc<Blank>>,
     here: Arc<Here>,
 }
 
@@ -61,6 +59,8 @@ struct Here {
     turns: Semaphore,
     /// The dumps from elsewhere, by the operations that import them.
     sources: Mutex<HashMap<Uuid, ImportSource>>,
+    /// What clones of templates are like, by the identifiers of clusters and the oids of templates.
+    blanks: Cache<(i64, u32), Arc<Blank>>,
 }
 
 /// Bounds on what operations do.
@@ -112,6 +112,7 @@ impl Environment {
     ) -> Result<Self, SchemaError> {
         let migrations = load(&limits.migrations_dir).await?;
         let turns = Semaphore::new(limits.dumps);
+        let blanks = Cache::builder().time_to_live(BLANK_TTL).max_capacity(100).build();
         Ok(Self {
             catalog,
             store,
@@ -119,8 +120,7 @@ impl Environment {
             webhook: None,
             migrations: Arc::new(Mutex::new(migrations)),
             tools: Cache::builder().time_to_live(SERVER_TTL).build(),
-            blanks: Cache::builder().time_to_live(BLANK_TTL).max_capacity(100).build(),
-            here: Arc::new(Here { turns, sources: Mutex::default() }),
+            here: Arc::new(Here { turns, sources: Mutex::default(), blanks }),
             servers: Cache::builder().time_to_live(SERVER_TTL).max_capacity(10_000).build(),
         })
     }
@@ -262,12 +262,12 @@ impl Environment {
     /// What a clone of a template is like, if that was looked at not long ago: of the one that has this oid in the
     /// cluster with this identifier.
     pub(super) async fn blank(&self, template: (i64, u32)) -> Option<Arc<Blank>> {
-        self.blanks.get(&template).await
+        self.here.blanks.get(&template).await
     }
 
     /// Keeps what a clone of a template is like for the next one.
     pub(super) async fn keep_blank(&self, template: (i64, u32), blank: Arc<Blank>) {
-        self.blanks.insert(template, blank).await;
+        self.here.blanks.insert(template, blank).await;
     }
 
     /// The dump that an operation imports, if it is here.
