@@ -338,13 +338,13 @@ pub async fn connect(url: &str) -> Result<Client, tokio_postgres::Error> {
 
 pub async fn assert_each_runs(client: &TenantConnection, statements: &[&str]) {
     for sql in statements {
-        client.query(*sql, &[]).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+        client.query(sql, &[]).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
     }
 }
 
 pub async fn assert_each_is_refused(client: &TenantConnection, statements: &[&str]) {
     for sql in statements {
-        let answer = client.query(*sql, &[]).await;
+        let answer = client.query(sql, &[]).await;
         assert!(answer.is_err_and(|error| error.code().is_some()), "{sql}");
     }
 }
