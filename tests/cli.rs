@@ -37,6 +37,12 @@ impl<'a> Cli<'a> {
         tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap()
     }
 
+    /// Its status, and all that it prints and says.
+    pub async fn told(&self, line: &str) -> (i32, String) {
+        let output = self.run(line).await;
+        (output.status.code().unwrap(), text(&[output.stdout, output.stderr].concat()))
+    }
+
     pub async fn json(&self, line: &str) -> Value {
         let output = self.run(&format!("{line} --output-format json")).await;
         assert_eq!(output.status.code(), Some(0), "{line}: {}", text(&output.stderr));

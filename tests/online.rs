@@ -1,7 +1,5 @@
 //! A tenant that moves while it is served: nobody hears an error, nothing is lost, and nothing is left behind.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tenantry::audit::{Audit, AuditOptions};
@@ -10,11 +8,11 @@ use tenantry::catalog::operations::{OperationRecord, OperationState};
 use tenantry::catalog::way_back::Left;
 use tenantry::embedded::{EmbeddedPostgres, PostgresSettings};
 use tenantry::operations::Way;
-use tenantry::operations::runner::{Disturbance, StepPoint};
+use tenantry::operations::runner::Disturbance;
 use tenantry::router::{RouterSettings, TenantRouter};
 use tenantry::tenant::TenantState;
 
-use crate::harness::{BY, Fleet, Options, connect, eventually, router_settings, slug};
+use crate::harness::{BY, Fleet, Options, connect, eventually, once, router_settings, slug};
 
 mod back;
 mod deaths;
@@ -309,17 +307,4 @@ async fn what_is_left_over_is_found_and_what_is_under_way_is_not() {
     );
     assert_eq!(two.audit().await, [format!("replication_slot {stray}")]);
     admin.execute("select pg_drop_replication_slot($1)", &[&stray]).await.unwrap();
-}
-
-/// Disturbs one step, the first time that it comes by.
-fn once(
-    step: &'static str,
-    done: bool,
-    what: Disturbance,
-) -> Arc<dyn Fn(&StepPoint<'_>) -> Disturbance + Send + Sync> {
-    let fired = AtomicBool::new(false);
-    Arc::new(move |point: &StepPoint<'_>| {
-        let here = point.step == step && point.done == done;
-        if here && !fired.swap(true, Ordering::Relaxed) { what } else { Disturbance::None }
-    })
 }

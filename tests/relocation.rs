@@ -18,7 +18,7 @@ use tenantry::tenant::{Label, TenantState};
 use tokio::task::JoinSet;
 
 use crate::harness::replica::Replica;
-use crate::harness::{BY, Fleet, connect, new_tenant, process, router_settings, slug};
+use crate::harness::{BY, Fleet, connect, new_tenant, once, process, router_settings, slug};
 
 mod rows;
 
@@ -213,16 +213,7 @@ async fn wherever_it_dies_one_place_serves() {
                 let from = two.fleet.tenant("acme").await.server_name;
                 let to = if from == "default" { "eu-2" } else { "default" };
                 let asked = two.ask("acme", to).await;
-                let fired = AtomicBool::new(false);
-                let disturb = move |point: &StepPoint<'_>| {
-                    let here = point.step == step && point.done == done;
-                    if here && !fired.swap(true, Ordering::Relaxed) {
-                        what
-                    } else {
-                        Disturbance::None
-                    }
-                };
-                let runner = two.fleet.disturbed_runner(Arc::new(disturb));
+                let runner = two.fleet.disturbed_runner(once(step, done, what));
                 let mut ended = runner.complete(asked.id).await.unwrap();
                 if ended.state == OperationState::Failed {
                     assert_eq!(what, Disturbance::Fail);

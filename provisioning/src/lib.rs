@@ -44,4 +44,4 @@ pub use schema::{
 pub use server::{
     Connection, Loan, PooledClient, Problem, Server, ServerFacts, ServerUrl, TlsConnector, dial,
 };
-pub use shape::{Blank, SAMPLE_DATA, Shape};
+pub use shape::{Blank, SAME_TEXT, SAMPLE_DATA, Shape};

@@ -28,10 +28,11 @@ const SAMPLE_TABLE: &str = "tenantry.sample_data";
 /// Larger databases are nothing for this: making their indexes anew is faster than filling them row by row.
 const FEW_BYTES: i64 = 64 << 20;
 
-/// Rows are carried as text, so both sides have to write and read it alike, and in full.
-const ALIKE: &str = "set datestyle = 'ISO, YMD'; set intervalstyle = 'postgres'; set timezone = 'UTC'; \
-     set extra_float_digits = 3; set bytea_output = 'hex'; set lc_monetary = 'C'; set xmloption = content; \
-     set row_security = off";
+/// Settings under which servers write the same values as the same text.
+pub const SAME_TEXT: &str = "set datestyle = 'ISO, YMD'; set intervalstyle = 'postgres'; set timezone = 'UTC'; \
+     set extra_float_digits = 3; set bytea_output = 'hex'; set lc_monetary = 'C'";
+/// Rows are carried as text, so both sides have to read it alike, too, and in full.
+const IN_FULL: &str = "set xmloption = content; set row_security = off";
 
 /// What a database is made of.
 #[derive(Debug)]
@@ -134,7 +135,8 @@ impl Blank {
         to: &Connection,
     ) -> Result<Option<String>, Error> {
         let begin = self.begin(shape);
-        future::try_join(from.batch_execute(ALIKE), to.batch_execute(&begin)).await?;
+        let alike = format!("{SAME_TEXT}; {IN_FULL}");
+        future::try_join(from.batch_execute(&alike), to.batch_execute(&begin)).await?;
         let (here, there) = future::try_join(sample_table(from), sample_table(to)).await?;
         if here != there {
             return Ok(Some(format!("{SAMPLE_TABLE} is not as we make it")));
@@ -160,7 +162,7 @@ impl Blank {
         let empty = |table: &String| format!("delete from only {table};");
         let empty = self.filled.iter().map(empty).collect::<Vec<_>>().concat();
         format!(
-            "{ALIKE}; begin; set local session_replication_role = replica; {sample_data} {empty}"
+            "{SAME_TEXT}; {IN_FULL}; begin; set local session_replication_role = replica; {sample_data} {empty}"
         )
     }
 }

@@ -18,6 +18,7 @@ pub mod wire;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use secrecy::SecretString;
@@ -31,7 +32,7 @@ use tenantry::catalog::tenants::NewTenant;
 use tenantry::embedded::{EmbeddedPostgres, EmbeddedS3, PostgresSettings};
 use tenantry::operations::backup::BackupRules;
 use tenantry::operations::request::{CloneAs, Requester};
-use tenantry::operations::runner::Disturb;
+use tenantry::operations::runner::{Disturb, Disturbance, StepPoint};
 use tenantry::operations::{Environment, Limits, Runner, upkeep};
 use tenantry::router::{RouterSettings, TenantRouter};
 use tenantry::sealing::MasterKey;
@@ -334,6 +335,15 @@ pub async fn connect(url: &str) -> Result<Client, tokio_postgres::Error> {
     let (client, connection) = tokio_postgres::connect(url, NoTls).await?;
     tokio::spawn(connection);
     Ok(client)
+}
+
+/// Disturbs one step, the first time that it comes by.
+pub fn once(step: &'static str, done: bool, what: Disturbance) -> Arc<Disturb> {
+    let fired = AtomicBool::new(false);
+    Arc::new(move |point: &StepPoint<'_>| {
+        let here = point.step == step && point.done == done;
+        if here && !fired.swap(true, Ordering::Relaxed) { what } else { Disturbance::None }
+    })
 }
 
 pub async fn assert_each_runs(client: &TenantConnection, statements: &[&str]) {

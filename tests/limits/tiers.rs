@@ -5,18 +5,8 @@ use serde_json::{Value, json};
 use tenantry::tenant::Tier;
 
 use super::{fleet, limit};
-use crate::harness::Fleet;
-use crate::harness::process::command;
+use crate::cli::Cli;
 use crate::harness::replica::Replica;
-
-/// Runs the program; gives its status and what it prints and says.
-async fn run(fleet: &Fleet, line: &str) -> (Option<i32>, String) {
-    let mut command = command(fleet);
-    command.args(line.split(' '));
-    let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
-    let text = [output.stdout, output.stderr].concat();
-    (output.status.code(), String::from_utf8(text).unwrap())
-}
 
 #[tokio::test]
 async fn tiers_are_read_and_patched_over_http() {
@@ -80,6 +70,7 @@ async fn tiers_are_read_and_patched_over_http() {
 #[tokio::test]
 async fn the_command_line_shows_and_changes_tiers() {
     let fleet = fleet().await;
+    let cli = Cli::new(&fleet);
     limit(&fleet, "acme", json!({ "connections": 20 })).await;
 
     for (line, status, words) in [
@@ -102,8 +93,8 @@ async fn the_command_line_shows_and_changes_tiers() {
         ("tier set gold connections=5", 2, "a tier is `shared` or `dedicated`"),
         ("tier unset shared colour", 2, "possible values"),
     ] {
-        let (ended, text) = run(&fleet, line).await;
-        assert_eq!(ended, Some(status), "{line}: {text}");
+        let (ended, text) = cli.told(line).await;
+        assert_eq!(ended, status, "{line}: {text}");
         assert!(text.contains(words) && !text.contains("panicked"), "{line}: {text}");
     }
     let limits = fleet.catalog().tier(Tier::Shared).await.unwrap().limits;

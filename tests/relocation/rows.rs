@@ -7,12 +7,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tenantry::catalog::tenants::NewTenant;
-use tenantry::operations::runner::{Disturbance, StepPoint};
+use tenantry::operations::runner::Disturbance;
 use tenantry::operations::{Copied, CopiedBy, upkeep};
 use tenantry_provisioning::ServerUrl;
 
 use super::Two;
-use crate::harness::{BY, connect, new_tenant, slug};
+use crate::harness::{BY, connect, new_tenant, once, slug};
 
 /// What migrations make: of everything that rows have to be carried through, some.
 const TEMPLATE: &str = "
@@ -282,12 +282,7 @@ async fn wherever_it_dies_the_rows_are_there_once() {
         let from = two.fleet.tenant("acme").await.server_name;
         let to = if from == "default" { "eu-2" } else { "default" };
         let asked = two.ask("acme", to).await;
-        let fired = AtomicBool::new(false);
-        let disturb = move |point: &StepPoint<'_>| {
-            let here = point.step == step && point.done == done;
-            if here && !fired.swap(true, Ordering::Relaxed) { what } else { Disturbance::None }
-        };
-        let runner = two.fleet.disturbed_runner(Arc::new(disturb));
+        let runner = two.fleet.disturbed_runner(once(step, done, what));
         let mut ended = runner.complete(asked.id).await.unwrap();
         if what == Disturbance::Fail {
             assert_eq!(two.fleet.tenant("acme").await.server_name, from);

@@ -3,29 +3,22 @@
 use reqwest::{Method, StatusCode};
 
 use super::*;
-use crate::harness::process::command;
+use crate::cli::Cli;
 use crate::harness::replica::Replica;
-
-async fn cli(fleet: &Fleet, line: &str) -> (i32, String) {
-    let mut command = command(fleet);
-    command.args(line.split(' '));
-    let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
-    let said = [output.stdout, output.stderr].map(|s| String::from_utf8_lossy(&s).into_owned());
-    (output.status.code().unwrap(), said.concat())
-}
 
 #[tokio::test]
 async fn a_track_is_given_shown_and_filled_from_the_command_line() {
     let fleet = fleet().await;
+    let cli = Cli::new(&fleet);
 
-    let (status, said) = cli(&fleet, "tenant create --slug acme --track gold").await;
+    let (status, said) = cli.told("tenant create --slug acme --track gold").await;
     assert_eq!(status, 0, "{said}");
     fleet.create_tenant("globex").await;
-    let (status, said) = cli(&fleet, "tenant set-track globex silver").await;
+    let (status, said) = cli.told("tenant set-track globex silver").await;
     assert_eq!((status, said.contains("migrate up --tenant globex")), (0, true), "{said}");
-    let (_, shown) = cli(&fleet, "migrate status --detail").await;
+    let (_, shown) = cli.told("migrate status --detail").await;
     assert!(shown.contains("gold") && shown.contains("silver"), "{shown}");
-    let (_, document) = cli(&fleet, "migrate status --detail --output-format json --quiet").await;
+    let (_, document) = cli.told("migrate status --detail --output-format json --quiet").await;
     let document: Value = serde_json::from_str(&document).unwrap();
     assert_eq!((&document["behind"], &document["current"]), (&json!(0), &json!(1)), "{document:#}");
     assert_eq!(document["outdated"], 1, "{document:#}");
@@ -39,20 +32,21 @@ async fn a_track_is_given_shown_and_filled_from_the_command_line() {
         json!({ "tenant_slug": "globex", "schema_version": 1, "track": "silver",
                 "track_version": 0, "status": "outdated" })
     );
-    let (status, said) = cli(&fleet, "migrate up --track silver").await;
+    let (status, said) = cli.told("migrate up --track silver").await;
     assert_eq!(status, 0, "{said}");
-    let (_, shown) = cli(&fleet, "tenant show acme").await;
+    let (_, shown) = cli.told("tenant show acme").await;
     assert!(shown.contains("gold, version 1"), "{shown}");
-    let (_, listed) = cli(&fleet, "tenant list --output-format json --quiet").await;
+    let (_, listed) = cli.told("tenant list --output-format json --quiet").await;
     let listed: Value = serde_json::from_str(&listed).unwrap();
     assert_eq!((&listed[0]["track"], &listed[0]["track_version"]), (&json!("gold"), &json!(1)));
-    let (status, said) = cli(&fleet, "migrate verify").await;
+    let (status, said) = cli.told("migrate verify").await;
     assert_eq!((status, said.contains("2 clean, 0 behind, 0 drifted")), (0, true), "{said}");
 }
 
 #[tokio::test]
 async fn a_wrong_track_is_refused_with_what_to_do() {
     let fleet = fleet().await;
+    let cli = Cli::new(&fleet);
     create(&fleet, "acme", "gold").await;
 
     for (line, status, told) in [
@@ -67,13 +61,13 @@ async fn a_wrong_track_is_refused_with_what_to_do() {
         ("migrate up --canary track=iron", 2, "no tenant is `track=iron`"),
         ("tenant set-track acme gold", 0, "is in track `gold`"),
     ] {
-        let (found, said) = cli(&fleet, line).await;
+        let (found, said) = cli.told(line).await;
         assert_eq!((found, said.contains(told)), (status, true), "{line}: {said}");
     }
     add(&fleet, "gold", "V9__late.sql", "select 1");
-    let (status, said) = cli(&fleet, "config check").await;
+    let (status, said) = cli.told("config check").await;
     assert!(status != 0 && said.contains("track gold cannot be used"), "{said}");
-    let (_, said) = cli(&fleet, "migrate status").await;
+    let (_, said) = cli.told("migrate status").await;
     assert!(said.contains("track gold cannot be used"), "{said}");
 }
 

@@ -308,16 +308,9 @@ fn counts_of(row: &Row) -> Vec<WaveCount> {
 mod tests {
     use super::*;
 
-    #[test]
-    fn versions_are_behind_current_or_ahead() {
-        let count = |version, tenants| VersionCount { version, tenants, ..VersionCount::default() };
-        let mut versions = vec![count(1, 5), count(2, 1), count(3, 40), count(4, 2)];
-        // Repeatable files count at the target alone: whoever is behind gets them on the way.
-        for count in &mut versions {
-            count.outdated = count.tenants.min(10);
-        }
-        let fleet = FleetStatus {
-            target: 3,
+    fn fleet(target: i64, versions: Vec<VersionCount>) -> FleetStatus {
+        FleetStatus {
+            target,
             has_repeatables: true,
             freeze: None,
             catching_up: None,
@@ -327,7 +320,18 @@ mod tests {
             oldest_check: None,
             rollout: None,
             counts: Vec::new(),
-        };
+        }
+    }
+
+    #[test]
+    fn versions_are_behind_current_or_ahead() {
+        let count = |version, tenants| VersionCount { version, tenants, ..VersionCount::default() };
+        let mut versions = vec![count(1, 5), count(2, 1), count(3, 40), count(4, 2)];
+        // Repeatable files count at the target alone: whoever is behind gets them on the way.
+        for count in &mut versions {
+            count.outdated = count.tenants.min(10);
+        }
+        let fleet = fleet(3, versions);
 
         assert_eq!((fleet.behind(), fleet.current(), fleet.ahead()), (6, 30, 2));
         assert_eq!(fleet.outdated(), 10);
@@ -345,18 +349,7 @@ mod tests {
             outdated: 2,
             ..VersionCount::default()
         };
-        let fleet = FleetStatus {
-            target: 2,
-            has_repeatables: true,
-            freeze: None,
-            catching_up: None,
-            versions: vec![count(1), count(2)],
-            track_counts: Vec::new(),
-            tracks: Vec::new(),
-            oldest_check: None,
-            rollout: None,
-            counts: Vec::new(),
-        };
+        let fleet = fleet(2, vec![count(1), count(2)]);
 
         assert_eq!((fleet.behind(), fleet.outdated(), fleet.ahead()), (12, 2, 1));
         assert_eq!(fleet.current(), 3);

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use futures_util::future;
-use tenantry_provisioning::{Connection, Halt};
+use tenantry_provisioning::{Connection, Halt, SAME_TEXT};
 use tokio::time::sleep;
 
 use super::online::Ends;
@@ -31,10 +31,6 @@ const PATIENCE: [Duration; 8] = [
 const CATCH_UP: Duration = Duration::from_millis(500);
 /// Between two tries, so that nobody waits twice.
 const REST: Duration = Duration::from_secs(1);
-
-/// Rows are compared as text, so both servers have to write it alike.
-const ALIKE: &str = "set datestyle = 'ISO, YMD'; set intervalstyle = 'postgres'; set timezone = 'UTC'; \
-     set extra_float_digits = 3; set bytea_output = 'hex'; set lc_monetary = 'C'";
 
 const LOOK: &str = "begin isolation level repeatable read read only";
 
@@ -127,7 +123,7 @@ async fn sums(session: &Connection) -> Result<Sums, StepError> {
 /// Every row of every table.
 async fn table_sums(session: &Connection) -> Result<Sums, StepError> {
     let failed = tenantry_provisioning::Error::from;
-    session.batch_execute(ALIKE).await.map_err(failed)?;
+    session.batch_execute(SAME_TEXT).await.map_err(failed)?;
     let mut sums = Sums::new();
     let tables = session
         .query(
