@@ -54,7 +54,7 @@ pub use source::Origin;
 use auth::Identity;
 use reader::Reader;
 use registration::Registration;
-use value::{Count, Endpoint, Filter, Positive, PostgresUrl};
+use value::{Count, Endpoint, Filter, Positive, PostgresUrl, Ratio};
 
 /// Where sample data lies in a checkout of this repository.
 const SAMPLE_DATA: &str = "./migrations/sample/boards.sql";
@@ -146,6 +146,8 @@ pub struct Settings {
     pub audit_retention: Option<Duration>,
     /// How long the database that a restore replaced is kept.
     pub restore_keep: Duration,
+    /// Online moves rest for so many times as long as they work.
+    pub relocate_nice_ratio: u32,
     /// Where the WAL archives of servers are.
     pub archives: Option<Box<ArchiveSettings>>,
     /// When a tenant that is behind is migrated.
@@ -255,6 +257,7 @@ impl Settings {
             audit_schedule: r.get("audit_schedule"),
             audit_retention: backup::audit_retention(r),
             restore_keep: r.get("restore_keep").unwrap_or(Duration::from_hours(7 * 24)),
+            relocate_nice_ratio: r.get("relocate_nice_ratio").map_or(3, |Ratio(number)| number),
             archives: pitr::read(r),
             migration_mode: r.get("migration_mode").unwrap_or(MigrationMode::Manual),
             migration_lock_timeout: r
@@ -394,6 +397,7 @@ impl Settings {
             audit_retention: self.audit_retention,
             spares: self.warm_spares,
             backups: self.backups.clone(),
+            nice_ratio: self.relocate_nice_ratio,
             dumps: self.backup_concurrency,
             admin_connections: self.sessions(),
         }

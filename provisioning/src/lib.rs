@@ -5,6 +5,7 @@ mod adoption;
 mod attack;
 mod audit;
 mod belongings;
+mod carry;
 mod database;
 mod error;
 mod guest;
@@ -12,6 +13,7 @@ mod hardening;
 mod isolation;
 mod marker;
 mod name;
+mod pace;
 mod replication;
 mod role;
 mod schema;
@@ -22,6 +24,7 @@ pub use activity::{Activity, DatabaseActivity, DatabaseUsage, activity, database
 pub use adoption::{Adoption, AdoptionPlan, Commit, Obstacle};
 pub use attack::{ACTS, Act, Attacker, Attempt, Login, Visible, is_shut_out};
 pub use audit::{Expectation, ExpectedTenant, Hole, Looked};
+pub use carry::{SAME_TEXT, carry_published};
 pub use database::{DatabaseFacts, Possession, Proof, Rename, Retirement, Source, Swap};
 pub use error::{Cause, Error};
 pub use guest::{Objection, ObjectionKind};
@@ -29,6 +32,7 @@ pub use hardening::Hardening;
 pub use isolation::{Finding, FindingKind, lock_down};
 pub use marker::{Marker, Owner};
 pub use name::{DatabaseName, NameError, RoleName};
+pub use pace::Pace;
 pub use replication::{
     CopyState, FollowerFacts, Halt, Leftover, Link, Lsn, Offered, SlotFacts,
     drop_link_publications, drop_publication, offered, unfollowable,
@@ -44,4 +48,4 @@ pub use schema::{
 pub use server::{
     Connection, Loan, PooledClient, Problem, Server, ServerFacts, ServerUrl, TlsConnector, dial,
 };
-pub use shape::{Blank, SAME_TEXT, SAMPLE_DATA, Shape};
+pub use shape::{Blank, SAMPLE_DATA, Shape};

@@ -264,7 +264,7 @@ impl Server {
                 "-- replication::workers
                  select current_setting('max_logical_replication_workers')::int8
                             - (select count(*) from pg_subscription where subenabled and subname !~ $1) as workers,
-                        (select count(*) from pg_subscription where subenabled and subname ~ $1) as moves",
+                        (select count(*) from pg_subscription where subname ~ $1) as moves",
                 &[&MOVE],
             )
             .await?;

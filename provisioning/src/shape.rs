@@ -9,14 +9,14 @@
 //! Must never: take two databases for alike that would differ in what a dump carries.
 
 use std::collections::BTreeMap;
-use std::pin::pin;
 
-use bytes::Bytes;
-use futures_util::{SinkExt as _, TryStreamExt as _, future};
+use futures_util::future;
 use postgres_protocol::escape::escape_literal;
 use tokio_postgres::types::Type;
 
+use crate::carry::{IN_FULL, SAME_TEXT, carry_table};
 use crate::error::Error;
+use crate::pace::Pace;
 use crate::schema::Schema;
 use crate::server::Connection;
 
@@ -27,12 +27,6 @@ const SAMPLE_TABLE: &str = "tenantry.sample_data";
 
 /// Larger databases are nothing for this: making their indexes anew is faster than filling them row by row.
 const FEW_BYTES: i64 = 64 << 20;
-
-/// Settings under which servers write the same values as the same text.
-pub const SAME_TEXT: &str = "set datestyle = 'ISO, YMD'; set intervalstyle = 'postgres'; set timezone = 'UTC'; \
-     set extra_float_digits = 3; set bytea_output = 'hex'; set lc_monetary = 'C'";
-/// Rows are carried as text, so both sides have to read it alike, too, and in full.
-const IN_FULL: &str = "set xmloption = content; set row_security = off";
 
 /// What a database is made of.
 #[derive(Debug)]
@@ -141,8 +135,10 @@ impl Blank {
         if here != there {
             return Ok(Some(format!("{SAMPLE_TABLE} is not as we make it")));
         }
+        // Somebody waits for this.
+        let mut pace = Pace::full();
         for table in &shape.tables {
-            carry_table(table, from, to).await?;
+            carry_table(table, from, to, &mut pace).await?;
         }
         let values = sequence_values(shape, from).await?;
         to.batch_execute(&format!("{values}; commit")).await?;
@@ -181,24 +177,6 @@ async fn sample_table(session: &Connection) -> Result<Option<String>, Error> {
              from pg_constraint where conrelid = c.oid))
         from pg_class c where c.oid = to_regclass('tenantry.sample_data')";
     Ok(session.query_typed(sql, &[]).await?.first().map(|row| row.get(0)))
-}
-
-async fn carry_table(table: &str, from: &Connection, to: &Connection) -> Result<(), Error> {
-    // Without a list of columns it is all but those that are generated.
-    let rows = from.copy_out(&format!("copy {table} to stdout")).await?;
-    let mut rows = pin!(rows);
-    let mut next = rows.try_next().await?;
-    if next.is_none() {
-        return Ok(());
-    }
-    let sink = to.copy_in::<_, Bytes>(&format!("copy {table} from stdin")).await?;
-    let mut sink = pin!(sink);
-    while let Some(bytes) = next {
-        sink.feed(bytes).await?;
-        next = rows.try_next().await?;
-    }
-    sink.finish().await?;
-    Ok(())
 }
 
 /// The statement that sets every sequence to where it is.

@@ -220,6 +220,11 @@ pub const KEYS: &[Key] = &[
         "",
         "how long entries of the audit log are kept, such as 400d; none means for good",
     ),
+    plain(
+        "relocate_nice_ratio",
+        "3",
+        "while a tenant that is served is copied and compared, rest so many times as long as to work; 0 means full speed",
+    ),
     plain("restore_keep", "7d", "how long the database that a restore replaced is kept"),
     plain(
         "pitr_stanzas",

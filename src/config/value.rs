@@ -93,6 +93,18 @@ impl Value for Positive {
     }
 }
 
+/// So many times as much.
+#[derive(Clone, Copy)]
+pub(super) struct Ratio(pub u32);
+
+impl Value for Ratio {
+    const EXPECTED: &'static str = "whole number from 0 to 100";
+
+    fn read(text: &str) -> Result<Self, Option<String>> {
+        text.parse().ok().filter(|number| *number <= 100).map(Self).ok_or(None)
+    }
+}
+
 /// A part of a hundred.
 #[derive(Clone, Copy)]
 pub(super) struct Percent(pub usize);

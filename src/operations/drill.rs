@@ -10,7 +10,7 @@ use tenantry_backup::{
     BackupKey, Manifest, PgTools, RestoreError, RowDigest, TableDigest, digest_tables,
     load_manifest,
 };
-use tenantry_provisioning::{Connection, DatabaseName, Schema, Server};
+use tenantry_provisioning::{Connection, DatabaseName, Pace, Schema, Server};
 use uuid::Uuid;
 
 use super::backup::count_rows;
@@ -171,7 +171,7 @@ async fn compare_contents(
     let store = cx.environment.store().map_err(Flaw::Elsewhere)?;
     let tables = digest_tables(store, manifest, key, tools).await;
     for TableDigest { columns, rows } in tables.map_err(|error| Flaw::of(error.into()))? {
-        let found = digest(session, &columns).await;
+        let found = digest(session, &columns, &mut Pace::full()).await;
         let found = found
             .map_err(|error| Flaw::Elsewhere(tenantry_provisioning::Error::from(error).into()))?;
         if found != rows {
@@ -185,12 +185,14 @@ async fn compare_contents(
 pub(super) async fn digest(
     session: &Connection,
     what: &str,
+    pace: &mut Pace,
 ) -> Result<RowDigest, tokio_postgres::Error> {
     let rows = session.copy_out(&format!("copy {what} to stdout")).await?;
     pin_mut!(rows);
     let mut digest = RowDigest::default();
     while let Some(bytes) = rows.try_next().await? {
         digest.update(&bytes);
+        pace.worked(bytes.len()).await;
     }
     Ok(digest)
 }

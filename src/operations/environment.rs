@@ -97,6 +97,8 @@ pub struct Limits {
     pub spares: usize,
     /// What holds for scheduled backups.
     pub backups: BackupRules,
+    /// What reads a whole database that is served rests for so many times as long as it works; 0 is never.
+    pub nice_ratio: u32,
     /// How many dumps and restores may run at once in this process.
     pub dumps: usize,
     /// Administrator connections to each server.

@@ -27,7 +27,9 @@ use super::{
 use crate::catalog::audit_log::Event;
 use crate::tenant::{SchemaState, Tenant, TenantSlug, TenantState};
 
+mod arrival;
 mod back;
+mod moment;
 mod online;
 mod rows;
 mod verify;

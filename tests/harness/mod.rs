@@ -312,6 +312,7 @@ pub fn limits(migrations_dir: PathBuf, spares: usize) -> Limits {
         configuration: std::collections::BTreeMap::default(),
         spares,
         backups: BackupRules::default(),
+        nice_ratio: 3,
         dumps: 2,
         admin_connections: 6,
     }

@@ -47,17 +47,7 @@ impl Server {
             return Ok(());
         }
         self.unsubscribe(old, link).await?;
-        self.create_subscription(old, link, from, "copy_data = false, enabled = false").await?;
-        let session = self.connect(old).await?;
-        session
-            .execute(
-                "-- back::subscribe_since
-                 select pg_replication_origin_advance('pg_' || oid, '0/0'::pg_lsn + $2::int8::numeric)
-                 from pg_subscription where subname = $1",
-                &[&link.name().as_str(), &mark.0],
-            )
-            .await?;
-        let enable = format!("alter subscription {} enable", link.name().quoted());
-        Ok(session.batch_execute(&enable).await?)
+        self.subscribe_idly(old, link, from).await?;
+        self.follow_since(old, link, mark).await
     }
 }

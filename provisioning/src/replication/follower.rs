@@ -37,7 +37,8 @@ pub struct FollowerFacts {
 }
 
 impl Server {
-    /// Lets a build follow the database at `from`, whose user is the carrier that [`Server::publish`] made.
+    /// Lets a build follow the database at `from`, whose user is the carrier that [`Server::publish`] made. The rows
+    /// that are there already are copied by this server itself, as fast as the two can.
     pub async fn subscribe(
         &self,
         build: &DatabaseName,
@@ -47,8 +48,39 @@ impl Server {
         self.create_subscription(build, link, from, "copy_data = true").await
     }
 
+    /// Makes ready that a database follows the one at `from`, which begins with [`Server::follow_since`]. What was
+    /// there before then comes by other ways.
+    pub async fn subscribe_idly(
+        &self,
+        follower: &DatabaseName,
+        link: Link,
+        from: &ServerUrl,
+    ) -> Result<(), Error> {
+        self.create_subscription(follower, link, from, "copy_data = false, enabled = false").await
+    }
+
+    /// Lets a database follow with what was written after a mark.
+    pub async fn follow_since(
+        &self,
+        follower: &DatabaseName,
+        link: Link,
+        mark: Lsn,
+    ) -> Result<(), Error> {
+        let session = self.connect(follower).await?;
+        session
+            .execute(
+                "-- follower::follow_since
+                 select pg_replication_origin_advance('pg_' || oid, '0/0'::pg_lsn + $2::int8::numeric)
+                 from pg_subscription where subname = $1",
+                &[&link.name().as_str(), &mark.0],
+            )
+            .await?;
+        let enable = format!("alter subscription {} enable", link.name().quoted());
+        Ok(session.batch_execute(&enable).await?)
+    }
+
     /// Makes a subscription with these options, by a session whose statements nobody hears.
-    pub(super) async fn create_subscription(
+    async fn create_subscription(
         &self,
         follower: &DatabaseName,
         link: Link,

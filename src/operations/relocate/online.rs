@@ -13,13 +13,14 @@ use std::time::{Duration, Instant};
 use futures_util::FutureExt as _;
 use tenantry_backup::{CopyEnd, copy_definitions};
 use tenantry_provisioning::{
-    Connection, CopyState, DatabaseName, Link, Lsn, Offered, Owner, Problem, Schema, Server,
-    SlotFacts, drop_publication, offered, random_password, unfollowable,
+    Connection, DatabaseName, Link, Lsn, Offered, Owner, Problem, Schema, Server, SlotFacts,
+    drop_publication, offered, random_password, unfollowable,
 };
 use tokio::time::sleep;
 use tokio_postgres::error::SqlState;
 use uuid::Uuid;
 
+use super::arrival::STALLED;
 use super::back;
 use crate::catalog::lock::ChoreLock;
 use crate::operations::transfer::watched;
@@ -30,16 +31,6 @@ pub(super) const FOLLOWED: &str = "followed";
 /// Whether the rows were compared since then.
 const VERIFIED: &str = "verified";
 
-/// How often to look how far the copy is.
-const PAUSE: Duration = Duration::from_millis(100);
-/// A copy that does not move for so long is given up.
-const STALLED: Duration = Duration::from_mins(10);
-/// What is tried so often in vain is not tried for ever. A worker tries about every five seconds.
-const MOST_ERRORS: i64 = 20;
-/// The slot may keep so much of the server's log, and no more.
-const MOST_RETAINED: u64 = 32 << 30;
-/// The follower has caught up when it lacks no more than this.
-const NEARLY: u64 = 4 << 20;
 /// How long what is left may take to come across while the tenant is served.
 const CATCH_UP: Duration = Duration::from_secs(30);
 /// The same while its requests wait.
@@ -49,7 +40,7 @@ const REST: Duration = Duration::from_millis(500);
 /// How often to look whether it has.
 const GLANCE: Duration = Duration::from_millis(3);
 
-const SERVED_ON: &str = "the tenant is served where it was";
+pub(super) const SERVED_ON: &str = "the tenant is served where it was";
 
 /// The two sides of a relocation.
 pub(super) struct Ends {
@@ -90,7 +81,8 @@ pub(super) async fn follow_verified(cx: &StepContext<'_>, target: Uuid) -> Resul
     if cx.recall(VERIFIED).unwrap_or(false) {
         return Ok(());
     }
-    super::verify::verify(&Ends::of(cx, target).await?).await?;
+    let ratio = cx.environment.limits.nice_ratio;
+    super::verify::verify(&Ends::of(cx, target).await?, ratio).await?;
     cx.remember(VERIFIED, &true).await
 }
 
@@ -162,7 +154,7 @@ impl Ends {
             let lost = format!("what the tenant left there follows no more; {SERVED_ON}");
             return Err(StepError::fail(lost, "retry; it is copied again then"));
         }
-        let _turns = self.await_room(cx).await?;
+        let turns = self.await_room(cx).await?;
         let password = random_password();
         let published = self.source.publish(&self.live, self.link, self.owner, &password).await;
         published.map_err(open_transaction)?;
@@ -175,8 +167,20 @@ impl Ends {
             .url()
             .with_database(self.live.as_str())
             .with_user(carrier.as_str(), &password);
-        let subscribed = self.target.subscribe(&self.follower, self.link, &from).await;
+        let (target, follower) = (&self.target, &self.follower);
+        let ratio = cx.environment.limits.nice_ratio;
+        let subscribed = match ratio {
+            0 => target.subscribe(follower, self.link, &from).await,
+            _ => target.subscribe_idly(follower, self.link, &from).await,
+        };
         subscribed.map_err(|error| self.out_of_reach(error))?;
+        if ratio > 0 {
+            for turn in turns {
+                turn.end().await;
+            }
+            let mark = self.carry_rows(cx, ratio).await?;
+            target.follow_since(follower, self.link, mark).await?;
+        }
         cx.remember(FOLLOWED, &schema).await
     }
 
@@ -217,56 +221,7 @@ impl Ends {
         Ok(copy_definitions(from, to).await?)
     }
 
-    /// Waits until every table has been copied and the rest is a matter of moments.
-    async fn await_copy(&self, progress: impl Fn(u64) + Send + Sync) -> Result<(), StepError> {
-        let session = self.target.connect(&self.follower).await?;
-        let (mut seen, mut moved) = (None, Instant::now());
-        let mut first_errors = None;
-        loop {
-            let copied = CopyState::read(&session, self.link).await?;
-            let slot = self.slot().await?;
-            if copied.is_complete() && slot.lag_bytes <= NEARLY {
-                return Ok(());
-            }
-            let bytes = super::size(&self.target, &self.follower).await?;
-            progress(bytes);
-            let now = Some((copied.ready, bytes, self.target.followed_to(self.link).await?));
-            if now != seen {
-                (seen, moved) = (now, Instant::now());
-            }
-            let errors = copied.errors - *first_errors.get_or_insert(copied.errors);
-            self.require_hope(&slot, moved.elapsed(), errors)?;
-            sleep(PAUSE).await;
-        }
-    }
-
-    /// Gives up what does not come to an end, or costs the source too much.
-    fn require_hope(
-        &self,
-        slot: &SlotFacts,
-        still: Duration,
-        errors: i64,
-    ) -> Result<(), StepError> {
-        let server = self.target.url().host_label();
-        let why = if slot.is_lost {
-            "the tenant's server has removed changes that the copy had not got yet (max_slot_wal_keep_size)"
-                .to_owned()
-        } else if slot.retained_bytes > MOST_RETAINED {
-            format!("the tenant's server keeps {} GiB of its log for the copy", MOST_RETAINED >> 30)
-        } else if errors > MOST_ERRORS {
-            format!("replication has failed {errors} times; the log of {server} says why")
-        } else if still > STALLED {
-            format!("the copy has not moved for {} minutes", STALLED.as_secs() / 60)
-        } else {
-            return Ok(());
-        };
-        Err(StepError::fail(
-            format!("{why}; {SERVED_ON}"),
-            "mend that, then retry; or cancel, and relocate with `--offline`",
-        ))
-    }
-
-    async fn slot(&self) -> Result<SlotFacts, StepError> {
+    pub(super) async fn slot(&self) -> Result<SlotFacts, StepError> {
         self.source.slot(self.link).await?.ok_or_else(|| {
             StepError::fail(
                 format!(

@@ -9,35 +9,22 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use futures_util::future;
-use tenantry_provisioning::{Connection, Halt, SAME_TEXT};
-use tokio::time::sleep;
+use tenantry_provisioning::{Connection, Pace, SAME_TEXT};
 
+use super::moment::{Moment, Moments};
 use super::online::Ends;
 use crate::operations::StepError;
 use crate::operations::drill::digest;
 
-/// How long the transactions of writers may take to end, from one try to the next: whoever comes after them waits.
-const PATIENCE: [Duration; 8] = [
-    Duration::from_millis(200),
-    Duration::from_millis(200),
-    Duration::from_millis(400),
-    Duration::from_millis(400),
-    Duration::from_millis(800),
-    Duration::from_millis(800),
-    Duration::from_millis(1600),
-    Duration::from_millis(1600),
-];
-/// How long the follower may take meanwhile.
+/// How long the follower may take to catch up while the writers wait.
 const CATCH_UP: Duration = Duration::from_millis(500);
-/// Between two tries, so that nobody waits twice.
-const REST: Duration = Duration::from_secs(1);
-
-const LOOK: &str = "begin isolation level repeatable read read only";
 
 /// Compares the two sides, and leaves the follower with statistics of its own.
-pub(super) async fn verify(ends: &Ends) -> Result<(), StepError> {
+pub(super) async fn verify(ends: &Ends, nice_ratio: u32) -> Result<(), StepError> {
     let (here, there) = same_moment(ends).await?;
-    let (one, other) = future::try_join(table_sums(&here), table_sums(&there)).await?;
+    let pace = || Pace::new(nice_ratio);
+    let sums = future::try_join(table_sums(&here, pace()), table_sums(&there, pace()));
+    let (one, other) = sums.await?;
     if let Some(what) = difference(&one, &other) {
         return Err(StepError::fail(
             format!("the copy differs from the tenant's database in {what}"),
@@ -51,36 +38,19 @@ pub(super) async fn verify(ends: &Ends) -> Result<(), StepError> {
 
 /// A session on each side that sees what both held at one moment.
 async fn same_moment(ends: &Ends) -> Result<(Connection, Connection), StepError> {
-    for patience in PATIENCE {
-        if let Some(sessions) = try_same_moment(ends, patience).await? {
-            return Ok(sessions);
+    let there = ends.target.connect_apart(&ends.follower).await?;
+    let mut moments = Moments::of(ends);
+    loop {
+        let moment = moments.next().await?;
+        let is_level = ends.await_followed(moment.mark, CATCH_UP).await?;
+        if is_level {
+            Moment::keep(&there).await?;
         }
-        sleep(REST).await;
+        let here = moment.pass().await?;
+        if is_level {
+            return Ok((here, there));
+        }
     }
-    Err(StepError::fail(
-        "the tenant's writers did not pause for long enough to compare the copy with its database",
-        "end the transaction that has been open in it for the longest time (pg_stat_activity shows it), then retry",
-    ))
-}
-
-async fn try_same_moment(
-    ends: &Ends,
-    patience: Duration,
-) -> Result<Option<(Connection, Connection)>, StepError> {
-    let failed = tenantry_provisioning::Error::from;
-    let here = ends.source.connect(&ends.live).await?;
-    let there = ends.target.connect(&ends.follower).await?;
-    let halt = Halt::begin(&ends.source, &ends.live, ends.link, patience).await?;
-    let Some(halt) = halt else { return Ok(None) };
-    let look = format!("{LOOK}; set transaction snapshot '{}'; select", halt.snapshot());
-    here.batch_execute(&look).await.map_err(failed)?;
-    let mark = ends.source.mark_log().await?;
-    let is_level = ends.await_followed(mark, CATCH_UP).await?;
-    if is_level {
-        there.batch_execute(&format!("{LOOK}; select")).await.map_err(failed)?;
-    }
-    halt.end().await?;
-    Ok(is_level.then_some((here, there)))
 }
 
 /// Every row of every table, how far each sequence has come, and the number of large objects.
@@ -115,13 +85,13 @@ async fn sums(session: &Connection) -> Result<Sums, StepError> {
         )
         .await
         .map_err(failed)?;
-    let mut sums = table_sums(session).await?;
+    let mut sums = table_sums(session, Pace::full()).await?;
     sums.extend(counted.iter().map(|row| (row.get(0), row.get(1))));
     Ok(sums)
 }
 
 /// Every row of every table.
-async fn table_sums(session: &Connection) -> Result<Sums, StepError> {
+async fn table_sums(session: &Connection, mut pace: Pace) -> Result<Sums, StepError> {
     let failed = tenantry_provisioning::Error::from;
     session.batch_execute(SAME_TEXT).await.map_err(failed)?;
     let mut sums = Sums::new();
@@ -142,7 +112,8 @@ async fn table_sums(session: &Connection) -> Result<Sums, StepError> {
         .map_err(failed)?;
     for row in &tables {
         let (table, columns): (String, String) = (row.get(0), row.get(1));
-        let rows = digest(session, &format!("(select {columns} from only {table})")).await;
+        let rows =
+            digest(session, &format!("(select {columns} from only {table})"), &mut pace).await;
         sums.insert(format!("the rows of {table}"), format!("{:?}", rows.map_err(failed)?));
     }
     Ok(sums)
