@@ -257,7 +257,7 @@ impl Settings {
             audit_schedule: r.get("audit_schedule"),
             audit_retention: backup::audit_retention(r),
             restore_keep: r.get("restore_keep").unwrap_or(Duration::from_hours(7 * 24)),
-            relocate_nice_ratio: r.get("relocate_nice_ratio").map_or(3, |Ratio(number)| number),
+            relocate_nice_ratio: r.get("relocate_nice_ratio").map_or(5, |Ratio(number)| number),
             archives: pitr::read(r),
             migration_mode: r.get("migration_mode").unwrap_or(MigrationMode::Manual),
             migration_lock_timeout: r

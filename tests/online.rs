@@ -14,6 +14,7 @@ use tenantry::tenant::TenantState;
 
 use crate::harness::{BY, Fleet, Options, connect, eventually, once, router_settings, slug};
 
+mod arrival;
 mod back;
 mod deaths;
 mod network;

@@ -94,7 +94,7 @@ async fn prepare(
         configuration: std::collections::BTreeMap::default(),
         spares: TENANTS.len(),
         backups: BackupRules::default(),
-        nice_ratio: 3,
+        nice_ratio: 5,
         dumps: 2,
         admin_connections: 6,
     };

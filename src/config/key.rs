@@ -222,7 +222,7 @@ pub const KEYS: &[Key] = &[
     ),
     plain(
         "relocate_nice_ratio",
-        "3",
+        "5",
         "while a tenant that is served is copied and compared, rest so many times as long as to work; 0 means full speed",
     ),
     plain("restore_keep", "7d", "how long the database that a restore replaced is kept"),

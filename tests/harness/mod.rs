@@ -312,7 +312,7 @@ pub fn limits(migrations_dir: PathBuf, spares: usize) -> Limits {
         configuration: std::collections::BTreeMap::default(),
         spares,
         backups: BackupRules::default(),
-        nice_ratio: 3,
+        nice_ratio: 5,
         dumps: 2,
         admin_connections: 6,
     }
