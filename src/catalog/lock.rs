@@ -6,6 +6,7 @@
 //! knows at once that the operation is free; a worker that hangs keeps the lock, but loses the lease
 //! when it expires, and whoever takes over ends the hanging session first.
 
+use std::sync::Mutex;
 use std::time::Duration;
 
 use deadpool_postgres::Object;
@@ -14,6 +15,7 @@ use uuid::Uuid;
 
 use super::operations::OperationRecord;
 use super::{Catalog, CatalogError, execute, maybe, rows};
+use crate::tenant::SchemaState;
 
 /// How long a silent worker keeps an operation.
 pub const LEASE: Duration = Duration::from_secs(20);
@@ -28,6 +30,9 @@ pub struct TenantLock {
     operation: Uuid,
     token: Uuid,
     ceiling: Option<i64>,
+    has_way_back: bool,
+    /// What is to be written down with the operation's end.
+    pub(super) schema: Mutex<Option<SchemaState>>,
 }
 
 /// Proof that no other replica does a certain chore now, or that no worker is at a certain tenant; that ends with this,
@@ -97,7 +102,9 @@ impl Catalog {
                  leased_by = $3, attempts = o.attempts + 1, started_at = coalesce(o.started_at, now())
              from candidate c
              where o.id = c.id and pg_try_advisory_lock(hashtextextended(c.tenant_id::text, 0))
-             returning o.*, (select version from schema_freeze) as ceiling",
+             returning o.*, (select version from schema_freeze) as ceiling,
+                       exists (select from retained_databases r
+                               where r.tenant_id = o.tenant_id and r.follows is not null) as has_way_back",
             &[&token, &LEASE.as_secs_f64(), &worker, &operation, &batch, &migrations_digest, &reads_archives],
         )
         .await;
@@ -105,8 +112,11 @@ impl Catalog {
         if let Ok(Some(row)) = &row {
             let record = OperationRecord::from_row(row);
             let (tenant, operation) = (record.tenant_id, record.id);
-            let ceiling = row.get("ceiling");
-            return Ok(Some((record, TenantLock { session, tenant, operation, token, ceiling })));
+            let (ceiling, has_way_back) = (row.get("ceiling"), row.get("has_way_back"));
+            let schema = Mutex::default();
+            let lock =
+                TenantLock { session, tenant, operation, token, ceiling, has_way_back, schema };
+            return Ok(Some((record, lock)));
         }
         // The lock may have been taken although no row came back.
         if row.is_ok() {
@@ -217,6 +227,12 @@ impl TenantLock {
     #[must_use]
     pub fn ceiling(&self) -> Option<i64> {
         self.ceiling
+    }
+
+    /// Whether the tenant had left a database that follows its own when the lock was taken.
+    #[must_use]
+    pub fn has_way_back(&self) -> bool {
+        self.has_way_back
     }
 
     /// The lease token that writes about the operation must carry.

@@ -1,9 +1,12 @@
 //! A worker's notes on the operation that it holds. Each fails with [`CatalogError::LostLock`] when the
 //! lease has passed to somebody else.
 
+use std::sync::PoisonError;
+
 use serde_json::Value;
 
 use super::operations::{Failure, OperationState};
+use super::schema::columns;
 use super::{CatalogError, TenantLock, execute, maybe};
 
 impl TenantLock {
@@ -64,6 +67,11 @@ impl TenantLock {
         delay_secs: f64,
     ) -> Result<(), CatalogError> {
         let failure = failure.map(|failure| serde_json::json!(failure));
+        let schema = self.schema.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let version = schema.as_ref().map(|schema| schema.version);
+        let repeatables = schema.as_ref().and_then(|schema| schema.repeatables.as_deref());
+        let (track, track_version, track_repeatables) =
+            columns(schema.as_ref().and_then(|schema| schema.track.as_ref()));
         let settled = maybe(
             self.session()?,
             // Of a rollout that was given up meanwhile nothing begins again; its row makes the two wait for each
@@ -80,16 +88,38 @@ impl TenantLock {
              ), outcome as materialized (
                  select case when exists (select from rollout where state = 'aborted') then 'cancelled'
                              else $3::text end as becomes
+             ), settled as (
+                 update operations
+                 set state = becomes, completed_steps = $4, error = $5,
+                     run_after = now() + $6::float8 * interval '1 second',
+                     finished_at = case when becomes = 'queued' then null else now() end,
+                     lease_token = null, lease_until = null, leased_by = null
+                 from outcome
+                 where id = $1 and lease_token = $2 and state = 'running' and (select true from durable)
+                 returning tenant_id
+             ), schema as (
+                 update tenants t
+                 set schema_version = $7, repeatables_digest = coalesce($8, repeatables_digest),
+                     track = coalesce($9, track), track_version = coalesce($10, track_version),
+                     track_repeatables = coalesce($11, track_repeatables)
+                 from settled s where t.id = s.tenant_id and $7::bigint is not null
+                 returning t.id
              )
-             update operations
-             set state = becomes, completed_steps = $4, error = $5,
-                 run_after = now() + $6::float8 * interval '1 second',
-                 finished_at = case when becomes = 'queued' then null else now() end,
-                 lease_token = null, lease_until = null, leased_by = null
-             from outcome
-             where id = $1 and lease_token = $2 and state = 'running' and (select true from durable)
-             returning pg_advisory_unlock(hashtextextended(tenant_id::text, 0))",
-            &[&self.operation(), &self.token(), &state.as_str(), &completed, &failure, &delay_secs],
+             select pg_advisory_unlock(hashtextextended(s.tenant_id::text, 0))
+             from settled s left join schema on schema.id = s.tenant_id",
+            &[
+                &self.operation(),
+                &self.token(),
+                &state.as_str(),
+                &completed,
+                &failure,
+                &delay_secs,
+                &version,
+                &repeatables,
+                &track,
+                &track_version,
+                &track_repeatables,
+            ],
         )
         .await?;
         match settled.map(|row| row.get(0)) {

@@ -3,6 +3,8 @@
 //! The database has the last word on both. What stands here is what a worker found there, or left there; and which
 //! track the tenant is in, which somebody decides.
 
+use std::sync::PoisonError;
+
 use serde_json::json;
 use tokio_postgres::Row;
 
@@ -66,6 +68,11 @@ impl Catalog {
 
 /// What only the holder of the tenant's lock may do.
 impl TenantLock {
+    /// Notes what the last migration left behind, which is written down with the end of the operation, whatever that is.
+    pub fn leave_schema(&self, schema: SchemaState) {
+        *self.schema.lock().unwrap_or_else(PoisonError::into_inner) = Some(schema);
+    }
+
     /// Writes down what the last migration left behind.
     pub async fn set_schema(&self, schema: &SchemaState) -> Result<(), CatalogError> {
         let SchemaState { version, repeatables, track } = schema;

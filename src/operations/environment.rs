@@ -21,7 +21,7 @@ use super::webhook::Webhook;
 use super::{ArchiveSettings, StepError, tracks};
 use crate::catalog::catching_up::CatchUpMode;
 use crate::catalog::freeze::Freeze;
-use crate::catalog::rollouts::{FleetStatus, TenantStanding};
+use crate::catalog::rollouts::{Enqueue, FleetStatus, TenantStanding};
 use crate::catalog::{Catalog, CatalogError};
 use crate::tenant::settings::SettingsRules;
 
@@ -61,6 +61,8 @@ struct Here {
     sources: Mutex<HashMap<Uuid, ImportSource>>,
     /// What clones of templates are like, by the identifiers of clusters and the oids of templates.
     blanks: Cache<(i64, u32), Arc<Blank>>,
+    /// What the operations of a batch are enqueued with, if it is a rollout that is to be refilled.
+    enqueues: Cache<Uuid, Arc<Option<Enqueue>>>,
 }
 
 /// Bounds on what operations do.
@@ -122,7 +124,12 @@ impl Environment {
             webhook: None,
             migrations: Arc::new(Mutex::new(migrations)),
             tools: Cache::builder().time_to_live(SERVER_TTL).build(),
-            here: Arc::new(Here { turns, sources: Mutex::default(), blanks }),
+            here: Arc::new(Here {
+                turns,
+                sources: Mutex::default(),
+                blanks,
+                enqueues: Cache::new(100),
+            }),
             servers: Cache::builder().time_to_live(SERVER_TTL).max_capacity(10_000).build(),
         })
     }
@@ -270,6 +277,20 @@ impl Environment {
     /// Keeps what a clone of a template is like for the next one.
     pub(super) async fn keep_blank(&self, template: (i64, u32), blank: Arc<Blank>) {
         self.here.blanks.insert(template, blank).await;
+    }
+
+    pub(super) async fn known_enqueue(&self, batch: Uuid) -> Option<Arc<Option<Enqueue>>> {
+        self.here.enqueues.get(&batch).await
+    }
+
+    pub(super) async fn keep_enqueue(
+        &self,
+        batch: Uuid,
+        enqueue: Option<Enqueue>,
+    ) -> Arc<Option<Enqueue>> {
+        let kept = Arc::new(enqueue);
+        self.here.enqueues.insert(batch, Arc::clone(&kept)).await;
+        kept
     }
 
     /// The dump that an operation imports, if it is here.

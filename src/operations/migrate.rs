@@ -36,7 +36,7 @@ async fn apply_migrations(cx: &StepContext<'_>) -> Result<(), StepError> {
         }
         set = set.up_to(to);
     }
-    if is_due(&cx.tenant, &set) {
+    if cx.lock.has_way_back() && is_due(&cx.tenant, &set) {
         way_back::close(cx, None, "the tenant's schema was migrated").await?;
     }
     let (database, track) = (&cx.tenant.database, cx.tenant.track.as_ref());
@@ -46,7 +46,8 @@ async fn apply_migrations(cx: &StepContext<'_>) -> Result<(), StepError> {
     {
         tracing::debug!(%error, "how far the migration came is not known");
     }
-    note(cx, outcome?).await
+    note(cx, outcome?);
+    Ok(())
 }
 
 /// The files before the one that failed are applied, and stay so.
@@ -57,19 +58,19 @@ async fn note_version(cx: &StepContext<'_>, server: &Server) -> Result<(), StepE
         Some(track) => tracks::found(server, &cx.tenant.database, track).await.ok(),
         None => None,
     };
-    note(cx, SchemaState { version, repeatables: None, track }).await
+    note(cx, SchemaState { version, repeatables: None, track });
+    Ok(())
 }
 
-/// Writes down what is there, where that is news.
-async fn note(cx: &StepContext<'_>, found: SchemaState) -> Result<(), StepError> {
+/// Has it written down what is there, where that is news.
+fn note(cx: &StepContext<'_>, found: SchemaState) {
     let is_other = |digest: &String| *digest != cx.tenant.repeatables_digest;
     let is_news = found.version != cx.tenant.schema_version
         || found.repeatables.as_ref().is_some_and(is_other)
         || found.track.is_some() && found.track != cx.tenant.track;
     if is_news {
-        cx.lock.set_schema(&found).await?;
+        cx.lock.leave_schema(found);
     }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -247,7 +247,7 @@ impl Environment {
         }
         let plan = RolloutPlan::of(&record)?;
         self.catalog.guard_rollout(id).await?;
-        self.enqueue(&plan, &record).await?;
+        self.catalog.enqueue_wave(id, &enqueue(&plan, &record)).await?;
         if self.catalog.is_rollout_busy(id).await? {
             return Ok(record);
         }
@@ -258,25 +258,24 @@ impl Environment {
     /// Asks for what may come next, once an operation of a batch has ended: of a rollout in which so many are
     /// under way as may be, each end makes room. The leader would see that later.
     pub(super) async fn refill(&self, batch: Uuid) -> Result<(), StepError> {
+        let known = match self.known_enqueue(batch).await {
+            Some(known) => known,
+            None => self.keep_enqueue(batch, self.read_enqueue(batch).await?).await,
+        };
+        if let Some(enqueue) = &*known {
+            self.catalog.enqueue_wave(batch, enqueue).await?;
+        }
+        Ok(())
+    }
+
+    /// What the operations of a rollout are enqueued with if each end makes room; that never changes.
+    async fn read_enqueue(&self, batch: Uuid) -> Result<Option<Enqueue>, StepError> {
         let record = match self.catalog.rollout(batch).await {
-            Err(CatalogError::Missing { .. }) => return Ok(()),
+            Err(CatalogError::Missing { .. }) => return Ok(None),
             found => found?,
         };
         let plan = RolloutPlan::of(&record)?;
-        if plan.is_bounded() { self.enqueue(&plan, &record).await } else { Ok(()) }
-    }
-
-    async fn enqueue(&self, plan: &RolloutPlan, record: &RolloutRecord) -> Result<(), StepError> {
-        let input = |work: Work| work.new_operation(Uuid::nil(), "").input;
-        let enqueue = Enqueue {
-            migrate: input(Work::Migrate { to: Some(record.target_version) }),
-            backup: input(Work::Backup { unless_unchanged: false }),
-            migrations_digest: &record.migrations_digest,
-            overall: plan.concurrency.map(i64::from),
-            per_server: plan.per_server.map(i64::from),
-        };
-        self.catalog.enqueue_wave(record.id, &enqueue).await?;
-        Ok(())
+        Ok(plan.is_bounded().then(|| enqueue(&plan, &record)))
     }
 
     /// The templates of every server first: files that do not run end here, and no tenant has seen them.
@@ -429,6 +428,17 @@ struct Drawn {
     target: i64,
     due: Vec<Tenant>,
     waves: Vec<(String, Vec<Uuid>)>,
+}
+
+fn enqueue(plan: &RolloutPlan, record: &RolloutRecord) -> Enqueue {
+    let input = |work: Work| work.new_operation(Uuid::nil(), "").input;
+    Enqueue {
+        migrate: input(Work::Migrate { to: Some(record.target_version) }),
+        backup: input(Work::Backup { unless_unchanged: false }),
+        migrations_digest: record.migrations_digest.clone(),
+        overall: plan.concurrency.map(i64::from),
+        per_server: plan.per_server.map(i64::from),
+    }
 }
 
 fn refusal(id: Uuid, step: &str, message: String) -> Failure {

@@ -166,7 +166,23 @@ impl Run<'_> {
              values ({file}, {MARK}, '{}')",
             hex::encode(sha256)
         );
-        self.patiently(piece, || self.transaction(&opening, piece.sql, &note)).await
+        self.patiently(piece, || self.ending_itself(&opening, piece.sql, &note)).await
+    }
+
+    /// Runs a text that may end the transaction of its `opening` by itself, and its note once it has succeeded.
+    async fn ending_itself(
+        &self,
+        opening: &str,
+        sql: &str,
+        note: &str,
+    ) -> Result<(), tokio_postgres::Error> {
+        let client = self.client;
+        let (begun, ran) =
+            future::join(client.batch_execute(opening), client.batch_execute(sql)).await;
+        begun.and(ran)?;
+        let (noted, committed) =
+            future::join(client.batch_execute(note), client.batch_execute("commit")).await;
+        noted.and(committed)
     }
 
     /// What earlier runs of the file wrote down. What has ended must still stand in the file.
@@ -250,15 +266,7 @@ impl Run<'_> {
 
     /// Runs a statement together with its record.
     async fn with_record(&self, entry: Entry<'_>) -> Result<(), tokio_postgres::Error> {
-        let client = self.client;
-        let (begun, ran) =
-            future::join(client.batch_execute("begin"), client.batch_execute(entry.statement.sql))
-                .await;
-        begun.and(ran)?;
-        let record = record(entry, true);
-        let (recorded, committed) =
-            future::join(client.batch_execute(&record), client.batch_execute("commit")).await;
-        recorded.and(committed)
+        self.ending_itself("begin", entry.statement.sql, &record(entry, true)).await
     }
 
     /// Runs what waits for old transactions to end and keeps nobody waiting meanwhile.

@@ -69,28 +69,23 @@ impl Run<'_> {
         if !is_whole {
             return self.with_mark(&piece, note).await;
         }
-        self.patiently(&piece, || self.transaction("begin", script.sql, note)).await
+        self.patiently(&piece, || self.transaction(script.sql, note)).await
     }
 
-    /// Runs a text and its note in the transaction that `opening` begins, in two round trips.
-    pub(super) async fn transaction(
-        &self,
-        opening: &str,
-        sql: &str,
-        note: &str,
-    ) -> Result<(), tokio_postgres::Error> {
-        // The note follows only after success: a file may have ended the transaction by itself.
+    /// Runs a text and its note in one transaction, in one round trip.
+    async fn transaction(&self, sql: &str, note: &str) -> Result<(), tokio_postgres::Error> {
         let client = self.client;
-        let ran = future::join3(
+        // A savepoint is refused outside of a transaction, as after a text that has ended it by itself, and the note with
+        // it.
+        let noted = format!("savepoint noted; {note};\ncommit");
+        let (fresh, begun, ran, noted) = future::join4(
             client.batch_execute(FRESH),
-            client.batch_execute(opening),
+            client.batch_execute("begin"),
             client.batch_execute(sql),
-        );
-        let (fresh, begun, ran) = ran.await;
-        fresh.and(begun).and(ran)?;
-        let (noted, committed) =
-            future::join(client.batch_execute(note), client.batch_execute("commit")).await;
-        noted.and(committed)
+            client.batch_execute(&noted),
+        )
+        .await;
+        fresh.and(begun).and(ran).and(noted)
     }
 
     /// Tries a piece until it gets its locks, or has been refused them too often. A failure leaves the

@@ -11,13 +11,13 @@ use crate::catalog::operations::Failure;
 
 /// What a wave's operations are enqueued with.
 #[derive(Clone, Debug)]
-pub struct Enqueue<'a> {
+pub struct Enqueue {
     /// The input of the migrations.
     pub migrate: Value,
     /// The input of the backups before them.
     pub backup: Value,
     /// The set of migration files that their worker needs.
-    pub migrations_digest: &'a str,
+    pub migrations_digest: String,
     /// At most so many that are not settled, over all servers.
     pub overall: Option<i64>,
     /// At most so many that are not settled, on one server.
@@ -108,7 +108,7 @@ impl Catalog {
 
     /// Enqueues what the wave under way may have in the queue now. Returns how many operations that were. Need not
     /// reach the disk: what is lost is enqueued again.
-    pub async fn enqueue_wave(&self, id: Uuid, new: &Enqueue<'_>) -> Result<u64, CatalogError> {
+    pub async fn enqueue_wave(&self, id: Uuid, new: &Enqueue) -> Result<u64, CatalogError> {
         let client = self.client().await?;
         let Enqueue { migrate, backup, migrations_digest, overall, per_server } = new;
         let Some(per_server) = per_server else {
