@@ -276,14 +276,19 @@ impl Ends {
         dropped.and(withdrawn)
     }
 
-    /// Sees that what follows for days has a way to the tenant's server still. It is copied anew otherwise.
+    /// Sees that what follows has a way to the tenant's server. It is copied anew otherwise.
     async fn require_sender(&self, cx: &StepContext<'_>) -> Result<(), StepError> {
-        if matches!(self.link, Link::Move(_)) || self.slot().await?.sender.is_some() {
+        if self.slot().await?.sender.is_some() {
             return Ok(());
         }
         let why = "its server does not reach the tenant's";
-        way_back::close(cx, None, why).await?;
-        let retry = format!("what the tenant left is of no use, as {why}; it is copied anew");
+        let retry = match self.link {
+            Link::Move(_) => format!("what was copied is of no use, as {why}; {SERVED_ON}"),
+            Link::Back(_) => {
+                way_back::close(cx, None, why).await?;
+                format!("what the tenant left is of no use, as {why}; it is copied anew")
+            }
+        };
         Err(StepError::Retry(retry.into(), None))
     }
 
