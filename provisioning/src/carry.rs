@@ -17,10 +17,18 @@ pub const SAME_TEXT: &str = "set datestyle = 'ISO, YMD'; set intervalstyle = 'po
 /// Both sides have to read it alike, too, and in full.
 pub(crate) const IN_FULL: &str = "set xmloption = content; set row_security = off";
 
-/// Carries the rows of every table that a link publishes, as `from` sees them, into a database that has the same
-/// tables and no rows. No trigger fires there, and no foreign key is looked at; `to` must be a superuser's session.
+/// For a transaction that lasts for as long as a database is large. Before version 17 there is one setting less.
+pub const UNTIMED: &str = "select set_config(name, '0', false) from pg_settings \
+     where name in ('transaction_timeout', 'lock_timeout')";
+
+/// What is wrong over there is told at the end of a `copy` alone: it ends so often.
+const PART_BYTES: usize = 64 << 20;
+
+/// Carries the rows of every table that a link publishes, as the transaction of `from` sees them, into a database that
+/// has the same tables and no rows. No trigger fires there, and no foreign key is looked at; `to` must be a superuser's
+/// session. `from` keeps no lock on a table that has been read.
 ///
-/// When this fails, some tables are there and others are not, each as a whole.
+/// When this fails, some rows are there.
 pub async fn carry_published(
     link: Link,
     from: &Connection,
@@ -28,7 +36,7 @@ pub async fn carry_published(
     mut pace: Pace,
 ) -> Result<(), Error> {
     let alike = format!("{SAME_TEXT}; {IN_FULL}");
-    let quiet = format!("{alike}; set session_replication_role = replica");
+    let quiet = format!("{alike}; {UNTIMED}; set session_replication_role = replica");
     future::try_join(from.batch_execute(&alike), to.batch_execute(&quiet)).await?;
     // The order of columns may differ: a dump makes those of a parent first.
     let tables = from
@@ -47,7 +55,9 @@ pub async fn carry_published(
         )
         .await?;
     for table in &tables {
+        from.batch_execute("savepoint carried").await?;
         carry_table(table.get(0), from, to, &mut pace).await?;
+        from.batch_execute("rollback to carried").await?;
     }
     Ok(())
 }
@@ -63,17 +73,18 @@ pub(crate) async fn carry_table(
     let rows = from.copy_out(&format!("copy {table} to stdout")).await?;
     let mut rows = pin!(rows);
     let mut next = rows.try_next().await?;
-    if next.is_none() {
-        return Ok(());
+    while next.is_some() {
+        let sink = to.copy_in::<_, Bytes>(&format!("copy {table} from stdin")).await?;
+        let mut sink = pin!(sink);
+        let mut left = PART_BYTES;
+        // Servers send each row by itself.
+        while let Some(row) = next.take_if(|_| left > 0) {
+            left = left.saturating_sub(row.len());
+            pace.worked(row.len()).await;
+            sink.feed(row).await?;
+            next = rows.try_next().await?;
+        }
+        sink.finish().await?;
     }
-    let sink = to.copy_in::<_, Bytes>(&format!("copy {table} from stdin")).await?;
-    let mut sink = pin!(sink);
-    while let Some(bytes) = next {
-        let length = bytes.len();
-        sink.feed(bytes).await?;
-        pace.worked(length).await;
-        next = rows.try_next().await?;
-    }
-    sink.finish().await?;
     Ok(())
 }

@@ -24,7 +24,7 @@ pub use activity::{Activity, DatabaseActivity, DatabaseUsage, activity, database
 pub use adoption::{Adoption, AdoptionPlan, Commit, Obstacle};
 pub use attack::{ACTS, Act, Attacker, Attempt, Login, Visible, is_shut_out};
 pub use audit::{Expectation, ExpectedTenant, Hole, Looked};
-pub use carry::{SAME_TEXT, carry_published};
+pub use carry::{SAME_TEXT, UNTIMED, carry_published};
 pub use database::{DatabaseFacts, Possession, Proof, Rename, Retirement, Source, Swap};
 pub use error::{Cause, Error};
 pub use guest::{Objection, ObjectionKind};

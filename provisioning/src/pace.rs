@@ -34,17 +34,16 @@ impl Pace {
     /// Notes that so many bytes were read or written, and rests if it is time.
     pub async fn worked(&mut self, bytes: usize) {
         self.bytes += bytes;
-        if let Some(rest) = self.rest_after(self.began.elapsed()) {
-            sleep(rest).await;
+        if self.bytes >= PIECE_BYTES && self.ratio > 0 {
+            sleep(rest(self.ratio, self.began.elapsed())).await;
             *self = Self::new(self.ratio);
         }
     }
+}
 
-    /// How long to rest, if a piece of work is done.
-    fn rest_after(&self, worked: Duration) -> Option<Duration> {
-        let is_due = self.ratio > 0 && self.bytes >= PIECE_BYTES;
-        is_due.then(|| (worked * self.ratio).min(LONGEST))
-    }
+/// How long to rest after a piece that took so long.
+fn rest(ratio: u32, worked: Duration) -> Duration {
+    (worked * ratio).min(LONGEST)
 }
 
 #[cfg(test)]
@@ -53,23 +52,22 @@ mod tests {
 
     #[test]
     fn a_rest_is_so_many_times_as_long_as_the_piece_before_it_took() {
-        let after = |ratio, bytes, secs| {
-            let pace = Pace { bytes, ..Pace::new(ratio) };
-            pace.rest_after(Duration::from_secs(secs)).map(|rest| rest.as_secs())
-        };
+        let second = Duration::from_secs(1);
 
-        assert_eq!(after(3, PIECE_BYTES, 1), Some(3));
-        assert_eq!(after(3, PIECE_BYTES - 1, 1), None);
-        assert_eq!(after(3, PIECE_BYTES, 60), Some(LONGEST.as_secs()));
-        assert_eq!(after(0, PIECE_BYTES, 1), None);
+        assert_eq!(rest(3, second), second * 3);
+        assert_eq!(rest(3, second * 60), LONGEST);
     }
 
     #[tokio::test]
-    async fn after_a_rest_another_piece_begins() {
-        let mut pace = Pace::new(1);
-
-        pace.worked(PIECE_BYTES).await;
-
-        assert_eq!(pace.bytes, 0);
+    async fn only_a_whole_piece_is_followed_by_a_rest() {
+        for (ratio, bytes, left) in [
+            (1, PIECE_BYTES - 1, PIECE_BYTES - 1),
+            (1, PIECE_BYTES, 0),
+            (0, PIECE_BYTES, PIECE_BYTES),
+        ] {
+            let mut pace = Pace::new(ratio);
+            pace.worked(bytes).await;
+            assert_eq!(pace.bytes, left, "{ratio}");
+        }
     }
 }

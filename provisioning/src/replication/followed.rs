@@ -13,7 +13,7 @@ use crate::error::Error;
 use crate::marker::{Marker, Owner};
 use crate::name::{DatabaseName, RoleName};
 use crate::role::{self, Verifier, role_facts, scram_verifier};
-use crate::server::{Server, rows};
+use crate::server::{PooledClient, Server, rows};
 
 /// How long whoever reads from a slot may take to go.
 const SLOT_FREE: Duration = Duration::from_secs(15);
@@ -139,19 +139,7 @@ impl Server {
 
     /// Writes a mark into the server's log. Whatever was committed before this was called stands before it.
     pub async fn mark_log(&self) -> Result<Lsn, Error> {
-        let mut client = self.client().await?;
-        let transaction = client.transaction().await?;
-        // What stands before it is on the disk then, also where a session does not wait for that.
-        transaction.batch_execute("set local synchronous_commit = local").await?;
-        let row = transaction
-            .query_one(
-                "-- followed::mark_log
-                 select pg_wal_lsn_diff(pg_logical_emit_message(true, 'tenantry', ''::text), '0/0')::int8",
-                &[],
-            )
-            .await?;
-        transaction.commit().await?;
-        Ok(Lsn(row.get(0)))
+        mark(&mut self.client().await?).await
     }
 
     async fn ensure_carrier(
@@ -290,4 +278,20 @@ impl Link {
             Self::Back(_) => "set statement_timeout = '5s'",
         }
     }
+}
+
+/// [`Server::mark_log`] by a session that is there.
+pub(super) async fn mark(client: &mut PooledClient) -> Result<Lsn, Error> {
+    let transaction = client.transaction().await?;
+    // What stands before it is on the disk then, also where a session does not wait for that.
+    transaction.batch_execute("set local synchronous_commit = local").await?;
+    let row = transaction
+        .query_one(
+            "-- followed::mark
+             select pg_wal_lsn_diff(pg_logical_emit_message(true, 'tenantry', ''::text), '0/0')::int8",
+            &[],
+        )
+        .await?;
+    transaction.commit().await?;
+    Ok(Lsn(row.get(0)))
 }

@@ -8,7 +8,7 @@ use tokio_postgres::{Client, Row};
 use super::{Link, Lsn, RUNS_AS_TABLE_OWNER};
 use crate::error::Error;
 use crate::name::DatabaseName;
-use crate::server::{Server, ServerUrl, rows};
+use crate::server::{Connection, Server, ServerUrl, rows};
 
 /// The statement that makes a subscription holds a password: it is to be in no log, and in nobody's view of what
 /// sessions do.
@@ -56,7 +56,10 @@ impl Server {
         link: Link,
         from: &ServerUrl,
     ) -> Result<(), Error> {
-        self.create_subscription(follower, link, from, "copy_data = false, enabled = false").await
+        self.create_subscription(follower, link, from, "copy_data = false, enabled = false")
+            .await?;
+        // The first move takes one of the places that the server has for that, if there is one left.
+        self.move_origin(follower, link, Lsn(1)).await.map(drop)
     }
 
     /// Lets a database follow with what was written after a mark.
@@ -66,17 +69,28 @@ impl Server {
         link: Link,
         mark: Lsn,
     ) -> Result<(), Error> {
+        let session = self.move_origin(follower, link, mark).await?;
+        let enable = format!("alter subscription {} enable", link.name().quoted());
+        Ok(session.batch_execute(&enable).await?)
+    }
+
+    /// Notes up to where a database has everything, by a session that is returned.
+    async fn move_origin(
+        &self,
+        follower: &DatabaseName,
+        link: Link,
+        mark: Lsn,
+    ) -> Result<Connection, Error> {
         let session = self.connect(follower).await?;
         session
             .execute(
-                "-- follower::follow_since
+                "-- follower::move_origin
                  select pg_replication_origin_advance('pg_' || oid, '0/0'::pg_lsn + $2::int8::numeric)
                  from pg_subscription where subname = $1",
                 &[&link.name().as_str(), &mark.0],
             )
             .await?;
-        let enable = format!("alter subscription {} enable", link.name().quoted());
-        Ok(session.batch_execute(&enable).await?)
+        Ok(session)
     }
 
     /// Makes a subscription with these options, by a session whose statements nobody hears.

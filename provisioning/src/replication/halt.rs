@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use tokio_postgres::error::SqlState;
 
-use super::Link;
+use super::followed::mark;
+use super::{Link, Lsn};
 use crate::error::Error;
 use crate::name::DatabaseName;
 use crate::server::{Connection, Server};
@@ -15,6 +16,7 @@ use crate::server::{Connection, Server};
 pub struct Halt {
     session: Connection,
     snapshot: String,
+    mark: Lsn,
 }
 
 impl Halt {
@@ -27,6 +29,8 @@ impl Halt {
         patience: Duration,
     ) -> Result<Option<Self>, Error> {
         let session = server.connect(database).await?;
+        // Whoever waits for a free connection must not wait while others wait for us.
+        let mut log = server.client().await?;
         let row = session
             .query_one(
                 "-- halt::begin
@@ -35,9 +39,11 @@ impl Halt {
                 &[&link.name().as_str()],
             )
             .await?;
-        // A vacuum makes way for who has waited as long as this for a deadlock.
+        // A vacuum makes way for who has waited as long as this for a deadlock; and where nothing is heard of us any more,
+        // the server lets the writers go on.
         let timeouts = format!(
-            "set deadlock_timeout = '50ms'; set lock_timeout = '{}ms'; begin isolation level repeatable read",
+            "set deadlock_timeout = '50ms'; set idle_in_transaction_session_timeout = '5s';
+             begin isolation level repeatable read; set local statement_timeout = '{}ms'",
             patience.as_millis()
         );
         session.batch_execute(&timeouts).await?;
@@ -47,9 +53,17 @@ impl Halt {
                 locked => locked?,
             }
         }
+        session.batch_execute("set local statement_timeout = 0").await?;
         // The transaction has seen nothing until now: it sees what was there when the last lock was had.
         let row = session.query_one("select pg_export_snapshot()", &[]).await?;
-        Ok(Some(Self { session, snapshot: row.get(0) }))
+        let mark = mark(&mut log).await?;
+        Ok(Some(Self { session, snapshot: row.get(0), mark }))
+    }
+
+    /// Where this is in the server's log: what the snapshot holds stands before it, and nothing else.
+    #[must_use]
+    pub fn mark(&self) -> Lsn {
+        self.mark
     }
 
     /// What the database holds now, for another session's `set transaction snapshot`.
@@ -65,5 +79,7 @@ impl Halt {
 }
 
 fn is_in_use(error: &tokio_postgres::Error) -> bool {
-    matches!(error.code(), Some(&SqlState::LOCK_NOT_AVAILABLE | &SqlState::T_R_DEADLOCK_DETECTED))
+    let busy =
+        [SqlState::QUERY_CANCELED, SqlState::LOCK_NOT_AVAILABLE, SqlState::T_R_DEADLOCK_DETECTED];
+    error.code().is_some_and(|code| busy.contains(code))
 }

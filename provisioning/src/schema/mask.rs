@@ -16,7 +16,7 @@ use tokio_postgres::error::SqlState;
 
 use super::MigrationTimeouts;
 use super::run::line_of;
-use super::statement::{Manner, copy_from_stdin, split};
+use super::statement::{Manner, copy_by_client, split};
 use crate::error::{Cause, Error};
 use crate::marker::{Marker, Owner};
 use crate::name::{DatabaseName, RoleName};
@@ -55,8 +55,8 @@ pub enum MaskError {
 
 /// Finds out what can be known of a mask without running it.
 pub fn check_mask(sql: &str) -> Result<(), MaskError> {
-    if let Some(line) = copy_from_stdin(sql) {
-        let problem = "copies rows from stdin, where there are none";
+    if let Some(line) = copy_by_client(sql) {
+        let problem = "copies rows from stdin or to stdout, where nobody is";
         return Err(MaskError::Text { line, problem });
     }
     let ends = split(sql).into_iter().find(|statement| statement.manner() == Manner::Transaction);

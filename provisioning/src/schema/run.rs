@@ -78,14 +78,14 @@ impl Run<'_> {
         // A savepoint is refused outside of a transaction, as after a text that has ended it by itself, and the note with
         // it.
         let noted = format!("savepoint noted; {note};\ncommit");
-        let (fresh, begun, ran, noted) = future::join4(
-            client.batch_execute(FRESH),
-            client.batch_execute("begin"),
+        let opening = format!("begin; {FRESH}");
+        let (begun, ran, noted) = future::join3(
+            client.batch_execute(&opening),
             client.batch_execute(sql),
             client.batch_execute(&noted),
         )
         .await;
-        fresh.and(begun).and(ran).and(noted)
+        begun.and(ran).and(noted)
     }
 
     /// Tries a piece until it gets its locks, or has been refused them too often. A failure leaves the

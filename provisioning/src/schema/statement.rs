@@ -182,14 +182,18 @@ pub(super) fn split(sql: &str) -> Vec<Statement<'_>> {
     cutter.statements
 }
 
-/// The line of a `copy … from stdin`: there is nobody who sends the rows, and the session would wait for ever.
-pub(super) fn copy_from_stdin(sql: &str) -> Option<usize> {
-    if !sql.to_ascii_lowercase().contains("stdin") {
+/// The line of a `copy … from stdin` or `… to stdout`: there is nobody who sends the rows, or who takes them.
+pub(super) fn copy_by_client(sql: &str) -> Option<usize> {
+    let lowercase = sql.to_ascii_lowercase();
+    if !lowercase.contains("stdin") && !lowercase.contains("stdout") {
         return None;
     }
-    let is_stdin = |pair: &[&str]| is_word(pair.first(), "from") && is_word(pair.last(), "stdin");
+    let is_client = |pair: &[&str]| {
+        let is = |first, last| is_word(pair.first(), first) && is_word(pair.last(), last);
+        is("from", "stdin") || is("to", "stdout")
+    };
     let copies = |statement: &Statement<'_>| {
-        is_word(statement.tokens.first(), "copy") && statement.tokens.windows(2).any(is_stdin)
+        is_word(statement.tokens.first(), "copy") && statement.tokens.windows(2).any(is_client)
     };
     split(sql).into_iter().find(copies).map(|statement| statement.line)
 }

@@ -35,7 +35,7 @@ impl Ends {
         ratio: u32,
     ) -> Result<Lsn, StepError> {
         let moment = Moments::of(self).next().await?;
-        let (mark, here) = (moment.mark, moment.pass().await?);
+        let (mark, here) = (moment.mark(), moment.pass().await?);
         let there = self.target.connect_apart(&self.follower).await?;
         let size = super::size(&self.source, &self.live).await?;
         let (here, there) = (&here, &there);
@@ -89,6 +89,14 @@ impl Ends {
         }
     }
 
+    /// Gives up where the other server does not write what it gets.
+    pub(super) async fn require_progress(&self) -> Result<(), StepError> {
+        match self.target.follower(self.link).await? {
+            Some(follower) if follower.errors > 0 => Err(hopeless(&self.failed(follower.errors))),
+            _ => Ok(()),
+        }
+    }
+
     /// Gives up what does not come to an end, or costs the source too much.
     fn require_hope(
         &self,
@@ -96,22 +104,32 @@ impl Ends {
         still: Duration,
         errors: i64,
     ) -> Result<(), StepError> {
-        let server = self.target.url().host_label();
         let why = if slot.is_lost {
-            "the tenant's server has removed changes that the copy had not got yet (max_slot_wal_keep_size)"
+            "the tenant's server has removed changes that the copy had not got yet (max_slot_wal_keep_size, \
+             idle_replication_slot_timeout)"
                 .to_owned()
         } else if slot.retained_bytes > MOST_RETAINED {
             format!("the tenant's server keeps {} GiB of its log for the copy", MOST_RETAINED >> 30)
         } else if errors > MOST_ERRORS {
-            format!("replication has failed {errors} times; the log of {server} says why")
+            self.failed(errors)
         } else if still > STALLED {
             format!("the copy has not moved for {} minutes", STALLED.as_secs() / 60)
         } else {
             return Ok(());
         };
-        Err(StepError::fail(
-            format!("{why}; {SERVED_ON}"),
-            "mend that, then retry; or cancel, and relocate with `--offline`",
-        ))
+        Err(hopeless(&why))
     }
+
+    fn failed(&self, errors: i64) -> String {
+        let server = self.target.url().host_label();
+        format!("replication has failed {errors} times; the log of {server} says why")
+    }
+}
+
+fn hopeless(why: &str) -> StepError {
+    StepError::fail(
+        format!("{why}; {SERVED_ON}"),
+        "mend that, then retry (with a smaller TENANTRY_RELOCATE_NICE_RATIO it is over sooner); or cancel, and \
+         relocate with `--offline`",
+    )
 }

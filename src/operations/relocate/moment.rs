@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use tenantry_provisioning::{Connection, Halt, Lsn};
+use tenantry_provisioning::{Connection, Halt, Lsn, UNTIMED};
 use tokio::time::sleep;
 
 use super::online::Ends;
@@ -38,8 +38,6 @@ pub(super) struct Moments<'a> {
 pub(super) struct Moment {
     halt: Halt,
     session: Connection,
-    /// Where it is in the log.
-    pub mark: Lsn,
 }
 
 impl<'a> Moments<'a> {
@@ -74,8 +72,12 @@ impl Moment {
         let Some(halt) = halt else { return Ok(None) };
         let snapshot = halt.snapshot();
         look(&session, &format!("{LOOK}; set transaction snapshot '{snapshot}'")).await?;
-        let mark = ends.source.mark_log().await?;
-        Ok(Some(Self { halt, session, mark }))
+        Ok(Some(Self { halt, session }))
+    }
+
+    /// Where it is in the log.
+    pub(super) fn mark(&self) -> Lsn {
+        self.halt.mark()
     }
 
     /// Lets a session see for good what its database holds now.
@@ -90,8 +92,8 @@ impl Moment {
     }
 }
 
-/// A transaction sees what there is when its first statement begins.
+/// A transaction sees what there is when its first statement begins; it may take its time.
 async fn look(session: &Connection, how: &str) -> Result<(), StepError> {
-    let looked = session.batch_execute(&format!("{how}; select")).await;
+    let looked = session.batch_execute(&format!("{UNTIMED}; {how}; select")).await;
     Ok(looked.map_err(tenantry_provisioning::Error::from)?)
 }

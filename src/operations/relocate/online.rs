@@ -283,7 +283,10 @@ impl Ends {
         }
         let why = "its server does not reach the tenant's";
         let retry = match self.link {
-            Link::Move(_) => format!("what was copied is of no use, as {why}; {SERVED_ON}"),
+            Link::Move(_) => {
+                self.require_progress().await?;
+                format!("what was copied is of no use, as {why}; {SERVED_ON}")
+            }
             Link::Back(_) => {
                 way_back::close(cx, None, why).await?;
                 format!("what the tenant left is of no use, as {why}; it is copied anew")

@@ -42,7 +42,7 @@ async fn same_moment(ends: &Ends) -> Result<(Connection, Connection), StepError>
     let mut moments = Moments::of(ends);
     loop {
         let moment = moments.next().await?;
-        let is_level = ends.await_followed(moment.mark, CATCH_UP).await?;
+        let is_level = ends.await_followed(moment.mark(), CATCH_UP).await?;
         if is_level {
             Moment::keep(&there).await?;
         }
@@ -55,6 +55,7 @@ async fn same_moment(ends: &Ends) -> Result<(Connection, Connection), StepError>
 
 /// Every row of every table, how far each sequence has come, and the number of large objects.
 pub(super) async fn compare(here: &Connection, there: &Connection) -> Result<(), StepError> {
+    future::try_join(Moment::keep(here), Moment::keep(there)).await?;
     let (here_sums, there_sums) = future::try_join(sums(here), sums(there)).await?;
     let Some(what) = difference(&here_sums, &there_sums) else { return Ok(()) };
     Err(StepError::fail(
@@ -90,7 +91,7 @@ async fn sums(session: &Connection) -> Result<Sums, StepError> {
     Ok(sums)
 }
 
-/// Every row of every table.
+/// Every row of every table, as a transaction sees them. It keeps no lock on one that has been read.
 async fn table_sums(session: &Connection, mut pace: Pace) -> Result<Sums, StepError> {
     let failed = tenantry_provisioning::Error::from;
     session.batch_execute(SAME_TEXT).await.map_err(failed)?;
@@ -111,6 +112,7 @@ async fn table_sums(session: &Connection, mut pace: Pace) -> Result<Sums, StepEr
         .await
         .map_err(failed)?;
     for row in &tables {
+        session.batch_execute("savepoint summed").await.map_err(failed)?;
         let (table, columns): (String, String) = (row.get(0), row.get(1));
         let rows =
             digest(session, &format!("(select {columns} from only {table})"), &mut pace).await;

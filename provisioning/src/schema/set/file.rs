@@ -3,7 +3,7 @@
 use aws_lc_rs::digest::{SHA256, digest};
 
 use super::super::SchemaError;
-use super::super::statement::{Manner, copy_from_stdin, is_directive, split};
+use super::super::statement::{Manner, copy_by_client, is_directive, split};
 use super::{MigrationFile, RepeatableFile};
 
 /// In the first line of a file: its statements run one by one, each by itself.
@@ -71,8 +71,9 @@ fn check_content(file: &str, sql: &str) -> Result<bool, SchemaError> {
     if sql.contains('\0') {
         return Err(refused("holds a NUL byte".to_owned()));
     }
-    if let Some(line) = copy_from_stdin(sql) {
-        let problem = "copies rows from stdin, where there are none: write them as `insert`";
+    if let Some(line) = copy_by_client(sql) {
+        let problem =
+            "copies rows from stdin or to stdout, where nobody is: write them as `insert`";
         return Err(refused(format!("{problem} (line {line})")));
     }
     if !sql.lines().next().is_some_and(|line| is_directive(line, NO_TRANSACTION)) {
