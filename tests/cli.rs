@@ -297,8 +297,8 @@ async fn a_second_start_of_dev_finds_its_data() {
 
     for round in 0..2 {
         let mut dev = start_dev(folder.path());
-        crate::harness::eventually("dev answers", async || {
-            run_with(&settings, "tenant list").await.status.success()
+        crate::harness::eventually("dev has its server", async || {
+            text(&run_with(&settings, "server list").await.stdout).contains("default")
         })
         .await;
         if round == 0 {

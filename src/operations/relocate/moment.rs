@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use tenantry_provisioning::{Connection, Halt, Lsn, UNTIMED};
+use tenantry_provisioning::{Connection, DatabaseName, Halt, Lsn, Server, UNTIMED};
 use tokio::time::sleep;
 
 use super::online::Ends;
@@ -67,7 +67,7 @@ impl<'a> Moments<'a> {
 
 impl Moment {
     async fn begin(ends: &Ends, patience: Duration) -> Result<Option<Self>, StepError> {
-        let session = ends.source.connect_apart(&ends.live).await?;
+        let session = connect(&ends.source, &ends.live).await?;
         let halt = Halt::begin(&ends.source, &ends.live, ends.link, patience).await?;
         let Some(halt) = halt else { return Ok(None) };
         let snapshot = halt.snapshot();
@@ -92,8 +92,18 @@ impl Moment {
     }
 }
 
-/// A transaction sees what there is when its first statement begins; it may take its time.
+/// A session whose transaction may take its time.
+pub(super) async fn connect(
+    server: &Server,
+    database: &DatabaseName,
+) -> Result<Connection, StepError> {
+    let session = server.connect_apart(database).await?;
+    session.batch_execute(UNTIMED).await.map_err(tenantry_provisioning::Error::from)?;
+    Ok(session)
+}
+
+/// A transaction sees what there is when its first statement begins.
 async fn look(session: &Connection, how: &str) -> Result<(), StepError> {
-    let looked = session.batch_execute(&format!("{UNTIMED}; {how}; select")).await;
+    let looked = session.batch_execute(&format!("{how}; select")).await;
     Ok(looked.map_err(tenantry_provisioning::Error::from)?)
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use futures_util::future;
 use tenantry_provisioning::{Connection, Pace, SAME_TEXT};
 
-use super::moment::{Moment, Moments};
+use super::moment::{self, Moment, Moments};
 use super::online::Ends;
 use crate::operations::StepError;
 use crate::operations::drill::digest;
@@ -38,7 +38,7 @@ pub(super) async fn verify(ends: &Ends, nice_ratio: u32) -> Result<(), StepError
 
 /// A session on each side that sees what both held at one moment.
 async fn same_moment(ends: &Ends) -> Result<(Connection, Connection), StepError> {
-    let there = ends.target.connect_apart(&ends.follower).await?;
+    let there = moment::connect(&ends.target, &ends.follower).await?;
     let mut moments = Moments::of(ends);
     loop {
         let moment = moments.next().await?;
