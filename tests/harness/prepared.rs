@@ -1,6 +1,5 @@
 //! [`Prepared`]: a fleet that was stopped at some moment of its story, from which others go on.
 
-use std::ffi::OsString;
 use std::fs;
 use std::path::Path;
 
@@ -11,12 +10,15 @@ use tenantry::operations::Limits;
 
 use super::{Fleet, cluster};
 
+/// Beside the objects.
+const MIGRATIONS: &str = "migrations";
+
 /// All that a fleet had: its cluster, its objects, its migration files and its master key. It may be kept until the
 /// process ends, which takes its directories along.
 pub struct Prepared {
     cluster: ClusterTemplate,
+    /// In its directory are the migration files, too.
     s3: EmbeddedS3,
-    migrations: Vec<(OsString, Vec<u8>)>,
     master_key: SecretString,
     limits: Limits,
 }
@@ -27,19 +29,15 @@ impl Prepared {
         let Fleet { environment, changes, master_key, s3, migrations, postgres } = fleet;
         let limits = environment.limits.clone();
         drop((environment, changes));
-        let files = fs::read_dir(migrations.path()).unwrap().map(|file| file.unwrap());
-        let migrations =
-            files.map(|file| (file.file_name(), fs::read(file.path()).unwrap())).collect();
+        copy(migrations.path(), &s3.data_dir().with_file_name(MIGRATIONS));
         let cluster = cluster::into_template(postgres).await;
-        Self { cluster, s3, migrations, master_key, limits }
+        Self { cluster, s3, master_key, limits }
     }
 
     /// A fleet of its own that goes on from there, on a cluster without further settings.
     pub async fn fleet(&self) -> Fleet {
         let migrations = TempDir::new().unwrap();
-        for (name, content) in &self.migrations {
-            fs::write(migrations.path().join(name), content).unwrap();
-        }
+        copy(&self.s3.data_dir().with_file_name(MIGRATIONS), migrations.path());
         let s3 = EmbeddedS3::start_scratch("backups").await.unwrap();
         copy(&self.s3.data_dir(), &s3.data_dir());
         let settings = PostgresSettings::scratch();
