@@ -35,7 +35,7 @@ pub async fn start(
     let mut templates = TEMPLATES.lock().await;
     let kind = (settings.bin_dir.clone(), hardening.map(Hardening::as_str));
     if !templates.contains_key(&kind) {
-        let template = prepare(settings.bin_dir.clone(), migrations, hardening).await;
+        let template = Box::pin(prepare(settings.bin_dir.clone(), migrations, hardening)).await;
         templates.insert(kind.clone(), template);
     }
     let template = templates[&kind].clone();

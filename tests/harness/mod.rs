@@ -89,9 +89,10 @@ impl Fleet {
         let s3 = EmbeddedS3::start_scratch("backups").await.unwrap();
         let mut limits = limits(migrations.path().to_owned(), options.spares);
         limits.hardening = options.hardening;
-        let fleet = Self::on(postgres, s3, migrations, MasterKey::generate(), limits).await;
+        let key = MasterKey::generate();
+        let fleet = Box::pin(Self::on(postgres, s3, migrations, key, limits)).await;
         if options.template && options.spares > 0 {
-            upkeep::tend(&fleet.environment).await.unwrap();
+            Box::pin(upkeep::tend(&fleet.environment)).await.unwrap();
         }
         fleet
     }

@@ -43,7 +43,7 @@ impl Prepared {
         let settings = PostgresSettings::scratch();
         let postgres = EmbeddedPostgres::start_copy(&self.cluster, settings).await.unwrap();
         let limits = Limits { migrations_dir: migrations.path().to_owned(), ..self.limits.clone() };
-        Fleet::on(postgres, s3, migrations, self.master_key.clone(), limits).await
+        Box::pin(Fleet::on(postgres, s3, migrations, self.master_key.clone(), limits)).await
     }
 }
 
