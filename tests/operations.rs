@@ -1,21 +1,18 @@
 //! Every step of every operation: stopped, failed and repeated. Whatever happens, catalog and server
 //! end as an undisturbed run leaves them.
 
-use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use tenantry::catalog::operations::{OperationFilter, OperationRecord, OperationState};
-use tenantry::operations::drills::DrillChoice;
-use tenantry::operations::request::{BackupChoice, CloneAs, RestoreAs};
+use tenantry::catalog::operations::{OperationRecord, OperationState};
 use tenantry::operations::runner::{Disturbance, StepPoint};
-use tenantry::operations::{Plan, Work};
-use tokio::sync::Mutex;
 
-use crate::harness::{BY, Fleet, Options, clone_as, new_tenant, slug};
+use crate::harness::{BY, Fleet, slug};
 
-type Inventory = BTreeMap<&'static str, Vec<String>>;
+mod story;
+
+use story::{Story, ask, fleet_for};
 
 /// The kinds, each with the story that leads up to it.
 const KINDS: [&str; 21] = [
@@ -42,124 +39,6 @@ const KINDS: [&str; 21] = [
     "delete",
 ];
 
-async fn fleet_for(kind: &str) -> Fleet {
-    let spares = usize::from(kind == "provision");
-    Fleet::start_with(Options { spares, ..Options::default() }).await
-}
-
-/// Brings a fleet to the moment before the operation, and asks for it.
-async fn ask(fleet: &Fleet, kind: &str) -> OperationRecord {
-    let environment = &fleet.environment;
-    if kind.starts_with("provision") {
-        return environment.create_tenant(&new_tenant("acme"), true, BY).await.unwrap();
-    }
-    if kind == "adopt" {
-        return crate::adoption::story::ask(fleet).await;
-    }
-    fleet.create_tenant_with("acme", true).await;
-    let acme = slug("acme");
-    match kind {
-        "migrate" => {
-            fleet.add_migration("V2__labels.sql", "create table labels (id bigint primary key);");
-            environment.reload_migrations().await.unwrap();
-            let batch = environment.migrate_fleet(&[], "test").await.unwrap();
-            let filter = OperationFilter { batch: Some(batch), limit: 2, ..Default::default() };
-            fleet.catalog().operations(&filter).await.unwrap().remove(0).0
-        }
-        "baseline" => {
-            let admin = fleet.admin("tenant_acme").await;
-            admin.batch_execute("drop schema tenantry cascade").await.unwrap();
-            environment.baseline(&acme, None, None, BY).await.unwrap()
-        }
-        "backup" => environment.back_up(&acme, BY).await.unwrap(),
-        "restore" => {
-            fleet.back_up("acme").await;
-            fleet.admin("tenant_acme").await.batch_execute("delete from cards").await.unwrap();
-            environment.restore(&acme, BackupChoice::Latest, BY).await.unwrap()
-        }
-        "restore_as" => {
-            fleet.back_up("acme").await;
-            let to = RestoreAs { slug: slug("globex"), server: None };
-            environment.restore_as(&acme, BackupChoice::Latest, to, BY).await.unwrap()
-        }
-        "undo_restore" => {
-            fleet.back_up("acme").await;
-            let restore = environment.restore(&acme, BackupChoice::Latest, BY).await.unwrap();
-            fleet.complete(&restore).await;
-            environment.undo_restore(&acme, BY).await.unwrap()
-        }
-        "restore_table" => {
-            fleet.back_up("acme").await;
-            environment.restore_table(&acme, BackupChoice::Latest, "boards", BY).await.unwrap()
-        }
-        "clone" => {
-            // Done twice, or not at all, the mask would show.
-            let mask = "update boards set title = title || '!'".to_owned();
-            let to = CloneAs { mask: Some(mask), ..clone_as("globex") };
-            environment.clone_tenant(&acme, to, BY).await.unwrap()
-        }
-        "drill" => {
-            fleet.back_up("acme").await;
-            let batch = environment.drill(DrillChoice::Of(&[acme]), "test").await.unwrap();
-            let filter = OperationFilter { batch: Some(batch), limit: 1, ..Default::default() };
-            fleet.catalog().operations(&filter).await.unwrap().remove(0).0
-        }
-        "suspend" => environment.suspend(&acme, None, BY).await.unwrap(),
-        "resume" => {
-            let suspend = environment.suspend(&acme, None, BY).await.unwrap();
-            fleet.complete(&suspend).await;
-            environment.resume(&acme, BY).await.unwrap()
-        }
-        "rotate_password" => environment.rotate_password(&acme, BY).await.unwrap(),
-        "rotate_backup_key" => environment.rotate_backup_key(&acme, BY).await.unwrap(),
-        "reseal_backups" => {
-            fleet.back_up("acme").await;
-            let catalog = fleet.admin("tenantry").await;
-            catalog.batch_execute("update backups set key_id = null").await.unwrap();
-            let batch = environment.reseal_backups("test").await.unwrap();
-            let filter = tenantry::catalog::operations::OperationFilter {
-                batch,
-                limit: 2,
-                ..Default::default()
-            };
-            fleet.catalog().operations(&filter).await.unwrap().remove(0).0
-        }
-        "destroy_backup_keys" => {
-            fleet.back_up("acme").await;
-            environment.destroy_backup_keys(&acme, BY).await.unwrap()
-        }
-        "erase" => {
-            fleet.back_up("acme").await;
-            environment.erase(&acme, BY).await.unwrap()
-        }
-        "rename" => environment.rename(&acme, &slug("initech"), BY).await.unwrap(),
-        "delete" => {
-            fleet.back_up("acme").await;
-            environment.delete(&acme, false, BY).await.unwrap()
-        }
-        other => panic!("no story leads to {other}"),
-    }
-}
-
-/// The steps of a kind, and what a run without disturbance leaves behind; found out once.
-async fn undisturbed(kind: &'static str) -> (&'static Plan, Inventory) {
-    static KNOWN: Mutex<BTreeMap<&str, (&'static Plan, Inventory)>> =
-        Mutex::const_new(BTreeMap::new());
-
-    let mut known = KNOWN.lock().await;
-    if let Some(found) = known.get(kind) {
-        return found.clone();
-    }
-    let fleet = fleet_for(kind).await;
-    let operation = ask(&fleet, kind).await;
-    let plan = Work::of(&operation).unwrap().plan();
-    fleet.complete(&operation).await;
-    fleet.assert_healthy().await;
-    let found = (plan, fleet.inventory().await);
-    known.insert(kind, found.clone());
-    found
-}
-
 /// Does something to one step, once.
 async fn disturb_once(
     fleet: &Fleet,
@@ -178,11 +57,10 @@ async fn disturb_once(
 }
 
 async fn every_step(kind: &'static str, done: bool, disturbance: Disturbance) {
-    let (plan, expected) = undisturbed(kind).await;
+    let story = Story::of(kind).await;
 
-    for step in plan.steps.iter().map(|step| step.name) {
-        let fleet = fleet_for(kind).await;
-        let operation = ask(&fleet, kind).await;
+    for step in story.plan.steps.iter().map(|step| step.name) {
+        let (fleet, operation) = story.begin().await;
 
         let mut ended = disturb_once(&fleet, &operation, step, done, disturbance).await;
         if disturbance == Disturbance::Fail {
@@ -201,7 +79,7 @@ async fn every_step(kind: &'static str, done: bool, disturbance: Disturbance) {
         }
         assert_eq!(
             fleet.inventory().await,
-            expected,
+            story.after,
             "{kind}: {disturbance:?} at {step}, done={done}"
         );
         fleet.assert_healthy().await;
@@ -264,19 +142,14 @@ for_every_kind! {
 #[tokio::test]
 async fn an_operation_given_up_at_any_step_leaves_no_trace() {
     for kind in KINDS {
-        let probe = fleet_for(kind).await;
-        let operation = ask(&probe, kind).await;
-        let plan = Work::of(&operation).unwrap().plan();
-        let before = probe.inventory().await;
-        let steps: Vec<_> = plan.steps.iter().take(plan.no_return).map(|step| step.name).collect();
-        drop(probe);
+        let story = Story::of(kind).await;
+        let Story { plan, before, .. } = story;
         if plan.abandon.is_empty() {
             continue;
         }
 
-        for step in steps {
-            let fleet = fleet_for(kind).await;
-            let operation = ask(&fleet, kind).await;
+        for step in plan.steps.iter().take(plan.no_return).map(|step| step.name) {
+            let (fleet, operation) = story.begin().await;
             disturb_once(&fleet, &operation, step, false, Disturbance::Fail).await;
             fleet.environment.cancel(operation.id).await.unwrap();
 
@@ -311,8 +184,7 @@ async fn an_operation_given_up_at_any_step_leaves_no_trace() {
 #[tokio::test]
 async fn a_failed_tenant_can_always_be_deleted() {
     for step in ["build_database", "take_possession", "load_sample_data", "activate"] {
-        let fleet = fleet_for("provision").await;
-        let operation = ask(&fleet, "provision").await;
+        let (fleet, operation) = Story::of("provision").await.begin().await;
         disturb_once(&fleet, &operation, step, false, Disturbance::Fail).await;
 
         let delete = fleet.environment.delete(&slug("acme"), false, BY).await.unwrap();

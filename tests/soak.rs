@@ -37,6 +37,9 @@ mod ledger;
 /// Unless `TENANTRY_SOAK_SECONDS` says otherwise; `TENANTRY_SOAK_SEED` repeats the changes of an earlier run.
 const MINUTE: Duration = Duration::from_mins(1);
 const TENANTS: usize = 10;
+/// Between two pieces of a client's work. The minute shares its processors with the rest of the suite.
+const PAUSE: Duration = Duration::from_millis(20);
+const PAUSE_IN_SUITE: Duration = Duration::from_millis(100);
 /// Of each replica; far fewer than there are clients.
 const BUDGET: usize = 12;
 
@@ -166,8 +169,10 @@ impl Weather {
         let operation = self.fleet.environment.create_tenant(&new, false, BY).await.unwrap();
         self.fleet.complete(&operation).await;
         let ledger = Arc::new(Ledger::new(new.slug, self.started));
+        let alone = knob("TENANTRY_SOAK_SECONDS").is_some();
+        let pause = if alone { PAUSE } else { PAUSE_IN_SUITE };
         for door in &self.doors {
-            let client = Client::new(door.clone(), Arc::clone(&ledger), self.stop.clone());
+            let client = Client::new(door.clone(), Arc::clone(&ledger), pause, self.stop.clone());
             self.clients.spawn(client.work());
         }
         self.tenants.push(ledger);

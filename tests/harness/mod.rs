@@ -7,6 +7,7 @@ mod cluster;
 pub mod dns;
 pub mod faulty_s3;
 pub mod postgres18;
+pub mod prepared;
 pub mod process;
 pub mod product;
 pub mod provider;
@@ -86,19 +87,28 @@ impl Fleet {
         let template = options.template.then_some(options.hardening);
         let postgres = cluster::start(options.postgres, migrations.path(), template).await;
         let s3 = EmbeddedS3::start_scratch("backups").await.unwrap();
-
-        let master_key = MasterKey::generate();
-        let catalog = catalog(&postgres, &master_key);
-        catalog.init().await.unwrap();
-        catalog.server().prepare().await.unwrap();
-        catalog.add_server("default", &postgres.url().into()).await.unwrap();
-        let store = store(&s3).await;
         let mut limits = limits(migrations.path().to_owned(), options.spares);
         limits.hardening = options.hardening;
-        let environment = Environment::new(catalog.clone(), Some(store), limits).await.unwrap();
-        if options.template {
-            upkeep::tend(&environment).await.unwrap();
+        let key = MasterKey::generate();
+        let fleet = Box::pin(Self::on(postgres, s3, migrations, key, limits)).await;
+        if options.template && options.spares > 0 {
+            Box::pin(upkeep::tend(&fleet.environment)).await.unwrap();
         }
+        fleet
+    }
+
+    /// On a copy of a prepared cluster.
+    async fn on(
+        postgres: EmbeddedPostgres,
+        s3: EmbeddedS3,
+        migrations: TempDir,
+        master_key: SecretString,
+        limits: Limits,
+    ) -> Self {
+        cluster::settle(&postgres, &master_key).await;
+        let catalog = catalog(&postgres, &master_key);
+        let store = store(&s3).await;
+        let environment = Environment::new(catalog.clone(), Some(store), limits).await.unwrap();
         let changes = catalog.changes();
         Self { environment, changes, master_key, s3, migrations, postgres }
     }

@@ -10,6 +10,9 @@ use tokio_postgres::Client;
 
 use crate::harness::slug;
 
+/// Between two numbers: long beside a write, and short beside a move, which the processors are for.
+const PAUSE: Duration = Duration::from_millis(20);
+
 /// Writers at work, until they are stopped.
 pub struct Writers {
     running: Arc<AtomicBool>,
@@ -41,7 +44,7 @@ impl Writers {
                     write(&router, writer, n).await;
                     acknowledged.push(n);
                     longest = longest.max(begun.elapsed());
-                    tokio::time::sleep(Duration::from_millis(5)).await;
+                    tokio::time::sleep(PAUSE).await;
                 }
                 (writer, acknowledged, longest)
             });

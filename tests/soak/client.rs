@@ -10,9 +10,6 @@ use tokio_util::sync::CancellationToken;
 
 use super::ledger::{Ledger, Notice};
 
-/// Between two pieces of work.
-const PAUSE: Duration = Duration::from_millis(20);
-
 const WRITE: &str = "insert into promises (number, value) values ($1, $2)";
 /// What it returns changes with every migration.
 const READ: &str = "select * from promises where number = $1";
@@ -28,14 +25,16 @@ pub struct Client {
     door: Door,
     http: reqwest::Client,
     ledger: Arc<Ledger>,
+    /// Between two pieces of work.
+    pause: Duration,
     stop: CancellationToken,
 }
 
 type Outcome<T> = Result<T, (Notice, String)>;
 
 impl Client {
-    pub fn new(door: Door, ledger: Arc<Ledger>, stop: CancellationToken) -> Self {
-        Self { door, http: reqwest::Client::new(), ledger, stop }
+    pub fn new(door: Door, ledger: Arc<Ledger>, pause: Duration, stop: CancellationToken) -> Self {
+        Self { door, http: reqwest::Client::new(), ledger, pause, stop }
     }
 
     pub async fn work(self) {
@@ -54,7 +53,7 @@ impl Client {
                     Err((notice, what)) => self.ledger.noticed(notice, started, &what),
                 }
             }
-            sleep(PAUSE).await;
+            sleep(self.pause).await;
         }
     }
 

@@ -8,6 +8,7 @@ use tenantry::operations::Work;
 use tenantry::operations::runner::{Disturbance, StepPoint};
 
 use super::*;
+use crate::harness::prepared::Prepared;
 
 const NOTES: &str = "-- tenantry: no-transaction
 create table notes (id bigint primary key, text text);
@@ -33,19 +34,17 @@ async fn prepare(kind: &str) -> (Fleet, OperationRecord) {
 }
 
 async fn every_step(kind: &str, expected: (i64, Option<String>, i64)) {
-    let (probe, operation) = prepare(kind).await;
-    let steps: Vec<_> =
-        Work::of(&operation).unwrap().plan().steps.iter().map(|step| step.name).collect();
-    drop(probe);
+    let (fleet, operation) = prepare(kind).await;
+    let prepared = Prepared::of(fleet).await;
     let disturbances = [
         (false, Disturbance::Vanish),
         (true, Disturbance::Vanish),
         (false, Disturbance::Repeat),
         (false, Disturbance::Fail),
     ];
-    for step in steps {
+    for step in Work::of(&operation).unwrap().plan().steps.iter().map(|step| step.name) {
         for (done, disturbance) in disturbances {
-            let (fleet, operation) = prepare(kind).await;
+            let fleet = prepared.fleet().await;
             let pending = AtomicBool::new(true);
             let runner = fleet.disturbed_runner(Arc::new(move |point: &StepPoint<'_>| {
                 let hit = point.step == step
