@@ -57,7 +57,7 @@ pub async fn carry_published(
     for table in &tables {
         from.batch_execute("savepoint carried").await?;
         carry_table(table.get(0), from, to, &mut pace).await?;
-        from.batch_execute("rollback to carried").await?;
+        from.batch_execute("rollback to carried; release carried").await?;
     }
     Ok(())
 }

@@ -72,20 +72,4 @@ impl TenantLock {
     pub fn leave_schema(&self, schema: SchemaState) {
         *self.schema.lock().unwrap_or_else(PoisonError::into_inner) = Some(schema);
     }
-
-    /// Writes down what the last migration left behind.
-    pub async fn set_schema(&self, schema: &SchemaState) -> Result<(), CatalogError> {
-        let SchemaState { version, repeatables, track } = schema;
-        let (track, track_version, track_repeatables) = columns(track.as_ref());
-        self.update(
-            "-- tenants::set_schema
-             update tenants
-             set schema_version = $2, repeatables_digest = coalesce($3, repeatables_digest),
-                 track = coalesce($4, track), track_version = coalesce($5, track_version),
-                 track_repeatables = coalesce($6, track_repeatables)
-             where id = $1",
-            &[&self.tenant(), &version, &repeatables, &track, &track_version, &track_repeatables],
-        )
-        .await
-    }
 }

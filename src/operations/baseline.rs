@@ -5,6 +5,8 @@
 //! accepted, by its fingerprint. A history is never overwritten. It is about the common files: those of a track are run
 //! by the next migration.
 
+use std::future::ready;
+
 use futures_util::FutureExt as _;
 use tenantry_provisioning::{MigrationSet, SchemaError, baseline};
 
@@ -15,7 +17,7 @@ pub(super) const PLAN: Plan = Plan {
     steps: &[
         Step::new("compare_schema", |cx| compare_schema(cx).boxed()),
         Step::new("write_history", |cx| write_history(cx).boxed()),
-        Step::new("record_version", |cx| record_version(cx).boxed()),
+        Step::new("record_version", |cx| ready(record_version(cx)).boxed()),
     ],
     abandon: &[],
     no_return: 1,
@@ -53,9 +55,10 @@ async fn write_history(cx: &StepContext<'_>) -> Result<(), StepError> {
     Ok(baseline(&server, &cx.tenant.database, &files(cx, version)?, timeouts).await?)
 }
 
-async fn record_version(cx: &StepContext<'_>) -> Result<(), StepError> {
+fn record_version(cx: &StepContext<'_>) -> Result<(), StepError> {
     let (version, _) = parameters(cx)?;
-    Ok(cx.lock.set_schema(&SchemaState { version, ..SchemaState::default() }).await?)
+    cx.lock.leave_schema(SchemaState { version, ..SchemaState::default() });
+    Ok(())
 }
 
 /// The version, and the fingerprint that somebody accepted.

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use aws_lc_rs::{digest, hmac, pbkdf2};
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 use secrecy::SecretString;
+use tenantry::catalog::Catalog;
 use tenantry::embedded::{ClusterTemplate, EmbeddedPostgres, PostgresSettings};
 use tenantry::operations::{Environment, upkeep};
 use tenantry::sealing::{MasterKey, Purpose};
@@ -32,6 +33,12 @@ pub async fn start(
     migrations: &Path,
     hardening: Option<Hardening>,
 ) -> EmbeddedPostgres {
+    if settings.durable {
+        // Whoever measures wants it as it is in production.
+        let postgres = EmbeddedPostgres::start_scratch(settings).await.unwrap();
+        Box::pin(furnish(&postgres, migrations, hardening)).await;
+        return postgres;
+    }
     let mut templates = TEMPLATES.lock().await;
     let kind = (settings.bin_dir.clone(), hardening.map(Hardening::as_str));
     if !templates.contains_key(&kind) {
@@ -75,9 +82,22 @@ async fn prepare(
     let settings = PostgresSettings { bin_dir, extra, ..PostgresSettings::scratch() };
     let postgres = EmbeddedPostgres::start_scratch(settings).await.unwrap();
     slim(&postgres).await;
+    furnish(&postgres, migrations, hardening).await;
+    let admin = super::connect(&postgres.url()).await.unwrap();
+    for name in SETTINGS {
+        admin.batch_execute(&format!("alter system set {name} = off")).await.unwrap();
+    }
+    let verifier = quick_verifier(postgres.password());
+    let keep = format!("alter role postgres password '{verifier}'");
+    admin.batch_execute(&keep).await.unwrap();
+    into_template(postgres).await
+}
+
+/// Makes the catalog and what the server needs for tenants.
+async fn furnish(postgres: &EmbeddedPostgres, migrations: &Path, hardening: Option<Hardening>) {
     let url = ServerUrl::parse(&postgres.database_url("tenantry")).unwrap();
-    let catalog =
-        tenantry::catalog::Catalog::new(&url, MasterKey::parse(&MasterKey::generate()).unwrap(), 4);
+    let key = MasterKey::parse(&MasterKey::generate()).unwrap();
+    let catalog = Catalog::new(&url, key, 4);
     catalog.init().await.unwrap();
     catalog.server().prepare().await.unwrap();
     catalog.add_server("default", &postgres.url().into()).await.unwrap();
@@ -88,15 +108,8 @@ async fn prepare(
         upkeep::tend(&environment).await.unwrap();
     }
     let admin = super::connect(&postgres.database_url("tenantry")).await.unwrap();
-    for name in SETTINGS {
-        admin.batch_execute(&format!("alter system set {name} = off")).await.unwrap();
-    }
-    let verifier = quick_verifier(postgres.password());
-    let keep = format!("alter role postgres password '{verifier}'");
-    admin.batch_execute(&keep).await.unwrap();
     let forget = "delete from catalog_facts where name = 'master_key_check'";
     admin.batch_execute(forget).await.unwrap();
-    into_template(postgres).await
 }
 
 /// Every copy, and every database that is made in one, has fewer files without the maps of free and of visible pages.

@@ -117,6 +117,7 @@ async fn table_sums(session: &Connection, mut pace: Pace) -> Result<Sums, StepEr
         let rows =
             digest(session, &format!("(select {columns} from only {table})"), &mut pace).await;
         sums.insert(format!("the rows of {table}"), format!("{:?}", rows.map_err(failed)?));
+        session.batch_execute("rollback to summed; release summed").await.map_err(failed)?;
     }
     Ok(sums)
 }
