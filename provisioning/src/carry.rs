@@ -54,10 +54,10 @@ pub async fn carry_published(
             &[(&link.name().as_str(), Type::NAME)],
         )
         .await?;
+    from.batch_execute("savepoint carried").await?;
     for table in &tables {
-        from.batch_execute("savepoint carried").await?;
         carry_table(table.get(0), from, to, &mut pace).await?;
-        from.batch_execute("rollback to carried; release carried").await?;
+        from.batch_execute("rollback to carried").await?;
     }
     Ok(())
 }

@@ -111,13 +111,15 @@ async fn table_sums(session: &Connection, mut pace: Pace) -> Result<Sums, StepEr
         )
         .await
         .map_err(failed)?;
+    let mut before = "savepoint summed";
     for row in &tables {
-        session.batch_execute("savepoint summed").await.map_err(failed)?;
         let (table, columns): (String, String) = (row.get(0), row.get(1));
-        let rows =
-            digest(session, &format!("(select {columns} from only {table})"), &mut pace).await;
+        let rows = format!("(select {columns} from only {table})");
+        let (freed, rows) =
+            future::join(session.batch_execute(before), digest(session, &rows, &mut pace)).await;
+        freed.map_err(failed)?;
         sums.insert(format!("the rows of {table}"), format!("{:?}", rows.map_err(failed)?));
-        session.batch_execute("rollback to summed; release summed").await.map_err(failed)?;
+        before = "rollback to summed";
     }
     Ok(sums)
 }
