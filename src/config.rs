@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use secrecy::{ExposeSecret as _, SecretString};
 use tenantry_backup::{BackupStore, ObjectLock, S3Settings, ServerEncryption, StoreError};
-use tenantry_provisioning::{Hardening, MigrationTimeouts, ServerUrl};
+use tenantry_provisioning::{Hardening, MigrationTimeouts, NICE_RATIO, ServerUrl};
 
 use crate::catalog::Catalog;
 use crate::catalog::catching_up::CatchUpMode;
@@ -257,7 +257,9 @@ impl Settings {
             audit_schedule: r.get("audit_schedule"),
             audit_retention: backup::audit_retention(r),
             restore_keep: r.get("restore_keep").unwrap_or(Duration::from_hours(7 * 24)),
-            relocate_nice_ratio: r.get("relocate_nice_ratio").map_or(5, |Ratio(number)| number),
+            relocate_nice_ratio: r
+                .get("relocate_nice_ratio")
+                .map_or(NICE_RATIO, |Ratio(number)| number),
             archives: pitr::read(r),
             migration_mode: r.get("migration_mode").unwrap_or(MigrationMode::Manual),
             migration_lock_timeout: r

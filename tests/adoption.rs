@@ -1,21 +1,19 @@
 //! Adopting: a database that somebody else made is a tenant's where it is, or it is as it was.
 
 use std::process::Command;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use tenantry::audit::{Audit, AuditOptions};
 use tenantry::catalog::operations::{OperationRecord, OperationState};
 use tenantry::catalog::tenants::NewTenant;
 use tenantry::embedded::PostgresSettings;
 use tenantry::operations::request::BackupChoice;
-use tenantry::operations::runner::{Disturbance, StepPoint};
+use tenantry::operations::runner::Disturbance;
 use tenantry::operations::{AdoptFrom, AdoptionError, adoption_differences};
 use tenantry::tenant::TenantState;
 use tenantry_provisioning::Obstacle;
 use tokio_postgres::Client;
 
-use crate::harness::{BY, Fleet, Options, connect, eventually, new_tenant, slug};
+use crate::harness::{BY, Fleet, Options, connect, eventually, new_tenant, once, slug};
 use crate::harness::{assert_each_is_refused, assert_each_runs};
 
 mod commands;
@@ -143,12 +141,7 @@ impl Scene {
         done: bool,
         disturbance: Disturbance,
     ) -> OperationRecord {
-        let pending = AtomicBool::new(true);
-        let runner = self.fleet.disturbed_runner(Arc::new(move |point: &StepPoint<'_>| {
-            let hit =
-                point.step == step && point.done == done && pending.swap(false, Ordering::Relaxed);
-            if hit { disturbance } else { Disturbance::None }
-        }));
+        let runner = self.fleet.disturbed_runner(once(step, done, disturbance));
         runner.complete(asked.id).await.unwrap()
     }
 

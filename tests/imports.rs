@@ -2,18 +2,16 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use tempfile::TempDir;
 use tenantry::catalog::lock::Claim;
 use tenantry::catalog::operations::{OperationRecord, OperationState};
 use tenantry::operations::import::Imported;
 use tenantry::operations::request::BackupChoice;
-use tenantry::operations::runner::{Disturbance, StepPoint};
+use tenantry::operations::runner::Disturbance;
 use tenantry::operations::{Transfer, Work};
 
-use crate::harness::{BY, Fleet, assert_each_is_refused, assert_each_runs, new_tenant, slug};
+use crate::harness::{BY, Fleet, assert_each_is_refused, assert_each_runs, new_tenant, once, slug};
 
 mod commands;
 mod hostile;
@@ -245,12 +243,7 @@ async fn disturb(
     done: bool,
     disturbance: Disturbance,
 ) -> OperationRecord {
-    let pending = AtomicBool::new(true);
-    let runner = scene.fleet.disturbed_runner(Arc::new(move |point: &StepPoint<'_>| {
-        let hit =
-            point.step == step && point.done == done && pending.swap(false, Ordering::Relaxed);
-        if hit { disturbance } else { Disturbance::None }
-    }));
+    let runner = scene.fleet.disturbed_runner(once(step, done, disturbance));
     runner.complete(asked.id).await.unwrap()
 }
 

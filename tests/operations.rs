@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tenantry::catalog::operations::{OperationRecord, OperationState};
 use tenantry::operations::runner::{Disturbance, StepPoint};
 
-use crate::harness::{BY, Fleet, slug};
+use crate::harness::{BY, Fleet, once, slug};
 
 mod story;
 
@@ -47,12 +47,7 @@ async fn disturb_once(
     done: bool,
     disturbance: Disturbance,
 ) -> OperationRecord {
-    let pending = AtomicBool::new(true);
-    let runner = fleet.disturbed_runner(Arc::new(move |point: &StepPoint<'_>| {
-        let hit =
-            point.step == step && point.done == done && pending.swap(false, Ordering::Relaxed);
-        if hit { disturbance } else { Disturbance::None }
-    }));
+    let runner = fleet.disturbed_runner(once(step, done, disturbance));
     runner.complete(operation.id).await.unwrap()
 }
 

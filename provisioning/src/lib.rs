@@ -32,7 +32,7 @@ pub use hardening::Hardening;
 pub use isolation::{Finding, FindingKind, lock_down};
 pub use marker::{Marker, Owner};
 pub use name::{DatabaseName, NameError, RoleName};
-pub use pace::Pace;
+pub use pace::{NICE_RATIO, Pace};
 pub use replication::{
     CopyState, FollowerFacts, Halt, Leftover, Link, Lsn, Offered, SlotFacts,
     drop_link_publications, drop_publication, offered, unfollowable,

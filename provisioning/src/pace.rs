@@ -4,6 +4,9 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
+/// How many times as long as it works whoever is in no hurry rests.
+pub const NICE_RATIO: u32 = 5;
+
 /// Work between two rests. It is much more than what is on its way between a server and us, which goes on meanwhile.
 const PIECE_BYTES: usize = 16 << 20;
 /// The longest rest: a piece that took long was held up, and not hard work.

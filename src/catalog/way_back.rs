@@ -138,10 +138,6 @@ impl Catalog {
              select {COLUMNS}
              where r.tenant_id = $1 and r.operation_id is distinct from $2 and r.follows is not null"
         );
-        // Hardly any tenant has one.
-        if rows(&client, &sql, &[&id, &spared]).await?.is_empty() {
-            return Ok(Vec::new());
-        }
         let transaction = client.transaction().await.map_err(CatalogError::Database)?;
         let ended = rows(
             &transaction,

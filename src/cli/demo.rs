@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use comfy_table::{Table, presets};
 use tenantry_backup::BackupStore;
-use tenantry_provisioning::{Hardening, MigrationTimeouts, ServerUrl};
+use tenantry_provisioning::{Hardening, MigrationTimeouts, NICE_RATIO, ServerUrl};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -94,7 +94,7 @@ async fn prepare(
         configuration: std::collections::BTreeMap::default(),
         spares: TENANTS.len(),
         backups: BackupRules::default(),
-        nice_ratio: 5,
+        nice_ratio: NICE_RATIO,
         dumps: 2,
         admin_connections: 6,
     };

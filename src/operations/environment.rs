@@ -279,10 +279,12 @@ impl Environment {
         self.here.blanks.insert(template, blank).await;
     }
 
+    /// What the operations of a batch are enqueued with, if that is known.
     pub(super) async fn known_enqueue(&self, batch: Uuid) -> Option<Arc<Option<Enqueue>>> {
         self.here.enqueues.get(&batch).await
     }
 
+    /// Keeps what the operations of a batch are enqueued with, if it is a rollout that is to be refilled.
     pub(super) async fn keep_enqueue(
         &self,
         batch: Uuid,

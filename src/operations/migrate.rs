@@ -36,7 +36,7 @@ async fn apply_migrations(cx: &StepContext<'_>) -> Result<(), StepError> {
         }
         set = set.up_to(to);
     }
-    if cx.lock.has_way_back() && is_due(&cx.tenant, &set) {
+    if is_due(&cx.tenant, &set) {
         way_back::close(cx, None, "the tenant's schema was migrated").await?;
     }
     let (database, track) = (&cx.tenant.database, cx.tenant.track.as_ref());

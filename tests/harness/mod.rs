@@ -40,7 +40,7 @@ use tenantry::sealing::MasterKey;
 use tenantry::tenant::settings::SettingsRules;
 use tenantry::tenant::{Tenant, TenantSettings, TenantSlug, TenantState, Tier};
 use tenantry_backup::{BackupStore, S3Settings};
-use tenantry_provisioning::{Hardening, MigrationTimeouts, Server, ServerUrl};
+use tenantry_provisioning::{Hardening, MigrationTimeouts, NICE_RATIO, Server, ServerUrl};
 use tokio_postgres::{Client, NoTls};
 use tokio_util::sync::CancellationToken;
 
@@ -322,7 +322,7 @@ pub fn limits(migrations_dir: PathBuf, spares: usize) -> Limits {
         configuration: std::collections::BTreeMap::default(),
         spares,
         backups: BackupRules::default(),
-        nice_ratio: 5,
+        nice_ratio: NICE_RATIO,
         dumps: 2,
         admin_connections: 6,
     }

@@ -1,13 +1,11 @@
 //! Every step of making and of migrating a tenant of a track: cut off before and after it, failed and done twice.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-
 use tenantry::catalog::operations::OperationFilter;
 use tenantry::operations::Work;
-use tenantry::operations::runner::{Disturbance, StepPoint};
+use tenantry::operations::runner::Disturbance;
 
 use super::*;
+use crate::harness::once;
 use crate::harness::prepared::Prepared;
 
 const NOTES: &str = "-- tenantry: no-transaction
@@ -45,14 +43,7 @@ async fn every_step(kind: &str, expected: (i64, Option<String>, i64)) {
     for step in Work::of(&operation).unwrap().plan().steps.iter().map(|step| step.name) {
         for (done, disturbance) in disturbances {
             let fleet = prepared.fleet().await;
-            let pending = AtomicBool::new(true);
-            let runner = fleet.disturbed_runner(Arc::new(move |point: &StepPoint<'_>| {
-                let hit = point.step == step
-                    && point.done == done
-                    && pending.swap(false, Ordering::Relaxed);
-                if hit { disturbance } else { Disturbance::None }
-            }));
-
+            let runner = fleet.disturbed_runner(once(step, done, disturbance));
             let mut ended = runner.complete(operation.id).await.unwrap();
             if disturbance == Disturbance::Fail {
                 assert_eq!(ended.state, OperationState::Failed, "{step}");

@@ -4,6 +4,7 @@
 //! waits, and what the move itself writes afterwards stands in it; of that the follower takes nothing, as it starts at
 //! a mark that was set when all that had come, and before anybody else wrote.
 
+use super::follower::IDLE;
 use super::{Link, Lsn, SLOTS, WORKERS};
 use crate::error::Error;
 use crate::name::DatabaseName;
@@ -47,7 +48,7 @@ impl Server {
             return Ok(());
         }
         self.unsubscribe(old, link).await?;
-        self.subscribe_idly(old, link, from).await?;
+        self.create_subscription(old, link, from, IDLE).await?;
         self.follow_since(old, link, mark).await
     }
 }

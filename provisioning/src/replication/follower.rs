@@ -16,6 +16,9 @@ const UNHEARD: &str = "set log_statement = 'none'; set log_min_error_statement =
      set log_min_duration_statement = -1; set log_min_duration_sample = -1; set log_duration = off; \
      set track_activities = off; set pg_stat_statements.track = 'none'; set pgaudit.log = 'none'";
 
+/// Options of a subscription that copies nothing, and does not follow yet.
+pub(super) const IDLE: &str = "copy_data = false, enabled = false";
+
 /// How far the copy of a database's tables is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CopyState {
@@ -56,8 +59,7 @@ impl Server {
         link: Link,
         from: &ServerUrl,
     ) -> Result<(), Error> {
-        self.create_subscription(follower, link, from, "copy_data = false, enabled = false")
-            .await?;
+        self.create_subscription(follower, link, from, IDLE).await?;
         // The first move takes one of the places that the server has for that, if there is one left.
         self.move_origin(follower, link, Lsn(1)).await.map(drop)
     }
@@ -94,7 +96,7 @@ impl Server {
     }
 
     /// Makes a subscription with these options, by a session whose statements nobody hears.
-    async fn create_subscription(
+    pub(super) async fn create_subscription(
         &self,
         follower: &DatabaseName,
         link: Link,

@@ -29,19 +29,16 @@ const NEARLY: u64 = 4 << 20;
 
 impl Ends {
     /// Carries the rows that the tenant's database holds at one moment, and returns the mark of that moment.
-    pub(super) async fn carry_rows(
-        &self,
-        cx: &StepContext<'_>,
-        ratio: u32,
-    ) -> Result<Lsn, StepError> {
+    pub(super) async fn carry_rows(&self, cx: &StepContext<'_>) -> Result<Lsn, StepError> {
         let moment = Moments::of(self).next().await?;
         let (mark, here) = (moment.mark(), moment.pass().await?);
         let there = self.target.connect_apart(&self.follower).await?;
         let size = super::size(&self.source, &self.live).await?;
         let (here, there) = (&here, &there);
+        let pace = Pace::new(cx.environment.limits.nice_ratio);
         let carried = |progress| async move {
             tokio::select! {
-                carried = carry_published(self.link, here, there, Pace::new(ratio)) => Ok(carried?),
+                carried = carry_published(self.link, here, there, pace) => Ok(carried?),
                 hopeless = self.watch_rows(progress) => hopeless,
             }
         };

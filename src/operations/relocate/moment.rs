@@ -80,16 +80,16 @@ impl Moment {
         self.halt.mark()
     }
 
-    /// Lets a session see for good what its database holds now.
-    pub(super) async fn keep(session: &Connection) -> Result<(), StepError> {
-        look(session, LOOK).await
-    }
-
     /// Lets the writers go on, and returns a session that goes on seeing the moment.
     pub(super) async fn pass(self) -> Result<Connection, StepError> {
         self.halt.end().await?;
         Ok(self.session)
     }
+}
+
+/// Lets a session see for good what its database holds now.
+pub(super) async fn keep(session: &Connection) -> Result<(), StepError> {
+    look(session, LOOK).await
 }
 
 /// A session whose transaction may take its time.

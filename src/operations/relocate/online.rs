@@ -168,17 +168,18 @@ impl Ends {
             .with_database(self.live.as_str())
             .with_user(carrier.as_str(), &password);
         let (target, follower) = (&self.target, &self.follower);
-        let ratio = cx.environment.limits.nice_ratio;
-        let subscribed = match ratio {
-            0 => target.subscribe(follower, self.link, &from).await,
-            _ => target.subscribe_idly(follower, self.link, &from).await,
+        let rests = cx.environment.limits.nice_ratio > 0;
+        let subscribed = if rests {
+            target.subscribe_idly(follower, self.link, &from).await
+        } else {
+            target.subscribe(follower, self.link, &from).await
         };
         subscribed.map_err(|error| self.out_of_reach(error))?;
-        if ratio > 0 {
+        if rests {
             for turn in turns {
                 turn.end().await;
             }
-            let mark = self.carry_rows(cx, ratio).await?;
+            let mark = self.carry_rows(cx).await?;
             target.follow_since(follower, self.link, mark).await?;
         }
         cx.remember(FOLLOWED, &schema).await

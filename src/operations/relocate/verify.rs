@@ -11,7 +11,7 @@ use std::time::Duration;
 use futures_util::future;
 use tenantry_provisioning::{Connection, Pace, SAME_TEXT};
 
-use super::moment::{self, Moment, Moments};
+use super::moment::{self, Moments};
 use super::online::Ends;
 use crate::operations::StepError;
 use crate::operations::drill::digest;
@@ -44,7 +44,7 @@ async fn same_moment(ends: &Ends) -> Result<(Connection, Connection), StepError>
         let moment = moments.next().await?;
         let is_level = ends.await_followed(moment.mark(), CATCH_UP).await?;
         if is_level {
-            Moment::keep(&there).await?;
+            moment::keep(&there).await?;
         }
         let here = moment.pass().await?;
         if is_level {
@@ -55,7 +55,7 @@ async fn same_moment(ends: &Ends) -> Result<(Connection, Connection), StepError>
 
 /// Every row of every table, how far each sequence has come, and the number of large objects.
 pub(super) async fn compare(here: &Connection, there: &Connection) -> Result<(), StepError> {
-    future::try_join(Moment::keep(here), Moment::keep(there)).await?;
+    future::try_join(moment::keep(here), moment::keep(there)).await?;
     let (here_sums, there_sums) = future::try_join(sums(here), sums(there)).await?;
     let Some(what) = difference(&here_sums, &there_sums) else { return Ok(()) };
     Err(StepError::fail(
