@@ -59,7 +59,7 @@ use run::{Run, Script};
 use session::Session;
 
 /// Serialises migrations of one database: advisory locks are per database. `tenantry` in ASCII.
-const MIGRATION_LOCK: &str = "select pg_backend_pid(), pg_advisory_lock(8387233643963478649)";
+const MIGRATION_LOCK: &str = "select pg_advisory_lock(8387233643963478649)";
 
 /// The same lock, for whoever only wants to look while nothing is migrated.
 const MIGRATION_LOCK_SHARED: &str = "select pg_advisory_lock_shared(8387233643963478649)";
@@ -104,7 +104,7 @@ impl Default for MigrationTimeouts {
 }
 
 /// Applies the files that a database lacks, each in a transaction of its own, and then the repeatable
-/// files that have changed. A database that lacks none costs one round trip.
+/// files that have changed. A database that lacks none costs two round trips.
 ///
 /// Runs to its end even if the caller stops waiting: a file is either applied and noted, or neither. Of
 /// a file without a transaction that holds for every statement.
@@ -136,7 +136,7 @@ async fn apply_pending(
     let repeatables = standing.changed(set);
     let mut applied = Applied { from, to: from, files: Vec::new() };
 
-    let run = Run { client: &connection, server, pid: standing.pid, timeouts };
+    let run = Run { client: &connection, server, database, timeouts };
     if let Some(track) = set.of_track()
         && standing.history.is_empty()
         && !(pending.is_empty() && repeatables.is_empty())
@@ -168,13 +168,10 @@ struct Standing {
     repeatables: BTreeMap<String, String>,
     /// The track that it has files of, if that was asked for.
     track: Option<String>,
-    /// The process of the session.
-    pid: i32,
 }
 
 impl Standing {
-    /// Waits for the migration lock, which is held until the session ends, and reads in the same round
-    /// trip.
+    /// Waits for the migration lock, which is held until the session ends, and reads what is there then.
     async fn read(client: &Client, set: &MigrationSet) -> Result<Self, SchemaError> {
         let repeatables = async {
             match set.repeatables() {
@@ -189,15 +186,14 @@ impl Standing {
             }
         };
         let (locked, history, repeatables, track) = future::join4(
-            client.query_typed(MIGRATION_LOCK, &[]),
+            client.batch_execute(MIGRATION_LOCK),
             history::read(client, history::table(set)),
             repeatables,
             track,
         )
         .await;
-        let locked = locked.map_err(SchemaError::not_locked)?;
-        let pid = locked.first().map_or(0, |row| row.get(0));
-        Ok(Self { history: history?, repeatables: repeatables?, track: track?, pid })
+        locked.map_err(SchemaError::not_locked)?;
+        Ok(Self { history: history?, repeatables: repeatables?, track: track? })
     }
 
     /// Refuses the files of a track to a database that has those of another one.

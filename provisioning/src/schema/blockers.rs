@@ -8,6 +8,7 @@ use tokio_postgres::types::Type;
 
 use super::statement::head;
 use crate::error::Error;
+use crate::name::DatabaseName;
 use crate::server::Server;
 
 /// A session that a migration waited for.
@@ -27,8 +28,8 @@ pub struct Blocker {
     pub query: Option<String>,
 }
 
-/// The sessions that the session `pid` waits for at this moment, the oldest transaction first.
-pub(super) async fn look(server: &Server, pid: i32) -> Result<Vec<Blocker>, Error> {
+/// The sessions that whoever holds a database's migration lock waits for at this moment, the oldest transaction first.
+pub(super) async fn look(server: &Server, database: &DatabaseName) -> Result<Vec<Blocker>, Error> {
     let rows = server
         .client()
         .await?
@@ -37,10 +38,14 @@ pub(super) async fn look(server: &Server, pid: i32) -> Result<Vec<Blocker>, Erro
              select b.pid, a.usename::text, a.application_name, a.state,
                     to_char(a.xact_start at time zone 'utc', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"'),
                     left(a.query, 400)
-             from (select distinct unnest(pg_blocking_pids($1)) as pid) b
+             from (select distinct unnest(pg_blocking_pids(l.pid)) as pid
+                   from pg_locks l
+                   where l.locktype = 'advisory' and l.objsubid = 1 and l.mode = 'ExclusiveLock' and l.granted
+                     and l.database = (select oid from pg_database where datname = $1)
+                     and ((l.classid::bigint << 32) | l.objid::bigint) = 8387233643963478649) b
              left join pg_stat_activity a on a.pid = b.pid
              order by a.xact_start limit 3",
-            &[(&pid, Type::INT4)],
+            &[(&database.as_str(), Type::TEXT)],
         )
         .await?;
     let blocker = |row: &tokio_postgres::Row| {

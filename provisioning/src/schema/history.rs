@@ -1,8 +1,11 @@
 //! The histories that refinery keeps in a database, compared with sets of files: one of the common files, and one of
 //! the files of its track.
 
+use futures_util::TryStreamExt as _;
 use tokio_postgres::Client;
+use tokio_postgres::binary_copy::{BinaryCopyOutRow, BinaryCopyOutStream};
 use tokio_postgres::error::SqlState;
+use tokio_postgres::types::Type;
 
 use super::{MigrationFile, MigrationSet, SchemaError};
 use crate::error::Error;
@@ -24,20 +27,27 @@ pub(super) fn table(set: &MigrationSet) -> &'static str {
     if set.of_track().is_some() { OF_TRACK } else { COMMON }
 }
 
-/// Reads a whole history, oldest first, in one round trip. No table is no history.
+/// Reads a whole history, oldest first. No table is no history.
 pub(super) async fn read(client: &Client, table: &'static str) -> Result<Vec<Row>, SchemaError> {
-    let sql = format!("-- schema::history\nselect version, name, checksum from {table}");
-    let rows = client.query_typed(&sql, &[]).await;
-    match rows {
-        Ok(rows) => {
-            // A new session plans a sort dearly: it has every operator of an index still to look up.
-            let mut history = rows.iter().map(from_row).collect::<Result<Vec<_>, _>>()?;
-            history.sort_unstable_by_key(|row| row.version);
-            Ok(history)
+    // A copy is not planned: in a new session, which has the whole catalog still to look up, planning even this would
+    // cost more than all else that a migration reads.
+    let sql = format!(
+        "-- schema::history\ncopy {table} (version, name, checksum) to stdout (format binary)"
+    );
+    let copied = match client.copy_out(&sql).await {
+        Ok(copied) => copied,
+        Err(error) => {
+            return match error.code() {
+                Some(&SqlState::UNDEFINED_TABLE | &SqlState::INVALID_SCHEMA_NAME) => Ok(Vec::new()),
+                _ => Err(Error::from(error).into()),
+            };
         }
-        Err(error) if error.code() == Some(&SqlState::UNDEFINED_TABLE) => Ok(Vec::new()),
-        Err(error) => Err(Error::from(error).into()),
-    }
+    };
+    let rows = BinaryCopyOutStream::new(copied, &[Type::INT8, Type::VARCHAR, Type::VARCHAR]);
+    let rows: Vec<_> = rows.try_collect().await.map_err(Error::from)?;
+    let mut history = rows.iter().map(from_row).collect::<Result<Vec<_>, _>>()?;
+    history.sort_unstable_by_key(|row| row.version);
+    Ok(history)
 }
 
 /// The newest version applied; 0 if there is none.
@@ -77,11 +87,10 @@ pub(super) fn pending<'a>(
 }
 
 /// Whoever may write the table can put anything there; refinery would panic over it.
-fn from_row(row: &tokio_postgres::Row) -> Result<Row, SchemaError> {
+fn from_row(row: &BinaryCopyOutRow) -> Result<Row, SchemaError> {
     let version: i64 = row.try_get(0).map_err(|_| damaged("a version is no number"))?;
-    let text = |column| {
-        row.try_get::<_, String>(column).map_err(|_| damaged(&format!("version {version}")))
-    };
+    let text =
+        |column| row.try_get::<String>(column).map_err(|_| damaged(&format!("version {version}")));
     let checksum =
         text(2)?.parse().map_err(|_| damaged(&format!("the checksum of version {version}")))?;
     Ok(Row { version, name: text(1)?, checksum })

@@ -18,6 +18,7 @@ use super::blockers::{self, Blocker};
 use super::statement::{Manner, Statement, split};
 use super::{MigrationTimeouts, SchemaError};
 use crate::error::Cause;
+use crate::name::DatabaseName;
 use crate::server::Server;
 
 /// What a file may have set ends with it: the next one starts as `tenantry_owner` with our timeouts.
@@ -32,8 +33,7 @@ const PAUSE: Duration = Duration::from_millis(250);
 pub(super) struct Run<'a> {
     pub(super) client: &'a Client,
     pub(super) server: &'a Server,
-    /// The session's process.
-    pub(super) pid: i32,
+    pub(super) database: &'a DatabaseName,
     pub(super) timeouts: MigrationTimeouts,
 }
 
@@ -124,7 +124,7 @@ impl Run<'_> {
             (self.timeouts.lock / 4).clamp(Duration::from_millis(20), Duration::from_millis(500));
         let look = || async {
             sleep(pause).await;
-            blockers::look(self.server, self.pid).await
+            blockers::look(self.server, self.database).await
         };
         let mut seen = Vec::new();
         loop {
