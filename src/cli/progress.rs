@@ -38,6 +38,18 @@ impl Progress {
         Self { began: Instant::now(), display }
     }
 
+    /// Whether somebody would be told of a number now: where looking it up costs, that may wait.
+    pub fn is_due(&self) -> bool {
+        let has_waited = self.began.elapsed() >= PATIENCE;
+        match &self.display {
+            Display::Silent => false,
+            Display::Lines { told, .. } => {
+                has_waited && told.is_none_or(|moment| moment.elapsed() >= PAUSE)
+            }
+            Display::Bar(_) => has_waited,
+        }
+    }
+
     /// What is being done now.
     pub fn step(&mut self, text: &str) {
         if self.began.elapsed() < PATIENCE {
@@ -62,16 +74,14 @@ impl Progress {
 
     /// How much of something is done.
     pub fn count(&mut self, done: usize, of: usize, text: &str) {
-        if self.began.elapsed() < PATIENCE {
+        if !self.is_due() {
             return;
         }
         match &mut self.display {
             Display::Silent => {}
             Display::Lines { told, .. } => {
-                if told.is_none_or(|moment| moment.elapsed() >= PAUSE) {
-                    report::warn(&format!("{done} of {of} {text}"));
-                    *told = Some(Instant::now());
-                }
+                report::warn(&format!("{done} of {of} {text}"));
+                *told = Some(Instant::now());
             }
             Display::Bar(bar) => {
                 if bar.length().is_none() {

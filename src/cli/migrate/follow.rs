@@ -105,6 +105,9 @@ impl Follow<'_> {
 
     /// The bar: how many are done, how fast, and how long the rest will take at that rate.
     async fn show(&self, progress: &mut Progress, since: Duration) {
+        if !progress.is_due() {
+            return;
+        }
         let catalog = &self.environment.catalog;
         let (Ok(record), Ok(counts)) =
             (catalog.rollout(self.id).await, catalog.count_rollout(self.id).await)
