@@ -10,15 +10,45 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use deadpool_postgres::Object;
+use futures_util::future;
 use tokio::time::sleep;
 use uuid::Uuid;
 
 use super::operations::OperationRecord;
-use super::{Catalog, CatalogError, execute, maybe, rows};
-use crate::tenant::SchemaState;
+use super::{Catalog, CatalogError, execute, maybe, rows, tenants};
+use crate::tenant::{SchemaState, Tenant};
 
 /// How long a silent worker keeps an operation.
 pub const LEASE: Duration = Duration::from_secs(20);
+
+/// Takes an operation that is due, with its tenant's lock.
+const CLAIM: &str = "-- operations::claim
+     with candidate as (
+         select o.id, o.tenant_id
+         from operations o
+         where o.state = 'queued' and o.run_after <= now()
+           and ($4::uuid is null or o.id = $4)
+           and (o.kind <> 'import' or o.completed_steps > 0 or o.abandoning or o.id = $4)
+           and ($5::uuid is null or o.batch_id = $5)
+           and (o.migrations_digest is null or o.migrations_digest = $6)
+           and ($7 or o.kind not in ('restore_at', 'restore_at_as'))
+           and (o.batch_id = (select r.id from rollouts r where r.state = 'paused')) is not true
+           and (o.urgency = 0
+                or not exists (select from rollouts r where r.state in ('running', 'paused')))
+           and not exists (select from operations r
+                           where r.tenant_id = o.tenant_id and r.state = 'running')
+         order by o.urgency desc, o.created_at, o.id
+         limit 1
+         for update skip locked
+     )
+     update operations o
+     set state = 'running', lease_token = $1, lease_until = now() + $2::float8 * interval '1 second',
+         leased_by = $3, attempts = o.attempts + 1, started_at = coalesce(o.started_at, now())
+     from candidate c
+     where o.id = c.id and pg_try_advisory_lock(hashtextextended(c.tenant_id::text, 0))
+     returning o.*, (select version from schema_freeze) as ceiling,
+               exists (select from retained_databases r
+                       where r.tenant_id = o.tenant_id and r.follows is not null) as has_way_back";
 
 /// How often to ask for a chore that somebody is at.
 const CHORE_PAUSE: Duration = Duration::from_millis(50);
@@ -42,7 +72,37 @@ pub struct ChoreLock {
 }
 
 /// A session that may hold a lock: closed, and so the lock is given back, unless it is kept in order.
-struct Held(Option<Object>);
+pub(super) struct Held(Option<Object>);
+
+/// An operation that a worker has taken.
+pub struct Claimed {
+    /// The operation.
+    pub record: OperationRecord,
+    /// Its tenant, as it is under the lock.
+    pub tenant: Tenant,
+    /// The tenant's lock.
+    pub lock: TenantLock,
+}
+
+/// What a session has taken.
+pub(super) struct Taken {
+    record: OperationRecord,
+    tenant: Tenant,
+    token: Uuid,
+    ceiling: Option<i64>,
+    has_way_back: bool,
+}
+
+/// A worker that asks for operations.
+#[derive(Clone, Copy, Debug)]
+pub struct Claimant<'a> {
+    /// Its name in `operation show`.
+    pub name: &'a str,
+    /// The digest of its migration files.
+    pub migrations_digest: &'a str,
+    /// Whether it can read a WAL archive.
+    pub reads_archives: bool,
+}
 
 /// Which queued operation a worker asks for.
 #[derive(Clone, Copy, Debug)]
@@ -59,70 +119,17 @@ impl Catalog {
     /// Takes a queued operation together with its tenant's lock; `None` when nothing is due.
     ///
     /// An operation that needs a set of migration files is taken only by a worker whose own set has
-    /// the same digest; one that reads a WAL archive, only by a worker that `reads_archives`; an import that has not
+    /// the same digest; one that reads a WAL archive, only by a worker that can; an import that has not
     /// read its dump, only by whoever asks for it by its id. Those of a rollout that is paused stay where they are,
     /// and while one is open so do those that bring a tenant up to date without anybody asking.
     pub async fn claim(
         &self,
         claim: Claim,
-        worker: &str,
-        migrations_digest: &str,
-        reads_archives: bool,
-    ) -> Result<Option<(OperationRecord, TenantLock)>, CatalogError> {
+        claimant: Claimant<'_>,
+    ) -> Result<Option<Claimed>, CatalogError> {
         let session = self.session_to_lock().await?;
-        let token = Uuid::now_v7();
-        let (operation, batch) = match claim {
-            Claim::Any => (None, None),
-            Claim::Operation(id) => (Some(id), None),
-            Claim::Batch(id) => (None, Some(id)),
-        };
-        let row = maybe(
-            session.get()?,
-            "-- operations::claim
-             with candidate as (
-                 select o.id, o.tenant_id
-                 from operations o
-                 where o.state = 'queued' and o.run_after <= now()
-                   and ($4::uuid is null or o.id = $4)
-                   and (o.kind <> 'import' or o.completed_steps > 0 or o.abandoning or o.id = $4)
-                   and ($5::uuid is null or o.batch_id = $5)
-                   and (o.migrations_digest is null or o.migrations_digest = $6)
-                   and ($7 or o.kind not in ('restore_at', 'restore_at_as'))
-                   and (o.batch_id = (select r.id from rollouts r where r.state = 'paused')) is not true
-                   and (o.urgency = 0
-                        or not exists (select from rollouts r where r.state in ('running', 'paused')))
-                   and not exists (select from operations r
-                                   where r.tenant_id = o.tenant_id and r.state = 'running')
-                 order by o.urgency desc, o.created_at, o.id
-                 limit 1
-                 for update skip locked
-             )
-             update operations o
-             set state = 'running', lease_token = $1, lease_until = now() + $2::float8 * interval '1 second',
-                 leased_by = $3, attempts = o.attempts + 1, started_at = coalesce(o.started_at, now())
-             from candidate c
-             where o.id = c.id and pg_try_advisory_lock(hashtextextended(c.tenant_id::text, 0))
-             returning o.*, (select version from schema_freeze) as ceiling,
-                       exists (select from retained_databases r
-                               where r.tenant_id = o.tenant_id and r.follows is not null) as has_way_back",
-            &[&token, &LEASE.as_secs_f64(), &worker, &operation, &batch, &migrations_digest, &reads_archives],
-        )
-        .await;
-
-        if let Ok(Some(row)) = &row {
-            let record = OperationRecord::from_row(row);
-            let (tenant, operation) = (record.tenant_id, record.id);
-            let (ceiling, has_way_back) = (row.get("ceiling"), row.get("has_way_back"));
-            let schema = Mutex::default();
-            let lock =
-                TenantLock { session, tenant, operation, token, ceiling, has_way_back, schema };
-            return Ok(Some((record, lock)));
-        }
-        // The lock may have been taken although no row came back.
-        if row.is_ok() {
-            session.unlock().await;
-        }
-        row.map(|_| None)
+        let taken = session.take(claim, claimant).await;
+        session.into_claimed(taken).await
     }
 
     /// Takes a chore, such as tending the templates of one server; `None` when a replica is at it.
@@ -245,6 +252,11 @@ impl TenantLock {
         self.session.get()
     }
 
+    /// The same, to ask for the next operation with.
+    pub(super) fn held(&self) -> &Held {
+        &self.session
+    }
+
     /// Extends the lease by [`LEASE`].
     pub async fn renew(&self) -> Result<(), CatalogError> {
         let changed = execute(
@@ -262,6 +274,11 @@ impl TenantLock {
     pub(super) fn keep_session(self) {
         self.session.keep();
     }
+
+    /// The session alone; the lock must have been given back.
+    pub(super) fn into_session(self) -> Held {
+        self.session
+    }
 }
 
 impl ChoreLock {
@@ -272,6 +289,69 @@ impl ChoreLock {
 }
 
 impl Held {
+    /// Asks for an operation, and for its tenant under the lock, in one round trip.
+    pub(super) async fn take(
+        &self,
+        claim: Claim,
+        claimant: Claimant<'_>,
+    ) -> Result<Option<Taken>, CatalogError> {
+        let session = self.get()?;
+        let token = Uuid::now_v7();
+        let (operation, batch) = match claim {
+            Claim::Any => (None, None),
+            Claim::Operation(id) => (Some(id), None),
+            Claim::Batch(id) => (None, Some(id)),
+        };
+        let Claimant { name, migrations_digest, reads_archives } = claimant;
+        let (row, tenant) = future::join(
+            maybe(
+                session,
+                CLAIM,
+                &[
+                    &token,
+                    &LEASE.as_secs_f64(),
+                    &name,
+                    &operation,
+                    &batch,
+                    &migrations_digest,
+                    &reads_archives,
+                ],
+            ),
+            tenants::claimed(session, token),
+        )
+        .await;
+        let Some(row) = row? else { return Ok(None) };
+        let record = OperationRecord::from_row(&row);
+        let tenant = match tenant? {
+            Some(tenant) => tenant,
+            // Asked first, where only one of the two had still to be prepared.
+            None => tenants::by_id(session, record.tenant_id).await?,
+        };
+        let (ceiling, has_way_back) = (row.get("ceiling"), row.get("has_way_back"));
+        Ok(Some(Taken { record, tenant, token, ceiling, has_way_back }))
+    }
+
+    /// The lock of what was taken with this session. Of nothing it may hold the lock all the same.
+    pub(super) async fn into_claimed(
+        self,
+        taken: Result<Option<Taken>, CatalogError>,
+    ) -> Result<Option<Claimed>, CatalogError> {
+        let Some(taken) = taken? else {
+            self.unlock().await;
+            return Ok(None);
+        };
+        let Taken { record, tenant, token, ceiling, has_way_back } = taken;
+        let lock = TenantLock {
+            session: self,
+            tenant: record.tenant_id,
+            operation: record.id,
+            token,
+            ceiling,
+            has_way_back,
+            schema: Mutex::default(),
+        };
+        Ok(Some(Claimed { record, tenant, lock }))
+    }
     fn get(&self) -> Result<&Object, CatalogError> {
         self.0.as_ref().filter(|session| !session.is_closed()).ok_or(CatalogError::LostLock)
     }

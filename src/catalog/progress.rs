@@ -3,9 +3,13 @@
 
 use std::sync::PoisonError;
 
+use futures_util::future;
 use serde_json::Value;
+use uuid::Uuid;
 
+use super::lock::{Claim, Claimant, Claimed};
 use super::operations::{Failure, OperationState};
+use super::rollouts::Enqueue;
 use super::schema::columns;
 use super::{CatalogError, TenantLock, execute, maybe};
 
@@ -38,12 +42,45 @@ impl TenantLock {
 
     /// Ends the operation: done, or given up and undone.
     pub async fn finish(self, state: OperationState, completed: i32) -> Result<(), CatalogError> {
-        self.settle(state, completed, None, 0.0).await
+        self.settle(state, completed, None, 0.0).await?;
+        self.keep_session();
+        Ok(())
+    }
+
+    /// Ends the operation and takes the next one, all in one round trip: a rollout that it made room in is refilled
+    /// in between.
+    pub async fn finish_and_claim(
+        self,
+        state: OperationState,
+        completed: i32,
+        refill: Option<(Uuid, &Enqueue)>,
+        claim: Claim,
+        claimant: Claimant<'_>,
+    ) -> Result<Option<Claimed>, CatalogError> {
+        let refilled = async {
+            match refill {
+                Some((rollout, enqueue)) => enqueue.run(self.session()?, rollout).await.map(drop),
+                None => Ok(()),
+            }
+        };
+        let (settled, refilled, taken) = future::join3(
+            self.settle(state, completed, None, 0.0),
+            refilled,
+            self.held().take(claim, claimant),
+        )
+        .await;
+        settled?;
+        if let Err(error) = refilled {
+            tracing::debug!(%error, "what comes next is left to the leader of the rollout");
+        }
+        self.into_session().into_claimed(taken).await
     }
 
     /// Ends the operation with an error.
     pub async fn fail(self, completed: i32, failure: &Failure) -> Result<(), CatalogError> {
-        self.settle(OperationState::Failed, completed, Some(failure), 0.0).await
+        self.settle(OperationState::Failed, completed, Some(failure), 0.0).await?;
+        self.keep_session();
+        Ok(())
     }
 
     /// Puts the operation back into the queue, to be tried again after a while.
@@ -53,14 +90,16 @@ impl TenantLock {
         failure: Option<&Failure>,
         delay_secs: f64,
     ) -> Result<(), CatalogError> {
-        self.settle(OperationState::Queued, completed, failure, delay_secs).await
+        self.settle(OperationState::Queued, completed, failure, delay_secs).await?;
+        self.keep_session();
+        Ok(())
     }
 
     /// Writes the end through to the disk, and gives the tenant's lock back with it. That of a rollout's migration,
     /// whose own history is on the disk, gets there with what follows, and at the latest with the rollout's end: if
     /// it is lost, the migration is looked at once more and finds nothing to do.
     async fn settle(
-        self,
+        &self,
         state: OperationState,
         completed: i32,
         failure: Option<&Failure>,
@@ -123,10 +162,7 @@ impl TenantLock {
         )
         .await?;
         match settled.map(|row| row.get(0)) {
-            Some(true) => {
-                self.keep_session();
-                Ok(())
-            }
+            Some(true) => Ok(()),
             _ => Err(CatalogError::LostLock),
         }
     }

@@ -427,7 +427,20 @@ impl TenantLock {
     }
 }
 
-async fn by_id(client: &impl GenericClient, id: Uuid) -> Result<Tenant, CatalogError> {
+/// The tenant of the operation that is under way with this lease.
+pub(super) async fn claimed(
+    client: &impl GenericClient,
+    token: Uuid,
+) -> Result<Option<Tenant>, CatalogError> {
+    let sql = format!(
+        "-- tenants::claimed
+         select {COLUMNS} from tenants t left join servers s on s.id = t.server_id
+         where t.id = (select o.tenant_id from operations o where o.state = 'running' and o.lease_token = $1)"
+    );
+    maybe(client, &sql, &[&token]).await?.as_ref().map(tenant_of).transpose()
+}
+
+pub(super) async fn by_id(client: &impl GenericClient, id: Uuid) -> Result<Tenant, CatalogError> {
     let sql = format!(
         "-- tenants::by_id
          select {COLUMNS} from tenants t left join servers s on s.id = t.server_id where t.id = $1"

@@ -24,17 +24,18 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::{Environment, StepError, Work, migrate, tracks, upkeep, webhook};
+use super::{Environment, StepError, migrate, tracks, upkeep, webhook};
 use crate::catalog::CatalogError;
 use crate::catalog::changes::{Change, Changes};
 use crate::catalog::operations::Failure;
-use crate::catalog::rollouts::{Enqueue, ItemState, NewRollout, RolloutRecord, RolloutState};
+use crate::catalog::rollouts::{ItemState, NewRollout, RolloutRecord, RolloutState};
 use crate::catalog::tenants::TenantFilter;
 use crate::tenant::{Tenant, TenantSlug, TenantState};
 
 mod files;
 mod plan;
 mod preview;
+mod refill;
 mod trial;
 
 pub use files::{FileChange, changes, contradiction};
@@ -45,6 +46,7 @@ pub use preview::{
 pub use trial::{Skipped, Trial, TrialOutcome};
 
 use files::frozen;
+use refill::enqueue;
 
 /// How often the leader looks.
 const LOOK: Duration = Duration::from_millis(100);
@@ -255,29 +257,6 @@ impl Environment {
         Ok(self.catalog.rollout(id).await?)
     }
 
-    /// Asks for what may come next, once an operation of a batch has ended: of a rollout in which so many are
-    /// under way as may be, each end makes room. The leader would see that later.
-    pub(super) async fn refill(&self, batch: Uuid) -> Result<(), StepError> {
-        let known = match self.known_enqueue(batch).await {
-            Some(known) => known,
-            None => self.keep_enqueue(batch, self.read_enqueue(batch).await?).await,
-        };
-        if let Some(enqueue) = &*known {
-            self.catalog.enqueue_wave(batch, enqueue).await?;
-        }
-        Ok(())
-    }
-
-    /// What the operations of a rollout are enqueued with if each end makes room; that never changes.
-    async fn read_enqueue(&self, batch: Uuid) -> Result<Option<Enqueue>, StepError> {
-        let record = match self.catalog.rollout(batch).await {
-            Err(CatalogError::Missing { .. }) => return Ok(None),
-            found => found?,
-        };
-        let plan = RolloutPlan::of(&record)?;
-        Ok(plan.is_bounded().then(|| enqueue(&plan, &record)))
-    }
-
     /// The templates of every server first: files that do not run end here, and no tenant has seen them.
     async fn prepare(&self, record: &RolloutRecord, set: &MigrationSet) -> Result<(), StepError> {
         let set = set.up_to(record.target_version);
@@ -428,17 +407,6 @@ struct Drawn {
     target: i64,
     due: Vec<Tenant>,
     waves: Vec<(String, Vec<Uuid>)>,
-}
-
-fn enqueue(plan: &RolloutPlan, record: &RolloutRecord) -> Enqueue {
-    let input = |work: Work| work.new_operation(Uuid::nil(), "").input;
-    Enqueue {
-        migrate: input(Work::Migrate { to: Some(record.target_version) }),
-        backup: input(Work::Backup { unless_unchanged: false }),
-        migrations_digest: record.migrations_digest.clone(),
-        overall: plan.concurrency.map(i64::from),
-        per_server: plan.per_server.map(i64::from),
-    }
 }
 
 fn refusal(id: Uuid, step: &str, message: String) -> Failure {

@@ -1,7 +1,7 @@
 //! Which track a tenant is in, and when that may change.
 
 use tenantry::catalog::audit_log::AuditFilter;
-use tenantry::catalog::lock::Claim;
+use tenantry::catalog::lock::{Claim, Claimant};
 
 use super::*;
 
@@ -71,7 +71,8 @@ async fn a_track_and_an_operation_of_the_tenant_wait_for_each_other() {
     let taken = fleet.runner().run_one(claim).await.unwrap();
     hold.end().await;
     let digest = fleet.environment.migrations().directory_digest();
-    let worker = fleet.catalog().claim(claim, "worker", &digest, false).await.unwrap().unwrap();
+    let claimant = Claimant { name: "worker", migrations_digest: &digest, reads_archives: false };
+    let worker = fleet.catalog().claim(claim, claimant).await.unwrap().unwrap();
     let refused = set(&fleet, "acme", Some("gold")).await.unwrap_err();
     drop(worker);
 

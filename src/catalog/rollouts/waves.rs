@@ -87,6 +87,39 @@ fn enqueue(limit: &str, due: &str) -> String {
     )
 }
 
+impl Enqueue {
+    /// See [`Catalog::enqueue_wave`].
+    pub(in crate::catalog) async fn run(
+        &self,
+        client: &impl GenericClient,
+        id: Uuid,
+    ) -> Result<u64, CatalogError> {
+        let Self { migrate, backup, migrations_digest, overall, per_server } = self;
+        let Some(per_server) = per_server else {
+            // Asked after each tenant of a fleet: it is planned anew each time, and this is half of the planning.
+            let due = "due as (select * from waiting)";
+            let room = "case when $5::bigint is not null
+                             then greatest($5 - (select coalesce(sum(operations), 0) from open), 0) end";
+            let sql = enqueue(room, due);
+            return execute(client, &sql, &[&id, migrate, backup, migrations_digest, overall])
+                .await;
+        };
+        let due = "on_servers as (
+                 select w.*, coalesce(o.operations, 0) + row_number() over (
+                     partition by w.server_id order by w.is_first, w.tenant_id) as on_server
+                 from waiting w left join open o on o.server_id = w.server_id
+             ), numbered as (
+                 select *, (select coalesce(sum(operations), 0) from open) + row_number() over (
+                     order by is_first, on_server, tenant_id) as overall
+                 from on_servers where on_server <= $6
+             ), due as (
+                 select * from numbered where $5::bigint is null or overall <= $5
+             )";
+        let sql = enqueue("null", due);
+        execute(client, &sql, &[&id, migrate, backup, migrations_digest, overall, per_server]).await
+    }
+}
+
 impl Catalog {
     /// Begins the first wave; the templates stand.
     pub async fn begin_rollout(&self, id: Uuid) -> Result<(), CatalogError> {
@@ -109,31 +142,7 @@ impl Catalog {
     /// Enqueues what the wave under way may have in the queue now. Returns how many operations that were. Need not
     /// reach the disk: what is lost is enqueued again.
     pub async fn enqueue_wave(&self, id: Uuid, new: &Enqueue) -> Result<u64, CatalogError> {
-        let client = self.client().await?;
-        let Enqueue { migrate, backup, migrations_digest, overall, per_server } = new;
-        let Some(per_server) = per_server else {
-            // Asked after each tenant of a fleet: it is planned anew each time, and this is half of the planning.
-            let due = "due as (select * from waiting)";
-            let room = "case when $5::bigint is not null
-                             then greatest($5 - (select coalesce(sum(operations), 0) from open), 0) end";
-            let sql = enqueue(room, due);
-            return execute(&client, &sql, &[&id, migrate, backup, migrations_digest, overall])
-                .await;
-        };
-        let due = "on_servers as (
-                 select w.*, coalesce(o.operations, 0) + row_number() over (
-                     partition by w.server_id order by w.is_first, w.tenant_id) as on_server
-                 from waiting w left join open o on o.server_id = w.server_id
-             ), numbered as (
-                 select *, (select coalesce(sum(operations), 0) from open) + row_number() over (
-                     order by is_first, on_server, tenant_id) as overall
-                 from on_servers where on_server <= $6
-             ), due as (
-                 select * from numbered where $5::bigint is null or overall <= $5
-             )";
-        let sql = enqueue("null", due);
-        execute(&client, &sql, &[&id, migrate, backup, migrations_digest, overall, per_server])
-            .await
+        new.run(&self.client().await?, id).await
     }
 
     /// Writes down who has failed since the last look, and pauses a rollout in which too many have.

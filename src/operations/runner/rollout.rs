@@ -6,7 +6,7 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 use uuid::Uuid;
 
-use super::{FIRST_LOOK, LAST_LOOK, POLL, Runner};
+use super::{FIRST_LOOK, LAST_LOOK, Line, POLL, Runner};
 use crate::catalog::CatalogError;
 use crate::catalog::lock::Claim;
 use crate::catalog::rollouts::{RolloutRecord, RolloutState};
@@ -26,13 +26,14 @@ impl Runner {
         let ended = self.shutdown.child_token();
         let mut workers = JoinSet::new();
         for _ in 0..concurrency {
-            let (runner, ended) = (self.clone(), ended.clone());
+            let runner = self.clone();
+            let line = Line { claim: Claim::Batch(id), stop: ended.clone() };
             workers.spawn(async move {
                 let mut pause = FIRST_LOOK;
-                while !ended.is_cancelled() {
-                    match runner.run_one(Claim::Batch(id)).await {
-                        Ok(Some(_)) => pause = FIRST_LOOK,
-                        Ok(None) => {
+                while !line.stop.is_cancelled() {
+                    match runner.run_all(&line).await {
+                        Ok(true) => pause = FIRST_LOOK,
+                        Ok(false) => {
                             runner.make_room(id, pause).await;
                             pause = (pause * 2).min(LAST_LOOK / 2);
                         }
