@@ -58,11 +58,9 @@ use history::Row;
 use run::{Run, Script};
 use session::Session;
 
-/// Serialises migrations of one database: advisory locks are per database. `tenantry` in ASCII.
-const MIGRATION_LOCK: &str = "select pg_advisory_lock(8387233643963478649)";
-
-/// The same lock, for whoever only wants to look while nothing is migrated.
-const MIGRATION_LOCK_SHARED: &str = "select pg_advisory_lock_shared(8387233643963478649)";
+/// The advisory lock that serialises migrations of one database; whoever holds it is also found by it. `tenantry` in
+/// ASCII.
+const MIGRATION_KEY: i64 = 0x7465_6e61_6e74_7279;
 
 /// Bounds on the statements of a migration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -185,8 +183,9 @@ impl Standing {
                 Some(_) => journal::held_track(client).await,
             }
         };
+        let lock = format!("select pg_advisory_lock({MIGRATION_KEY})");
         let (locked, history, repeatables, track) = future::join4(
-            client.batch_execute(MIGRATION_LOCK),
+            client.batch_execute(&lock),
             history::read(client, history::table(set)),
             repeatables,
             track,

@@ -21,35 +21,6 @@ use crate::tenant::{SchemaState, Tenant};
 /// How long a silent worker keeps an operation.
 pub const LEASE: Duration = Duration::from_secs(20);
 
-/// Takes an operation that is due, with its tenant's lock.
-const CLAIM: &str = "-- operations::claim
-     with candidate as (
-         select o.id, o.tenant_id
-         from operations o
-         where o.state = 'queued' and o.run_after <= now()
-           and ($4::uuid is null or o.id = $4)
-           and (o.kind <> 'import' or o.completed_steps > 0 or o.abandoning or o.id = $4)
-           and ($5::uuid is null or o.batch_id = $5)
-           and (o.migrations_digest is null or o.migrations_digest = $6)
-           and ($7 or o.kind not in ('restore_at', 'restore_at_as'))
-           and (o.batch_id = (select r.id from rollouts r where r.state = 'paused')) is not true
-           and (o.urgency = 0
-                or not exists (select from rollouts r where r.state in ('running', 'paused')))
-           and not exists (select from operations r
-                           where r.tenant_id = o.tenant_id and r.state = 'running')
-         order by o.urgency desc, o.created_at, o.id
-         limit 1
-         for update skip locked
-     )
-     update operations o
-     set state = 'running', lease_token = $1, lease_until = now() + $2::float8 * interval '1 second',
-         leased_by = $3, attempts = o.attempts + 1, started_at = coalesce(o.started_at, now())
-     from candidate c
-     where o.id = c.id and pg_try_advisory_lock(hashtextextended(c.tenant_id::text, 0))
-     returning o.*, (select version from schema_freeze) as ceiling,
-               exists (select from retained_databases r
-                       where r.tenant_id = o.tenant_id and r.follows is not null) as has_way_back";
-
 /// How often to ask for a chore that somebody is at.
 const CHORE_PAUSE: Duration = Duration::from_millis(50);
 
@@ -253,7 +224,7 @@ impl TenantLock {
     }
 
     /// The same, to ask for the next operation with.
-    pub(super) fn held(&self) -> &Held {
+    pub(super) fn holder(&self) -> &Held {
         &self.session
     }
 
@@ -270,13 +241,8 @@ impl TenantLock {
         if changed == 1 { Ok(()) } else { Err(CatalogError::LostLock) }
     }
 
-    /// Keeps the session for the next operation; the lock must have been given back.
-    pub(super) fn keep_session(self) {
-        self.session.keep();
-    }
-
     /// The session alone; the lock must have been given back.
-    pub(super) fn into_session(self) -> Held {
+    pub(super) fn into_holder(self) -> Held {
         self.session
     }
 }
@@ -306,7 +272,33 @@ impl Held {
         let (row, tenant) = future::join(
             maybe(
                 session,
-                CLAIM,
+                "-- operations::claim
+                 with candidate as (
+                     select o.id, o.tenant_id
+                     from operations o
+                     where o.state = 'queued' and o.run_after <= now()
+                       and ($4::uuid is null or o.id = $4)
+                       and (o.kind <> 'import' or o.completed_steps > 0 or o.abandoning or o.id = $4)
+                       and ($5::uuid is null or o.batch_id = $5)
+                       and (o.migrations_digest is null or o.migrations_digest = $6)
+                       and ($7 or o.kind not in ('restore_at', 'restore_at_as'))
+                       and (o.batch_id = (select r.id from rollouts r where r.state = 'paused')) is not true
+                       and (o.urgency = 0
+                            or not exists (select from rollouts r where r.state in ('running', 'paused')))
+                       and not exists (select from operations r
+                                       where r.tenant_id = o.tenant_id and r.state = 'running')
+                     order by o.urgency desc, o.created_at, o.id
+                     limit 1
+                     for update skip locked
+                 )
+                 update operations o
+                 set state = 'running', lease_token = $1, lease_until = now() + $2::float8 * interval '1 second',
+                     leased_by = $3, attempts = o.attempts + 1, started_at = coalesce(o.started_at, now())
+                 from candidate c
+                 where o.id = c.id and pg_try_advisory_lock(hashtextextended(c.tenant_id::text, 0))
+                 returning o.*, (select version from schema_freeze) as ceiling,
+                           exists (select from retained_databases r
+                                   where r.tenant_id = o.tenant_id and r.follows is not null) as has_way_back",
                 &[
                     &token,
                     &LEASE.as_secs_f64(),
@@ -352,6 +344,7 @@ impl Held {
         };
         Ok(Some(Claimed { record, tenant, lock }))
     }
+
     fn get(&self) -> Result<&Object, CatalogError> {
         self.0.as_ref().filter(|session| !session.is_closed()).ok_or(CatalogError::LostLock)
     }
@@ -365,7 +358,7 @@ impl Held {
     }
 
     /// Back to the pool; it must hold nothing any more.
-    fn keep(mut self) {
+    pub(super) fn keep(mut self) {
         drop(self.0.take());
     }
 }

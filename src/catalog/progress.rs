@@ -43,43 +43,49 @@ impl TenantLock {
     /// Ends the operation: done, or given up and undone.
     pub async fn finish(self, state: OperationState, completed: i32) -> Result<(), CatalogError> {
         self.settle(state, completed, None, 0.0).await?;
-        self.keep_session();
+        self.into_holder().keep();
         Ok(())
     }
 
-    /// Ends the operation and takes the next one, all in one round trip: a rollout that it made room in is refilled
-    /// in between.
+    /// Ends an operation of a rollout, refills the queue where that `refill`s it, and takes the next one, all in one
+    /// round trip. What cannot be taken now is left to the next claim.
+    ///
+    /// Only in a session that knows these statements is their order this one. It is no condition: until the operation
+    /// has ended there is less room and not more, its tenant is no candidate, and two tenants' locks do no harm.
     pub async fn finish_and_claim(
         self,
         state: OperationState,
         completed: i32,
-        refill: Option<(Uuid, &Enqueue)>,
-        claim: Claim,
+        rollout: Uuid,
+        refill: Option<&Enqueue>,
         claimant: Claimant<'_>,
     ) -> Result<Option<Claimed>, CatalogError> {
         let refilled = async {
             match refill {
-                Some((rollout, enqueue)) => enqueue.run(self.session()?, rollout).await.map(drop),
+                Some(enqueue) => enqueue.run(self.session()?, rollout).await.map(drop),
                 None => Ok(()),
             }
         };
         let (settled, refilled, taken) = future::join3(
             self.settle(state, completed, None, 0.0),
             refilled,
-            self.held().take(claim, claimant),
+            self.holder().take(Claim::Batch(rollout), claimant),
         )
         .await;
         settled?;
         if let Err(error) = refilled {
             tracing::debug!(%error, "what comes next is left to the leader of the rollout");
         }
-        self.into_session().into_claimed(taken).await
+        Ok(self.into_holder().into_claimed(taken).await.unwrap_or_else(|error| {
+            tracing::debug!(%error, "the next operation was not taken");
+            None
+        }))
     }
 
     /// Ends the operation with an error.
     pub async fn fail(self, completed: i32, failure: &Failure) -> Result<(), CatalogError> {
         self.settle(OperationState::Failed, completed, Some(failure), 0.0).await?;
-        self.keep_session();
+        self.into_holder().keep();
         Ok(())
     }
 
@@ -91,7 +97,7 @@ impl TenantLock {
         delay_secs: f64,
     ) -> Result<(), CatalogError> {
         self.settle(OperationState::Queued, completed, failure, delay_secs).await?;
-        self.keep_session();
+        self.into_holder().keep();
         Ok(())
     }
 

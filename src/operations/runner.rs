@@ -1,7 +1,7 @@
 //! [`Runner`]: takes operations from the queue and drives them, step by step.
 //!
-//! Whoever has one operation after the other to do settles the one and takes the next in one round trip to the
-//! catalog. On shutdown a runner hands its operations back between two steps.
+//! Whoever sees a rollout through settles one operation and takes the next in one round trip to the catalog. On
+//! shutdown a runner hands its operations back between two steps.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -65,15 +65,15 @@ pub enum Disturbance {
 }
 
 /// An operation that is to be driven, with the files that it was taken for.
-struct Taken {
+struct Job {
     claimed: Claimed,
     files: MigrationSet,
 }
 
-/// Where a worker takes one operation after the other, until it is to stop.
+/// A rollout of which a worker drives one operation after the other, until it is to stop.
 #[derive(Clone)]
 struct Line {
-    claim: Claim,
+    rollout: Uuid,
     stop: CancellationToken,
 }
 
@@ -100,32 +100,33 @@ impl Runner {
 
     /// Takes one operation and drives it as far as it goes. `None` when nothing was due.
     pub async fn run_one(&self, claim: Claim) -> Result<Option<Uuid>, CatalogError> {
-        let Some(taken) = self.take(claim).await? else { return Ok(None) };
-        let id = taken.claimed.record.id;
-        self.drive_apart(taken, None).await?;
+        let Some(job) = self.take(claim).await? else { return Ok(None) };
+        let id = job.claimed.record.id;
+        self.drive_apart(job, None).await?;
         Ok(Some(id))
     }
 
     /// Takes one operation after the other until nothing is due, or until it is to stop. Returns whether there was
     /// any.
-    async fn run_all(&self, line: &Line) -> Result<bool, CatalogError> {
-        let mut next = self.take(line.claim).await?;
+    async fn run_line(&self, line: &Line) -> Result<bool, CatalogError> {
+        let claim = Claim::Batch(line.rollout);
+        let mut next = self.take(claim).await?;
         let found = next.is_some();
-        while let Some(taken) = next {
+        while let Some(job) = next {
             // Whatever was taken is driven, if only to be handed back.
-            next = match self.drive_apart(taken, Some(line.clone())).await? {
-                None if !line.stop.is_cancelled() => self.take(line.claim).await?,
-                taken => taken,
+            next = match self.drive_apart(job, Some(line.clone())).await? {
+                None if !line.stop.is_cancelled() => self.take(claim).await?,
+                job => job,
             };
         }
         Ok(found)
     }
 
-    async fn take(&self, claim: Claim) -> Result<Option<Taken>, CatalogError> {
+    async fn take(&self, claim: Claim) -> Result<Option<Job>, CatalogError> {
         let files = self.environment.migrations();
         let digest = files.directory_digest();
         let claimed = self.environment.catalog.claim(claim, self.claimant(&digest)).await?;
-        Ok(claimed.map(|claimed| Taken { claimed, files }))
+        Ok(claimed.map(|claimed| Job { claimed, files }))
     }
 
     fn claimant<'a>(&'a self, migrations_digest: &'a str) -> Claimant<'a> {
@@ -133,15 +134,10 @@ impl Runner {
         Claimant { name: &self.name, migrations_digest, reads_archives }
     }
 
-    /// Drives an operation in a task of its own: a step that panics must not take the worker with it. Returns the
-    /// next one, if that was asked for and could be taken on the way.
-    async fn drive_apart(
-        &self,
-        taken: Taken,
-        next: Option<Line>,
-    ) -> Result<Option<Taken>, CatalogError> {
-        let (id, runner) = (taken.claimed.record.id, self.clone());
-        match tokio::spawn(async move { runner.drive(taken, next).await }).await {
+    /// Drives an operation in a task of its own: a step that panics must not take the worker with it.
+    async fn drive_apart(&self, job: Job, line: Option<Line>) -> Result<Option<Job>, CatalogError> {
+        let (id, runner) = (job.claimed.record.id, self.clone());
+        match tokio::spawn(async move { runner.drive(job, line).await }).await {
             Ok(result) => result,
             Err(panic) => {
                 tracing::error!(operation = %id, %panic, "a step panicked");
@@ -155,12 +151,11 @@ impl Runner {
         let mut workers = JoinSet::new();
         for _ in 0..concurrency {
             let (runner, mut news) = (self.clone(), changes.subscribe());
-            let line = Line { claim: Claim::Any, stop: self.shutdown.clone() };
             workers.spawn(async move {
                 while !runner.shutdown.is_cancelled() {
-                    match runner.run_all(&line).await {
-                        Ok(true) => continue,
-                        Ok(false) => {}
+                    match runner.run_one(Claim::Any).await {
+                        Ok(Some(_)) => continue,
+                        Ok(None) => {}
                         Err(error) => {
                             tracing::warn!(error = %super::chain(&error), "the queue cannot be read");
                             sleep(Duration::from_millis(500)).await;

@@ -6,6 +6,7 @@ use std::fmt;
 
 use tokio_postgres::types::Type;
 
+use super::MIGRATION_KEY;
 use super::statement::head;
 use crate::error::Error;
 use crate::name::DatabaseName;
@@ -42,10 +43,10 @@ pub(super) async fn look(server: &Server, database: &DatabaseName) -> Result<Vec
                    from pg_locks l
                    where l.locktype = 'advisory' and l.objsubid = 1 and l.mode = 'ExclusiveLock' and l.granted
                      and l.database = (select oid from pg_database where datname = $1)
-                     and ((l.classid::bigint << 32) | l.objid::bigint) = 8387233643963478649) b
+                     and ((l.classid::bigint << 32) | l.objid::bigint) = $2) b
              left join pg_stat_activity a on a.pid = b.pid
              order by a.xact_start limit 3",
-            &[(&database.as_str(), Type::TEXT)],
+            &[(&database.as_str(), Type::TEXT), (&MIGRATION_KEY, Type::INT8)],
         )
         .await?;
     let blocker = |row: &tokio_postgres::Row| {

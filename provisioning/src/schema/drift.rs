@@ -11,7 +11,7 @@ use futures_util::future;
 
 use super::fingerprint::Schema;
 use super::{
-    MIGRATION_LOCK_SHARED, MigrationSet, MigrationTimeouts, RepeatableFile, SchemaError, apply,
+    MIGRATION_KEY, MigrationSet, MigrationTimeouts, RepeatableFile, SchemaError, apply,
     build_from_zero, history, journal, track,
 };
 use crate::database::{Proof, Source};
@@ -103,7 +103,10 @@ pub async fn read_schema(
     patience: Duration,
 ) -> Result<Reading, SchemaError> {
     let connection = server.connect(database).await?;
-    let wait = format!("set lock_timeout = {}; {MIGRATION_LOCK_SHARED}", patience.as_millis());
+    let wait = format!(
+        "set lock_timeout = {}; select pg_advisory_lock_shared({MIGRATION_KEY})",
+        patience.as_millis()
+    );
     let (waited, history, track, repeatables, schema) = future::join5(
         connection.batch_execute(&wait),
         history::read(&connection, history::COMMON),

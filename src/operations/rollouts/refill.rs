@@ -1,7 +1,5 @@
 //! Filling the queue as operations end: a rollout in which so many are under way as may be has room again.
 
-use std::sync::Arc;
-
 use uuid::Uuid;
 
 use super::RolloutPlan;
@@ -13,23 +11,17 @@ impl Environment {
     /// Asks for what may come next, once an operation of a batch has ended: of a rollout in which so many are
     /// under way as may be, each end makes room. The leader would see that later.
     pub(in crate::operations) async fn refill(&self, batch: Uuid) -> Result<(), StepError> {
-        if let Some(enqueue) = &*self.enqueue_of(batch).await? {
+        let known = match self.known_enqueue(batch).await {
+            Some(known) => known,
+            None => self.keep_enqueue(batch, self.read_enqueue(batch).await?).await,
+        };
+        if let Some(enqueue) = &*known {
             self.catalog.enqueue_wave(batch, enqueue).await?;
         }
         Ok(())
     }
 
     /// What the operations of a rollout are enqueued with if each end makes room; that never changes.
-    pub(in crate::operations) async fn enqueue_of(
-        &self,
-        batch: Uuid,
-    ) -> Result<Arc<Option<Enqueue>>, StepError> {
-        Ok(match self.known_enqueue(batch).await {
-            Some(known) => known,
-            None => self.keep_enqueue(batch, self.read_enqueue(batch).await?).await,
-        })
-    }
-
     async fn read_enqueue(&self, batch: Uuid) -> Result<Option<Enqueue>, StepError> {
         let record = match self.catalog.rollout(batch).await {
             Err(CatalogError::Missing { .. }) => return Ok(None),

@@ -12,8 +12,8 @@ use tokio::time::{sleep, timeout};
 use tracing::Instrument as _;
 use uuid::Uuid;
 
-use super::{Disturbance, Line, Runner, StepPoint, Taken};
-use crate::catalog::lock::{Claim, Claimed, LEASE};
+use super::{Disturbance, Job, Line, Runner, StepPoint};
+use crate::catalog::lock::{Claimed, LEASE};
 use crate::catalog::operations::{Failure, OperationRecord, OperationState};
 use crate::catalog::{CatalogError, TenantLock};
 use crate::metrics;
@@ -46,13 +46,13 @@ enum Turn {
 }
 
 impl Runner {
-    /// Drives an operation as far as it goes. Once it has ended well, takes the next one of the line.
+    /// Drives an operation as far as it goes. Returns the next one of the line, if that could be had on the way.
     pub(super) async fn drive(
         &self,
-        taken: Taken,
-        next: Option<Line>,
-    ) -> Result<Option<Taken>, CatalogError> {
-        let Taken { claimed: Claimed { record, tenant, lock }, files } = taken;
+        job: Job,
+        line: Option<Line>,
+    ) -> Result<Option<Job>, CatalogError> {
+        let Job { claimed: Claimed { record, tenant, lock }, files } = job;
         let work = Work::of(&record)?;
         let slug = tenant.slug.clone();
         let span = tracing::info_span!(
@@ -100,14 +100,39 @@ impl Runner {
         metrics::operation(work.kind(), outcome, started.elapsed());
         drop(entered);
 
-        let mut taken = None;
+        let next = self.settle(turn, &record, lock, completed, line).await?;
+        tracing::info!(
+            tenant = %slug, operation = %record.id, kind = work.kind(), outcome,
+            elapsed_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX), "operation"
+        );
+        Ok(next)
+    }
+
+    /// Writes down how a turn has ended and refills the rollout that it was for. Takes the next operation of the line
+    /// where that can be had on the way.
+    async fn settle(
+        &self,
+        turn: Turn,
+        record: &OperationRecord,
+        lock: TenantLock,
+        completed: i32,
+        line: Option<Line>,
+    ) -> Result<Option<Job>, CatalogError> {
         match turn {
-            Turn::Finished(state) => match next.filter(|line| !line.stop.is_cancelled()) {
-                Some(Line { claim, .. }) => {
-                    taken = self.finish_and_take(&record, lock, state, completed, claim).await?;
+            Turn::Finished(state) => {
+                if let Some(line) = line.filter(|line| !line.stop.is_cancelled())
+                    && let Some(enqueue) = self.environment.known_enqueue(line.rollout).await
+                {
+                    let (files, refill) = (self.environment.migrations(), enqueue.as_ref());
+                    let digest = files.directory_digest();
+                    let (rollout, claimant) = (line.rollout, self.claimant(&digest));
+                    let claimed = lock
+                        .finish_and_claim(state, completed, rollout, refill.as_ref(), claimant)
+                        .await?;
+                    return Ok(claimed.map(|claimed| Job { claimed, files }));
                 }
-                None => lock.finish(state, completed).await?,
-            },
+                lock.finish(state, completed).await?;
+            }
             Turn::Failed(failure) => {
                 lock.fail(completed, &failure).await?;
                 // Before anything else is taken: this may be the failure that stops the rollout.
@@ -122,37 +147,11 @@ impl Runner {
             Turn::Vanished => return Ok(None),
         }
         if let Some(batch) = record.batch_id
-            && taken.is_none()
             && let Err(error) = self.environment.refill(batch).await
         {
             tracing::debug!(%error, "what comes next is left to the leader of the rollout");
         }
-        tracing::info!(
-            tenant = %slug, operation = %record.id, kind = work.kind(), outcome,
-            elapsed_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX), "operation"
-        );
-        Ok(taken)
-    }
-
-    async fn finish_and_take(
-        &self,
-        record: &OperationRecord,
-        lock: TenantLock,
-        state: OperationState,
-        completed: i32,
-        claim: Claim,
-    ) -> Result<Option<Taken>, CatalogError> {
-        let files = self.environment.migrations();
-        let digest = files.directory_digest();
-        let enqueue = match record.batch_id {
-            // Where it cannot be read now, whoever leads the rollout makes room.
-            Some(batch) => self.environment.enqueue_of(batch).await.ok(),
-            None => None,
-        };
-        let refill = record.batch_id.zip(enqueue.as_deref().and_then(Option::as_ref));
-        let claimed =
-            lock.finish_and_claim(state, completed, refill, claim, self.claimant(&digest)).await?;
-        Ok(claimed.map(|claimed| Taken { claimed, files }))
+        Ok(None)
     }
 
     async fn run_steps(&self, attempt: &Attempt<'_>, tenant: Tenant, completed: &mut i32) -> Turn {

@@ -8,7 +8,6 @@ use uuid::Uuid;
 
 use super::{FIRST_LOOK, LAST_LOOK, Line, POLL, Runner};
 use crate::catalog::CatalogError;
-use crate::catalog::lock::Claim;
 use crate::catalog::rollouts::{RolloutRecord, RolloutState};
 use crate::operations::chain;
 
@@ -24,16 +23,18 @@ impl Runner {
         concurrency: usize,
     ) -> Result<RolloutRecord, CatalogError> {
         let ended = self.shutdown.child_token();
+        // Nobody takes more for a caller who no longer waits.
+        let _ended = ended.clone().drop_guard();
         let mut workers = JoinSet::new();
         for _ in 0..concurrency {
             let runner = self.clone();
-            let line = Line { claim: Claim::Batch(id), stop: ended.clone() };
+            let line = Line { rollout: id, stop: ended.clone() };
             workers.spawn(async move {
                 let mut pause = FIRST_LOOK;
                 while !line.stop.is_cancelled() {
-                    match runner.run_all(&line).await {
-                        Ok(true) => pause = FIRST_LOOK,
-                        Ok(false) => {
+                    match runner.run_line(&line).await {
+                        Ok(found) => {
+                            pause = if found { FIRST_LOOK } else { pause };
                             runner.make_room(id, pause).await;
                             pause = (pause * 2).min(LAST_LOOK / 2);
                         }
