@@ -159,6 +159,12 @@ async fn apply_pending(
     Ok(applied)
 }
 
+/// Waits for the migration lock, which is held until the session ends.
+async fn lock(client: &Client) -> Result<(), SchemaError> {
+    let lock = format!("select pg_advisory_lock({MIGRATION_KEY})");
+    client.batch_execute(&lock).await.map_err(SchemaError::not_locked)
+}
+
 /// Where a database stands.
 struct Standing {
     history: Vec<Row>,
@@ -169,7 +175,7 @@ struct Standing {
 }
 
 impl Standing {
-    /// Waits for the migration lock, which is held until the session ends, and reads what is there then.
+    /// Waits for the migration lock, and reads what is there then.
     async fn read(client: &Client, set: &MigrationSet) -> Result<Self, SchemaError> {
         let repeatables = async {
             match set.repeatables() {
@@ -183,15 +189,14 @@ impl Standing {
                 Some(_) => journal::held_track(client).await,
             }
         };
-        let lock = format!("select pg_advisory_lock({MIGRATION_KEY})");
         let (locked, history, repeatables, track) = future::join4(
-            client.batch_execute(&lock),
+            lock(client),
             history::read(client, history::table(set)),
             repeatables,
             track,
         )
         .await;
-        locked.map_err(SchemaError::not_locked)?;
+        locked?;
         Ok(Self { history: history?, repeatables: repeatables?, track: track? })
     }
 

@@ -99,8 +99,8 @@ impl Catalog {
         claimant: Claimant<'_>,
     ) -> Result<Option<Claimed>, CatalogError> {
         let session = self.session_to_lock().await?;
-        let taken = session.take(claim, claimant).await;
-        session.into_claimed(taken).await
+        let taken = session.take(claim, claimant).await?;
+        Ok(session.into_claimed(taken).await)
     }
 
     /// Takes a chore, such as tending the templates of one server; `None` when a replica is at it.
@@ -324,13 +324,10 @@ impl Held {
     }
 
     /// The lock of what was taken with this session. Of nothing it may hold the lock all the same.
-    pub(super) async fn into_claimed(
-        self,
-        taken: Result<Option<Taken>, CatalogError>,
-    ) -> Result<Option<Claimed>, CatalogError> {
-        let Some(taken) = taken? else {
+    pub(super) async fn into_claimed(self, taken: Option<Taken>) -> Option<Claimed> {
+        let Some(taken) = taken else {
             self.unlock().await;
-            return Ok(None);
+            return None;
         };
         let Taken { record, tenant, token, ceiling, has_way_back } = taken;
         let lock = TenantLock {
@@ -342,7 +339,7 @@ impl Held {
             has_way_back,
             schema: Mutex::default(),
         };
-        Ok(Some(Claimed { record, tenant, lock }))
+        Some(Claimed { record, tenant, lock })
     }
 
     fn get(&self) -> Result<&Object, CatalogError> {

@@ -42,9 +42,7 @@ impl TenantLock {
 
     /// Ends the operation: done, or given up and undone.
     pub async fn finish(self, state: OperationState, completed: i32) -> Result<(), CatalogError> {
-        self.settle(state, completed, None, 0.0).await?;
-        self.into_holder().keep();
-        Ok(())
+        self.end(state, completed, None, 0.0).await
     }
 
     /// Ends an operation of a rollout, refills the queue where that `refill`s it, and takes the next one, all in one
@@ -76,17 +74,18 @@ impl TenantLock {
         if let Err(error) = refilled {
             tracing::debug!(%error, "what comes next is left to the leader of the rollout");
         }
-        Ok(self.into_holder().into_claimed(taken).await.unwrap_or_else(|error| {
-            tracing::debug!(%error, "the next operation was not taken");
-            None
-        }))
+        match taken {
+            Ok(taken) => Ok(self.into_holder().into_claimed(taken).await),
+            Err(error) => {
+                tracing::debug!(%error, "the next operation was not taken");
+                Ok(None)
+            }
+        }
     }
 
     /// Ends the operation with an error.
     pub async fn fail(self, completed: i32, failure: &Failure) -> Result<(), CatalogError> {
-        self.settle(OperationState::Failed, completed, Some(failure), 0.0).await?;
-        self.into_holder().keep();
-        Ok(())
+        self.end(OperationState::Failed, completed, Some(failure), 0.0).await
     }
 
     /// Puts the operation back into the queue, to be tried again after a while.
@@ -96,7 +95,17 @@ impl TenantLock {
         failure: Option<&Failure>,
         delay_secs: f64,
     ) -> Result<(), CatalogError> {
-        self.settle(OperationState::Queued, completed, failure, delay_secs).await?;
+        self.end(OperationState::Queued, completed, failure, delay_secs).await
+    }
+
+    async fn end(
+        self,
+        state: OperationState,
+        completed: i32,
+        failure: Option<&Failure>,
+        delay_secs: f64,
+    ) -> Result<(), CatalogError> {
+        self.settle(state, completed, failure, delay_secs).await?;
         self.into_holder().keep();
         Ok(())
     }

@@ -40,14 +40,12 @@ impl Progress {
 
     /// Whether somebody would be told of a number now: where looking it up costs, that may wait.
     pub fn is_due(&self) -> bool {
-        let has_waited = self.began.elapsed() >= PATIENCE;
-        match &self.display {
-            Display::Silent => false,
-            Display::Lines { told, .. } => {
-                has_waited && told.is_none_or(|moment| moment.elapsed() >= PAUSE)
+        self.began.elapsed() >= PATIENCE
+            && match &self.display {
+                Display::Silent => false,
+                Display::Lines { told, .. } => told.is_none_or(|moment| moment.elapsed() >= PAUSE),
+                Display::Bar(_) => true,
             }
-            Display::Bar(_) => has_waited,
-        }
     }
 
     /// What is being done now.

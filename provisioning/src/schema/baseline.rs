@@ -4,7 +4,7 @@
 
 use futures_util::future;
 
-use super::{MIGRATION_KEY, MigrationSet, MigrationTimeouts, SchemaError, history};
+use super::{MigrationSet, MigrationTimeouts, SchemaError, history, lock};
 use crate::error::Error;
 use crate::isolation::lock_down;
 use crate::name::DatabaseName;
@@ -20,11 +20,9 @@ pub async fn baseline(
 ) -> Result<(), SchemaError> {
     lock_down(&server.connect(database).await?).await?;
     let mut connection = server.connect_as_owner(database, timeouts).await?;
-    let lock = format!("select pg_advisory_lock({MIGRATION_KEY})");
     let (locked, history) =
-        future::join(connection.batch_execute(&lock), history::read(&connection, history::COMMON))
-            .await;
-    locked.map_err(SchemaError::not_locked)?;
+        future::join(lock(&connection), history::read(&connection, history::COMMON)).await;
+    locked?;
     let history = history?;
     if !history.is_empty() {
         let version = history::version(&history);

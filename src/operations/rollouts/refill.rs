@@ -10,7 +10,13 @@ use crate::operations::{Environment, StepError, Work};
 impl Environment {
     /// Asks for what may come next, once an operation of a batch has ended: of a rollout in which so many are
     /// under way as may be, each end makes room. The leader would see that later.
-    pub(in crate::operations) async fn refill(&self, batch: Uuid) -> Result<(), StepError> {
+    pub(in crate::operations) async fn refill(&self, batch: Uuid) {
+        if let Err(error) = self.try_refill(batch).await {
+            tracing::debug!(%error, "what comes next is left to the leader of the rollout");
+        }
+    }
+
+    async fn try_refill(&self, batch: Uuid) -> Result<(), StepError> {
         let known = match self.known_enqueue(batch).await {
             Some(known) => known,
             None => self.keep_enqueue(batch, self.read_enqueue(batch).await?).await,

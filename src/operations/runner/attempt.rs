@@ -146,10 +146,8 @@ impl Runner {
             Turn::HandedBack => lock.postpone(completed, None, 0.0).await?,
             Turn::Vanished => return Ok(None),
         }
-        if let Some(batch) = record.batch_id
-            && let Err(error) = self.environment.refill(batch).await
-        {
-            tracing::debug!(%error, "what comes next is left to the leader of the rollout");
+        if let Some(batch) = record.batch_id {
+            self.environment.refill(batch).await;
         }
         Ok(None)
     }

@@ -24,7 +24,7 @@ impl Runner {
     ) -> Result<RolloutRecord, CatalogError> {
         let ended = self.shutdown.child_token();
         // Nobody takes more for a caller who no longer waits.
-        let _ended = ended.clone().drop_guard();
+        let waiting = ended.clone().drop_guard();
         let mut workers = JoinSet::new();
         for _ in 0..concurrency {
             let runner = self.clone();
@@ -51,7 +51,7 @@ impl Runner {
             () = self.release_abandoned() => unreachable!("it goes on for ever"),
             () = self.shutdown.cancelled() => self.environment.catalog.rollout(id).await,
         };
-        ended.cancel();
+        drop(waiting);
         while let Some(worker) = workers.join_next().await {
             worker.expect("a worker of a rollout does not panic");
         }
@@ -61,10 +61,8 @@ impl Runner {
     /// Waits a moment for something to do. Of two tenants that end at once only one may have made room for the next,
     /// so the first time it is asked for once more.
     async fn make_room(&self, id: Uuid, pause: Duration) {
-        if pause == FIRST_LOOK
-            && let Err(error) = self.environment.refill(id).await
-        {
-            tracing::debug!(%error, "what comes next is left to the leader of the rollout");
+        if pause == FIRST_LOOK {
+            self.environment.refill(id).await;
         }
         sleep(pause).await;
     }
