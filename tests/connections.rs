@@ -164,14 +164,22 @@ async fn a_held_connection_ends_with_its_tenants_service() {
     fleet.back_up("acme").await;
     let router = fleet.router();
     let (acme, environment) = (slug("acme"), &fleet.environment);
+    let admin = fleet.admin("postgres").await;
     for what in ["suspend", "restore", "delete"] {
         let mut plain = connect(&router).await;
         let mut within = connect(&router).await;
         let transaction = within.transaction().await.unwrap();
         transaction.execute("insert into boards (title) values ('late')", &[]).await.unwrap();
         let mut streaming = connect(&router).await;
+        let unread = backend(&streaming).await;
         let mut rows = streaming.query_stream(MANY, &[]).await.unwrap();
         rows.next().await.unwrap().unwrap();
+        eventually("the server waits for the client", async || {
+            let sql =
+                "select 1 from pg_stat_activity where pid = $1 and wait_event = 'ClientWrite'";
+            admin.query_opt(sql, &[&unread]).await.unwrap().is_some()
+        })
+        .await;
 
         let operation = match what {
             "suspend" => environment.suspend(&acme, None, BY).await,

@@ -18,11 +18,13 @@ use crate::name::DatabaseName;
 use crate::server::{Server, rows};
 
 mod build;
+mod dropping;
 mod possession;
 mod quiet;
 mod rename;
 
-pub use build::{Proof, Source};
+pub use build::Source;
+pub use dropping::Proof;
 pub(crate) use possession::handing_over;
 pub use possession::{Possession, Retirement, Swap};
 pub use rename::Rename;

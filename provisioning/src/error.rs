@@ -30,6 +30,15 @@ pub enum Error {
         /// What was waited for.
         what: &'static str,
     },
+    /// A database is not dropped, since a session of the server does not let go of its files.
+    #[error("the server {server} drops no database before all its sessions have let go of it{}", unread(.clients))]
+    HeldUp {
+        /// Host and port.
+        server: String,
+        /// Whose clients do not read what they asked for: processes, roles and databases. Empty if none is seen,
+        /// or the administrator may not look.
+        clients: Vec<String>,
+    },
     /// The server has no connection left.
     #[error("the server has no free connection: {0}")]
     TooManyConnections(#[source] Cause),
@@ -94,6 +103,7 @@ impl Error {
     pub fn is_transient(&self) -> bool {
         match self {
             Self::TimedOut { .. }
+            | Self::HeldUp { .. }
             | Self::TooManyConnections(_)
             | Self::SourceInUse(_)
             | Self::Lent(_) => true,
@@ -117,6 +127,10 @@ impl Error {
             }
             Self::Unreachable { source, .. } => return Some(source.unreachable_remedy().into()),
             Self::TimedOut { .. } => "look at the server's load and at the network, then try again",
+            Self::HeldUp { .. } => {
+                "most often a client does not read the rows that it asked for (pg_stat_activity shows the wait event \
+                 ClientWrite): let it read on, or end its session by `select pg_terminate_backend(…)`; then try again"
+            }
             Self::TooManyConnections(_) => {
                 "end idle sessions or raise max_connections on the server, then try again"
             }
@@ -167,12 +181,20 @@ impl Error {
             Self::MissingPrivilege { source, .. } => source.as_ref(),
             Self::Url(_)
             | Self::TimedOut { .. }
+            | Self::HeldUp { .. }
             | Self::NotOurs { .. }
             | Self::Missing { .. }
             | Self::NotAVerifier
             | Self::Lent(_) => None,
         }
     }
+}
+
+fn unread(clients: &[String]) -> String {
+    if clients.is_empty() {
+        return String::new();
+    }
+    format!("; not read by their clients are {}", clients.join(", "))
 }
 
 impl From<tokio_postgres::Error> for Error {

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use futures_util::FutureExt as _;
 use tenantry_backup::KeyScope;
-use tenantry_provisioning::{DatabaseName, Link, NameError, Proof, RoleName};
+use tenantry_provisioning::{DatabaseName, Error, Link, NameError, Proof, RoleName, Server};
 use uuid::Uuid;
 
 use super::request::refuse_hold;
@@ -43,6 +43,7 @@ async fn drop_databases(cx: &StepContext<'_>) -> Result<(), StepError> {
         return Ok(());
     }
     let server = cx.environment.server(cx.tenant.server_id).await?;
+    end_sessions(cx, &server).await?;
     adopt::let_go(cx, &server).await?;
     for spare in cx.lock.claimed_spares().await? {
         server.drop_owned_database(&DatabaseName::spare(spare), Proof::Name).await?;
@@ -68,7 +69,18 @@ async fn drop_databases(cx: &StepContext<'_>) -> Result<(), StepError> {
     for database in names(cx, &cx.tenant.database, DatabaseName::tenant).await? {
         match server.drop_owned_database(&database, Proof::Owner(cx.tenant.id)).await {
             // Another database has the name: this tenant never got that far.
-            Err(tenantry_provisioning::Error::NotOurs { .. }) => {}
+            Err(Error::NotOurs { .. }) => {}
+            other => other?,
+        }
+    }
+    Ok(())
+}
+
+/// A client of the tenant's that does not read would keep the server from dropping any database.
+async fn end_sessions(cx: &StepContext<'_>, server: &Server) -> Result<(), StepError> {
+    for role in names(cx, &cx.tenant.role, RoleName::tenant).await? {
+        match server.disable_login(&role, cx.tenant.id).await {
+            Err(Error::NotOurs { .. } | Error::Missing { .. }) => {}
             other => other?,
         }
     }
@@ -89,7 +101,7 @@ async fn clear_place(cx: &StepContext<'_>, operation: Uuid, place: Uuid) -> Resu
     };
     match dropped {
         // Somebody else has the name there.
-        Err(tenantry_provisioning::Error::NotOurs { .. }) => Ok(()),
+        Err(Error::NotOurs { .. }) => Ok(()),
         other => Ok(other?),
     }
 }
@@ -102,7 +114,7 @@ async fn drop_role(cx: &StepContext<'_>) -> Result<(), StepError> {
     import::dismiss_guests(cx, &server).await?;
     for role in names(cx, &cx.tenant.role, RoleName::tenant).await? {
         match server.drop_role(&role, cx.tenant.id).await {
-            Err(tenantry_provisioning::Error::NotOurs { .. }) => {}
+            Err(Error::NotOurs { .. }) => {}
             other => other?,
         }
     }

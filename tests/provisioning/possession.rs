@@ -1,5 +1,6 @@
 //! From a build to a tenant, from one database of a tenant to the next, and away.
 
+use std::process::Command;
 use std::time::Duration;
 
 use tenantry_provisioning::{
@@ -10,6 +11,7 @@ use uuid::Uuid;
 
 use super::ground::Ground;
 use super::subject::{FILES, Subject, migrations, run};
+use crate::harness::eventually;
 
 #[tokio::test]
 async fn possession_may_be_taken_twice() {
@@ -263,4 +265,45 @@ async fn a_caller_that_gives_up_at_any_moment_leaves_what_a_retry_finishes() {
         assert!(!(named(acme.build().as_str()) && named(acme.database.as_str())), "{between:?}");
         assert_eq!(acme.findings(&server, 1).await, [], "{patience} ms");
     }
+}
+
+/// A server drops nothing while a client, of whatever database, does not read what it asked for.
+#[tokio::test]
+async fn a_drop_that_others_hold_up_is_given_up_with_their_names() {
+    let ground = Ground::new().await;
+    let server = ground.server().await;
+    let globex = Subject::made("globex", &server).await;
+    let client = globex.connect(&server).await.unwrap();
+    let process: i32 = client.query_one("select pg_backend_pid()", &[]).await.unwrap().get(0);
+    let endless = "select generate_series(1, 2000000000), repeat('x', 2000)";
+    let unread = client.query_raw(endless, std::iter::empty::<i32>()).await.unwrap();
+    let admin = server.client().await.unwrap();
+    eventually("the server waits for the client", async || {
+        let sql = "select 1 from pg_stat_activity where pid = $1 and wait_event = 'ClientWrite'";
+        admin.query_opt(sql, &[&process]).await.unwrap().is_some()
+    })
+    .await;
+    // The buffers of a connection have room for some more rows now and then.
+    signal(process, "STOP");
+    let build = DatabaseName::build(Uuid::new_v4());
+    server.create_build(&build, Source::Zero).await.unwrap();
+
+    let refused = server.drop_owned_database(&build, Proof::Name).await.unwrap_err();
+
+    signal(process, "CONT");
+    let told = refused.to_string();
+    assert!(matches!(refused, Error::HeldUp { .. }), "{told}");
+    assert!(
+        told.contains(&format!("process {process} (tenant_globex in tenant_globex)")),
+        "{told}"
+    );
+    assert!(refused.is_transient() && refused.remedy().is_some());
+    drop((unread, client));
+    server.drop_owned_database(&build, Proof::Name).await.unwrap();
+    assert!(server.database(&build).await.unwrap().is_none());
+}
+
+fn signal(process: i32, name: &str) {
+    let sent = Command::new("kill").args(["-s", name, &process.to_string()]).status().unwrap();
+    assert!(sent.success());
 }

@@ -8,7 +8,6 @@ use std::ops::{Deref, DerefMut};
 use deadpool_postgres::Object;
 use postgres_protocol::escape::escape_literal;
 use tokio_postgres::error::SqlState;
-use uuid::Uuid;
 
 use super::{database_facts, missing, not_ours};
 use crate::error::Error;
@@ -29,16 +28,6 @@ pub enum Source<'a> {
     Zero,
 }
 
-/// Why a database may be dropped.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Proof {
-    /// Its marker names this tenant.
-    Owner(Uuid),
-    /// Its name is one that only this system gives, to databases that no tenant owns: a build, a spare
-    /// or a template. A replaced database is a tenant's and needs [`Proof::Owner`].
-    Name,
-}
-
 impl Server {
     /// Makes an empty or cloned database that refuses connections and that PUBLIC has no right in.
     /// `name` must be a [`DatabaseName::build`]; if that exists, only its rights are made sure of.
@@ -49,7 +38,7 @@ impl Server {
         let client = self.lock_names(&[name]).await?;
         let mut found = database_facts(&*client, name).await?;
         if found.as_ref().is_some_and(|facts| facts.is_invalid) {
-            client.batch_execute(&drop_statement(name)).await?;
+            self.drop_with_sessions(&client, name).await?;
             found = None;
         }
         if found.is_none() {
@@ -129,39 +118,6 @@ impl Server {
         self.shut(&client, name, facts.oid).await.map(drop)
     }
 
-    /// Drops a database with every session in it, given a proof that it is ours to drop. That there is
-    /// none is fine; that the proof does not hold is [`Error::NotOurs`].
-    pub async fn drop_owned_database(
-        &self,
-        name: &DatabaseName,
-        proof: Proof,
-    ) -> Result<(), Error> {
-        let client = self.lock_names(&[name]).await?;
-        let Some(facts) = database_facts(&*client, name).await? else {
-            return client.release().await;
-        };
-        let holds = match proof {
-            Proof::Owner(tenant) => facts.belongs_to(tenant),
-            Proof::Name => {
-                name.is_unowned_form() && facts.marker.as_ref().and_then(Marker::tenant).is_none()
-            }
-        };
-        if !holds {
-            return Err(not_ours(name));
-        }
-        if facts.is_template && !facts.is_invalid {
-            client
-                .batch_execute(&format!("alter database {} is_template false", name.quoted()))
-                .await?;
-        }
-        match client.batch_execute(&drop_statement(name)).await {
-            // Somebody else with the same proof was faster.
-            Err(error) if error.code() == Some(&SqlState::INVALID_CATALOG_NAME) => {}
-            other => other.map_err(|error| self.explain_drop(error))?,
-        }
-        client.release().await
-    }
-
     /// A session that alone may make, rename or drop these databases, until it ends.
     ///
     /// The server finishes a `create database` whose client has died. Whoever takes over waits here until
@@ -175,13 +131,6 @@ impl Server {
             rows(&*session, sql, &[&name.as_str()]).await?;
         }
         Ok(session)
-    }
-
-    fn explain_drop(&self, error: tokio_postgres::Error) -> Error {
-        let is_about_sessions = error
-            .as_db_error()
-            .is_some_and(|refusal| refusal.routine() == Some("TerminateOtherDBBackends"));
-        if is_about_sessions { self.explain_signal(error) } else { error.into() }
     }
 
     /// Turns a finished build into a template, in one transaction. Does nothing if the template is
@@ -282,10 +231,6 @@ impl Drop for NameLock {
             drop(Object::take(session));
         }
     }
-}
-
-fn drop_statement(name: &DatabaseName) -> String {
-    format!("drop database {} with (force)", name.quoted())
 }
 
 /// Two workers may create one build at the same moment; the catalog's index tells the later one.
