@@ -6,9 +6,9 @@
 
 use std::sync::Arc;
 
-use axum::extract::{FromRef, State};
-use axum::http::{HeaderMap, HeaderValue, header};
-use axum::response::{Html, IntoResponse};
+use axum::extract::FromRef;
+use axum::http::HeaderValue;
+use axum::response::Html;
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
@@ -20,7 +20,6 @@ use crate::catalog::Catalog;
 use crate::catalog::changes::Changes;
 use crate::domains::Domains;
 use crate::extract::Tenancy;
-use crate::metrics::Exporter;
 use crate::operations::Environment;
 use crate::resolve::{Administrators, Passwords};
 use crate::sql::{Gateway, SqlSettings};
@@ -42,6 +41,7 @@ mod health;
 mod layers;
 mod members;
 mod migrations;
+mod monitoring;
 mod moves;
 mod operations;
 mod preview;
@@ -59,6 +59,7 @@ mod usage;
 pub mod verification;
 
 pub use health::{Health, Plane};
+pub use monitoring::Monitoring;
 pub use registrations::SelfService;
 
 /// What the admin API works with.
@@ -66,8 +67,6 @@ pub use registrations::SelfService;
 struct Admin {
     environment: Arc<Environment>,
     changes: Changes,
-    exporter: Option<Exporter>,
-    health: Health,
     administrators: Administrators,
     domains: Domains,
 }
@@ -98,7 +97,7 @@ pub fn data_plane(
     sql: SqlSettings,
 ) -> Router {
     let plane = Plane::Data(tenancy.router.clone());
-    let passwords = sql.password_auth.then(|| Arc::new(Passwords::new()));
+    let passwords = sql.password_auth.then(|| Arc::new(Passwords::new(catalog.clone())));
     let health = Health::new(catalog, plane, registration.is_some());
     let own = registration.map_or_else(Router::new, |service| {
         Router::new()
@@ -118,34 +117,25 @@ pub fn data_plane(
     layers::wrap(routes.merge(sql).merge(own), cors::allow(cors_origins))
 }
 
-/// The admin listener: everything that the command line can do to tenants.
+/// The admin listener of a replica that works: what can be done to tenants, beside what is to be watched.
 pub fn control_plane(
     environment: Environment,
     changes: Changes,
-    administrators: Administrators,
     domains: Domains,
-    exporter: Option<Exporter>,
+    monitoring: Monitoring,
 ) -> Router {
-    let plane = Plane::Control(Box::new(environment.clone()));
-    let health = Health::new(environment.catalog.clone(), plane, true);
     let (routes, description) = admin_routes().split_for_parts();
     let description = Arc::new(description);
     let routes = routes
         .route("/openapi.json", get(async move || Json(description.as_ref().clone())))
         .route("/docs", get(async || Html(include_str!("api/docs.html"))))
-        .route("/metrics", get(metrics))
-        .route("/livez", get(health::livez))
-        .route("/readyz", get(health::readyz))
-        .route("/health", get(health::health))
         .with_state(Admin {
-            administrators,
+            administrators: monitoring.administrators.clone(),
             domains,
             environment: Arc::new(environment),
             changes,
-            exporter,
-            health,
         });
-    layers::wrap(routes, None)
+    layers::wrap(routes.merge(monitoring.routes()), None)
 }
 
 fn admin_routes() -> OpenApiRouter<Admin> {
@@ -214,37 +204,9 @@ fn admin_routes() -> OpenApiRouter<Admin> {
         .routes(routes!(tiers::get, tiers::change))
 }
 
-/// The format in which Prometheus takes exemplars.
-const OPEN_METRICS: &str = "application/openmetrics-text";
-
-/// `GET /metrics`: what this process has measured, for Prometheus.
-async fn metrics(
-    State(admin): State<Admin>,
-    caller: auth::Caller,
-    headers: HeaderMap,
-) -> Result<impl IntoResponse, error::ApiError> {
-    caller.require(crate::catalog::tokens::Scope::Metrics)?;
-    let accepted = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok());
-    let (kind, text) = match admin.exporter {
-        Some(exporter) if accepted.is_some_and(|kinds| kinds.contains(OPEN_METRICS)) => {
-            ("application/openmetrics-text; version=1.0.0; charset=utf-8", exporter.render_open())
-        }
-        exporter => {
-            ("text/plain; version=0.0.4", exporter.map(|it| it.render()).unwrap_or_default())
-        }
-    };
-    Ok(([(header::CONTENT_TYPE, kind)], text))
-}
-
 impl FromRef<Admin> for Administrators {
     fn from_ref(admin: &Admin) -> Self {
         admin.administrators.clone()
-    }
-}
-
-impl FromRef<Admin> for Health {
-    fn from_ref(admin: &Admin) -> Self {
-        admin.health.clone()
     }
 }
 

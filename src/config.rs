@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use secrecy::{ExposeSecret as _, SecretString};
-use tenantry_backup::{BackupStore, ObjectLock, S3Settings, ServerEncryption, StoreError};
+use tenantry_backup::{ObjectLock, ServerEncryption};
 use tenantry_provisioning::{Hardening, MigrationTimeouts, NICE_RATIO, ServerUrl};
 
 use crate::catalog::Catalog;
@@ -41,6 +41,7 @@ mod reader;
 mod registration;
 mod source;
 mod sql;
+mod telemetry;
 mod value;
 mod webhook;
 
@@ -63,6 +64,7 @@ const SPARE_SESSIONS: usize = 4;
 
 /// Every setting.
 #[derive(Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a setting of its own")]
 pub struct Settings {
     /// What this deployment is for.
     pub environment: Deployment,
@@ -160,6 +162,10 @@ pub struct Settings {
     pub webhook: Option<Webhook>,
     /// Where `pg_dump` and `pg_restore` are, of each major version; none means the usual places.
     pub pg_bin_dirs: Vec<PathBuf>,
+    /// Whether histograms are kept.
+    pub advanced_metrics: bool,
+    /// Whether the requests of each tenant are counted.
+    pub metrics_per_tenant: bool,
     /// What is logged, when somebody said so.
     pub log_level: Option<String>,
     /// The OpenTelemetry collector that traces go to.
@@ -270,6 +276,8 @@ impl Settings {
                 .unwrap_or(Duration::from_mins(15)),
             webhook: webhook::read(r),
             pg_bin_dirs: r.get("pg_bin_dir").unwrap_or_default(),
+            advanced_metrics: telemetry::read(r),
+            metrics_per_tenant: r.get("metrics_per_tenant").unwrap_or(false),
             log_level: r.get("log_level").map(|Filter(filter)| filter),
             log_format: r.get("log_format").unwrap_or(LogFormat::Pretty),
             collector: r.get("otel_exporter_otlp_endpoint").map(|Endpoint(address)| address),
@@ -341,26 +349,6 @@ impl Settings {
                 Err(missing("server_url", "for example postgres://admin:…@localhost:5432/postgres"))
             }
         }
-    }
-
-    /// The store for backups; none when no bucket is set.
-    pub async fn store(&self) -> Result<Option<BackupStore>, StoreError> {
-        let Some(bucket) = &self.s3_bucket else { return Ok(None) };
-        let settings = S3Settings {
-            bucket: bucket.clone(),
-            prefix: self.s3_prefix.trim_matches('/').to_owned(),
-            endpoint: self.s3_endpoint.clone(),
-            region: self.s3_region.clone(),
-            force_path_style: self.s3_force_path_style,
-            credentials: self
-                .s3_access_key_id
-                .clone()
-                .zip(self.s3_secret_access_key.clone())
-                .map(|(id, secret)| (id.expose_secret().to_owned(), secret)),
-            object_lock: self.s3_object_lock,
-            encryption: self.s3_encryption.clone(),
-        };
-        BackupStore::s3(settings).await.map(Some)
     }
 
     /// Every setting in force, without the secrets: of those only whether they are set.

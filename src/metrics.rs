@@ -1,7 +1,8 @@
 //! Every metric, its name and its labels; rendered for Prometheus at `GET /metrics`.
 //!
-//! Labels never hold an unbounded set: no slug, no id, no path as it was sent.
+//! Labels never hold an unbounded set: no id, no path as it was sent, and slugs only where the operator asked for them.
 
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use metrics::{
@@ -17,6 +18,24 @@ const BUCKETS: [f64; 11] = [0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0, 
 /// What nobody has measured for so long is there no more: a server that was removed, or what another replica does now.
 const GAUGE_LIFE: Duration = Duration::from_mins(5);
 
+/// How much is recorded in this process, since its recorder was installed.
+static DETAIL: OnceLock<Detail> = OnceLock::new();
+
+/// What is recorded beyond the counts and the state of a replica.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Detail {
+    /// How long requests, waits and operations take, in histograms.
+    pub times: bool,
+    /// The requests of each tenant.
+    pub tenants: bool,
+}
+
+impl Default for Detail {
+    fn default() -> Self {
+        Self { times: true, tenants: false }
+    }
+}
+
 /// Renders what has been measured in this process.
 #[derive(Clone)]
 pub struct Exporter(PrometheusHandle);
@@ -25,7 +44,7 @@ impl Exporter {
     /// Starts recording. `None` when the process records already, as a library inside another
     /// application may find.
     #[must_use]
-    pub fn install() -> Option<Self> {
+    pub fn install(detail: Detail) -> Option<Self> {
         let recorder = PrometheusBuilder::new()
             .set_buckets(&BUCKETS)
             .expect("the buckets are not empty")
@@ -33,6 +52,7 @@ impl Exporter {
             .build_recorder();
         let handle = recorder.handle();
         metrics::set_global_recorder(recorder).ok()?;
+        DETAIL.get_or_init(|| detail);
         describe();
         Some(Self(handle))
     }
@@ -57,6 +77,7 @@ impl Exporter {
 
 fn describe() {
     describe_counter!("tenantry_requests_total", "Requests by endpoint and HTTP status.");
+    describe_counter!("tenantry_tenant_requests_total", "Requests by tenant and endpoint.");
     describe_histogram!(
         "tenantry_request_seconds",
         "Time until a request was answered, by endpoint."
@@ -71,7 +92,10 @@ fn describe() {
     );
     describe_counter!("tenantry_catalog_queries_total", "Statements sent to the catalog, by name.");
     describe_counter!("tenantry_route_cache_total", "Route look-ups by outcome.");
-    describe_gauge!("tenantry_pool_connections", "Connections to tenant databases by state.");
+    describe_gauge!(
+        "tenantry_pool_connections",
+        "Connections to tenant databases by server and state."
+    );
     describe_histogram!(
         "tenantry_pool_wait_seconds",
         "Time that requests waited for a connection; those that found one ready are not counted."
@@ -116,6 +140,14 @@ pub fn request(endpoint: &str, status: u16, elapsed: Duration) {
     counter!("tenantry_requests_total", "endpoint" => endpoint.to_owned(), "status" => status.to_string())
         .increment(1);
     observe("tenantry_request_seconds", Some(("endpoint", endpoint)), elapsed);
+}
+
+/// A request was let through to its tenant.
+pub fn tenant_request(slug: &str, endpoint: &'static str) {
+    if detail().tenants {
+        counter!("tenantry_tenant_requests_total", "tenant_slug" => slug.to_owned(), "endpoint" => endpoint)
+            .increment(1);
+    }
 }
 
 /// A request named a tenant, or failed to.
@@ -165,11 +197,13 @@ pub fn rate_limited(outcome: &'static str) {
     counter!("tenantry_rate_limited_total", "outcome" => outcome).increment(1);
 }
 
-/// What the pools hold now.
-pub fn pool_connections(total: usize, idle: usize) {
-    let count = |number: usize| f64::from(u32::try_from(number).unwrap_or(u32::MAX));
-    gauge!("tenantry_pool_connections", "state" => "idle").set(count(idle));
-    gauge!("tenantry_pool_connections", "state" => "used").set(count(total.saturating_sub(idle)));
+/// What the pools hold open on a server now.
+pub fn pool_connections(server: &str, total: usize, idle: usize) {
+    for (state, number) in [("idle", idle), ("used", total.saturating_sub(idle))] {
+        let number = f64::from(u32::try_from(number).unwrap_or(u32::MAX));
+        gauge!("tenantry_pool_connections", "server" => server.to_owned(), "state" => state)
+            .set(number);
+    }
 }
 
 /// A worker's turn with an operation ended; to be called in its span.
@@ -233,7 +267,14 @@ pub fn replica_lag(server: &str, replica: &str, lag: Duration) {
         .set(lag.as_secs_f64());
 }
 
+fn detail() -> Detail {
+    DETAIL.get().copied().unwrap_or_default()
+}
+
 fn observe(histogram: &'static str, label: Option<(&'static str, &str)>, elapsed: Duration) {
+    if !detail().times {
+        return;
+    }
     match label {
         Some((name, value)) => histogram!(histogram, name => value.to_owned()).record(elapsed),
         None => histogram!(histogram).record(elapsed),

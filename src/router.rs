@@ -264,7 +264,7 @@ impl TenantRouter {
     #[must_use]
     pub fn pool_status(&self) -> PoolStatus {
         let mut status = PoolStatus::default();
-        for server in self.shared.servers.all() {
+        for (_, server) in self.shared.servers.all() {
             for pool in server.pools() {
                 status.pools += 1;
                 status.connections += pool.opened().number();
@@ -391,17 +391,17 @@ impl Shared {
     }
 
     async fn close_idle(&self) {
-        let (mut connections, mut unused) = (0, 0);
         let lap = self.meters.lap();
-        for server in self.servers.all() {
+        for (name, server) in self.servers.all() {
+            let (mut connections, mut unused) = (0, 0);
             for pool in server.pools() {
                 self.meters.of(pool.tenant()).connected(pool.opened().number(), lap);
                 pool.close_idle(self.settings.pool_idle_timeout);
                 connections += pool.opened().number();
                 unused += pool.idle();
             }
+            metrics::pool_connections(&name, connections, unused);
         }
-        metrics::pool_connections(connections, unused);
         self.pools.run_pending_tasks().await;
         self.routes.run_pending_tasks().await;
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
-use tenantry::api;
+use tenantry::api::{self, Health, Monitoring, Plane};
 use tenantry::catalog::CatalogError;
 use tenantry::domains::Domains;
 use tenantry::oidc::TokenVerifier;
@@ -307,9 +307,11 @@ async fn the_operators_schema_for_compliance_is_kept() {
     let nobody = TokenVerifier::new(Vec::new()).unwrap();
     let (catalog, nobodys) = (replica.fleet.catalog().clone(), IdentitySettings::default());
     let administrators = Administrators::new(catalog.clone(), nobody, &nobodys, None);
-    let domains = Domains::new(catalog, None, None);
+    let domains = Domains::new(catalog.clone(), None, None);
     let changes = replica.fleet.changes.clone();
-    let routes = api::control_plane(environment, changes, administrators, domains, None);
+    let health = Health::new(catalog, Plane::Control(Box::new(environment.clone())), true);
+    let monitoring = Monitoring { administrators, exporter: None, health };
+    let routes = api::control_plane(environment, changes, domains, monitoring);
     let strict = serve(routes, &replica.shutdown).await;
     let patch = async |region: &str| {
         let request = replica.client.patch(format!("{strict}{SETTINGS}"));

@@ -57,6 +57,7 @@ impl Endpoint {
         let place = self.tenancy.router.route(&resolved.slug).await?;
         check_tenant(&resolved, place.tenant.id)?;
         check_database(&parts.headers, &place)?;
+        metrics::tenant_request(place.tenant.slug.as_str(), "/sql");
         let headers = std::mem::take(&mut parts.headers);
         let body = Bytes::from_request(Request::from_parts(parts, body), &()).await;
         let request = request::read(&headers, &body.map_err(|error| unreadable(&error))?)?;

@@ -5,6 +5,7 @@ use axum::extract::{Request, State};
 use serde::Serialize;
 
 use crate::extract::{Tenancy, check_tenant};
+use crate::metrics;
 use crate::problem::Problem;
 use crate::router::RouterError;
 use crate::tenant::settings::Branding;
@@ -32,6 +33,7 @@ pub(super) async fn get(
     if matches!(tenant.state, TenantState::Deleting | TenantState::Deleted) {
         return Err(RouterError::UnknownTenant(resolved.slug).into());
     }
+    metrics::tenant_request(tenant.slug.as_str(), "/api/tenant");
     Ok(Json(Own {
         slug: tenant.slug.clone(),
         name: tenant.name.clone(),

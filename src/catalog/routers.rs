@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use tokio_postgres::Row;
 use uuid::Uuid;
 
 use super::{Catalog, CatalogError, execute, one, rows};
@@ -14,8 +15,19 @@ const GONE_AFTER: Duration = Duration::from_secs(15);
 pub struct Shares {
     /// How many replicas route.
     pub routers: usize,
-    /// The servers that have a budget, and how many connections all replicas together may hold there.
-    pub budgets: Vec<(Uuid, usize)>,
+    /// The servers and their read replicas.
+    pub places: Vec<SharedPlace>,
+}
+
+/// Where replicas hold connections.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SharedPlace {
+    /// Of the server, or of the read replica.
+    pub id: Uuid,
+    /// `eu-1`, or `eu-1/replica-2`.
+    pub name: String,
+    /// How many connections all replicas together may hold there, if they share them.
+    pub budget: Option<usize>,
 }
 
 impl Catalog {
@@ -37,22 +49,24 @@ impl Catalog {
         )
         .await?;
         let counted = one(&client, "-- routers::count\nselect count(*) from routers", &[]).await?;
-        let budgets = rows(
+        let places = rows(
             &client,
-            "-- routers::budgets
-             select id, connection_budget from servers where connection_budget is not null
+            "-- routers::places
+             select id, name, connection_budget from servers
              union all
-             select r.id, s.connection_budget from read_replicas r join servers s on s.id = r.server_id
-             where s.connection_budget is not null",
+             select r.id, s.name || '/' || r.name, s.connection_budget
+             from read_replicas r join servers s on s.id = r.server_id",
             &[],
         )
         .await?;
         let number = |number: i64| usize::try_from(number).unwrap_or(usize::MAX);
         let budget = |budget: i32| number(budget.into());
-        Ok(Shares {
-            routers: number(counted.get(0)),
-            budgets: budgets.iter().map(|row| (row.get(0), budget(row.get(1)))).collect(),
-        })
+        let place = |row: &Row| SharedPlace {
+            id: row.get(0),
+            name: row.get(1),
+            budget: row.get::<_, Option<i32>>(2).map(budget),
+        };
+        Ok(Shares { routers: number(counted.get(0)), places: places.iter().map(place).collect() })
     }
 
     /// How many replicas route.

@@ -31,7 +31,7 @@ pub(super) struct Options {
     /// Where the data plane listens [setting: TENANTRY_LISTEN]
     #[arg(long, value_name = "ADDRESS")]
     listen: Option<String>,
-    /// Where the admin API listens [setting: TENANTRY_ADMIN_LISTEN]
+    /// Where the admin API, health and metrics are [setting: TENANTRY_ADMIN_LISTEN]
     #[arg(long, value_name = "ADDRESS")]
     admin_listen: Option<String>,
 }
@@ -42,7 +42,7 @@ pub(super) enum Role {
     /// Both.
     #[default]
     All,
-    /// The data plane only.
+    /// The data plane; of the admin listener only health and metrics.
     Router,
     /// The admin API and the workers only.
     Worker,

@@ -2,12 +2,15 @@
 
 use std::time::Duration;
 
+use secrecy::ExposeSecret as _;
+use tenantry_backup::{BackupStore, ObjectLock, S3Settings, ServerEncryption, StoreError};
+
+use super::Settings;
 use super::error::Problem;
 use super::reader::Reader;
 use super::value::{Percent, Positive, Value};
 use crate::operations::backup::BackupRules;
 use crate::tenant::settings::BackupPolicy;
-use tenantry_backup::{ObjectLock, ServerEncryption};
 
 /// Reads what holds for scheduled backups. A schedule without a bucket is refused: nobody would miss the backups
 /// before they are needed.
@@ -62,5 +65,27 @@ impl Value for ServerEncryption {
 
     fn read(text: &str) -> Result<Self, Option<String>> {
         text.parse().map_err(|_| None)
+    }
+}
+
+impl Settings {
+    /// The store for backups; none when no bucket is set.
+    pub async fn store(&self) -> Result<Option<BackupStore>, StoreError> {
+        let Some(bucket) = &self.s3_bucket else { return Ok(None) };
+        let settings = S3Settings {
+            bucket: bucket.clone(),
+            prefix: self.s3_prefix.trim_matches('/').to_owned(),
+            endpoint: self.s3_endpoint.clone(),
+            region: self.s3_region.clone(),
+            force_path_style: self.s3_force_path_style,
+            credentials: self
+                .s3_access_key_id
+                .clone()
+                .zip(self.s3_secret_access_key.clone())
+                .map(|(id, secret)| (id.expose_secret().to_owned(), secret)),
+            object_lock: self.s3_object_lock,
+            encryption: self.s3_encryption.clone(),
+        };
+        BackupStore::s3(settings).await.map(Some)
     }
 }

@@ -44,7 +44,7 @@ pub const KEYS: &[Key] = &[
          between",
     ),
     plain("listen", "127.0.0.1:8080", "where the data plane listens"),
-    plain("admin_listen", "127.0.0.1:8081", "where the admin API listens"),
+    plain("admin_listen", "127.0.0.1:8081", "where the admin API, health and metrics are"),
     plain("tls_cert", "", "PEM file of the certificate that both listeners show, and its chain"),
     plain(
         "tls_key",
@@ -258,6 +258,21 @@ pub const KEYS: &[Key] = &[
         "pg_bin_dir",
         "the usual places",
         "where pg_dump and pg_restore are; for servers of several major versions, `:` between them",
+    ),
+    plain(
+        "enable_audit_logging",
+        "true",
+        "whether the audit log is written; always, so that anything but true is refused",
+    ),
+    plain(
+        "enable_advanced_metrics",
+        "true",
+        "whether /metrics has how long requests, waits and operations take",
+    ),
+    plain(
+        "metrics_per_tenant",
+        "false",
+        "whether /metrics has the requests of each tenant, by slug; for some hundreds of tenants",
     ),
     plain(
         "log_level",

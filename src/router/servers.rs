@@ -37,6 +37,7 @@ struct State {
     known: HashMap<Uuid, Arc<Server>>,
     /// This replica's parts of what is shared.
     parts: HashMap<Uuid, usize>,
+    names: HashMap<Uuid, String>,
 }
 
 impl Servers {
@@ -51,13 +52,16 @@ impl Servers {
     }
 
     pub fn get(&self, id: Uuid) -> Arc<Server> {
-        let State { known, parts } = &mut *self.state();
+        let State { known, parts, .. } = &mut *self.state();
         let budget = parts.get(&id).copied().unwrap_or(self.budget);
         Arc::clone(known.entry(id).or_insert_with(|| Arc::new(Server::new(budget))))
     }
 
-    pub fn all(&self) -> Vec<Arc<Server>> {
-        self.state().known.values().map(Arc::clone).collect()
+    /// Those in use, by name; by id until the catalog has told it.
+    pub fn all(&self) -> Vec<(String, Arc<Server>)> {
+        let State { known, names, .. } = &*self.state();
+        let name = |id| names.get(id).cloned().unwrap_or_else(|| id.to_string());
+        known.iter().map(|(id, server)| (name(id), Arc::clone(server))).collect()
     }
 
     /// Keeps to this replica's parts until `stop`.
@@ -84,8 +88,10 @@ impl Servers {
     fn keep_to(&self, shares: &Shares) {
         self.routers.store(shares.routers.max(1), Ordering::Relaxed);
         let part = |budget: usize| (budget / shares.routers.max(1)).max(1);
-        let State { known, parts } = &mut *self.state();
-        *parts = shares.budgets.iter().map(|(id, budget)| (*id, part(*budget))).collect();
+        let State { known, parts, names } = &mut *self.state();
+        let places = &shares.places;
+        *names = places.iter().map(|place| (place.id, place.name.clone())).collect();
+        *parts = places.iter().filter_map(|it| Some((it.id, part(it.budget?)))).collect();
         for (id, server) in known {
             server.set_budget(parts.get(id).copied().unwrap_or(self.budget));
         }

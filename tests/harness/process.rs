@@ -57,7 +57,12 @@ impl Serving {
 
     /// With more settings than a fleet's.
     pub fn start_with(fleet: &Fleet, settings: &[(&str, &str)]) -> Self {
-        let mut command = serve_command(fleet, "all");
+        Self::start_as(fleet, "all", settings)
+    }
+
+    /// With a role.
+    pub fn start_as(fleet: &Fleet, role: &str, settings: &[(&str, &str)]) -> Self {
+        let mut command = serve_command(fleet, role);
         command
             .envs(settings.iter().copied())
             .env("TENANTRY_LOG_FORMAT", "json")

@@ -8,8 +8,8 @@ use axum::Router;
 use reqwest::{Client, Method, StatusCode};
 use secrecy::ExposeSecret as _;
 use serde_json::{Value, json};
-use tenantry::api::SelfService;
 use tenantry::api::serving::Edge;
+use tenantry::api::{Health, Monitoring, Plane, SelfService};
 use tenantry::catalog::tokens::Scope;
 use tenantry::domains::Domains;
 use tenantry::extract::Tenancy;
@@ -72,12 +72,15 @@ impl Replica {
         let shutdown = CancellationToken::new();
         let worker = Worker::new(fleet.environment.clone(), fleet.changes.clone(), 2);
         tokio::spawn(worker.run(shutdown.clone()));
-        let exporter = metrics::Exporter::install();
+        let exporter = metrics::Exporter::install(metrics::Detail::default());
         let claim = AdminClaim::parse("groups=platform");
         let administrators = Administrators::new(catalog(), verifier.clone(), &identity, claim);
         let (environment, changes) = (fleet.environment.clone(), fleet.changes.clone());
         let domains = Domains::new(catalog(), dns_server, identity.base_domain.clone());
-        let control = api::control_plane(environment, changes, administrators, domains, exporter);
+        let plane = Plane::Control(Box::new(environment.clone()));
+        let health = Health::new(catalog(), plane, true);
+        let monitoring = Monitoring { administrators, exporter, health };
+        let control = api::control_plane(environment, changes, domains, monitoring);
 
         let data = data_plane(&fleet, &verifier, &identity, rules);
         let admin = serve(control, &shutdown).await;

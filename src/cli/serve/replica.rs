@@ -12,15 +12,15 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::Role;
-use crate::api;
 use crate::api::serving::{self, Edge};
+use crate::api::{self, Health, Monitoring, Plane};
 use crate::catalog::changes::Changes;
 use crate::catalog::tenants::NewTenant;
 use crate::catalog::{Catalog, CatalogError};
 use crate::cli::{Error, Result, edge};
 use crate::config::Settings;
 use crate::extract::Tenancy;
-use crate::metrics::Exporter;
+use crate::metrics::{Detail, Exporter};
 use crate::operations::Environment;
 use crate::operations::request::Requester;
 use crate::router::TenantRouter;
@@ -29,11 +29,18 @@ use crate::worker::Worker;
 
 /// How often what the pools hold is measured.
 const MEASURE: Duration = Duration::from_secs(5);
+const ADMIN: &str = "the admin API";
 
 /// A socket, and how it meets its clients.
 struct Listener {
     socket: TcpListener,
     edge: Edge,
+}
+
+impl Listener {
+    fn address(&self) -> Option<SocketAddr> {
+        self.socket.local_addr().ok()
+    }
 }
 
 /// A running replica; ends with the token that it was started with.
@@ -58,9 +65,12 @@ impl Replica {
         }
         // First of all: a port that is taken, or a bad certificate, must not cost a start-up.
         let data = role.routes().then(|| edge::data_plane(&settings.edge)).transpose()?;
-        let admin = role.works().then(|| edge::admin_api(&settings.edge)).transpose()?;
-        let data = listen(data, settings.listen, "the data plane").await?;
-        let admin = listen(admin, settings.admin_listen, "the admin API").await?;
+        let admin = edge::admin_api(&settings.edge)?;
+        let data = match data {
+            Some(edge) => Some(listen(edge, settings.listen, "the data plane").await?),
+            None => None,
+        };
+        let admin = listen(admin, settings.admin_listen, ADMIN).await?;
         let catalog = settings.catalog()?;
         catalog.verify().await?;
         let environment = if role.works() {
@@ -71,15 +81,18 @@ impl Replica {
             None
         };
         let changes = catalog.changes();
-        let exporter = Exporter::install();
+        let exporter = Exporter::install(Detail {
+            times: settings.advanced_metrics,
+            tenants: settings.metrics_per_tenant,
+        });
 
         if let Some((environment, slug)) = environment.as_ref().zip(settings.only_tenant()) {
             make_only_tenant(environment, slug, settings.tenant_name.clone()).await?;
         }
 
         let mut replica = Self {
-            data_address: address(data.as_ref()),
-            admin_address: address(admin.as_ref()),
+            data_address: data.as_ref().and_then(Listener::address),
+            admin_address: admin.address(),
             router: None,
             parts: JoinSet::new(),
             shutdown,
@@ -90,8 +103,22 @@ impl Replica {
         if let Some(listener) = data {
             replica.start_data_plane(listener, settings, &catalog, &changes);
         }
-        if let Some((listener, environment)) = admin.zip(environment) {
-            replica.start_control_plane(listener, settings, environment, changes, exporter);
+        let health = |plane| Health::new(catalog.clone(), plane, settings.multi_tenant_mode);
+        let monitoring = |plane| Monitoring {
+            administrators: settings.administrators(&catalog),
+            exporter,
+            health: health(plane),
+        };
+        match (environment, &replica.router) {
+            (Some(environment), _) => {
+                let monitoring = monitoring(Plane::Control(Box::new(environment.clone())));
+                replica.start_control_plane(admin, settings, environment, changes, monitoring);
+            }
+            (None, Some(router)) => {
+                let monitoring = monitoring(Plane::Data(router.clone()));
+                replica.serve("monitoring", admin, monitoring.alone());
+            }
+            (None, None) => unreachable!("a replica routes or works"),
         }
         Ok(replica)
     }
@@ -101,7 +128,7 @@ impl Replica {
         self.data_address
     }
 
-    /// Where the admin API listens, if this replica has one.
+    /// Where the admin API listens, or what is left of it on a replica that only routes.
     pub fn admin_address(&self) -> Option<SocketAddr> {
         self.admin_address
     }
@@ -140,18 +167,12 @@ impl Replica {
         settings: &Settings,
         environment: Environment,
         changes: Changes,
-        exporter: Option<Exporter>,
+        monitoring: Monitoring,
     ) {
-        let administrators = settings.administrators(&environment.catalog);
         let domains = settings.domains(&environment.catalog);
-        let application = api::control_plane(
-            environment.clone(),
-            changes.clone(),
-            administrators,
-            domains,
-            exporter,
-        );
-        self.serve("the admin API", listener, application);
+        let application =
+            api::control_plane(environment.clone(), changes.clone(), domains, monitoring);
+        self.serve(ADMIN, listener, application);
         let worker = Worker::new(environment, changes, settings.worker_concurrency);
         self.spawn("worker", |shutdown| worker.run(shutdown));
     }
@@ -204,15 +225,10 @@ async fn make_only_tenant(
     }
 }
 
-async fn listen(wanted: Option<Edge>, address: SocketAddr, what: &str) -> Result<Option<Listener>> {
-    let Some(edge) = wanted else { return Ok(None) };
+async fn listen(edge: Edge, address: SocketAddr, what: &str) -> Result<Listener> {
     let socket = TcpListener::bind(address).await;
     let failed = |error| Error::failed(format!("{what} cannot listen on {address}"), error);
-    Ok(Some(Listener { socket: socket.map_err(failed)?, edge }))
-}
-
-fn address(listener: Option<&Listener>) -> Option<SocketAddr> {
-    listener.and_then(|listener| listener.socket.local_addr().ok())
+    Ok(Listener { socket: socket.map_err(failed)?, edge })
 }
 
 async fn tend_metrics(exporter: Exporter, shutdown: CancellationToken) {
