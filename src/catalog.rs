@@ -71,7 +71,7 @@ pub mod way_back;
 pub use lock::TenantLock;
 use query::{Params, execute, maybe, one, rows};
 
-/// Our own schema, in order. `V41__…` goes here and nowhere else.
+/// Our own schema, in order. `V42__…` goes here and nowhere else.
 const MIGRATIONS: &[(&str, &str)] = &[
     ("V1__servers_and_tenants", include_str!("../migrations/catalog/V1__servers_and_tenants.sql")),
     ("V2__operations", include_str!("../migrations/catalog/V2__operations.sql")),
@@ -113,6 +113,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("V38__way_back", include_str!("../migrations/catalog/V38__way_back.sql")),
     ("V39__tracks", include_str!("../migrations/catalog/V39__tracks.sql")),
     ("V40__rollout_items", include_str!("../migrations/catalog/V40__rollout_items.sql")),
+    ("V41__away", include_str!("../migrations/catalog/V41__away.sql")),
 ];
 
 /// A worker's notes need not reach the disk one by one: a step repeated because the catalog's server lost its

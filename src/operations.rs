@@ -260,6 +260,18 @@ pub struct StepContext<'a> {
 }
 
 impl Work {
+    /// The kinds that leave a tenant with the files that their worker had read: whoever began one before a rollout
+    /// leaves it behind that.
+    const BRING_FILES: [&str; 7] = [
+        "provision",
+        "restore",
+        "restore_as",
+        "restore_at",
+        "restore_at_as",
+        "clone",
+        "undo_restore",
+    ];
+
     /// The steps.
     #[must_use]
     pub fn plan(&self) -> &'static Plan {
@@ -368,6 +380,12 @@ impl Plan {
     #[must_use]
     pub fn list(&self, abandoning: bool) -> &'static [Step] {
         if abandoning { self.abandon } else { self.steps }
+    }
+
+    /// Whether an operation that has done so many steps can still be given up.
+    #[must_use]
+    pub fn may_be_given_up(&self, completed_steps: i32) -> bool {
+        usize::try_from(completed_steps).is_ok_and(|done| done < self.no_return)
     }
 }
 

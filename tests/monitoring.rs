@@ -3,22 +3,25 @@
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use reqwest::{Client, Url};
+use reqwest::{Client, StatusCode, Url};
 use secrecy::ExposeSecret as _;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tenantry::catalog::tokens::Scope;
 use tenantry::embedded::free_port;
 use tenantry::embedded::{EmbeddedPostgres, PostgresSettings};
+use tenantry::tenant::placement::Unfit;
 
 use crate::harness::process::{self, Serving};
-use crate::harness::{BY, Fleet, eventually, slug};
+use crate::harness::{BY, Fleet, eventually, new_tenant, slug};
 
 const RULES: &str = "compose/prometheus/alerts.yaml";
 const SETTINGS: &str = "compose/prometheus/prometheus.yaml";
 /// What a caller's trace is called.
 const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
 const DASHBOARD: &str = "compose/grafana/dashboard.json";
+/// What both replicas of `compose/` are set to.
+const REPLICAS: &str = "compose/dev.env";
 
 /// A running Prometheus; ends with its value.
 struct Prometheus {
@@ -30,7 +33,7 @@ struct Prometheus {
 
 impl Prometheus {
     /// One that scrapes and alerts as `compose/` has it, only sooner.
-    async fn start(target: &str, token: &str) -> Self {
+    async fn start(router: &str, worker: &str, token: &str) -> Self {
         let files = tempfile::tempdir().unwrap();
         let write = |name: &str, text: &str| std::fs::write(files.path().join(name), text).unwrap();
         let rules = std::fs::read_to_string(RULES).unwrap();
@@ -40,7 +43,8 @@ impl Prometheus {
         });
         write("alerts.yaml", &rules.collect::<Vec<_>>().join("\n"));
         let settings = std::fs::read_to_string(SETTINGS).unwrap();
-        write("prometheus.yaml", &settings.replace("worker:8081", target).replace("15s", "1s"));
+        let settings = settings.replace("router:8081", router).replace("worker:8081", worker);
+        write("prometheus.yaml", &settings.replace("15s", "1s"));
         write("token", token);
         let port = free_port().unwrap();
         let process = Command::new("setpriv")
@@ -56,7 +60,7 @@ impl Prometheus {
             .unwrap();
         let address = format!("http://127.0.0.1:{port}/api/v1");
         let prometheus = Self { process, address, client: Client::new(), _files: files };
-        prometheus.becomes("up{job=\"tenantry\"} == 1").await;
+        prometheus.becomes("count(up{job=\"tenantry\"} == 1) == 2").await;
         prometheus
     }
 
@@ -146,13 +150,21 @@ async fn the_dashboard_has_data_and_an_alert_fires_when_a_server_stops() {
     let token = fleet.catalog().create_token("prometheus", &[Scope::Metrics]).await.unwrap();
     // A collector that is away keeps nobody from being traced.
     let collector = [("TENANTRY_OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")];
-    let mut serving = Serving::start_with(&fleet, &collector);
-    let admin = serving.address("the admin API").await;
-    let target = admin.strip_prefix("http://").unwrap();
+    let mut worker = Serving::start_as(&fleet, "worker", &collector);
+    let admin = worker.address("the admin API").await;
+    let mode = [("TENANTRY_MULTI_TENANT_MODE", "false"), ("TENANTRY_TENANT_SLUG", "acme")];
+    let own = [mode[0], mode[1], ("TENANTRY_METRICS_PER_TENANT", "true")];
+    let mut router = Serving::start_as(&fleet, "router", &own);
+    let public = router.address("the data plane").await;
+    let watched = router.address("monitoring").await;
     let caller = format!("00-{TRACE}-b7ad6b7169203331-01");
     let asked = Client::new().get(format!("{admin}/health")).header("traceparent", caller);
     assert!(asked.send().await.unwrap().status().is_success());
-    let prometheus = Prometheus::start(target, token.expose_secret()).await;
+    let query = json!({ "query": "select 1", "params": [] });
+    let asked = Client::new().post(format!("{public}/sql")).json(&query);
+    assert!(asked.send().await.unwrap().status().is_success());
+    let [router_at, worker_at] = [&watched, &admin].map(|url| url.strip_prefix("http://").unwrap());
+    let prometheus = Prometheus::start(router_at, worker_at, token.expose_secret()).await;
 
     prometheus.becomes("tenantry_server_up{server=\"eu-2\"} == 1").await;
     for query in queries() {
@@ -166,10 +178,14 @@ async fn the_dashboard_has_data_and_an_alert_fires_when_a_server_stops() {
         "sum by (status) (rate(tenantry_requests_total[1m]))",
         "max by (quantile) (tenantry_backup_age_seconds)",
         "max(tenantry_backup_goals_missed)",
+        "sum by (state) (tenantry_pool_connections)",
     ] {
         assert!(queries().contains(&query.trim_end_matches(" > 0").to_owned()), "{query}");
         prometheus.becomes(query).await;
     }
+    prometheus.becomes("tenantry_pool_connections{server=\"default\", state=\"idle\"} == 1").await;
+    let of_acme = "tenantry_tenant_requests_total{tenant_slug=\"acme\", endpoint=\"/sql\"} == 1";
+    prometheus.becomes(of_acme).await;
     prometheus.has_exemplar("tenantry_request_seconds_bucket{endpoint=\"/health\"}").await;
     let firing = "ALERTS{alertstate=\"firing\"}";
     eventually("nothing is wrong", async || prometheus.query(firing).await.is_empty()).await;
@@ -179,6 +195,38 @@ async fn the_dashboard_has_data_and_an_alert_fires_when_a_server_stops() {
     prometheus
         .becomes("ALERTS{alertname=\"TenantryServerDown\", alertstate=\"firing\", server=\"eu-2\"}")
         .await;
+    let judged = fleet.catalog().placement(&new_tenant("globex")).await.unwrap();
+    let away = judged.iter().find(|judged| judged.host.name == "eu-2").unwrap();
+    assert_eq!(away.unfit, [Unfit::Away], "nobody is placed there");
+}
+
+/// A replica of each role starts with what `compose/` says, on other ports and servers.
+#[tokio::test]
+async fn the_replicas_of_compose_start_and_tell_how_they_are() {
+    let fleet = Fleet::start().await;
+    let text = std::fs::read_to_string(REPLICAS).unwrap();
+    let here =
+        |name: &str| !name.ends_with("_URL") && !name.contains("S3_") && !name.starts_with("AWS_");
+    let given = text.lines().filter_map(|line| line.split_once('=')).filter(|(name, _)| here(name));
+    let given =
+        given.map(|(name, value)| (name, value.replace(":8080", ":0").replace(":8081", ":0")));
+    let given: Vec<_> = given.chain([("TENANTRY_JWT_SECRET", "5ec2e7".repeat(11))]).collect();
+    let given: Vec<_> = given.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    let token = fleet.catalog().create_token("prometheus", &[Scope::Metrics]).await.unwrap();
+    let get = async |url: String| {
+        let request = Client::new().get(url).bearer_auth(token.expose_secret());
+        request.send().await.unwrap().status()
+    };
+    for (role, listener) in [("router", "monitoring"), ("worker", "the admin API")] {
+        let mut replica = Serving::start_as(&fleet, role, &given);
+        let admin = replica.address(listener).await.replace("0.0.0.0", "127.0.0.1");
+
+        assert_eq!(get(format!("{admin}/metrics")).await, StatusCode::OK, "{role}");
+        assert_eq!(get(format!("{admin}/readyz")).await, StatusCode::OK, "{role}");
+        let verbs = get(format!("{admin}/api/setup/tenants")).await;
+        let refused = if role == "router" { StatusCode::NOT_FOUND } else { StatusCode::FORBIDDEN };
+        assert_eq!(verbs, refused, "{role}");
+    }
 }
 
 #[tokio::test]

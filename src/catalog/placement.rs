@@ -7,6 +7,7 @@ use tokio_postgres::Row;
 use uuid::Uuid;
 
 use super::moves::COMING;
+use super::servers::AWAY;
 use super::tenants::NewTenant;
 use super::{Catalog, CatalogError, execute, rows, servers};
 use crate::tenant::placement::{Host, Judged, Wish};
@@ -35,6 +36,19 @@ impl Catalog {
     /// Judges every server as the place of a new tenant, the best first. Nothing is reserved.
     pub async fn placement(&self, new: &NewTenant) -> Result<Vec<Judged>, CatalogError> {
         judge(&self.client().await?, new.into()).await
+    }
+
+    /// Writes down whether a server answers.
+    pub async fn note_server(&self, id: Uuid, answers: bool) -> Result<(), CatalogError> {
+        execute(
+            &self.client().await?,
+            "-- placement::note_server
+             update servers set away_at = case when $2 then null else now() end
+             where id = $1 and (away_at is not null or not $2)",
+            &[&id, &answers],
+        )
+        .await
+        .map(drop)
     }
 
     /// The server with this name, if a tenant that there is may move to it.
@@ -91,6 +105,7 @@ async fn judge(client: &impl GenericClient, guest: Guest<'_>) -> Result<Vec<Judg
              union all {COMING}
          )
          select s.id, s.name, s.region, s.tags, s.tier, s.cordoned, s.max_tenants, count(t.id) as tenants,
+                {AWAY} as away,
                 min(t.slug) filter (where t.slug <> $2 and (t.settings -> 'fleet' -> 'apart_from' ? $2
                     or t.id in (select tenant_id from tenant_slugs where slug = any($1) and leads))) as rival
          from servers s
@@ -111,6 +126,7 @@ fn host_of(row: &Row) -> Result<Host, CatalogError> {
         tags: servers::tags_of(row)?,
         tier: servers::tier_of(row),
         cordoned: row.get("cordoned"),
+        away: row.get("away"),
         tenants: row.get("tenants"),
         max_tenants: row.get("max_tenants"),
         rival: row.get("rival"),

@@ -319,6 +319,18 @@ impl Catalog {
         Ok(row.as_ref().map(RolloutRecord::from_row))
     }
 
+    /// The newest rollout that brought a tenant to its version.
+    pub async fn last_rollout_that_reached(&self) -> Result<Option<RolloutRecord>, CatalogError> {
+        let sql = format!(
+            "-- rollouts::last_that_reached
+             select {COLUMNS} from rollouts r
+             where exists (select from rollout_items i where i.rollout_id = r.id and i.state = 'succeeded')
+             order by r.created_at desc limit 1"
+        );
+        let row = maybe(&self.client().await?, &sql, &[]).await?;
+        Ok(row.as_ref().map(RolloutRecord::from_row))
+    }
+
     /// Says which rollout is open, when that is why another one cannot be.
     async fn or_open(&self, error: CatalogError) -> CatalogError {
         let exists = error.on_constraint("rollouts_open_key", "rollout", "");

@@ -44,6 +44,8 @@ pub struct ServerRecord {
     pub max_tenants: Option<i32>,
     /// Nobody is placed there, and why.
     pub cordoned: Option<String>,
+    /// A worker has found a moment ago that it does not answer.
+    pub away: bool,
     /// The batch of the relocations that empty it.
     pub drain: Option<Uuid>,
     /// When it was added.
@@ -92,6 +94,9 @@ pub enum Edit<T> {
     /// It gets this one.
     Set(T),
 }
+
+/// Whether a server counts as away: workers look several times a minute.
+pub(super) const AWAY: &str = "coalesce(s.away_at > now() - interval '1 minute', false)";
 
 const COLUMNS: &str = "s.id, s.name, s.address, s.connection_budget, s.region, s.tags, s.tier, s.max_tenants, s.cordoned, \
      s.drain, s.created_at, (select count(*) from tenants t where t.server_id = s.id and t.state <> 'deleted') as tenants";
@@ -267,7 +272,7 @@ impl Catalog {
         let mut client = self.client().await?;
         let transaction = client.transaction().await.map_err(CatalogError::Database)?;
         let sql = format!(
-            "-- servers::lock\nselect {COLUMNS} from servers s where s.name = $1 for update of s"
+            "-- servers::lock\nselect {COLUMNS}, {AWAY} as away from servers s where s.name = $1 for update of s"
         );
         let Some(before) = maybe(&transaction, &sql, &[&name]).await? else {
             return Err(CatalogError::Missing { what: "server", name: name.to_owned() });
@@ -310,13 +315,17 @@ impl Catalog {
 
     /// Every server, by name.
     pub async fn servers(&self) -> Result<Vec<ServerRecord>, CatalogError> {
-        let sql = format!("-- servers::list\nselect {COLUMNS} from servers s order by s.name");
+        let sql = format!(
+            "-- servers::list\nselect {COLUMNS}, {AWAY} as away from servers s order by s.name"
+        );
         rows(&self.client().await?, &sql, &[]).await?.iter().map(from_row).collect()
     }
 
     /// The server with this name.
     pub async fn server_by_name(&self, name: &str) -> Result<ServerRecord, CatalogError> {
-        let sql = format!("-- servers::by_name\nselect {COLUMNS} from servers s where s.name = $1");
+        let sql = format!(
+            "-- servers::by_name\nselect {COLUMNS}, {AWAY} as away from servers s where s.name = $1"
+        );
         match maybe(&self.client().await?, &sql, &[&name]).await? {
             Some(row) => from_row(&row),
             None => Err(CatalogError::Missing { what: "server", name: name.to_owned() }),
@@ -387,6 +396,7 @@ fn from_row(row: &Row) -> Result<ServerRecord, CatalogError> {
         tier: tier_of(row),
         max_tenants: row.get("max_tenants"),
         cordoned: row.get("cordoned"),
+        away: row.get("away"),
         drain: row.get("drain"),
         created_at: row.get("created_at"),
     })

@@ -376,6 +376,7 @@ fn host(record: &ServerRecord) -> Host {
         tags: record.tags.clone(),
         tier: record.tier,
         cordoned: record.cordoned.clone(),
+        away: record.away,
         tenants: record.tenants,
         max_tenants: record.max_tenants,
         rival: None,

@@ -18,13 +18,14 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use futures_util::{StreamExt as _, stream};
+use jiff::Timestamp;
 use tenantry_provisioning::{MigrationSet, current_version};
 use thiserror::Error;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::{Environment, StepError, migrate, tracks, upkeep, webhook};
+use super::{Environment, StepError, Work, migrate, tracks, upkeep, webhook};
 use crate::catalog::CatalogError;
 use crate::catalog::changes::{Change, Changes};
 use crate::catalog::operations::Failure;
@@ -58,6 +59,8 @@ const RETRY: Duration = Duration::from_millis(500);
 const HEALTH_CHECKS: usize = 8;
 /// How long a database may take to show that it is well.
 const HEALTH_PATIENCE: Duration = Duration::from_secs(15);
+/// How long a rollout waits for the templates of servers that do not answer before it is held.
+const TEMPLATE_PATIENCE: Duration = Duration::from_secs(30);
 
 /// Why a rollout did not start.
 #[derive(Debug, Error)]
@@ -113,6 +116,11 @@ impl Environment {
         let drawn = self.draw(plan).await?;
         if drawn.waves.is_empty() {
             return Ok(None);
+        }
+        if let Some(before) = self.catalog.last_rollout_that_reached().await?
+            && let Some(edited) = files::edited_since(&before, &drawn.set)
+        {
+            return Err(CatalogError::Conflict(edited).into());
         }
         let digest = drawn.set.directory_digest();
         let new = NewRollout {
@@ -278,7 +286,21 @@ impl Environment {
                         .finish_rollout(record.id, failed, Some(&reason))
                         .await?);
                 }
-                Err(error) => return Err(error),
+                Err(error) if Timestamp::now() < record.created_at + TEMPLATE_PATIENCE => {
+                    return Err(error);
+                }
+                Err(error) => {
+                    let reason = Failure {
+                        remedy: Some(format!(
+                            "when that server is well, `tenantry migrate resume {id}`; to migrate the others alone, \
+                             `tenantry migrate abort {id}`, and `tenantry migrate up` with `--tenant`",
+                            id = record.id
+                        )),
+                        ..error.to_failure("template")
+                    };
+                    self.catalog.pause_rollout(record.id, &reason).await?;
+                    return Ok(());
+                }
             }
         }
         Ok(self.catalog.begin_rollout(record.id).await?)
@@ -318,7 +340,7 @@ impl Environment {
                 None => Ok(catalog.next_wave(id, wave).await?),
             };
         }
-        if catalog.is_anything_coming(id).await? {
+        if catalog.is_anything_coming(id, &Work::BRING_FILES).await? {
             return Ok(());
         }
         let targets = tracks::targets_of(&self.migrations().up_to(record.target_version));

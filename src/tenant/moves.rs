@@ -169,7 +169,7 @@ impl Board {
                 .map_or_else(Vec::new, |judged| judged.unfit);
             breaks.retain(|unfit| match unfit {
                 Unfit::Region(_) | Unfit::Tag(_) | Unfit::Tier(_) | Unfit::Rival(_) => true,
-                Unfit::NotNamed | Unfit::Cordoned(_) | Unfit::Full(_) => false,
+                Unfit::NotNamed | Unfit::Cordoned(_) | Unfit::Away | Unfit::Full(_) => false,
             });
             if breaks.is_empty() {
                 continue;
@@ -280,6 +280,7 @@ mod tests {
             tags: Tags::new(),
             tier: None,
             cordoned: None,
+            away: false,
             tenants: 0,
             max_tenants,
             rival: None,

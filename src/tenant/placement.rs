@@ -39,6 +39,8 @@ pub struct Host {
     pub tier: Option<Tier>,
     /// Nobody is placed there, and why.
     pub cordoned: Option<String>,
+    /// It did not answer a moment ago.
+    pub away: bool,
     /// How many living tenants it has, or will have when those that are on their way have come.
     pub tenants: i64,
     /// It takes no more than this.
@@ -69,6 +71,8 @@ pub enum Unfit {
     Tier(Tier),
     /// It takes nobody.
     Cordoned(String),
+    /// It does not answer.
+    Away,
     /// It has as many as it takes.
     Full(i32),
     /// It has a tenant that must not be beside this one.
@@ -103,6 +107,7 @@ impl Wish {
         unfit.extend(missing.cloned().map(Unfit::Tag));
         unfit.extend(host.tier.filter(|tier| *tier != self.tier).map(Unfit::Tier));
         unfit.extend(host.cordoned.clone().map(Unfit::Cordoned));
+        unfit.extend(host.away.then_some(Unfit::Away));
         let full = host.max_tenants.filter(|most| host.tenants >= i64::from(*most));
         unfit.extend(full.map(Unfit::Full));
         unfit.extend(host.rival.clone().map(Unfit::Rival));
@@ -120,6 +125,7 @@ impl fmt::Display for Unfit {
             Self::Tier(tier) => write!(f, "it takes only tier {}", tier.as_str()),
             Self::Cordoned(reason) if reason.is_empty() => f.write_str("it is cordoned"),
             Self::Cordoned(reason) => write!(f, "it is cordoned: {reason}"),
+            Self::Away => f.write_str("it does not answer"),
             Self::Full(most) => write!(f, "it is full: it takes at most {most}"),
             Self::Rival(slug) => write!(f, "it has {slug}, from which the tenant is kept apart"),
         }
@@ -138,6 +144,7 @@ mod tests {
             tags: Tags::new(),
             tier: None,
             cordoned: None,
+            away: false,
             tenants,
             max_tenants: None,
             rival: None,

@@ -68,6 +68,25 @@ async fn an_edited_a_removed_and_a_new_file_stop_a_rollout_and_are_named() {
 }
 
 #[tokio::test]
+async fn another_rollout_begins_with_no_file_that_tenants_have_otherwise() {
+    let fleet = Fleet::start().await;
+    let open = half_done(&fleet).await;
+    fleet.catalog().abort_rollout(open.id, "test").await.unwrap();
+    let before = std::fs::read_to_string(fleet.migrations.path().join("V2__labels.sql")).unwrap();
+    fleet.add_migration("V2__labels.sql", EDITED);
+    fleet.environment.reload_migrations().await.unwrap();
+    let plan = RolloutPlan::default();
+
+    let refused = fleet.environment.start_rollout(&plan, "test").await.unwrap_err().to_string();
+
+    assert!(refused.starts_with("V2__labels.sql is not what rollout"), "{refused}");
+    fleet.add_migration("V2__labels.sql", &before);
+    let rollout = start(&fleet, &plan).await;
+    assert_eq!(complete(&fleet, &rollout).await.state, RolloutState::Succeeded);
+    assert_eq!(versions(&fleet, ["acme", "globex"]).await, [3, 3]);
+}
+
+#[tokio::test]
 async fn a_worker_with_other_files_leaves_a_rollout_to_those_who_have_them() {
     let fleet = Fleet::start().await;
     let open = half_done(&fleet).await;

@@ -3,12 +3,15 @@
 use tenantry::catalog::lock::Claim;
 use tenantry::catalog::operations::{OperationFilter, OperationState};
 use tenantry::catalog::rollouts::RolloutState;
+use tenantry::catalog::tenants::NewTenant;
+use tenantry::embedded::{EmbeddedPostgres, PostgresSettings};
+use tenantry::operations::request::{BackupChoice, RestoreAs};
 use tenantry::operations::rollouts::RolloutPlan;
 use tokio_postgres::Client;
 use uuid::Uuid;
 
-use super::{PICKY, complete, kinds, labels, start, versions};
-use crate::harness::{Fleet, eventually};
+use super::{PICKY, complete, kinds, labels, start, turn, versions};
+use crate::harness::{BY, Fleet, eventually, new_tenant, slug};
 
 /// One tenant whose migration is in the queue, in a rollout that nobody leads.
 async fn queued(fleet: &Fleet) -> Uuid {
@@ -155,4 +158,62 @@ async fn a_catalog_that_is_away_for_a_moment_ends_no_rollout() {
     let ended = running.await.unwrap().unwrap();
     assert_eq!(ended.state, RolloutState::Succeeded);
     assert_eq!(versions(&fleet, ["acme"]).await, [2]);
+}
+
+#[tokio::test]
+async fn a_copy_that_was_begun_before_with_older_files_is_waited_for() {
+    let fleet = Fleet::start().await;
+    fleet.create_tenant("acme").await;
+    fleet.back_up("acme").await;
+    // Nobody can make this database now.
+    let admin = fleet.admin("postgres").await;
+    let lock = "select pg_advisory_lock(hashtextextended('tenantry tenant_copy', 0))";
+    admin.batch_execute(lock).await.unwrap();
+    let to = RestoreAs { slug: slug("copy"), server: None };
+    let latest = BackupChoice::Latest;
+    let copy = fleet.environment.restore_as(&slug("acme"), latest, to, BY).await.unwrap();
+    let runner = fleet.runner();
+    let copying = tokio::spawn(async move { runner.complete(copy.id).await.unwrap() });
+    somebody_waits(&admin).await;
+    labels(&fleet);
+    let rollout = start(&fleet, &RolloutPlan::default()).await;
+    for _ in 0..5 {
+        turn(&fleet, rollout.id).await;
+    }
+
+    assert_eq!(versions(&fleet, ["acme"]).await, [2]);
+    assert_eq!(fleet.catalog().rollout(rollout.id).await.unwrap().state, RolloutState::Running);
+    admin.batch_execute("select pg_advisory_unlock_all()").await.unwrap();
+    assert_eq!(copying.await.unwrap().state, OperationState::Succeeded);
+    assert_eq!(versions(&fleet, ["copy"]).await, [1]);
+    assert_eq!(complete(&fleet, &rollout).await.state, RolloutState::Succeeded);
+    assert_eq!(versions(&fleet, ["copy"]).await, [2]);
+}
+
+#[tokio::test]
+async fn a_server_that_stays_away_holds_a_rollout_before_it_begins() {
+    let fleet = Fleet::start().await;
+    let other = EmbeddedPostgres::start_scratch(PostgresSettings::scratch()).await.unwrap();
+    let record = fleet.catalog().add_server("eu-2", &other.url().into()).await.unwrap();
+    fleet.environment.server(record.id).await.unwrap().prepare().await.unwrap();
+    for (name, server) in [("acme", "default"), ("globex", "eu-2")] {
+        let new = NewTenant { server: Some(server.to_owned()), ..new_tenant(name) };
+        let made = fleet.environment.create_tenant(&new, false, BY).await.unwrap();
+        fleet.complete(&made).await;
+    }
+    drop(other);
+    labels(&fleet);
+    let rollout = start(&fleet, &RolloutPlan::default()).await;
+    fleet.environment.advance(rollout.id).await.unwrap_err();
+    let catalog = fleet.admin("tenantry").await;
+    let later = "update rollouts set created_at = created_at - interval '1 minute'";
+    catalog.execute(later, &[]).await.unwrap();
+
+    let held = fleet.environment.advance(rollout.id).await.unwrap();
+
+    assert_eq!(held.state, RolloutState::Paused);
+    let reason = held.reason.unwrap();
+    assert!(reason.message.contains("cannot be reached"), "{reason:?}");
+    assert!(reason.remedy.unwrap().contains("migrate resume"));
+    assert_eq!(versions(&fleet, ["acme", "globex"]).await, [1, 1]);
 }

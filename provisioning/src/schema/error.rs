@@ -255,6 +255,9 @@ fn half_done_remedy(file: &str) -> String {
     )
 }
 
+/// The class of errors about rows that a constraint forbids.
+const INTEGRITY: &str = "23";
+
 fn failed_remedy(cause: &Cause) -> &'static str {
     match cause.sql_state().map(SqlState::code) {
         Some("57014") => {
@@ -268,7 +271,10 @@ fn failed_remedy(cause: &Cause) -> &'static str {
         Some("42501") => {
             "migrations run as tenantry_owner, which may not do this: a superuser has to"
         }
-        _ => "mend the file, then run it again; the files before it are applied",
+        Some(code) if code.starts_with(INTEGRITY) => {
+            "rows are in the way: mend them, then run it again; or mend the file, if no tenant has it yet"
+        }
+        _ => "mend the file, if no tenant has it yet, then run it again",
     }
 }
 

@@ -338,16 +338,19 @@ impl Catalog {
         Ok(found.iter().map(|row| row.get(0)).collect())
     }
 
-    /// Whether a tenant is still being made or restored that was begun before the rollout was.
-    pub async fn is_anything_coming(&self, rollout: Uuid) -> Result<bool, CatalogError> {
+    /// Whether an operation of these kinds is under way that was begun before the rollout was.
+    pub async fn is_anything_coming(
+        &self,
+        rollout: Uuid,
+        kinds: &[&str],
+    ) -> Result<bool, CatalogError> {
         let found = one(
             &self.client().await?,
             "-- rollouts::is_anything_coming
              select exists (
                  select from operations o join rollouts r on r.id = $1
-                 where o.kind in ('provision', 'restore', 'restore_at', 'restore_at_as')
-                   and o.state = 'running' and o.started_at < r.created_at)",
-            &[&rollout],
+                 where o.kind = any ($2) and o.state = 'running' and o.started_at < r.created_at)",
+            &[&rollout, &kinds],
         )
         .await?;
         Ok(found.get(0))

@@ -106,6 +106,21 @@ pub fn contradiction(record: &RolloutRecord, set: &MigrationSet) -> Option<Failu
     })
 }
 
+/// Why another rollout must not begin with these files: tenants would get another schema than others have from files
+/// of the same name.
+pub(super) fn edited_since(before: &RolloutRecord, set: &MigrationSet) -> Option<String> {
+    let brought = set.up_to(before.target_version);
+    let edited = |(file, sha256): &(&str, &str)| {
+        file.starts_with('V') && before.files.get(*file).is_some_and(|then| then != sha256)
+    };
+    let (file, _) = brought.checksums().find(edited)?;
+    Some(format!(
+        "{file} is not what rollout {} brought to tenants: put it back as it was, and what is new into a file with \
+         the next number",
+        before.id
+    ))
+}
+
 /// Why a rollout must wait that goes beyond the version at which the fleet is frozen.
 pub(super) fn frozen(record: &RolloutRecord) -> Option<Failure> {
     let ceiling = record.ceiling.filter(|ceiling| *ceiling < record.target_version)?;
