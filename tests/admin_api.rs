@@ -89,6 +89,25 @@ async fn the_same_idempotency_key_finds_the_same_operation() {
 }
 
 #[tokio::test]
+async fn an_idempotency_key_is_for_one_request() {
+    let replica = Replica::start().await;
+    replica.create("acme").await;
+    let delete = async |query: &str| {
+        let url = format!("{}/api/setup/tenants/acme{query}", replica.admin);
+        let request = replica.client.delete(url).bearer_auth(&replica.token);
+        request.header("Idempotency-Key", "once").send().await.unwrap()
+    };
+    let first = delete("?keep_backups=true").await;
+    assert_eq!(first.status(), StatusCode::ACCEPTED);
+    replica.settle(&first.json::<Value>().await.unwrap()).await;
+
+    let (again, another) = (delete("?keep_backups=true").await, delete("").await);
+
+    assert_eq!(again.status(), StatusCode::ACCEPTED);
+    assert_eq!(another.status(), StatusCode::CONFLICT, "it asks for what was not done");
+}
+
+#[tokio::test]
 async fn migrations_run_over_http() {
     let replica = Replica::start().await;
     replica.create("acme").await;

@@ -426,6 +426,8 @@ async fn a_tenant_is_renamed_over_http() {
     assert_eq!((&ended["kind"], &ended["tenant_slug"]), (&json!("rename"), &json!("initech")));
     let (_, tenant) = replica.get("/api/setup/tenants/acme").await;
     assert_eq!(tenant["slug"], "initech");
+    let by_alias = replica.call(Method::DELETE, "/api/setup/tenants/acme", None).await;
+    assert_eq!(by_alias.0, StatusCode::CONFLICT, "nobody is deleted by an earlier name");
     let (_, found) = replica.get("/api/setup/tenants/initech/aliases").await;
     assert_eq!(found["aliases"][0]["slug"], "acme");
     let alias = "/api/setup/tenants/initech/aliases/acme";

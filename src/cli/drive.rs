@@ -69,10 +69,29 @@ impl Driver<'_> {
             () = interrupt.next() => {}
             () = sleep(GRACE) => {}
         }
-        let help = format!(
-            "nothing is lost: `tenantry operation retry {id}` goes on, \
-             `tenantry operation cancel {id}` undoes it"
-        );
+        let record = self.environment.catalog.operation(id).await?;
+        let help = match record.state {
+            OperationState::Succeeded => return Ok(record),
+            OperationState::Failed => {
+                let error = record.error.map(|failure| format!(": {}", failure.message));
+                format!(
+                    "it has failed{}; `tenantry operation show {id}` has more",
+                    error.unwrap_or_default()
+                )
+            }
+            OperationState::Cancelled => "it was given up, and what it did is undone".to_owned(),
+            OperationState::Queued | OperationState::Running => {
+                let plan = Work::of(&record).ok().map(|work| work.plan());
+                let undo = match plan.filter(|plan| plan.may_be_given_up(record.completed_steps)) {
+                    Some(_) => format!("`tenantry operation cancel {id}` undoes it"),
+                    None => "it cannot be undone any more".to_owned(),
+                };
+                format!(
+                    "nothing is lost: a worker of `tenantry serve` goes on with it, or `tenantry operation retry {id}`; \
+                     {undo}"
+                )
+            }
+        };
         Err(Error::Interrupted { help })
     }
 

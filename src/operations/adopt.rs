@@ -143,7 +143,7 @@ impl Environment {
         from: AdoptFrom,
         by: Requester<'_>,
     ) -> Result<OperationRecord, AdoptionError> {
-        if let Some(earlier) = self.earlier(by).await? {
+        if let Some(earlier) = self.earlier(by, "adopt").await? {
             return Ok(earlier);
         }
         let obstacles = self.plan_adoption(new, &from).await?.obstacles;

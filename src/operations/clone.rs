@@ -52,7 +52,7 @@ impl Environment {
         to: CloneAs,
         by: Requester<'_>,
     ) -> Result<OperationRecord, CatalogError> {
-        if let Some(earlier) = self.earlier(by).await? {
+        if let Some(earlier) = self.earlier(by, "clone").await? {
             return Ok(earlier);
         }
         if let Some(mask) = &to.mask {

@@ -11,6 +11,7 @@ use crate::catalog::operations::{BatchItem, NewOperation, OperationRecord};
 use crate::catalog::tenants::{NewTenant, TenantFilter};
 use crate::tenant::{Tenant, TenantSettings, TenantSlug, TenantState};
 
+mod again;
 mod clone;
 mod restore;
 mod restore_at;
@@ -46,7 +47,7 @@ impl Environment {
         sample_data: bool,
         by: Requester<'_>,
     ) -> Result<OperationRecord, CatalogError> {
-        if let Some(earlier) = self.earlier(by).await? {
+        if let Some(earlier) = self.earlier(by, "provision").await? {
             return Ok(earlier);
         }
         self.make(new, &Work::Provision { sample_data }, by).await
@@ -88,7 +89,7 @@ impl Environment {
         to: &TenantSlug,
         by: Requester<'_>,
     ) -> Result<OperationRecord, CatalogError> {
-        if let Some(earlier) = self.earlier(by).await? {
+        if let Some(earlier) = self.earlier(by, "rename").await? {
             return Ok(earlier);
         }
         let tenant = self.settled(slug).await?;
@@ -121,7 +122,7 @@ impl Environment {
         way: Way,
         by: Requester<'_>,
     ) -> Result<OperationRecord, CatalogError> {
-        if let Some(earlier) = self.earlier(by).await? {
+        if let Some(earlier) = self.earlier(by, "relocate").await? {
             return Ok(earlier);
         }
         let tenant = self.catalog.tenant(slug).await?;
@@ -197,7 +198,7 @@ impl Environment {
         accepted: Option<String>,
         by: Requester<'_>,
     ) -> Result<OperationRecord, CatalogError> {
-        if let Some(earlier) = self.earlier(by).await? {
+        if let Some(earlier) = self.earlier(by, "baseline").await? {
             return Ok(earlier);
         }
         let tenant = self.settled(slug).await?;
@@ -294,10 +295,21 @@ impl Environment {
         by: Requester<'_>,
     ) -> Result<OperationRecord, CatalogError> {
         // First: what was asked for may have deleted the tenant.
-        if let Some(earlier) = self.earlier(by).await? {
+        if let Some(earlier) = self.earlier(by, work.kind()).await? {
+            let asked = by.operation(work, earlier.tenant_id);
+            if matches!(work, Work::Delete { .. }) && earlier.input != asked.input {
+                return Err(again::key_reused());
+            }
             return Ok(earlier);
         }
         let tenant = self.catalog.tenant(slug).await?;
+        if matches!(work, Work::Delete { .. }) && tenant.slug != *slug {
+            return Err(CatalogError::Conflict(format!(
+                "`{slug}` is an earlier name of tenant `{now}`, and nobody is deleted by one: if `{now}` is meant, \
+                 name it",
+                now = tenant.slug
+            )));
+        }
         self.queue(&tenant, wanted, work, by).await
     }
 
@@ -309,7 +321,7 @@ impl Environment {
         work: &Work,
         by: Requester<'_>,
     ) -> Result<OperationRecord, CatalogError> {
-        match self.earlier(by).await? {
+        match self.earlier(by, work.kind()).await? {
             Some(earlier) => Ok(earlier),
             None => self.queue(tenant, wanted, work, by).await,
         }
@@ -383,28 +395,6 @@ impl Environment {
         let tenant = self.catalog.tenant(slug).await?;
         require_state(&tenant, &TenantState::SETTLED)?;
         Ok(tenant)
-    }
-
-    /// The same request may have come a moment before, by another way.
-    pub(super) async fn or_earlier(
-        &self,
-        asked: Result<OperationRecord, CatalogError>,
-        by: Requester<'_>,
-    ) -> Result<OperationRecord, CatalogError> {
-        match asked {
-            Err(error @ CatalogError::Exists { .. }) => self.earlier(by).await?.ok_or(error),
-            other => other,
-        }
-    }
-
-    pub(super) async fn earlier(
-        &self,
-        by: Requester<'_>,
-    ) -> Result<Option<OperationRecord>, CatalogError> {
-        match by.idempotency_key {
-            Some(key) => self.catalog.operation_by_key(key).await,
-            None => Ok(None),
-        }
     }
 }
 

@@ -3,21 +3,16 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::http::HeaderMap;
 use serde_json::Value;
 
 use super::bearer::{bearer, is_ours, prove};
-use super::denials::{Denial, Denials};
+use super::denials::{Denial, Denials, FOLD};
 use super::{ClaimPath, IdentitySettings, ResolveError, Tokens};
 use crate::catalog::Catalog;
 use crate::catalog::tokens::Scope;
 use crate::oidc::TokenVerifier;
-
-/// How long refusals of one kind are gathered once the first of them is written: however many there are, the catalog
-/// gets a few hundred entries an hour.
-const FOLD: Duration = Duration::from_mins(5);
 
 /// The claim that makes a user an administrator: a path and what must stand there, alone or in a list.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -29,6 +29,10 @@ const MOST: usize = 100;
 /// Of these, strangers get no more: nobody who is known hides behind them.
 const MOST_OF_STRANGERS: usize = 50;
 
+/// How long refusals of one kind are gathered once the first of them is written: however many there are, the catalog
+/// gets a few hundred entries an hour.
+pub(super) const FOLD: Duration = Duration::from_mins(5);
+
 /// Cheap to clone; clones gather together.
 #[derive(Clone)]
 pub(super) struct Denials {

@@ -21,7 +21,9 @@ use uuid::Uuid;
 
 use super::attempts::Attempts;
 use super::connection_string::{ConnectionString, Malformed};
+use super::denials::{Denial, Denials, FOLD};
 use super::forwarded::ClientAddress;
+use crate::catalog::Catalog;
 use crate::catalog::tenants::Place;
 use crate::metrics;
 use crate::problem::Problem;
@@ -33,6 +35,7 @@ const REFUSAL: Duration = Duration::from_millis(250);
 /// Checks the passwords of requests.
 pub(crate) struct Passwords {
     attempts: Attempts,
+    denials: Denials,
 }
 
 /// Somebody says to be a user, and has a password to show for it.
@@ -55,8 +58,9 @@ pub(crate) struct ProvenPassword {
 }
 
 impl Passwords {
-    pub fn new() -> Self {
-        Self { attempts: Attempts::new() }
+    /// Whoever is refused stands in this catalog's audit log.
+    pub fn new(catalog: Catalog) -> Self {
+        Self { attempts: Attempts::new(), denials: Denials::new(catalog, FOLD) }
     }
 
     /// The slug in the name of the role that the user says to be, of now or of before a rename; nothing is
@@ -64,7 +68,7 @@ impl Passwords {
     pub fn slug_of(&self, claim: &Claim) -> Result<Option<TenantSlug>, Problem> {
         let Claim { user, address, .. } = claim;
         if let Some(wait) = self.attempts.wait(user, *address) {
-            return Err(too_often(wait));
+            return Err(self.too_often(wait, *address));
         }
         Ok(user.strip_prefix("tenant_").and_then(|slug| TenantSlug::parse(slug).ok()))
     }
@@ -90,11 +94,27 @@ impl Passwords {
             }
             (Ok(_), _) => {
                 metrics::resolution("none", "unauthenticated");
+                let tenant = place.map(|place| place.tenant.slug.clone());
+                let denial = Denial { violation: "wrong_password", tenant, ..Denial::default() };
+                self.denials.gather(denial, address);
                 sleep_until((since + REFUSAL).into()).await;
                 Err(refused())
             }
-            (Err(wait), _) => Err(too_often(wait)),
+            (Err(wait), _) => Err(self.too_often(wait, address)),
         }
+    }
+
+    fn too_often(&self, wait: Duration, address: Option<IpAddr>) -> Problem {
+        metrics::resolution("none", "too_many_attempts");
+        let denial = Denial { violation: "too_many_attempts", ..Denial::default() };
+        self.denials.gather(denial, address);
+        Problem::new(
+            StatusCode::TOO_MANY_REQUESTS,
+            "too_many_attempts",
+            "Too many attempts",
+            "too many wrong passwords; try again later, or send a token as `Authorization: Bearer …`",
+        )
+        .retry_after(wait)
     }
 }
 
@@ -127,15 +147,4 @@ fn refused() -> Problem {
         "the user and password of the connection string are no tenant's own; an operator can show them \
          with `tenantry tenant url`",
     )
-}
-
-fn too_often(wait: Duration) -> Problem {
-    metrics::resolution("none", "too_many_attempts");
-    Problem::new(
-        StatusCode::TOO_MANY_REQUESTS,
-        "too_many_attempts",
-        "Too many attempts",
-        "too many wrong passwords; try again later, or send a token as `Authorization: Bearer …`",
-    )
-    .retry_after(wait)
 }

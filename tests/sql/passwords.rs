@@ -185,6 +185,14 @@ async fn guessing_comes_to_an_end_and_costs_the_catalog_nothing() {
     let before = count().await;
     guesses(100).await;
     assert!(count().await - before < 50, "a refused guess asks nobody");
+    let catalog = sql.fleet.admin("tenantry").await;
+    let told = "select count(*), min(tenant_slug) from audit_log
+        where action = 'request.denied' and detail ->> 'violation' = 'wrong_password'";
+    eventually("the audit log has them as one", async || {
+        let row = catalog.query_one(told, &[]).await.unwrap();
+        (row.get(0), row.get(1)) == (1_i64, Some("acme"))
+    })
+    .await;
 }
 
 /// As an operator runs it and its customer uses it: the string that `tenantry tenant url` prints, the client

@@ -72,7 +72,7 @@ impl Environment {
         by: Requester<'_>,
     ) -> Result<OperationRecord, CatalogError> {
         self.require_store()?;
-        if let Some(earlier) = self.earlier(by).await? {
+        if let Some(earlier) = self.earlier(by, "restore_as").await? {
             return Ok(earlier);
         }
         let backup = self.choose_backup(slug, choice).await?;

@@ -41,7 +41,7 @@ impl Environment {
         to: RestoreAs,
         by: Requester<'_>,
     ) -> Result<OperationRecord, CatalogError> {
-        if let Some(earlier) = self.earlier(by).await? {
+        if let Some(earlier) = self.earlier(by, "restore_at_as").await? {
             return Ok(earlier);
         }
         let original = self.catalog.tenant(slug).await?;
