@@ -84,7 +84,7 @@ pub(super) async fn let_go(
     incoming: &DatabaseName,
     server_id: Uuid,
 ) -> Result<(), StepError> {
-    let Some(before) = cx.recall::<Before>(BEFORE) else { return Ok(()) };
+    let Some(before) = cx.recall::<Before>(BEFORE)? else { return Ok(()) };
     if cx.tenant.epoch > before.epoch {
         return Err(StepError::fail(
             "the tenant is served from the restored database already",
@@ -97,7 +97,7 @@ pub(super) async fn let_go(
 
 /// After the tenant is served elsewhere: its role has nothing to do on the server that it left.
 pub(super) async fn leave_server(cx: &StepContext<'_>) -> Result<(), StepError> {
-    let Some(left) = left_server(cx) else { return Ok(()) };
+    let Some(left) = left_server(cx)? else { return Ok(()) };
     let server = cx.environment.server(left).await?;
     Ok(server.drop_role(&cx.tenant.role, cx.tenant.id).await?)
 }
@@ -109,7 +109,7 @@ pub(super) async fn clear_stale(
     incoming: &DatabaseName,
     server_id: Uuid,
 ) -> Result<(), StepError> {
-    let Some(before) = cx.recall::<Before>(BEFORE) else { return Ok(()) };
+    let Some(before) = cx.recall::<Before>(BEFORE)? else { return Ok(()) };
     let target = cx.environment.server(server_id).await?;
     let is_back = cx.tenant.state != TenantState::Restoring && cx.tenant.epoch == before.epoch;
     if is_back && is_ours(&target, &cx.tenant.database, cx.operation.id).await? {
@@ -120,9 +120,9 @@ pub(super) async fn clear_stale(
 }
 
 /// The server that the tenant was on before, once it is on another.
-pub(super) fn left_server(cx: &StepContext<'_>) -> Option<Uuid> {
-    let before = cx.recall::<Before>(BEFORE)?;
-    (before.server_id != cx.tenant.server_id).then_some(before.server_id)
+pub(super) fn left_server(cx: &StepContext<'_>) -> Result<Option<Uuid>, StepError> {
+    let Some(before) = cx.recall::<Before>(BEFORE)? else { return Ok(None) };
+    Ok((before.server_id != cx.tenant.server_id).then_some(before.server_id))
 }
 
 /// Finds out while the tenant is still served that its database cannot be renamed.
@@ -142,7 +142,7 @@ pub(super) async fn require_nothing_prepared(
 
 /// How the tenant stands; or, in the middle of a cutover, how it stood before that.
 async fn before(cx: &StepContext<'_>) -> Result<Before, StepError> {
-    let noted = cx.recall::<Before>(BEFORE);
+    let noted = cx.recall::<Before>(BEFORE)?;
     let marker = marker(cx).await?;
     if let Some(noted) = noted
         && (cx.tenant.state == TenantState::Restoring || marker == Some(cx.operation.id))

@@ -85,7 +85,7 @@ async fn serve(cx: &StepContext<'_>) -> Result<(), StepError> {
     if cx.tenant.slug == new.slug {
         return Ok(());
     }
-    Ok(cx.lock.rename(&new.slug, &new.database, &new.role, state_before(cx)).await?)
+    Ok(cx.lock.rename(&new.slug, &new.database, &new.role, state_before(cx)?).await?)
 }
 
 /// Gives up before the catalog has the new names: the old ones are in force again.
@@ -107,7 +107,7 @@ async fn undo(cx: &StepContext<'_>) -> Result<(), StepError> {
     let server = cx.environment.server(tenant.server_id).await?;
     let (from, to) = ((&new.database, &new.role), (&tenant.database, &tenant.role));
     server.rename(Rename { from, to, tenant: tenant.id, grace: Duration::ZERO }).await?;
-    set_state(cx, state_before(cx)).await
+    set_state(cx, state_before(cx)?).await
 }
 
 /// Why an operator suspended the tenant is still true after a cutover.
@@ -115,8 +115,8 @@ async fn set_state(cx: &StepContext<'_>, state: TenantState) -> Result<(), StepE
     Ok(cx.lock.set_state(state, cx.tenant.suspended_reason.as_deref()).await?)
 }
 
-fn state_before(cx: &StepContext<'_>) -> TenantState {
-    cx.recall(STATE).unwrap_or(TenantState::Active)
+fn state_before(cx: &StepContext<'_>) -> Result<TenantState, StepError> {
+    Ok(cx.recall(STATE)?.unwrap_or(TenantState::Active))
 }
 
 fn names(cx: &StepContext<'_>) -> Result<Names, StepError> {
