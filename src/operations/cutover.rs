@@ -12,7 +12,7 @@ use tenantry_provisioning::{
 };
 use uuid::Uuid;
 
-use super::{StepContext, StepError, chain, provision, relocate, way_back};
+use super::{StepContext, StepError, chain, provision, relocate, require_settled, way_back};
 use crate::tenant::{SchemaState, TenantState};
 
 /// What is to come into the place of a tenant's database.
@@ -85,13 +85,20 @@ pub(super) async fn let_go(
     server_id: Uuid,
 ) -> Result<(), StepError> {
     let Some(before) = cx.recall::<Before>(BEFORE)? else { return Ok(()) };
-    if cx.tenant.epoch > before.epoch {
+    if is_under_way(cx, &before).await? {
+        put_back(cx, &before, incoming, server_id).await?;
+        return clear_target(cx, &before, incoming, server_id).await;
+    }
+    // It was undone when it failed. What became of the tenant since then is the work of others, and stays.
+    require_settled(&cx.tenant)?;
+    if cx.tenant.epoch == before.epoch {
+        cx.lock.forget_retained(&DatabaseName::old(cx.operation.id), before.server_id).await?;
+    } else if marker(cx).await? == Some(cx.operation.id) {
         return Err(StepError::fail(
             "the tenant is served from the restored database already",
             format!("keep it, or go back with `tenantry restore {} --undo`", cx.tenant.slug),
         ));
     }
-    put_back(cx, &before, incoming, server_id).await?;
     clear_target(cx, &before, incoming, server_id).await
 }
 
@@ -145,10 +152,11 @@ async fn before(cx: &StepContext<'_>) -> Result<Before, StepError> {
     let noted = cx.recall::<Before>(BEFORE)?;
     let marker = marker(cx).await?;
     if let Some(noted) = noted
-        && (cx.tenant.state == TenantState::Restoring || marker == Some(cx.operation.id))
+        && (marker == Some(cx.operation.id) || is_under_way(cx, &noted).await?)
     {
         return Ok(noted);
     }
+    require_settled(&cx.tenant)?;
     let before = Before {
         state: cx.tenant.state,
         server_id: cx.tenant.server_id,
@@ -157,6 +165,16 @@ async fn before(cx: &StepContext<'_>) -> Result<Before, StepError> {
     };
     cx.remember(BEFORE, &before).await?;
     Ok(before)
+}
+
+/// Whether this operation has begun a cutover that is neither done nor undone.
+async fn is_under_way(cx: &StepContext<'_>, before: &Before) -> Result<bool, StepError> {
+    if cx.tenant.state != TenantState::Restoring || cx.tenant.epoch != before.epoch {
+        return Ok(false);
+    }
+    // Another's may be stuck: each notes what it replaces before it begins, and forgets that once it is undone.
+    let retained = cx.lock.retained_databases().await?;
+    Ok(retained.iter().any(|retained| retained.operation_id == cx.operation.id))
 }
 
 /// The operation that the marker of the tenant's present database names.
@@ -245,19 +263,20 @@ async fn put_back(
         } else {
             possess(cx, before, &source, &old, owner, epoch).await?;
         }
-        cx.lock.forget_retained(&old, before.server_id).await?;
     }
-    Ok(cx.lock.set_state(before.state, cx.tenant.suspended_reason.as_deref()).await?)
+    cx.lock.set_state(before.state, cx.tenant.suspended_reason.as_deref()).await?;
+    // Not before that: it tells that the cutover is under way.
+    Ok(cx.lock.forget_retained(&old, before.server_id).await?)
 }
 
-/// Takes back what a cutover gave the tenant on a server that it did not come to.
+/// Takes back what a cutover gave the tenant on a server that it did not come to, nor by another operation since.
 async fn clear_target(
     cx: &StepContext<'_>,
     before: &Before,
     incoming: &DatabaseName,
     server_id: Uuid,
 ) -> Result<(), StepError> {
-    if server_id == before.server_id {
+    if [before.server_id, cx.tenant.server_id].contains(&server_id) {
         return Ok(());
     }
     let (live, role) = (&cx.tenant.database, &cx.tenant.role);
