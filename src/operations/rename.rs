@@ -64,13 +64,14 @@ async fn cut_over(cx: &StepContext<'_>) -> Result<(), StepError> {
         way_back::close(cx, None, "the tenant was renamed").await?;
     }
     set_state(cx, TenantState::Renaming).await?;
-    let renamed = rename(cx).await;
-    if renamed.is_err()
-        && let Err(error) = undo(cx).await
+    let Err(error) = rename(cx).await else { return Ok(()) };
+    // Once the lock is lost, another worker may be renaming already: what it does is not undone.
+    if cx.lock.read_tenant().await.is_ok()
+        && let Err(worse) = undo(cx).await
     {
-        tracing::warn!(error = %chain(&error), "the cutover cannot be undone; requests wait for a retry");
+        tracing::warn!(error = %chain(&worse), "the cutover cannot be undone; requests wait for a retry");
     }
-    renamed
+    Err(error)
 }
 
 async fn rename(cx: &StepContext<'_>) -> Result<(), StepError> {
