@@ -24,7 +24,7 @@ use crate::tenant::Tenant;
 const MAX_RETRIES: i32 = 8;
 /// Times that a worker may die over one operation.
 const MAX_ATTEMPTS: i32 = 30;
-/// The longest pause between two tries.
+/// The longest pause between two tries, before it is spread.
 const MAX_DELAY_SECS: f64 = 30.0;
 
 /// One turn with an operation.
@@ -95,7 +95,8 @@ impl Runner {
                 );
                 "postponed"
             }
-            Turn::HandedBack | Turn::Vanished => "handed_back",
+            Turn::HandedBack => "handed_back",
+            Turn::Vanished => "lost",
         };
         metrics::operation(work.kind(), outcome, started.elapsed());
         drop(entered);
@@ -141,9 +142,9 @@ impl Runner {
                 }
             }
             Turn::Postponed(failure, delay) => {
-                lock.postpone(completed, Some(&failure), delay).await?;
+                lock.postpone(completed, &failure, delay).await?;
             }
-            Turn::HandedBack => lock.postpone(completed, None, 0.0).await?,
+            Turn::HandedBack => lock.hand_back(completed).await?,
             Turn::Vanished => return Ok(None),
         }
         if let Some(batch) = record.batch_id {
@@ -184,7 +185,10 @@ impl Runner {
                 Err(error) => return Turn::Failed(error.to_failure(step.name)),
             }
             *completed = i32::try_from(index + 1).expect("lists of steps are short");
-            if index + 1 < steps.len() && lock.record_progress(*completed).await.is_err() {
+            if index + 1 < steps.len()
+                && let Err(error) = lock.record_progress(*completed).await
+            {
+                tracing::warn!(error = %chain(&error), "a step is done and cannot be written down; it is done again");
                 return Turn::Vanished;
             }
         }
@@ -246,5 +250,20 @@ async fn keep_lease(lock: &TenantLock) -> CatalogError {
 /// Doubles from half a second, spread by up to a half so that failures do not come in step.
 fn delay_secs(attempts: i32) -> f64 {
     let spread = f64::from(Uuid::new_v4().as_bytes()[0]) / 512.0;
-    (0.5 * f64::from(attempts.clamp(0, 8)).exp2() * (0.75 + spread)).min(MAX_DELAY_SECS)
+    (0.5 * f64::from(attempts.clamp(0, 8)).exp2()).min(MAX_DELAY_SECS) * (0.75 + spread)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn late_retries_do_not_come_in_step() {
+        let delays: Vec<f64> = (0..64).map(|_| delay_secs(MAX_RETRIES)).collect();
+
+        assert!(delays.iter().all(|delay| (22.0..38.0).contains(delay)), "{delays:?}");
+        let (least, most) =
+            (delays.iter().copied().reduce(f64::min), delays.iter().copied().reduce(f64::max));
+        assert!(most.unwrap() - least.unwrap() > 2.0, "{delays:?}");
+    }
 }
