@@ -4,7 +4,7 @@
 //! lease is lost the step is dropped where it stands and nothing more is written.
 
 use std::sync::Mutex;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tenantry_provisioning::MigrationSet;
@@ -24,6 +24,8 @@ use crate::tenant::Tenant;
 const MAX_RETRIES: i32 = 8;
 /// Times that a worker may die over one operation.
 const MAX_ATTEMPTS: i32 = 30;
+/// How often to look whether the lock is still there.
+const GLANCE: Duration = Duration::from_millis(100);
 /// The longest pause between two tries, before it is spread.
 const MAX_DELAY_SECS: f64 = 30.0;
 
@@ -234,13 +236,21 @@ impl Runner {
     }
 }
 
-/// Renews the lease until that fails.
+/// Renews the lease until that fails, or until the session that holds the lock has ended: another worker may go on a
+/// moment after that.
 async fn keep_lease(lock: &TenantLock) -> CatalogError {
     let pause = LEASE / 4;
+    let mut renewed = Instant::now();
     loop {
-        sleep(pause).await;
+        sleep(GLANCE).await;
+        if !lock.is_held() {
+            return CatalogError::LostLock;
+        }
+        if renewed.elapsed() < pause {
+            continue;
+        }
         match timeout(pause, lock.renew()).await {
-            Ok(Ok(())) => {}
+            Ok(Ok(())) => renewed = Instant::now(),
             Ok(Err(error)) => return error,
             Err(_) => return CatalogError::LostLock,
         }
