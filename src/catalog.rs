@@ -65,6 +65,7 @@ pub mod stock;
 pub mod tenants;
 pub mod tiers;
 pub mod tokens;
+pub mod turns;
 pub mod usage;
 pub mod way_back;
 

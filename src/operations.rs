@@ -426,10 +426,17 @@ impl StepContext<'_> {
         self.lock.ceiling().map_or_else(|| self.files.clone(), |ceiling| self.files.up_to(ceiling))
     }
 
-    /// What an earlier step wrote down under this key.
-    fn recall<T: serde::de::DeserializeOwned>(&self, key: &str) -> Option<T> {
+    /// What an earlier step wrote down under this key. What cannot be read is an error: taken for nothing, it would
+    /// be done once more, or not be undone.
+    fn recall<T: serde::de::DeserializeOwned>(&self, key: &str) -> Result<Option<T>, StepError> {
         let memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
-        serde_json::from_value(memory.get(key)?.clone()).ok()
+        let Some(note) = memory.get(key) else { return Ok(None) };
+        T::deserialize(note).map(Some).map_err(|error| {
+            StepError::fail(
+                format!("the operation's note `{key}` cannot be read: {error}"),
+                "see that every replica runs the same version, then retry",
+            )
+        })
     }
 
     /// Writes down what a later step, or a later attempt, must know; before the next step begins.

@@ -67,6 +67,8 @@ mod settings;
 mod soak;
 mod sql;
 mod sso;
+mod suspension;
+mod takeover;
 mod traces;
 mod tracks;
 mod usage;

@@ -217,7 +217,7 @@ async fn what_a_killed_worker_leaves_is_taken_up_or_removed() {
         worker.logged("restoring a server").await;
         eventually(sign, async || place.join(sign).exists()).await;
         drop(worker);
-        fleet.catalog().release_abandoned().await.unwrap();
+        fleet.catalog().release_all_abandoned().await.unwrap();
     }
     fleet.complete(&asked).await;
 

@@ -3,8 +3,9 @@
 //! It is a PostgreSQL advisory lock on the tenant, held by one catalog session for as long as an
 //! operation runs, together with the operation's lease token. Writes about the tenant go through that
 //! session. A worker that dies takes its session and so its lock with it, which is how another worker
-//! knows at once that the operation is free; a worker that hangs keeps the lock, but loses the lease
-//! when it expires, and whoever takes over ends the hanging session first.
+//! knows a second later that the operation is free; a worker that hangs keeps the lock, but loses the lease
+//! when it expires, and whoever takes over ends the hanging session first. A worker that lives and has lost its
+//! session drops its step within that second.
 
 use std::sync::Mutex;
 use std::time::Duration;
@@ -15,11 +16,14 @@ use tokio::time::sleep;
 use uuid::Uuid;
 
 use super::operations::OperationRecord;
-use super::{Catalog, CatalogError, execute, maybe, rows, tenants};
+use super::{Catalog, CatalogError, execute, maybe, one, rows, tenants};
 use crate::tenant::{SchemaState, Tenant};
 
 /// How long a silent worker keeps an operation.
 pub const LEASE: Duration = Duration::from_secs(20);
+
+/// How long an operation is left alone whose worker has lost its lock: if it lives, it notices within that.
+const GRACE: Duration = Duration::from_secs(1);
 
 /// How often to ask for a chore that somebody is at.
 const CHORE_PAUSE: Duration = Duration::from_millis(50);
@@ -118,7 +122,7 @@ impl Catalog {
 
     async fn try_lock(&self, sql: &str, name: &str) -> Result<Option<ChoreLock>, CatalogError> {
         let session = self.session_to_lock().await?;
-        let taken = super::one(session.get()?, sql, &[&name]).await?;
+        let taken = one(session.get()?, sql, &[&name]).await?;
         if taken.get(0) {
             return Ok(Some(ChoreLock { session }));
         }
@@ -153,38 +157,63 @@ impl Catalog {
         Ok(Held(Some(session)))
     }
 
-    /// Puts operations back into the queue whose worker has died or gone silent, and ends the
-    /// sessions of the silent ones. An import whose dump was with that worker is to be undone. Returns how many.
+    /// Puts operations back into the queue whose worker has died or gone silent, a moment after that was first
+    /// seen, and ends the sessions of the silent ones. An import whose dump was with that worker is to be undone.
+    /// Returns how many.
     pub async fn release_abandoned(&self) -> Result<u64, CatalogError> {
+        self.look_for_abandoned().await.map(|(released, _)| released)
+    }
+
+    /// The same, and waits for those of which it has just been seen.
+    pub async fn release_all_abandoned(&self) -> Result<(), CatalogError> {
+        while self.look_for_abandoned().await?.1 > 0 {
+            sleep(CHORE_PAUSE).await;
+        }
+        Ok(())
+    }
+
+    /// How many operations are back in the queue, and how many soon will be.
+    async fn look_for_abandoned(&self) -> Result<(u64, i64), CatalogError> {
         let client = self.client().await?;
+        let grace = GRACE.as_secs_f64();
         rows(
             &client,
             "-- operations::end_silent_workers
-             select pg_terminate_backend(l.pid)
-             from operations o join pg_locks l
-               on l.locktype = 'advisory' and l.objsubid = 1
-              and l.database = (select oid from pg_database where datname = current_database())
-              and ((l.classid::bigint << 32) | l.objid::bigint) = hashtextextended(o.tenant_id::text, 0)
-             where o.state = 'running' and o.lease_until < now()",
-            &[],
+             update operations o set lease_until = now() + $1::float8 * interval '1 second'
+             from pg_locks l
+             where l.locktype = 'advisory' and l.objsubid = 1
+               and l.database = (select oid from pg_database where datname = current_database())
+               and ((l.classid::bigint << 32) | l.objid::bigint) = hashtextextended(o.tenant_id::text, 0)
+               and o.state = 'running' and o.lease_until < now()
+             returning pg_terminate_backend(l.pid)",
+            &[&grace],
         )
         .await?;
-        execute(
-            &client,
-            "-- operations::release_abandoned
-             update operations o
-             set state = 'queued', lease_token = null, lease_until = null, leased_by = null,
-                 abandoning = o.abandoning or o.kind = 'import' and o.completed_steps = 0
-             where o.state = 'running'
+        let orphaned = "o.state = 'running'
                and not exists (
                  select from pg_locks l
                  where l.locktype = 'advisory' and l.objsubid = 1
                    and l.database = (select oid from pg_database where datname = current_database())
                    and ((l.classid::bigint << 32) | l.objid::bigint)
-                       = hashtextextended(o.tenant_id::text, 0))",
-            &[],
-        )
-        .await
+                       = hashtextextended(o.tenant_id::text, 0))";
+        let sql = format!(
+            "-- operations::release_abandoned
+             update operations o
+             set state = 'queued', lease_token = null, lease_until = null, leased_by = null,
+                 abandoning = o.abandoning or o.kind = 'import' and o.completed_steps = 0
+             where {orphaned} and (o.lease_until < now()) is not false"
+        );
+        let released = execute(&client, &sql, &[]).await?;
+        let sql = format!(
+            "-- operations::miss_worker
+             with missed as (
+                 update operations o set lease_until = now() + $1::float8 * interval '1 second'
+                 where {orphaned} and o.lease_until > now() + $1::float8 * interval '1 second'
+             )
+             select count(*) from operations o where {orphaned}"
+        );
+        let missed = one(&client, &sql, &[&grace]).await?.get(0);
+        Ok((released, missed))
     }
 }
 
@@ -211,6 +240,12 @@ impl TenantLock {
     #[must_use]
     pub fn has_way_back(&self) -> bool {
         self.has_way_back
+    }
+
+    /// Whether the session that holds the lock is still there, as far as one knows.
+    #[must_use]
+    pub fn is_held(&self) -> bool {
+        self.session().is_ok()
     }
 
     /// The lease token that writes about the operation must carry.

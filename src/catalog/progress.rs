@@ -92,10 +92,15 @@ impl TenantLock {
     pub async fn postpone(
         self,
         completed: i32,
-        failure: Option<&Failure>,
+        failure: &Failure,
         delay_secs: f64,
     ) -> Result<(), CatalogError> {
-        self.end(OperationState::Queued, completed, failure, delay_secs).await
+        self.end(OperationState::Queued, completed, Some(failure), delay_secs).await
+    }
+
+    /// Puts the operation back into the queue, between two steps. That was no try, so it does not count as one.
+    pub async fn hand_back(self, completed: i32) -> Result<(), CatalogError> {
+        self.end(OperationState::Queued, completed, None, 0.0).await
     }
 
     async fn end(
@@ -128,6 +133,7 @@ impl TenantLock {
             columns(schema.as_ref().and_then(|schema| schema.track.as_ref()));
         let settled = maybe(
             self.session()?,
+            // Handed back, it has its error and its attempts of before, and at least one where a step was done.
             // Of a rollout that was given up meanwhile nothing begins again; its row makes the two wait for each
             // other.
             "-- operations::settle
@@ -144,7 +150,10 @@ impl TenantLock {
                              else $3::text end as becomes
              ), settled as (
                  update operations
-                 set state = becomes, completed_steps = $4, error = $5,
+                 set state = becomes, completed_steps = $4,
+                     error = case when $3 = 'queued' then coalesce($5, error) else $5 end,
+                     attempts = case when $3 = 'queued' and $5 is null
+                                     then greatest(attempts - 1, least($4, 1)) else attempts end,
                      run_after = now() + $6::float8 * interval '1 second',
                      finished_at = case when becomes = 'queued' then null else now() end,
                      lease_token = null, lease_until = null, leased_by = null

@@ -134,8 +134,8 @@ async fn show(options: ShowOptions, context: &Context) -> Result<Outcome> {
 
 async fn retry(options: RetryOptions, context: &Context) -> Result<Outcome> {
     let environment = context.environment().await?;
-    // What a worker left that has died is nobody's: it may be taken up at once.
-    environment.catalog.release_abandoned().await?;
+    // What a worker left that has died is nobody's: it may be taken up.
+    environment.catalog.release_all_abandoned().await?;
     let (_, slug) = find(&environment.catalog, options.id).await?;
     let record = environment.catalog.retry(options.id).await?;
     let driver = Driver { context, environment: &environment };
@@ -153,7 +153,7 @@ async fn retry(options: RetryOptions, context: &Context) -> Result<Outcome> {
 
 async fn cancel(options: CancelOptions, context: &Context) -> Result<Outcome> {
     let environment = context.environment().await?;
-    environment.catalog.release_abandoned().await?;
+    environment.catalog.release_all_abandoned().await?;
     let (_, slug) = find(&environment.catalog, options.id).await?;
     let record = environment.cancel(options.id).await?;
     let driver = Driver { context, environment: &environment };

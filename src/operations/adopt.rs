@@ -218,7 +218,7 @@ async fn harden(cx: &StepContext<'_>) -> Result<(), StepError> {
 
 async fn harden_for(cx: &StepContext<'_>, commit: Commit) -> Result<(), StepError> {
     let (from, server) = present(cx).await?;
-    let shut = cx.recall::<Shut>(SHUT).map(|shut| shut.oid);
+    let shut = cx.recall::<Shut>(SHUT)?.map(|shut| shut.oid);
     match server.database(&from).await? {
         Some(facts) if Some(facts.oid) == shut => {}
         _ => return Err(gone(&from)),
@@ -274,7 +274,7 @@ async fn activate(cx: &StepContext<'_>) -> Result<(), StepError> {
             hole.mend.clone().unwrap_or_else(|| "drop it from the database, then retry".to_owned()),
         ));
     }
-    let is_noted = cx.recall::<usize>(DIFFERENCES) == Some(0);
+    let is_noted = cx.recall::<usize>(DIFFERENCES)? == Some(0);
     let version = asked(cx)?.baseline.filter(|_| is_noted).unwrap_or(0);
     let epoch = cx.tenant.epoch;
     let schema = SchemaState { version, ..SchemaState::default() };

@@ -84,7 +84,7 @@ async fn look_for_changes(cx: &StepContext<'_>) -> Result<(), StepError> {
 }
 
 async fn upload_dump(cx: &StepContext<'_>) -> Result<(), StepError> {
-    if cx.recall::<Uuid>(STANDS).is_some() {
+    if cx.recall::<Uuid>(STANDS)?.is_some() {
         return Ok(());
     }
     require_settled(&cx.tenant)?;
@@ -140,13 +140,13 @@ fn also_for(cx: &StepContext<'_>) -> Result<Vec<Recipient>, StepError> {
 }
 
 async fn write_manifest(cx: &StepContext<'_>) -> Result<(), StepError> {
-    if cx.recall::<Uuid>(STANDS).is_some() {
+    if cx.recall::<Uuid>(STANDS)?.is_some() {
         metrics::backup("unchanged");
         return prune::ask_after_backup(cx).await;
     }
     let store = cx.environment.store()?;
     let catalog = &cx.environment.catalog;
-    let note: Note = cx.recall(DUMP).ok_or_else(|| {
+    let note: Note = cx.recall(DUMP)?.ok_or_else(|| {
         StepError::fail("the dump's size was not written down", "take a new backup")
     })?;
     let witness =

@@ -60,11 +60,11 @@ async fn change_key(cx: &StepContext<'_>) -> Result<(), StepError> {
 
 async fn reseal_manifests(cx: &StepContext<'_>) -> Result<(), StepError> {
     let (store, catalog) = (cx.environment.store()?, &cx.environment.catalog);
-    let mut refused = None;
+    let mut first_refused = None;
     for backup in store.backups_of(cx.tenant.id).await? {
         let mut manifest = match load_manifest(store, cx.tenant.id, backup).await {
             Err(RestoreError::Manifest(error)) => {
-                refused = Some((backup, error));
+                first_refused.get_or_insert(refusal(backup, error));
                 continue;
             }
             manifest => manifest?,
@@ -84,22 +84,18 @@ async fn reseal_manifests(cx: &StepContext<'_>) -> Result<(), StepError> {
                 }
                 // Signing it again would make it good: it stays as it is, and the others go on.
                 Err(error) => {
-                    refused = Some((backup, error));
+                    first_refused.get_or_insert(refusal(backup, error));
                     continue;
                 }
             }
         }
         cx.lock.record_backup(&manifest, None).await?;
     }
-    refused.map_or(Ok(()), |(backup, error)| Err(refusal(backup, error)))
+    first_refused.map_or(Ok(()), Err)
 }
 
 fn refusal(backup: Uuid, error: ManifestError) -> StepError {
-    match StepError::from(RestoreError::from(error)) {
-        StepError::Fail(cause, remedy) => {
-            tracing::warn!(%backup, error = cause.as_ref(), "its manifest is left as it is");
-            StepError::Fail(cause, remedy)
-        }
-        other => other,
-    }
+    let error = StepError::from(RestoreError::from(error));
+    tracing::warn!(%backup, %error, "its manifest is left as it is");
+    error
 }

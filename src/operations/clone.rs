@@ -194,7 +194,7 @@ async fn compare(
 /// Runs the masking SQL, once: of one that was cut off nobody can tell whether it was done, so the data is copied anew.
 async fn mask(cx: &StepContext<'_>) -> Result<(), StepError> {
     let Work::Clone { mask: Some(wanted), .. } = cx.work()? else { return Ok(()) };
-    match cx.recall::<String>(MASKING).as_deref() {
+    match cx.recall::<String>(MASKING)?.as_deref() {
         Some("done") => return Ok(()),
         Some(_) => copy_beside(cx).await?,
         None => {}

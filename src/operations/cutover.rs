@@ -12,7 +12,7 @@ use tenantry_provisioning::{
 };
 use uuid::Uuid;
 
-use super::{StepContext, StepError, chain, provision, relocate, way_back};
+use super::{StepContext, StepError, chain, provision, relocate, require_settled, way_back};
 use crate::tenant::{SchemaState, TenantState};
 
 /// What is to come into the place of a tenant's database.
@@ -84,20 +84,27 @@ pub(super) async fn let_go(
     incoming: &DatabaseName,
     server_id: Uuid,
 ) -> Result<(), StepError> {
-    let Some(before) = cx.recall::<Before>(BEFORE) else { return Ok(()) };
-    if cx.tenant.epoch > before.epoch {
+    let Some(before) = cx.recall::<Before>(BEFORE)? else { return Ok(()) };
+    if is_under_way(cx, &before).await? {
+        put_back(cx, &before, incoming, server_id).await?;
+        return clear_target(cx, &before, incoming, server_id).await;
+    }
+    // It was undone when it failed. What became of the tenant since then is the work of others, and stays.
+    require_settled(&cx.tenant)?;
+    if cx.tenant.epoch == before.epoch {
+        cx.lock.forget_retained(&DatabaseName::old(cx.operation.id), before.server_id).await?;
+    } else if marker(cx).await? == Some(cx.operation.id) {
         return Err(StepError::fail(
             "the tenant is served from the restored database already",
             format!("keep it, or go back with `tenantry restore {} --undo`", cx.tenant.slug),
         ));
     }
-    put_back(cx, &before, incoming, server_id).await?;
     clear_target(cx, &before, incoming, server_id).await
 }
 
 /// After the tenant is served elsewhere: its role has nothing to do on the server that it left.
 pub(super) async fn leave_server(cx: &StepContext<'_>) -> Result<(), StepError> {
-    let Some(left) = left_server(cx) else { return Ok(()) };
+    let Some(left) = left_server(cx)? else { return Ok(()) };
     let server = cx.environment.server(left).await?;
     Ok(server.drop_role(&cx.tenant.role, cx.tenant.id).await?)
 }
@@ -109,7 +116,7 @@ pub(super) async fn clear_stale(
     incoming: &DatabaseName,
     server_id: Uuid,
 ) -> Result<(), StepError> {
-    let Some(before) = cx.recall::<Before>(BEFORE) else { return Ok(()) };
+    let Some(before) = cx.recall::<Before>(BEFORE)? else { return Ok(()) };
     let target = cx.environment.server(server_id).await?;
     let is_back = cx.tenant.state != TenantState::Restoring && cx.tenant.epoch == before.epoch;
     if is_back && is_ours(&target, &cx.tenant.database, cx.operation.id).await? {
@@ -120,9 +127,9 @@ pub(super) async fn clear_stale(
 }
 
 /// The server that the tenant was on before, once it is on another.
-pub(super) fn left_server(cx: &StepContext<'_>) -> Option<Uuid> {
-    let before = cx.recall::<Before>(BEFORE)?;
-    (before.server_id != cx.tenant.server_id).then_some(before.server_id)
+pub(super) fn left_server(cx: &StepContext<'_>) -> Result<Option<Uuid>, StepError> {
+    let Some(before) = cx.recall::<Before>(BEFORE)? else { return Ok(None) };
+    Ok((before.server_id != cx.tenant.server_id).then_some(before.server_id))
 }
 
 /// Finds out while the tenant is still served that its database cannot be renamed.
@@ -142,13 +149,14 @@ pub(super) async fn require_nothing_prepared(
 
 /// How the tenant stands; or, in the middle of a cutover, how it stood before that.
 async fn before(cx: &StepContext<'_>) -> Result<Before, StepError> {
-    let noted = cx.recall::<Before>(BEFORE);
+    let noted = cx.recall::<Before>(BEFORE)?;
     let marker = marker(cx).await?;
     if let Some(noted) = noted
-        && (cx.tenant.state == TenantState::Restoring || marker == Some(cx.operation.id))
+        && (marker == Some(cx.operation.id) || is_under_way(cx, &noted).await?)
     {
         return Ok(noted);
     }
+    require_settled(&cx.tenant)?;
     let before = Before {
         state: cx.tenant.state,
         server_id: cx.tenant.server_id,
@@ -157,6 +165,16 @@ async fn before(cx: &StepContext<'_>) -> Result<Before, StepError> {
     };
     cx.remember(BEFORE, &before).await?;
     Ok(before)
+}
+
+/// Whether this operation has begun a cutover that is neither done nor undone.
+async fn is_under_way(cx: &StepContext<'_>, before: &Before) -> Result<bool, StepError> {
+    if cx.tenant.state != TenantState::Restoring || cx.tenant.epoch != before.epoch {
+        return Ok(false);
+    }
+    // Another's may be stuck: each notes what it replaces before it begins, and forgets that once it is undone.
+    let retained = cx.lock.retained_databases().await?;
+    Ok(retained.iter().any(|retained| retained.operation_id == cx.operation.id))
 }
 
 /// The operation that the marker of the tenant's present database names.
@@ -245,19 +263,20 @@ async fn put_back(
         } else {
             possess(cx, before, &source, &old, owner, epoch).await?;
         }
-        cx.lock.forget_retained(&old, before.server_id).await?;
     }
-    Ok(cx.lock.set_state(before.state, cx.tenant.suspended_reason.as_deref()).await?)
+    cx.lock.set_state(before.state, cx.tenant.suspended_reason.as_deref()).await?;
+    // Not before that: it tells that the cutover is under way.
+    Ok(cx.lock.forget_retained(&old, before.server_id).await?)
 }
 
-/// Takes back what a cutover gave the tenant on a server that it did not come to.
+/// Takes back what a cutover gave the tenant on a server that it did not come to, nor by another operation since.
 async fn clear_target(
     cx: &StepContext<'_>,
     before: &Before,
     incoming: &DatabaseName,
     server_id: Uuid,
 ) -> Result<(), StepError> {
-    if server_id == before.server_id {
+    if [before.server_id, cx.tenant.server_id].contains(&server_id) {
         return Ok(());
     }
     let (live, role) = (&cx.tenant.database, &cx.tenant.role);

@@ -88,7 +88,7 @@ async fn try_compare(cx: &StepContext<'_>) -> Result<(), Flaw> {
 
 async fn drop_scratch(cx: &StepContext<'_>) -> Result<(), StepError> {
     drop_build(cx).await?;
-    let took = Duration::from_secs_f64(cx.recall(TOOK).unwrap_or_default());
+    let took = Duration::from_secs_f64(cx.recall(TOOK)?.unwrap_or_default());
     Ok(cx.lock.record_proven(backup(cx)?, took).await?)
 }
 

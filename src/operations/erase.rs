@@ -100,7 +100,7 @@ impl Environment {
 pub(super) async fn note_backups(cx: &StepContext<'_>) -> Result<(), StepError> {
     refuse_hold(&cx.tenant)?;
     let store = cx.environment.store()?;
-    let Note { mut keys, mut backups } = cx.recall(ERASURE).unwrap_or_default();
+    let Note { mut keys, mut backups } = cx.recall(ERASURE)?.unwrap_or_default();
     for key in cx.environment.catalog.backup_keys(cx.tenant.id).await? {
         let public = key.open.public();
         if !keys.contains(&public) {
@@ -155,7 +155,7 @@ async fn destroy_keys(cx: &StepContext<'_>) -> Result<(), StepError> {
 
 /// Says what is gone, and signs it.
 pub(super) async fn certify(cx: &StepContext<'_>) -> Result<(), StepError> {
-    let note: Note = cx.recall(ERASURE).ok_or_else(|| {
+    let note: Note = cx.recall(ERASURE)?.ok_or_else(|| {
         StepError::fail(
             "what there was to erase was not written down",
             "report this: it is a defect",

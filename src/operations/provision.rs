@@ -80,7 +80,7 @@ async fn note_origin(
     spare: Option<Uuid>,
     set: &MigrationSet,
 ) -> Result<(), StepError> {
-    if cx.recall::<Origin>(ORIGIN).is_none_or(|origin| origin.spare != spare) {
+    if cx.recall::<Origin>(ORIGIN)?.is_none_or(|origin| origin.spare != spare) {
         let repeatables = set.repeatables_digest().map(str::to_owned);
         cx.remember(ORIGIN, &Origin { spare, version: set.target_version(), repeatables }).await?;
     }
@@ -91,22 +91,27 @@ async fn take_possession(cx: &StepContext<'_>) -> Result<(), StepError> {
     let server = cx.environment.server(cx.tenant.server_id).await?;
     let password = cx.environment.catalog.tenant_password(cx.tenant.id).await?;
     let verifier = scram_verifier(&password);
-    match possess(cx, &server, &verifier).await {
+    match possess(cx, &server, &verifier, spare(cx)?).await {
         // Somebody has dropped what was built: build it again.
         Err(tenantry_provisioning::Error::Missing { .. }) => {
             build_database(cx).await?;
-            Ok(possess(cx, &server, &verifier).await?)
+            Ok(possess(cx, &server, &verifier, spare(cx)?).await?)
         }
         possessed => Ok(possessed?),
     }
+}
+
+/// The spare that the database is made from.
+fn spare(cx: &StepContext<'_>) -> Result<Option<Uuid>, StepError> {
+    Ok(cx.recall::<Origin>(ORIGIN)?.and_then(|origin| origin.spare))
 }
 
 async fn possess(
     cx: &StepContext<'_>,
     server: &Server,
     verifier: &str,
+    spare: Option<Uuid>,
 ) -> Result<(), tenantry_provisioning::Error> {
-    let spare = cx.recall::<Origin>(ORIGIN).and_then(|origin| origin.spare);
     let from = spare.map_or_else(|| DatabaseName::build(cx.operation.id), DatabaseName::spare);
     let owner = Owner { tenant: cx.tenant.id, operation: cx.operation.id };
     server
@@ -172,8 +177,8 @@ async fn load_sample_data(cx: &StepContext<'_>) -> Result<(), StepError> {
 async fn activate(cx: &StepContext<'_>) -> Result<(), StepError> {
     let server = cx.environment.server(cx.tenant.server_id).await?;
     prove_isolation(cx, &server, cx.tenant.epoch).await?;
-    let schema = cx.recall::<SchemaState>(SCHEMA).unwrap_or_else(|| {
-        let origin = cx.recall::<Origin>(ORIGIN);
+    let origin = cx.recall::<Origin>(ORIGIN)?;
+    let schema = cx.recall::<SchemaState>(SCHEMA)?.unwrap_or_else(|| {
         let version = origin.as_ref().map_or(0, |origin| origin.version);
         let repeatables = origin.and_then(|origin| origin.repeatables);
         SchemaState { version, repeatables, track: None }

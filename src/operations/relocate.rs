@@ -139,22 +139,22 @@ fn target(cx: &StepContext<'_>) -> Result<Uuid, StepError> {
     work(cx).map(|(server, _)| server)
 }
 
-fn is_online(cx: &StepContext<'_>) -> bool {
-    cx.recall(ONLINE).unwrap_or(false)
+fn is_online(cx: &StepContext<'_>) -> Result<bool, StepError> {
+    Ok(cx.recall(ONLINE)?.unwrap_or(false))
 }
 
 /// The database that is to take the place of the tenant's.
-fn incoming(cx: &StepContext<'_>) -> DatabaseName {
-    returning(cx).map_or_else(|| DatabaseName::build(cx.operation.id), DatabaseName::old)
+fn incoming(cx: &StepContext<'_>) -> Result<DatabaseName, StepError> {
+    Ok(returning(cx)?.map_or_else(|| DatabaseName::build(cx.operation.id), DatabaseName::old))
 }
 
 /// What joins it to the tenant's, online.
-fn link(cx: &StepContext<'_>) -> Link {
-    returning(cx).map_or(Link::Move(cx.operation.id), Link::Back)
+fn link(cx: &StepContext<'_>) -> Result<Link, StepError> {
+    Ok(returning(cx)?.map_or(Link::Move(cx.operation.id), Link::Back))
 }
 
-fn returning(cx: &StepContext<'_>) -> Option<Uuid> {
-    cx.recall::<Option<Uuid>>(RETURN).flatten()
+fn returning(cx: &StepContext<'_>) -> Result<Option<Uuid>, StepError> {
+    Ok(cx.recall::<Option<Uuid>>(RETURN)?.flatten())
 }
 
 /// Finds out while the tenant is still served what would fail when its requests wait.
@@ -258,11 +258,11 @@ async fn choose_way(
 }
 
 async fn follow(cx: &StepContext<'_>) -> Result<(), StepError> {
-    if !is_online(cx) || cx.tenant.server_id == target(cx)? {
+    if !is_online(cx)? || cx.tenant.server_id == target(cx)? {
         return Ok(());
     }
     keep_to_way_back(cx).await?;
-    if !is_online(cx) {
+    if !is_online(cx)? {
         return Ok(());
     }
     or_clear(cx, online::follow(cx, target(cx)?).await).await
@@ -270,18 +270,18 @@ async fn follow(cx: &StepContext<'_>) -> Result<(), StepError> {
 
 /// Whoever goes back needs what follows, from the first step to the last; where that is lost, it goes as others do.
 async fn keep_to_way_back(cx: &StepContext<'_>) -> Result<(), StepError> {
-    let Some(before) = returning(cx) else { return Ok(()) };
+    let Some(before) = returning(cx)? else { return Ok(()) };
     let ends = online::Ends::of(cx, target(cx)?).await?;
     preflight(cx).await?;
-    if returning(cx) == Some(before) { Ok(()) } else { back::withdraw(&ends).await }
+    if returning(cx)? == Some(before) { Ok(()) } else { back::withdraw(&ends).await }
 }
 
 async fn verify(cx: &StepContext<'_>) -> Result<(), StepError> {
-    if !is_online(cx) || cx.tenant.server_id == target(cx)? {
+    if !is_online(cx)? || cx.tenant.server_id == target(cx)? {
         return Ok(());
     }
     keep_to_way_back(cx).await?;
-    if !is_online(cx) {
+    if !is_online(cx)? {
         return Ok(());
     }
     or_clear(cx, online::follow_verified(cx, target(cx)?).await).await
@@ -291,17 +291,17 @@ async fn move_over(cx: &StepContext<'_>) -> Result<(), StepError> {
     // In the middle of a cutover, the database that is followed may be shut already, and have another name.
     let is_before = cx.tenant.state != TenantState::Restoring;
     if is_before {
-        cutover::clear_stale(cx, &incoming(cx), target(cx)?).await?;
+        cutover::clear_stale(cx, &incoming(cx)?, target(cx)?).await?;
         verify(cx).await?;
-        if is_online(cx) && cx.tenant.server_id != target(cx)? {
+        if is_online(cx)? && cx.tenant.server_id != target(cx)? {
             back::prepare(cx, &online::Ends::of(cx, target(cx)?).await?).await?;
         }
     }
     let incoming = Incoming {
-        database: incoming(cx),
+        database: incoming(cx)?,
         server_id: target(cx)?,
         schema: SchemaState { version: cx.tenant.schema_version, ..SchemaState::default() },
-        arrival: if is_online(cx) { Arrival::Followed(link(cx)) } else { Arrival::Copied },
+        arrival: if is_online(cx)? { Arrival::Followed(link(cx)?) } else { Arrival::Copied },
     };
     or_clear(cx, cutover::cut_over(cx, &incoming).await).await
 }
@@ -319,8 +319,8 @@ async fn or_clear(cx: &StepContext<'_>, done: Result<(), StepError>) -> Result<(
 async fn leave_server(cx: &StepContext<'_>) -> Result<(), StepError> {
     let left = leave_old(cx).await;
     if let Err(error) = &left
-        && is_online(cx)
-        && cutover::left_server(cx).is_some()
+        && is_online(cx)?
+        && cutover::left_server(cx)?.is_some()
     {
         // The other server may be away for long, and nothing may keep the log of this one meanwhile: the upkeep knows
         // of it from now on.
@@ -331,28 +331,28 @@ async fn leave_server(cx: &StepContext<'_>) -> Result<(), StepError> {
 }
 
 async fn leave_old(cx: &StepContext<'_>) -> Result<(), StepError> {
-    if let Some(left) = cutover::left_server(cx)
-        && is_online(cx)
+    if let Some(left) = cutover::left_server(cx)?
+        && is_online(cx)?
     {
         online::leave(cx, &cx.environment.server(left).await?).await?;
     }
     cutover::leave_server(cx).await?;
-    if let Some(operation) = returning(cx) {
+    if let Some(operation) = returning(cx)? {
         cx.lock.forget_retained(&DatabaseName::old(operation), target(cx)?).await?;
     }
-    match cutover::left_server(cx) {
-        Some(left) if is_online(cx) => back::open(cx, left).await,
+    match cutover::left_server(cx)? {
+        Some(left) if is_online(cx)? => back::open(cx, left).await,
         _ => Ok(()),
     }
 }
 
 async fn let_go(cx: &StepContext<'_>) -> Result<(), StepError> {
-    cutover::let_go(cx, &incoming(cx), target(cx)?).await
+    cutover::let_go(cx, &incoming(cx)?, target(cx)?).await
 }
 
 async fn clear(cx: &StepContext<'_>) -> Result<(), StepError> {
     let target = target(cx)?;
-    if is_online(cx) {
+    if is_online(cx)? {
         return online::clear(cx, target).await;
     }
     provision::drop_build(&cx.environment.server(target).await?, cx.operation.id).await

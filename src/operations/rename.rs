@@ -64,13 +64,14 @@ async fn cut_over(cx: &StepContext<'_>) -> Result<(), StepError> {
         way_back::close(cx, None, "the tenant was renamed").await?;
     }
     set_state(cx, TenantState::Renaming).await?;
-    let renamed = rename(cx).await;
-    if renamed.is_err()
-        && let Err(error) = undo(cx).await
+    let Err(error) = rename(cx).await else { return Ok(()) };
+    // Once the lock is lost, another worker may be renaming already: what it does is not undone.
+    if cx.lock.read_tenant().await.is_ok()
+        && let Err(worse) = undo(cx).await
     {
-        tracing::warn!(error = %chain(&error), "the cutover cannot be undone; requests wait for a retry");
+        tracing::warn!(error = %chain(&worse), "the cutover cannot be undone; requests wait for a retry");
     }
-    renamed
+    Err(error)
 }
 
 async fn rename(cx: &StepContext<'_>) -> Result<(), StepError> {
@@ -85,7 +86,7 @@ async fn serve(cx: &StepContext<'_>) -> Result<(), StepError> {
     if cx.tenant.slug == new.slug {
         return Ok(());
     }
-    Ok(cx.lock.rename(&new.slug, &new.database, &new.role, state_before(cx)).await?)
+    Ok(cx.lock.rename(&new.slug, &new.database, &new.role, state_before(cx)?).await?)
 }
 
 /// Gives up before the catalog has the new names: the old ones are in force again.
@@ -107,7 +108,7 @@ async fn undo(cx: &StepContext<'_>) -> Result<(), StepError> {
     let server = cx.environment.server(tenant.server_id).await?;
     let (from, to) = ((&new.database, &new.role), (&tenant.database, &tenant.role));
     server.rename(Rename { from, to, tenant: tenant.id, grace: Duration::ZERO }).await?;
-    set_state(cx, state_before(cx)).await
+    set_state(cx, state_before(cx)?).await
 }
 
 /// Why an operator suspended the tenant is still true after a cutover.
@@ -115,8 +116,8 @@ async fn set_state(cx: &StepContext<'_>, state: TenantState) -> Result<(), StepE
     Ok(cx.lock.set_state(state, cx.tenant.suspended_reason.as_deref()).await?)
 }
 
-fn state_before(cx: &StepContext<'_>) -> TenantState {
-    cx.recall(STATE).unwrap_or(TenantState::Active)
+fn state_before(cx: &StepContext<'_>) -> Result<TenantState, StepError> {
+    Ok(cx.recall(STATE)?.unwrap_or(TenantState::Active))
 }
 
 fn names(cx: &StepContext<'_>) -> Result<Names, StepError> {

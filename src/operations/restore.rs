@@ -117,7 +117,7 @@ pub(super) async fn with_lent_roles<'a, T>(
     attempt: impl Fn() -> BoxFuture<'a, Result<T, StepError>>,
 ) -> Result<T, StepError> {
     let owner = Owner { tenant: cx.tenant.id, operation: cx.operation.id };
-    let mut lent: Vec<RoleName> = recall_lent(cx);
+    let mut lent: Vec<RoleName> = recall_lent(cx)?;
     let restored = loop {
         let restored = attempt().await;
         match restored.as_ref().err().and_then(missing_role) {
@@ -142,9 +142,9 @@ pub(super) async fn with_lent_roles<'a, T>(
 }
 
 /// The roles that an attempt which was cut off has lent.
-fn recall_lent(cx: &StepContext<'_>) -> Vec<RoleName> {
-    let names: Vec<String> = cx.recall(LENT).unwrap_or_default();
-    names.iter().filter_map(|name| RoleName::parse(name).ok()).collect()
+fn recall_lent(cx: &StepContext<'_>) -> Result<Vec<RoleName>, StepError> {
+    let names: Vec<String> = cx.recall(LENT)?.unwrap_or_default();
+    Ok(names.iter().filter_map(|name| RoleName::parse(name).ok()).collect())
 }
 
 /// The role for want of which a restore failed, where a tenant named it. What a migration grants is not left out.
@@ -258,11 +258,11 @@ pub(super) async fn migrate(
 }
 
 /// What [`migrate`] has left, if it has come to its end.
-fn migrated(cx: &StepContext<'_>) -> Option<SchemaState> {
-    let version = cx.recall(VERSION)?;
-    let repeatables = cx.recall::<Option<String>>(REPEATABLES).flatten();
-    let track = cx.recall::<Option<TenantTrack>>(TRACK).flatten();
-    Some(SchemaState { version, repeatables, track })
+fn migrated(cx: &StepContext<'_>) -> Result<Option<SchemaState>, StepError> {
+    let Some(version) = cx.recall(VERSION)? else { return Ok(None) };
+    let repeatables = cx.recall::<Option<String>>(REPEATABLES)?.flatten();
+    let track = cx.recall::<Option<TenantTrack>>(TRACK)?.flatten();
+    Ok(Some(SchemaState { version, repeatables, track }))
 }
 
 /// Whether files were added since [`migrate`], or the tenant has come into a track: a cutover that failed may be
@@ -272,7 +272,7 @@ pub(super) async fn is_behind(
     server: &Server,
     database: &DatabaseName,
 ) -> Result<bool, StepError> {
-    let SchemaState { version, track, .. } = migrated(cx).unwrap_or_default();
+    let SchemaState { version, track, .. } = migrated(cx)?.unwrap_or_default();
     let has_history = version > 0 || cx.tenant.schema_version > 0;
     let set = cx.migrations();
     let track_is_older = match &track {
@@ -285,16 +285,20 @@ pub(super) async fn is_behind(
 }
 
 /// A database that [`migrate`] has seen to, as what comes into the place of the tenant's.
-pub(super) fn incoming(cx: &StepContext<'_>, database: DatabaseName, server_id: Uuid) -> Incoming {
-    Incoming {
+pub(super) fn incoming(
+    cx: &StepContext<'_>,
+    database: DatabaseName,
+    server_id: Uuid,
+) -> Result<Incoming, StepError> {
+    Ok(Incoming {
         database,
         server_id,
-        schema: migrated(cx).unwrap_or_else(|| SchemaState {
+        schema: migrated(cx)?.unwrap_or_else(|| SchemaState {
             version: cx.tenant.schema_version,
             ..SchemaState::default()
         }),
         arrival: Arrival::Complete,
-    }
+    })
 }
 
 pub(super) async fn cut_over(cx: &StepContext<'_>) -> Result<(), StepError> {
@@ -304,7 +308,7 @@ pub(super) async fn cut_over(cx: &StepContext<'_>) -> Result<(), StepError> {
         server.open_build(&build).await?;
         migrate(cx, &server, &build).await?;
     }
-    let incoming = incoming(cx, build, target(cx)?);
+    let incoming = incoming(cx, build, target(cx)?)?;
     cutover::cut_over(cx, &incoming).await
 }
 
@@ -360,7 +364,7 @@ pub(super) async fn take_possession(cx: &StepContext<'_>) -> Result<(), StepErro
 pub(super) async fn activate(cx: &StepContext<'_>) -> Result<(), StepError> {
     let server = cx.environment.server(cx.tenant.server_id).await?;
     provision::prove_isolation(cx, &server, cx.tenant.epoch).await?;
-    let schema = match migrated(cx) {
+    let schema = match migrated(cx)? {
         Some(schema) => schema,
         None => found(cx, &server).await?,
     };

@@ -131,7 +131,7 @@ async fn restore_beside(cx: &StepContext<'_>) -> Result<(), StepError> {
 
 /// Compares what was restored with what was there then.
 async fn verify(cx: &StepContext<'_>) -> Result<(), StepError> {
-    let then: Then = cx.recall(THEN).ok_or_else(|| {
+    let then: Then = cx.recall(THEN)?.ok_or_else(|| {
         StepError::fail("what the tenant had then was not written down", "restore it again")
     })?;
     let server = cx.environment.server(restore::target(cx)?).await?;
@@ -142,7 +142,7 @@ async fn verify(cx: &StepContext<'_>) -> Result<(), StepError> {
 async fn is_copied(cx: &StepContext<'_>) -> Result<bool, StepError> {
     let server = cx.environment.server(restore::target(cx)?).await?;
     let build = server.database(&DatabaseName::build(cx.operation.id)).await?;
-    Ok(build.is_some() && cx.recall::<Then>(THEN).is_some())
+    Ok(build.is_some() && cx.recall::<Then>(THEN)?.is_some())
 }
 
 /// Brings the files of the server as they were, unless an earlier attempt has.

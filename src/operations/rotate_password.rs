@@ -23,7 +23,7 @@ pub(super) const PLAN: Plan = Plan {
 const SEALED: &str = "sealed";
 
 async fn choose_password(cx: &StepContext<'_>) -> Result<(), StepError> {
-    if cx.recall::<String>(SEALED).is_some() {
+    if cx.recall::<String>(SEALED)?.is_some() {
         return Ok(());
     }
     let sealed = cx.environment.catalog.seal_tenant_password(cx.tenant.id, &random_password());
@@ -50,7 +50,7 @@ async fn keep_password(cx: &StepContext<'_>) -> Result<(), StepError> {
 }
 
 fn sealed(cx: &StepContext<'_>) -> Result<Vec<u8>, StepError> {
-    let sealed = cx.recall::<String>(SEALED).and_then(|text| hex::decode(text).ok());
+    let sealed = cx.recall::<String>(SEALED)?.and_then(|text| hex::decode(text).ok());
     sealed.ok_or_else(|| {
         StepError::fail("the new password is not there", "cancel the operation and ask again")
     })

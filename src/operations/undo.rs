@@ -72,7 +72,7 @@ async fn cut_over(cx: &StepContext<'_>) -> Result<(), StepError> {
         migrate_beside(cx).await?;
     }
     carry_sequences(cx, &server, &database).await?;
-    cutover::cut_over(cx, &restore::incoming(cx, database, server_id)).await
+    cutover::cut_over(cx, &restore::incoming(cx, database, server_id)?).await
 }
 
 /// What followed the tenant's database for a while has its rows of then, and its sequences as they were before.

@@ -382,7 +382,7 @@ async fn a_return_outlives_the_death_of_either_server() {
         // `default` has the catalog, too.
         two.other.kill();
 
-        two.fleet.catalog().release_abandoned().await.unwrap();
+        two.fleet.catalog().release_all_abandoned().await.unwrap();
         two.fleet.runner().run_one(Claim::Operation(asked.id)).await.unwrap();
 
         let acme = two.fleet.tenant("acme").await;

@@ -82,7 +82,7 @@ async fn a_track_and_an_operation_of_the_tenant_wait_for_each_other() {
         set(&fleet, "acme", Some("gold")).await.is_ok()
     })
     .await;
-    fleet.catalog().release_abandoned().await.unwrap();
+    fleet.catalog().release_all_abandoned().await.unwrap();
     fleet.complete(&operation).await;
     assert_eq!(standing(&fleet, "acme").await, in_gold(1, 0));
 }

@@ -30,8 +30,8 @@ pub(super) async fn run(options: Options, context: &Context) -> Result<Outcome> 
     let context = &context.with_concurrency(options.concurrency);
     let environment = context.environment().await?;
     let id = find(&environment.catalog, options.id).await?.id;
-    // What a worker left that has died is nobody's: it may be taken up at once.
-    environment.catalog.release_abandoned().await?;
+    // What a worker left that has died is nobody's: it may be taken up.
+    environment.catalog.release_all_abandoned().await?;
     let record = environment.resume_rollout(id, &context.requester()).await?;
     if !options.wait.wait {
         return leave(&environment, &record, context).await;

@@ -53,7 +53,7 @@ pub(super) async fn prepare(cx: &StepContext<'_>, ends: &Ends) -> Result<(), Ste
 
 /// Notes from where on the old server follows: all that stands before has come from there.
 pub(super) async fn mark(cx: &StepContext<'_>, target: &Server) -> Result<(), StepError> {
-    let Some(prepared) = cx.recall::<Prepared>(PREPARED).filter(|found| found.schema.is_some())
+    let Some(prepared) = cx.recall::<Prepared>(PREPARED)?.filter(|found| found.schema.is_some())
     else {
         return Ok(());
     };
@@ -63,7 +63,7 @@ pub(super) async fn mark(cx: &StepContext<'_>, target: &Server) -> Result<(), St
 
 /// Lets what the tenant left follow, and writes down whether it does.
 pub(super) async fn open(cx: &StepContext<'_>, left: Uuid) -> Result<(), StepError> {
-    let Some(prepared) = cx.recall::<Prepared>(PREPARED) else { return Ok(()) };
+    let Some(prepared) = cx.recall::<Prepared>(PREPARED)? else { return Ok(()) };
     let (catalog, operation) = (&cx.environment.catalog, cx.operation.id);
     match in_time(follow(cx, left, &prepared)).await {
         Ok(schema) => Ok(catalog.note_following(&cx.tenant, operation, &schema).await?),

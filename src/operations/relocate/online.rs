@@ -78,7 +78,7 @@ pub(super) async fn follow(cx: &StepContext<'_>, target: Uuid) -> Result<(), Ste
 /// The same, and sees that the rows have been compared since.
 pub(super) async fn follow_verified(cx: &StepContext<'_>, target: Uuid) -> Result<(), StepError> {
     follow(cx, target).await?;
-    if cx.recall(VERIFIED).unwrap_or(false) {
+    if cx.recall(VERIFIED)?.unwrap_or(false) {
         return Ok(());
     }
     let ratio = cx.environment.limits.nice_ratio;
@@ -94,7 +94,7 @@ pub(super) async fn clear(cx: &StepContext<'_>, target: Uuid) -> Result<(), Step
 /// After the tenant is served elsewhere: nobody follows what it left.
 pub(super) async fn leave(cx: &StepContext<'_>, source: &Server) -> Result<(), StepError> {
     let old = DatabaseName::old(cx.operation.id);
-    Ok(source.unpublish(&[&old], super::link(cx), cx.tenant.id).await?)
+    Ok(source.unpublish(&[&old], super::link(cx)?, cx.tenant.id).await?)
 }
 
 /// Stops the tenant's database from being written to, and brings over what the follower does not have yet. After it
@@ -104,7 +104,7 @@ pub(in crate::operations) async fn drain(
     source: &Server,
     target: &Server,
 ) -> Result<(), StepError> {
-    let ends = Ends::between(cx, source.clone(), target.clone());
+    let ends = Ends::between(cx, source.clone(), target.clone())?;
     let Ends { live, follower, owner, link, .. } = &ends;
     if source.database(live).await?.is_none() {
         // An attempt that was cut off has come further than this.
@@ -130,18 +130,18 @@ pub(in crate::operations) async fn drain(
 impl Ends {
     pub(super) async fn of(cx: &StepContext<'_>, target: Uuid) -> Result<Self, StepError> {
         let source = cx.environment.server(cx.tenant.server_id).await?;
-        Ok(Self::between(cx, source, cx.environment.server(target).await?))
+        Self::between(cx, source, cx.environment.server(target).await?)
     }
 
-    fn between(cx: &StepContext<'_>, source: Server, target: Server) -> Self {
+    fn between(cx: &StepContext<'_>, source: Server, target: Server) -> Result<Self, StepError> {
         let owner = Owner { tenant: cx.tenant.id, operation: cx.operation.id };
-        let (follower, live) = (super::incoming(cx), cx.tenant.database.clone());
-        Self { source, target, follower, live, link: super::link(cx), owner }
+        let (follower, live) = (super::incoming(cx)?, cx.tenant.database.clone());
+        Ok(Self { source, target, follower, live, link: super::link(cx)?, owner })
     }
 
     /// Whether the follower was made in full, and nothing that it needs is gone.
     async fn is_following(&self, cx: &StepContext<'_>) -> Result<bool, StepError> {
-        Ok(cx.recall::<String>(FOLLOWED).is_some()
+        Ok(followed(cx)?.is_some()
             && self.source.slot(self.link).await?.is_some_and(|slot| !slot.is_lost)
             && self.target.database(&self.follower).await?.is_some()
             && self.target.is_subscribed(self.link).await?)
@@ -343,7 +343,7 @@ async fn require_unchanged(
     }
     // A table that was dropped and made again looks as before, and what is written to it stays behind.
     if offered(here, link).await? != Offered::Some
-        && cx.recall::<String>(FOLLOWED) == Some(fingerprint(here).await?)
+        && followed(cx)? == Some(fingerprint(here).await?)
     {
         return Ok(());
     }
@@ -351,6 +351,11 @@ async fn require_unchanged(
         format!("the tenant's schema was changed while it was copied; {SERVED_ON}"),
         "retry when nobody changes it, which begins anew; or cancel, and relocate with `--offline`",
     ))
+}
+
+/// The schema that follows, once it was made in full.
+fn followed(cx: &StepContext<'_>) -> Result<Option<String>, StepError> {
+    Ok(cx.recall::<Option<String>>(FOLLOWED)?.flatten())
 }
 
 async fn fingerprint(session: &Connection) -> Result<String, StepError> {

@@ -4,7 +4,7 @@
 //! lease is lost the step is dropped where it stands and nothing more is written.
 
 use std::sync::Mutex;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tenantry_provisioning::MigrationSet;
@@ -24,7 +24,9 @@ use crate::tenant::Tenant;
 const MAX_RETRIES: i32 = 8;
 /// Times that a worker may die over one operation.
 const MAX_ATTEMPTS: i32 = 30;
-/// The longest pause between two tries.
+/// How often to look whether the lock is still there.
+const GLANCE: Duration = Duration::from_millis(100);
+/// The longest pause between two tries, before it is spread.
 const MAX_DELAY_SECS: f64 = 30.0;
 
 /// One turn with an operation.
@@ -95,7 +97,8 @@ impl Runner {
                 );
                 "postponed"
             }
-            Turn::HandedBack | Turn::Vanished => "handed_back",
+            Turn::HandedBack => "handed_back",
+            Turn::Vanished => "lost",
         };
         metrics::operation(work.kind(), outcome, started.elapsed());
         drop(entered);
@@ -141,9 +144,9 @@ impl Runner {
                 }
             }
             Turn::Postponed(failure, delay) => {
-                lock.postpone(completed, Some(&failure), delay).await?;
+                lock.postpone(completed, &failure, delay).await?;
             }
-            Turn::HandedBack => lock.postpone(completed, None, 0.0).await?,
+            Turn::HandedBack => lock.hand_back(completed).await?,
             Turn::Vanished => return Ok(None),
         }
         if let Some(batch) = record.batch_id {
@@ -184,7 +187,10 @@ impl Runner {
                 Err(error) => return Turn::Failed(error.to_failure(step.name)),
             }
             *completed = i32::try_from(index + 1).expect("lists of steps are short");
-            if index + 1 < steps.len() && lock.record_progress(*completed).await.is_err() {
+            if index + 1 < steps.len()
+                && let Err(error) = lock.record_progress(*completed).await
+            {
+                tracing::warn!(error = %chain(&error), "a step is done and cannot be written down; it is done again");
                 return Turn::Vanished;
             }
         }
@@ -230,13 +236,21 @@ impl Runner {
     }
 }
 
-/// Renews the lease until that fails.
+/// Renews the lease until that fails, or until the session that holds the lock has ended: another worker may go on a
+/// moment after that.
 async fn keep_lease(lock: &TenantLock) -> CatalogError {
     let pause = LEASE / 4;
+    let mut renewed = Instant::now();
     loop {
-        sleep(pause).await;
+        sleep(GLANCE).await;
+        if !lock.is_held() {
+            return CatalogError::LostLock;
+        }
+        if renewed.elapsed() < pause {
+            continue;
+        }
         match timeout(pause, lock.renew()).await {
-            Ok(Ok(())) => {}
+            Ok(Ok(())) => renewed = Instant::now(),
             Ok(Err(error)) => return error,
             Err(_) => return CatalogError::LostLock,
         }
@@ -246,5 +260,20 @@ async fn keep_lease(lock: &TenantLock) -> CatalogError {
 /// Doubles from half a second, spread by up to a half so that failures do not come in step.
 fn delay_secs(attempts: i32) -> f64 {
     let spread = f64::from(Uuid::new_v4().as_bytes()[0]) / 512.0;
-    (0.5 * f64::from(attempts.clamp(0, 8)).exp2() * (0.75 + spread)).min(MAX_DELAY_SECS)
+    (0.5 * f64::from(attempts.clamp(0, 8)).exp2()).min(MAX_DELAY_SECS) * (0.75 + spread)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn late_retries_do_not_come_in_step() {
+        let delays: Vec<f64> = (0..64).map(|_| delay_secs(MAX_RETRIES)).collect();
+
+        assert!(delays.iter().all(|delay| (22.0..38.0).contains(delay)), "{delays:?}");
+        let (least, most) =
+            (delays.iter().copied().reduce(f64::min), delays.iter().copied().reduce(f64::max));
+        assert!(most.unwrap() - least.unwrap() > 2.0, "{delays:?}");
+    }
 }
