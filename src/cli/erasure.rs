@@ -13,6 +13,11 @@ use crate::tenant::TenantSlug;
 
 /// The commands about erasures.
 #[derive(Debug, Subcommand)]
+#[command(after_help = "\
+Examples:
+  tenantry erasure list acme-corp
+  tenantry erasure show 0197f0c0-7a5e-7c3e-9f5e-0a1b2c3d4e5f > certificate.json
+  tenantry erasure verify certificate.json --public-key 3b6a27bc…")]
 pub(super) enum Command {
     /// List certificates, newest first
     List(ListOptions),

@@ -17,6 +17,11 @@ mod watch;
 
 /// The commands about operations.
 #[derive(Debug, Subcommand)]
+#[command(after_help = "\
+Examples:
+  tenantry operation list --status failed
+  tenantry operation show 0197f0c0-7a5e-7c3e-9f5e-0a1b2c3d4e5f
+  tenantry operation retry 0197f0c0-7a5e-7c3e-9f5e-0a1b2c3d4e5f")]
 pub(super) enum Command {
     /// List operations, newest first
     List(ListOptions),

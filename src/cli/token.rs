@@ -12,6 +12,11 @@ use crate::catalog::tokens::Scope;
 
 /// The commands about tokens.
 #[derive(Debug, Subcommand)]
+#[command(after_help = "\
+Examples:
+  tenantry token create --name ci --scope migrate --scope tenants:read
+  tenantry token list
+  tenantry token revoke ci")]
 pub(super) enum Command {
     /// Make a token for the admin API; it is shown once
     Create(CreateOptions),
