@@ -69,7 +69,8 @@ Examples:
   tenantry restore acme-corp --latest --in-place
 
 Settings come from TENANTRY_… variables or a TOML file; `tenantry config show` lists them.
-Exit status: 0 done, 1 failed, 2 wrong usage, 3 partly done, 4 refused by a guard.";
+Exit status: 0 done, 1 failed, 2 wrong usage or settings, 3 partly done, 4 refused by a guard or drift found,
+130 interrupted.";
 
 /// What every command takes.
 #[derive(Debug, Args)]
@@ -306,13 +307,10 @@ mod tests {
     }
 
     #[test]
-    fn the_help_of_every_command_has_examples() {
+    fn the_help_of_every_command_and_group_has_examples() {
         fn visit(command: &clap::Command) {
-            if command.get_subcommands().next().is_none() {
-                let examples =
-                    command.get_after_help().map(ToString::to_string).unwrap_or_default();
-                assert!(examples.contains("tenantry "), "{} has no examples", command.get_name());
-            }
+            let examples = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(examples.contains("tenantry "), "{} has no examples", command.get_name());
             command.get_subcommands().for_each(visit);
         }
         visit(&Cli::command());

@@ -1,5 +1,5 @@
 //! The doctor: the catalog against every server and the bucket, both ways. It reads and reports; it
-//! changes nothing.
+//! changes nothing but what [`put_right`] is asked to.
 //!
 //! Whatever exists on a server under a name or a marker of ours must be known to the catalog, and
 //! whatever the catalog says is served must be there, carry its tenant's marker and its stamp.
@@ -7,7 +7,7 @@
 use std::collections::{HashMap, HashSet};
 
 use serde::Serialize;
-use tenantry_provisioning::{Leftover, Link, Marker, Server};
+use tenantry_provisioning::{DatabaseFacts, Leftover, Link, Marker, RoleFacts, Server};
 use uuid::Uuid;
 
 use crate::catalog::operations::{OperationFilter, OperationState};
@@ -17,9 +17,11 @@ use crate::operations::{Environment, StepError};
 use crate::tenant::{Tenant, TenantState};
 
 mod expected;
+mod fix;
 mod read_replicas;
 
 pub(crate) use expected::{expected_databases, open_operations, relocating_tenants};
+pub use fix::{Fix, put_right};
 pub use read_replicas::examine_read_replicas;
 
 /// What was looked at, and what is wrong.
@@ -33,6 +35,8 @@ pub struct Report {
     pub backups: usize,
     /// What is wrong; empty when all is well.
     pub findings: Vec<Finding>,
+    /// What of it can be put right without somebody looking at it, in the order in which it is to be done.
+    pub fixes: Vec<Fix>,
 }
 
 /// One thing that is not as it should be.
@@ -86,6 +90,7 @@ pub async fn examine(environment: &Environment) -> Result<Report, StepError> {
     for (record, survey) in &seen {
         examine_server(environment, record, survey, &known, &mut report).await?;
     }
+    fix::sort(&mut report.fixes);
     examine_operations(environment, &mut report).await?;
     examine_bucket(environment, &known, &mut report).await?;
     Ok(report)
@@ -104,9 +109,17 @@ async fn known(environment: &Environment) -> Result<Known, StepError> {
 /// What exists on a server under a name or a marker of ours.
 struct Survey {
     server: Server,
-    databases: Vec<tenantry_provisioning::DatabaseFacts>,
-    roles: Vec<tenantry_provisioning::RoleFacts>,
+    databases: Vec<DatabaseFacts>,
+    roles: Vec<RoleFacts>,
     leftovers: Vec<Leftover>,
+}
+
+/// What of it the catalog does not know.
+#[derive(Default)]
+struct Strays<'a> {
+    databases: Vec<&'a DatabaseFacts>,
+    roles: Vec<&'a RoleFacts>,
+    leftovers: Vec<&'a Leftover>,
 }
 
 async fn survey(environment: &Environment, record: &ServerRecord) -> Result<Survey, StepError> {
@@ -129,9 +142,10 @@ async fn examine_server(
     let mut expected = expected_databases(catalog, record.id, &known.operations).await?;
 
     for tenant in known.tenants.values().filter(|tenant| tenant.server_id == record.id) {
-        examine_tenant(place, tenant, survey, report).await?;
+        examine_tenant(record, tenant, survey, report).await?;
         expected.insert(tenant.database.to_string());
     }
+    let mut strays = Strays::default();
     for database in &survey.databases {
         // In the middle of a rename it has one of two names.
         let owner = database.marker.as_ref().and_then(Marker::tenant);
@@ -141,8 +155,9 @@ async fn examine_server(
             report.error(
                 place,
                 format!("database `{}` is unknown to the catalog", database.name),
-                "look into it; if nobody needs it, drop it by hand".to_owned(),
+                remedy_for(database),
             );
+            strays.databases.push(database);
         }
     }
     for role in &survey.roles {
@@ -157,6 +172,7 @@ async fn examine_server(
                 format!("role `{}` is unknown to the catalog", role.name),
                 "look into it; if nobody needs it, drop it by hand".to_owned(),
             );
+            strays.roles.push(role);
         }
     }
     let followers = catalog.followers().await?;
@@ -170,7 +186,9 @@ async fn examine_server(
             format!("{} `{}` is of a relocation that is over", leftover.kind, leftover.name),
             format!("drop it by hand: {}", leftover.mend()),
         );
+        strays.leftovers.push(leftover);
     }
+    report.fixes.extend(fix::plan(catalog, record, survey, known, &strays).await?);
     let mut problems = survey.server.check().await?;
     problems.extend(examine_read_replicas(catalog, record.id, &survey.server).await?);
     for problem in problems {
@@ -184,9 +202,20 @@ async fn examine_server(
     Ok(())
 }
 
+/// What to do about a database that the catalog does not know. What may be a tenant's is never dropped from here.
+fn remedy_for(database: &DatabaseFacts) -> String {
+    match database.marker.as_ref().and_then(Marker::tenant) {
+        Some(tenant) => format!(
+            "it is marked as tenant {tenant}'s, so it may hold what is nowhere else: find out whose it is, and keep a \
+             dump (`pg_dump`) before you drop it by hand"
+        ),
+        None => "look into it; if nobody needs it, drop it by hand".to_owned(),
+    }
+}
+
 /// Whether a served tenant's database and role are there, its own, and shut to everybody else.
 async fn examine_tenant(
-    place: &str,
+    record: &ServerRecord,
     tenant: &Tenant,
     survey: &Survey,
     report: &mut Report,
@@ -194,7 +223,7 @@ async fn examine_tenant(
     if !tenant.state.is_settled() {
         return Ok(());
     }
-    let slug = &tenant.slug;
+    let (place, slug) = (record.name.as_str(), &tenant.slug);
     let database = survey.databases.iter().find(|facts| facts.name == tenant.database.as_str());
     if !database.is_some_and(|facts| facts.belongs_to(tenant.id)) {
         report.error(
@@ -206,11 +235,13 @@ async fn examine_tenant(
     }
     let findings =
         survey.server.findings(&tenant.database, &tenant.role, tenant.id, tenant.epoch).await?;
+    report.fixes.extend(fix::of_tenant(record, tenant, &findings));
     for finding in findings {
         report.error(
             place,
             format!("tenant `{slug}`: {finding}"),
-            "see who changed the grants, and take the change back".to_owned(),
+            "see who changed the grants, and take the change back; `tenantry tenant audit --fix` shows the statements"
+                .to_owned(),
         );
     }
     Ok(())

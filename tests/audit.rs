@@ -368,7 +368,8 @@ async fn the_command_finds_fixes_and_compares() {
 
     let altered = document.to_string().replace("tenant_globex", "tenant_initech");
     std::fs::write(&before, altered).unwrap();
-    cli.refused(&format!("audit verify {file} --public-key {key}"), 4, "altered").await;
+    cli.refused(&format!("audit verify {file} --public-key {key}"), 4, "the document was altered")
+        .await;
     run(&fleet.admin("postgres").await, "alter role tenant_acme connection limit 9").await;
     let one = cli.run("tenant audit --output-format json").await;
     let id = serde_json::from_slice::<Value>(&one.stdout).unwrap()["findings"][0]["id"].clone();

@@ -22,6 +22,7 @@ mod clones;
 mod conformance;
 mod connections;
 mod crash;
+mod doctor;
 mod domains;
 mod drain;
 mod drift;

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tenantry::catalog::operations::{OperationRecord, OperationState};
 use tenantry::operations::runner::{Disturbance, StepPoint};
 
+use crate::cli::Cli;
 use crate::harness::{BY, Fleet, once, slug};
 
 mod story;
@@ -276,6 +277,21 @@ async fn a_cancel_that_comes_after_the_point_of_no_return_is_refused() {
     assert_eq!((record.state, record.abandoning), (OperationState::Failed, false));
     fleet.catalog().retry(operation.id).await.unwrap();
     fleet.complete(&operation).await;
+    fleet.assert_healthy().await;
+}
+
+#[tokio::test]
+async fn the_command_that_cancels_asks_first() {
+    let fleet = fleet_for("suspend").await;
+    let operation = ask(&fleet, "suspend").await;
+    let line = format!("operation cancel {}", operation.id);
+
+    Cli::new(&fleet).refused(&line, 4, "cancelling suspend of `acme`").await;
+
+    let record = fleet.catalog().operation(operation.id).await.unwrap();
+    assert_eq!((record.state, record.abandoning), (OperationState::Queued, false));
+    let cancelled = Cli::new(&fleet).json(&format!("{line} --yes")).await;
+    assert_eq!(cancelled["status"], "cancelled", "{cancelled}");
     fleet.assert_healthy().await;
 }
 

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use uuid::Uuid;
 
-use crate::document::{signature, verify_document};
+use crate::document::{DocumentError, signature, verify_document};
 
 /// The format that this version writes, and the newest that it reads.
 pub const CERTIFICATE_FORMAT: u32 = 1;
@@ -73,40 +73,12 @@ pub struct CertificateKey {
     seed: SecretString,
 }
 
-/// Why a certificate is refused, or a key is none.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum CertificateError {
-    /// The bytes are no certificate.
-    #[error("the certificate cannot be read")]
-    Unreadable(#[source] serde_json::Error),
-    /// Written by a newer version.
-    #[error("the certificate has format {found}; this version reads up to {CERTIFICATE_FORMAT}")]
-    UnsupportedFormat {
-        /// The format of the certificate.
-        found: u32,
-    },
-    /// Signed by somebody else.
-    #[error("the certificate was signed with another key than {expected}")]
-    OtherKey {
-        /// The public key that should have signed.
-        expected: String,
-    },
-    /// Not what was signed.
-    #[error("the certificate was altered after it was signed")]
-    Altered,
-    /// Not 32 bytes in hex.
-    #[error("the key is not 32 bytes in hex")]
-    NotAKey,
-}
-
 impl Certificate {
     /// Reads a certificate. This checks its form only: [`Certificate::verify`] it.
-    pub fn from_json(bytes: &[u8]) -> Result<Self, CertificateError> {
-        let certificate: Self =
-            serde_json::from_slice(bytes).map_err(CertificateError::Unreadable)?;
+    pub fn from_json(bytes: &[u8]) -> Result<Self, DocumentError> {
+        let certificate: Self = serde_json::from_slice(bytes).map_err(DocumentError::Unreadable)?;
         if certificate.format > CERTIFICATE_FORMAT {
-            return Err(CertificateError::UnsupportedFormat { found: certificate.format });
+            return Err(DocumentError::UnsupportedFormat { found: certificate.format });
         }
         Ok(certificate)
     }
@@ -118,7 +90,7 @@ impl Certificate {
     }
 
     /// Checks that the holder of this public key signed the certificate as it is.
-    pub fn verify(&self, public_key: &str) -> Result<(), CertificateError> {
+    pub fn verify(&self, public_key: &str) -> Result<(), DocumentError> {
         verify_document(PURPOSE, &self.document(), public_key)
     }
 
@@ -138,10 +110,10 @@ impl CertificateKey {
     }
 
     /// Reads what [`CertificateKey::to_secret`] wrote.
-    pub fn parse(secret: &SecretString) -> Result<Self, CertificateError> {
-        let seed = hex::decode(secret.expose_secret()).map_err(|_| CertificateError::NotAKey)?;
+    pub fn parse(secret: &SecretString) -> Result<Self, DocumentError> {
+        let seed = hex::decode(secret.expose_secret()).map_err(|_| DocumentError::NotAKey)?;
         let pair = (seed.len() == 32).then(|| Ed25519KeyPair::from_seed_unchecked(&seed).ok());
-        let pair = pair.flatten().ok_or(CertificateError::NotAKey)?;
+        let pair = pair.flatten().ok_or(DocumentError::NotAKey)?;
         Ok(Self { pair, seed: secret.clone() })
     }
 
@@ -208,8 +180,8 @@ mod tests {
         again.verify(&key.public()).unwrap();
         let other = CertificateKey::generate();
         let error = again.verify(&other.public()).unwrap_err();
-        assert!(matches!(error, CertificateError::OtherKey { .. }), "{error:?}");
-        assert!(matches!(again.verify("age1x"), Err(CertificateError::NotAKey)));
+        assert!(matches!(error, DocumentError::OtherKey { .. }), "{error:?}");
+        assert!(matches!(again.verify("age1x"), Err(DocumentError::NotAKey)));
     }
 
     #[test]
@@ -229,7 +201,7 @@ mod tests {
             let mut bad = good.clone();
             *bad.pointer_mut(path).unwrap() = value;
             let bad = Certificate::from_json(&serde_json::to_vec(&bad).unwrap()).unwrap();
-            assert!(matches!(bad.verify(&key.public()), Err(CertificateError::Altered)), "{path}");
+            assert!(matches!(bad.verify(&key.public()), Err(DocumentError::Altered)), "{path}");
         }
         let mut more = good;
         more["note"] = json!("and more");

@@ -70,9 +70,9 @@ async fn copy(
     let dump = format.iter().chain(dump);
     let (tools, env) = (from.tools, from.libpq_env);
     let mut source = Process::start(tools.pg_dump(), dump, env, Stdio::null(), Stdio::piped())
-        .map_err(RestoreError::Run)?;
+        .map_err(RestoreError::pg_dump)?;
     let database = to.libpq_env.iter().find(|(name, _)| *name == "PGDATABASE");
-    let (_, database) = database.ok_or_else(|| RestoreError::Run(no_database()))?;
+    let (_, database) = database.ok_or_else(|| RestoreError::pg_restore(no_database()))?;
     // As a connection string, so that no name is taken for one.
     let database =
         format!("--dbname=dbname='{}'", database.replace('\\', "\\\\").replace('\'', "\\'"));
@@ -81,7 +81,7 @@ async fn copy(
     let (tools, env) = (to.tools, to.libpq_env);
     let mut target =
         Process::start(tools.pg_restore(), restore, env, Stdio::piped(), Stdio::null())
-            .map_err(RestoreError::Run)?;
+            .map_err(RestoreError::pg_restore)?;
 
     let (mut output, mut input) = (source.take_stdout(), target.take_stdin());
     let mut buffer = vec![0; BUFFER_BYTES];
@@ -92,26 +92,26 @@ async fn copy(
             Ok(0) => break Ok(()),
             Ok(read) => match input.write_all(&buffer[..read]).await {
                 Ok(()) => bytes += read as u64,
-                Err(error) => break Err(error),
+                Err(error) => break Err(RestoreError::pg_restore(error)),
             },
-            Err(error) => break Err(error),
+            Err(error) => break Err(RestoreError::pg_dump(error)),
         }
         progress(bytes);
     };
     if copied.is_err() {
         source.kill().await;
     }
-    let dumped = source.wait().await.map_err(RestoreError::Run)?;
+    let dumped = source.wait().await.map_err(RestoreError::pg_dump)?;
     if copied.is_ok() && !dumped.status.success() {
         target.kill().await;
         return Err(RestoreError::PgDump { status: dumped.status, stderr: dumped.stderr });
     }
     drop(input);
-    let restored = target.wait().await.map_err(RestoreError::Run)?;
+    let restored = target.wait().await.map_err(RestoreError::pg_restore)?;
     if !restored.status.success() {
         return Err(RestoreError::PgRestore { status: restored.status, stderr: restored.stderr });
     }
-    copied.map_err(RestoreError::Run)
+    copied
 }
 
 fn no_database() -> io::Error {

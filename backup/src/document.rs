@@ -5,8 +5,35 @@
 use aws_lc_rs::signature::{ED25519, UnparsedPublicKey};
 use serde_json::Value;
 
-use crate::certificate::{CertificateError, CertificateKey};
+use crate::certificate::{CERTIFICATE_FORMAT, CertificateKey};
 use crate::manifest::write_canonical;
+
+/// Why a signed document is refused, or a key is none.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DocumentError {
+    /// The bytes are no such document.
+    #[error("the document cannot be read")]
+    Unreadable(#[source] serde_json::Error),
+    /// Written by a newer version.
+    #[error("the document has format {found}; this version reads up to {CERTIFICATE_FORMAT}")]
+    UnsupportedFormat {
+        /// The format of the document.
+        found: u32,
+    },
+    /// Signed by somebody else.
+    #[error("the document was signed with another key than {expected}")]
+    OtherKey {
+        /// The public key that should have signed.
+        expected: String,
+    },
+    /// Not what was signed.
+    #[error("the document was altered after it was signed")]
+    Altered,
+    /// Not 32 bytes in hex.
+    #[error("the key is not 32 bytes in hex")]
+    NotAKey,
+}
 
 /// Signs a JSON object as it stands now; any later change makes it invalid.
 pub fn sign_document(purpose: &str, document: &mut Value, key: &CertificateKey) {
@@ -24,20 +51,20 @@ pub fn verify_document(
     purpose: &str,
     document: &Value,
     public_key: &str,
-) -> Result<(), CertificateError> {
+) -> Result<(), DocumentError> {
     let expected = public_key.trim().to_ascii_lowercase();
-    let bytes = hex::decode(&expected).map_err(|_| CertificateError::NotAKey)?;
+    let bytes = hex::decode(&expected).map_err(|_| DocumentError::NotAKey)?;
     if bytes.len() != 32 {
-        return Err(CertificateError::NotAKey);
+        return Err(DocumentError::NotAKey);
     }
     if document["public_key"] != expected.as_str() {
-        return Err(CertificateError::OtherKey { expected });
+        return Err(DocumentError::OtherKey { expected });
     }
     let signature = document["signature"].as_str().and_then(|text| hex::decode(text).ok());
-    let signature = signature.ok_or(CertificateError::Altered)?;
+    let signature = signature.ok_or(DocumentError::Altered)?;
     UnparsedPublicKey::new(&ED25519, bytes)
         .verify(&signed_bytes(purpose, document), &signature)
-        .map_err(|_| CertificateError::Altered)
+        .map_err(|_| DocumentError::Altered)
 }
 
 fn signed_bytes(purpose: &str, document: &Value) -> Vec<u8> {
@@ -66,10 +93,7 @@ mod tests {
 
         verify_document("report", &again, &key.public()).unwrap();
         let refused = |document: &Value, purpose: &str| {
-            matches!(
-                verify_document(purpose, document, &key.public()),
-                Err(CertificateError::Altered)
-            )
+            matches!(verify_document(purpose, document, &key.public()), Err(DocumentError::Altered))
         };
         assert!(refused(&again, "erasure certificate"));
         for (field, value) in [("b", json!([1])), ("more", json!(1)), ("signature", json!("00"))] {
@@ -79,6 +103,6 @@ mod tests {
         }
         let other = CertificateKey::generate().public();
         let error = verify_document("report", &again, &other).unwrap_err();
-        assert!(matches!(error, CertificateError::OtherKey { .. }));
+        assert!(matches!(error, DocumentError::OtherKey { .. }));
     }
 }

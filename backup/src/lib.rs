@@ -16,11 +16,9 @@ mod store;
 mod stream;
 mod tools;
 
-pub use certificate::{
-    CERTIFICATE_FORMAT, Certificate, CertificateError, CertificateKey, ErasedBackup,
-};
+pub use certificate::{CERTIFICATE_FORMAT, Certificate, CertificateKey, ErasedBackup};
 pub use copy::{CopyEnd, copy_database, copy_definitions, copy_schema};
-pub use document::{sign_document, verify_document};
+pub use document::{DocumentError, sign_document, verify_document};
 pub use dump::{DumpError, DumpProgress, DumpRequest, Dumped, ObjectClass, dump, finish};
 pub use foreign::{
     DumpFormat, ForeignDump, ForeignError, ForeignScript, Input, Script, ScriptError, Statement,

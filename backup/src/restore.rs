@@ -26,6 +26,7 @@ use crate::store::{BackupStore, StoreError};
 use crate::tools::{PgTools, major_of};
 
 const BUFFER_BYTES: usize = 128 * 1024;
+const PG_DUMP: &str = "pg_dump";
 /// What a server says that has no room for what is restored.
 const NO_ROOM: [&str; 3] = ["No space left on device", "out of memory", "out of shared memory"];
 /// How `pg_restore` begins to say what went wrong, and how it then quotes the statement.
@@ -105,9 +106,15 @@ pub enum RestoreError {
         /// The version of the programs at hand.
         tools: String,
     },
-    /// `pg_restore` could not be run.
-    #[error("pg_restore could not be run")]
-    Run(#[source] io::Error),
+    /// A program of PostgreSQL's could not be run.
+    #[error("{program} could not be run")]
+    Run {
+        /// The program.
+        program: &'static str,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
     /// `pg_dump` failed, from which `pg_restore` was to read.
     #[error("pg_dump failed with {status}: {stderr}")]
     PgDump {
@@ -127,6 +134,16 @@ pub enum RestoreError {
 }
 
 impl RestoreError {
+    /// `pg_dump` could not be run.
+    pub(crate) fn pg_dump(source: io::Error) -> Self {
+        Self::Run { program: PG_DUMP, source }
+    }
+
+    /// `pg_restore` could not be run.
+    pub(crate) fn pg_restore(source: io::Error) -> Self {
+        Self::Run { program: "pg_restore", source }
+    }
+
     /// What an operator can do about it.
     #[must_use]
     pub fn remedy(&self) -> &'static str {
@@ -139,7 +156,10 @@ impl RestoreError {
             }
             Self::Store(error) => error.remedy(),
             Self::OlderTools { .. } => "restore to a server of the same or a newer major version",
-            Self::Run(_) => {
+            Self::Run { program: PG_DUMP, .. } => {
+                "check that pg_dump is installed and may be run here"
+            }
+            Self::Run { .. } => {
                 "check that pg_restore is installed, may be run here, and has a PGDATABASE"
             }
             Self::PgDump { .. } => "read what pg_dump says, mend it, and try again",
@@ -166,7 +186,7 @@ impl RestoreError {
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Store(error) => error.is_transient(),
-            Self::Run(error) => process::may_run_later(error),
+            Self::Run { source, .. } => process::may_run_later(source),
             Self::PgDump { stderr, .. } | Self::PgRestore { stderr, .. } => lost_server(stderr),
             _ => false,
         }
@@ -182,7 +202,7 @@ impl RestoreError {
             Self::Manifest(error) => !matches!(error, ManifestError::UnsupportedFormat { .. }),
             Self::Store(error) => error.blames_object(),
             Self::PgRestore { stderr, .. } => !NO_ROOM.iter().any(|words| stderr.contains(words)),
-            Self::OlderTools { .. } | Self::Run(_) | Self::PgDump { .. } => false,
+            Self::OlderTools { .. } | Self::Run { .. } | Self::PgDump { .. } => false,
         }
     }
 }
@@ -225,7 +245,7 @@ pub async fn restore(
     manifest.verify(key, request.tenant)?;
     require_readable(manifest, request.tools)?;
     let archive = Archive::open(store, manifest, key).await?;
-    let mut process = start(request).map_err(RestoreError::Run)?;
+    let mut process = start(request).map_err(RestoreError::pg_restore)?;
     drive(archive, &mut process, progress).await
 }
 
@@ -318,7 +338,7 @@ fn start(request: RestoreRequest<'_>) -> io::Result<Process> {
 }
 
 async fn succeeded(process: &mut Process) -> Result<(), RestoreError> {
-    let exit = process.wait().await.map_err(RestoreError::Run)?;
+    let exit = process.wait().await.map_err(RestoreError::pg_restore)?;
     if exit.status.success() {
         return Ok(());
     }
@@ -405,7 +425,7 @@ mod tests {
             failed("could not extend file: No space left on device"),
             denied.into(),
             newer.into(),
-            RestoreError::Run(io::ErrorKind::NotFound.into()),
+            RestoreError::pg_restore(io::ErrorKind::NotFound.into()),
         ] {
             assert!(!error.blames_backup(), "{error:?}");
         }

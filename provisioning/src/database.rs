@@ -218,7 +218,7 @@ pub(crate) async fn database_facts(
 }
 
 /// The database, if it is there and its marker names this tenant.
-async fn owned_by(
+pub(crate) async fn owned_by(
     client: &impl GenericClient,
     database: &DatabaseName,
     tenant: Uuid,

@@ -9,6 +9,7 @@ use std::fmt;
 use tokio_postgres::Row;
 use uuid::Uuid;
 
+use crate::database::owned_by;
 use crate::error::Error;
 use crate::name::{DatabaseName, RoleName};
 use crate::server::{Connection, Server};
@@ -84,6 +85,17 @@ impl Server {
             .query(&statement, &[&database.as_str(), &role.as_str(), &tenant, &stamp])
             .await?;
         Ok(rows.iter().map(from_row).collect())
+    }
+
+    /// Takes from PUBLIC what it has in a tenant's database, and has nobody clone it: what nobody is ever given there.
+    pub async fn shut_to_public(&self, database: &DatabaseName, tenant: Uuid) -> Result<(), Error> {
+        let client = self.client().await?;
+        owned_by(&client, database, tenant).await?;
+        let name = database.quoted();
+        let sql = format!(
+            "alter database {name} is_template false; revoke all on database {name} from public"
+        );
+        Ok(client.batch_execute(&sql).await?)
     }
 }
 

@@ -96,8 +96,15 @@ impl DatabaseName {
         quoted(&self.0)
     }
 
+    /// The operation of a [`DatabaseName::build`]; templates and spares are built under such names, too.
+    #[must_use]
+    pub fn operation_building(&self) -> Option<Uuid> {
+        self.is_build_form().then(|| self.0.strip_prefix(BUILD)?.parse().ok()).flatten()
+    }
+
     /// Whether only this system gives such names, to databases that no tenant has taken possession of.
-    pub(crate) fn is_unowned_form(&self) -> bool {
+    #[must_use]
+    pub fn is_unowned_form(&self) -> bool {
         self.is_build_form()
             || is_numbered(&self.0, SPARE, 32)
             || is_numbered(&self.0, TEMPLATE, DIGEST_DIGITS)

@@ -189,6 +189,31 @@ impl Server {
         Ok(rows.iter().filter_map(leftover).collect())
     }
 
+    /// Drops something that joined two databases for an operation of `tenant` which is over. A slot that somebody
+    /// reads is an error; that there is nothing any more is fine.
+    pub async fn drop_leftover(&self, leftover: &Leftover, tenant: Uuid) -> Result<(), Error> {
+        match leftover.kind.as_str() {
+            "replication slot" => {
+                let sql = "-- replication::drop_leftover
+                     select pg_drop_replication_slot(slot_name) from pg_replication_slots where slot_name = $1";
+                self.client().await?.execute(sql, &[&leftover.name]).await?;
+                Ok(())
+            }
+            "subscription" => {
+                let sql = "-- replication::drop_leftover
+                     select d.datname::text from pg_subscription s join pg_database d on d.oid = s.subdbid
+                     where s.subname = $1";
+                let found = rows(&self.client().await?, sql, &[&leftover.name]).await?;
+                let Some(row) = found.first() else { return Ok(()) };
+                let name: &str = row.get(0);
+                let database = DatabaseName::parse(name)
+                    .map_err(|_| Error::NotOurs { kind: "database", name: name.to_owned() })?;
+                self.unsubscribe(&database, leftover.link).await
+            }
+            _ => self.drop_role(&leftover.link.name(), tenant).await,
+        }
+    }
+
     /// Whether one more of its databases can be followed now, beside those that are.
     pub async fn may_be_followed(&self) -> Result<bool, Error> {
         let offer = self.offer().await?;

@@ -100,7 +100,7 @@ pub(super) async fn get(
     let (Path(id), Query(query)) = (id?, query?);
     let mut record = admin.environment.catalog.operation(id).await?;
     // Who may ask for it may see how it goes.
-    if caller.require(scope_of(&record)?).is_err() {
+    if !caller.may(scope_of(&record)?) {
         caller.require(Scope::TenantsRead)?;
     }
     if query.wait {
@@ -216,7 +216,6 @@ async fn document(
     Ok(OperationDocument::new(record, &slug))
 }
 
-/// The size of a page that was asked for.
 /// Takes the one row off that was asked for beyond the page; says whether there was one.
 pub(super) fn cut_to<T>(found: &mut Vec<T>, limit: i64) -> bool {
     let limit = usize::try_from(limit).expect("`page` has checked it");
@@ -225,6 +224,7 @@ pub(super) fn cut_to<T>(found: &mut Vec<T>, limit: i64) -> bool {
     more
 }
 
+/// The size of a page that was asked for.
 pub(super) fn page(limit: Option<i64>) -> Result<i64, ApiError> {
     match limit.unwrap_or(100) {
         limit @ 1..=MAX_PAGE => Ok(limit),

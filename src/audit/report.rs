@@ -5,7 +5,7 @@ use aws_lc_rs::digest;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use tenantry_backup::{CertificateError, CertificateKey, sign_document, verify_document};
+use tenantry_backup::{CertificateKey, DocumentError, sign_document, verify_document};
 use tenantry_provisioning::Hole;
 use uuid::Uuid;
 
@@ -233,7 +233,7 @@ impl AuditReport {
 }
 
 /// Checks that the holder of this public key signed a report as it is; returns it.
-pub fn verify(document: &Value, public_key: &str) -> Result<AuditReport, CertificateError> {
+pub fn verify(document: &Value, public_key: &str) -> Result<AuditReport, DocumentError> {
     verify_document(PURPOSE, document, public_key)?;
-    AuditReport::read(document).map_err(CertificateError::Unreadable)
+    AuditReport::read(document).map_err(DocumentError::Unreadable)
 }

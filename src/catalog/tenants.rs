@@ -17,7 +17,7 @@ use super::operations::{NewOperation, OperationRecord, insert};
 use super::schema::{columns, track_of};
 use super::settings::{self, change_within};
 use super::slugs::{self, LEADS_TO, SLUGS};
-use super::{Catalog, CatalogError, TenantLock, execute, maybe, one, placement, rows, servers};
+use super::{Catalog, CatalogError, TenantLock, execute, maybe, placement, rows, servers};
 use crate::sealing::Purpose;
 use crate::tenant::settings::Limits;
 use crate::tenant::{
@@ -445,5 +445,6 @@ pub(super) async fn by_id(client: &impl GenericClient, id: Uuid) -> Result<Tenan
         "-- tenants::by_id
          select {COLUMNS} from tenants t left join servers s on s.id = t.server_id where t.id = $1"
     );
-    tenant_of(&one(client, &sql, &[&id]).await?)
+    let found = maybe(client, &sql, &[&id]).await?.as_ref().map(tenant_of).transpose()?;
+    found.ok_or_else(|| CatalogError::Missing { what: "tenant", name: id.to_string() })
 }

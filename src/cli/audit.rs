@@ -14,6 +14,11 @@ use crate::audit::report::{AuditReport, verify as verify_report};
 
 /// The commands about reports.
 #[derive(Debug, Subcommand)]
+#[command(after_help = "\
+Examples:
+  tenantry audit list
+  tenantry audit show 0197f0c0-7a5e-7c3e-9f5e-0a1b2c3d4e5f > audit.json
+  tenantry audit verify audit.json --public-key 3b6a27bc…")]
 pub(super) enum Command {
     /// List audits, newest first
     List(ListOptions),

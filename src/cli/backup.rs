@@ -22,6 +22,12 @@ mod verify;
 
 /// The commands about backups.
 #[derive(Debug, Subcommand)]
+#[command(after_help = "\
+Examples:
+  tenantry backup run --all
+  tenantry backup list acme-corp
+  tenantry backup drill --sample 5
+  tenantry backup prune --all --dry-run")]
 pub(super) enum Command {
     /// Back tenants up to the bucket
     Run(RunOptions),

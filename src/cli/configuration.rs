@@ -19,6 +19,11 @@ use production::Checklist;
 
 /// The commands about settings.
 #[derive(Debug, Subcommand)]
+#[command(after_help = "\
+Examples:
+  tenantry config check
+  tenantry config show
+  tenantry config export --to catalog.json")]
 pub(super) enum Command {
     /// Check the settings without connecting to anything, unless asked to
     Check(CheckOptions),

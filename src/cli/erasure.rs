@@ -4,7 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
-use tenantry_backup::{Certificate, CertificateError};
+use tenantry_backup::{Certificate, DocumentError};
 use uuid::Uuid;
 
 use super::report::{Table, count, fields, moment};
@@ -13,6 +13,11 @@ use crate::tenant::TenantSlug;
 
 /// The commands about erasures.
 #[derive(Debug, Subcommand)]
+#[command(after_help = "\
+Examples:
+  tenantry erasure list acme-corp
+  tenantry erasure show 0197f0c0-7a5e-7c3e-9f5e-0a1b2c3d4e5f > certificate.json
+  tenantry erasure verify certificate.json --public-key 3b6a27bc…")]
 pub(super) enum Command {
     /// List certificates, newest first
     List(ListOptions),
@@ -128,10 +133,10 @@ fn verify(options: &VerifyOptions, context: &Context) -> Result<Outcome> {
 }
 
 /// Why a document is not what it is given out for, and what to do then.
-pub(super) fn refused(error: &CertificateError) -> Error {
+pub(super) fn refused(error: &DocumentError) -> Error {
     let help = match error {
-        CertificateError::NotAKey => "give what `tenantry erasure public-key` prints",
-        CertificateError::UnsupportedFormat { .. } => {
+        DocumentError::NotAKey => "give what `tenantry erasure public-key` prints",
+        DocumentError::UnsupportedFormat { .. } => {
             "check it with the version that wrote it, or a newer one"
         }
         _ => "do not trust it: ask whoever gave it to you for another one, and for the public key",

@@ -15,6 +15,10 @@ use crate::catalog::resealing::UnderKey;
 
 /// The commands about the master key.
 #[derive(Debug, Subcommand)]
+#[command(after_help = "\
+Examples:
+  tenantry key status
+  tenantry key rotate")]
 pub(super) enum Command {
     /// Put every secret, and the keys of all backups, under the present master key
     Rotate(RotateOptions),

@@ -22,6 +22,12 @@ pub(super) use up::{describe_failures, parse_concurrency};
 
 /// The commands about migrations.
 #[derive(Debug, Subcommand)]
+#[command(after_help = "\
+Examples:
+  tenantry migrate plan
+  tenantry migrate up
+  tenantry migrate up --canary acme-corp --bake 10m --wave 25%
+  tenantry migrate status")]
 pub(super) enum Command {
     /// Show how many tenants are at which version, and how the last rollout went
     Status(status::Options),

@@ -3,6 +3,7 @@
 use clap::{Args, Subcommand};
 use uuid::Uuid;
 
+use super::confirm::confirm;
 use super::drive::Driver;
 use super::report::{Table, age, between, elapsed, fields, moment};
 use super::tenant::Wait;
@@ -16,6 +17,11 @@ mod watch;
 
 /// The commands about operations.
 #[derive(Debug, Subcommand)]
+#[command(after_help = "\
+Examples:
+  tenantry operation list --status failed
+  tenantry operation show 0197f0c0-7a5e-7c3e-9f5e-0a1b2c3d4e5f
+  tenantry operation retry 0197f0c0-7a5e-7c3e-9f5e-0a1b2c3d4e5f")]
 pub(super) enum Command {
     /// List operations, newest first
     List(ListOptions),
@@ -77,12 +83,16 @@ pub(super) struct RetryOptions {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  tenantry operation cancel 0197f0c0-7a5e-7c3e-9f5e-0a1b2c3d4e5f
+  tenantry operation cancel 0197f0c0-7a5e-7c3e-9f5e-0a1b2c3d4e5f          asks for the tenant's slug
+  tenantry operation cancel 0197f0c0-7a5e-7c3e-9f5e-0a1b2c3d4e5f --yes    for scripts
 
 Past its point of no return an operation can only go on: `tenantry operation retry`.")]
 pub(super) struct CancelOptions {
     /// The operation
     id: Uuid,
+    /// Do not ask
+    #[arg(long, short)]
+    yes: bool,
     #[command(flatten)]
     wait: Wait,
 }
@@ -154,7 +164,9 @@ async fn retry(options: RetryOptions, context: &Context) -> Result<Outcome> {
 async fn cancel(options: CancelOptions, context: &Context) -> Result<Outcome> {
     let environment = context.environment().await?;
     environment.catalog.release_all_abandoned().await?;
-    let (_, slug) = find(&environment.catalog, options.id).await?;
+    let (record, slug) = find(&environment.catalog, options.id).await?;
+    let what = format!("cancelling {} of `{slug}` undoes what it has made", record.kind);
+    confirm(&what, slug.as_str(), options.yes)?;
     let record = environment.cancel(options.id).await?;
     let driver = Driver { context, environment: &environment };
     if !options.wait.wait {

@@ -10,6 +10,10 @@ use crate::catalog::registrations::RegistrationState;
 
 /// The commands about registrations.
 #[derive(Debug, Subcommand)]
+#[command(after_help = "\
+Examples:
+  tenantry registration list --state pending
+  tenantry registration approve 0197f0c0-7a5e-7c3e-9f5e-0a1b2c3d4e5f")]
 pub(super) enum Command {
     /// List the tenants that users have asked for
     List(ListOptions),

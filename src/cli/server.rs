@@ -26,6 +26,11 @@ pub(super) use plan::explain;
 
 /// The commands about servers.
 #[derive(Debug, Subcommand)]
+#[command(after_help = "\
+Examples:
+  tenantry server add eu-1 --url-file /run/secrets/eu-1
+  tenantry server check
+  tenantry server drain eu-1")]
 pub(super) enum Command {
     /// Add a PostgreSQL server that is to host tenants
     Add(add::Options),

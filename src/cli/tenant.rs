@@ -26,6 +26,12 @@ mod url;
 
 /// The commands about tenants.
 #[derive(Debug, Subcommand)]
+#[command(after_help = "\
+Examples:
+  tenantry tenant create --slug acme-corp
+  tenantry tenant list
+  tenantry tenant show acme-corp
+  tenantry tenant delete acme-corp")]
 pub(super) enum Command {
     /// Create a tenant: a database, a login role and the schema
     Create(create::Options),

@@ -14,6 +14,10 @@ use crate::tenant::{Retention, Schedule, Tier};
 
 /// The commands about tiers.
 #[derive(Debug, Subcommand)]
+#[command(after_help = "\
+Examples:
+  tenantry tier list
+  tenantry tier set shared connections=5 statement_timeout=30s")]
 pub(super) enum Command {
     /// List the tiers with their limits and their backups
     List(ListOptions),

@@ -12,6 +12,11 @@ use crate::catalog::tokens::Scope;
 
 /// The commands about tokens.
 #[derive(Debug, Subcommand)]
+#[command(after_help = "\
+Examples:
+  tenantry token create --name ci --scope migrate --scope tenants:read
+  tenantry token list
+  tenantry token revoke ci")]
 pub(super) enum Command {
     /// Make a token for the admin API; it is shown once
     Create(CreateOptions),
@@ -22,13 +27,13 @@ pub(super) enum Command {
 }
 
 #[derive(Debug, Args)]
-#[command(after_help = "\
+#[command(after_help = format!("\
 Examples:
   tenantry token create --name ci --scope migrate --scope tenants:read
   tenantry token create --name ops --scope all
   TOKEN=$(tenantry token create --name app --scope data --quiet)
 
-Scopes: tenants:read, tenants:write, migrate, backup, restore, servers, data, metrics; or all.")]
+Scopes: {}; or all.", scopes()))]
 pub(super) struct CreateOptions {
     /// Its name; it stands for its holder in records
     #[arg(long, value_parser = parse_name)]
@@ -137,10 +142,14 @@ fn parse_scope(text: &str) -> std::result::Result<Scopes, String> {
     if text == "all" {
         return Ok(Scopes::All);
     }
-    Scope::parse(text).map(Scopes::One).ok_or_else(|| {
-        let all: Vec<&str> = Scope::ALL.into_iter().map(Scope::as_str).collect();
-        format!("a scope is one of {}; or all", all.join(", "))
-    })
+    Scope::parse(text)
+        .map(Scopes::One)
+        .ok_or_else(|| format!("a scope is one of {}; or all", scopes()))
+}
+
+/// The names of all scopes.
+fn scopes() -> String {
+    Scope::ALL.map(Scope::as_str).join(", ")
 }
 
 fn parse_name(text: &str) -> std::result::Result<String, String> {

@@ -15,7 +15,7 @@ use jiff::civil::Date;
 use jiff::tz::TimeZone;
 use jiff::{Timestamp, ToSpan as _};
 use serde_json::{Value, json};
-use tenantry_backup::{CertificateError, sign_document, verify_document};
+use tenantry_backup::{DocumentError, sign_document, verify_document};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
@@ -140,7 +140,7 @@ pub enum CheckpointError {
     Unreadable,
     /// It is not what the holder of the key signed.
     #[error(transparent)]
-    Signature(#[from] CertificateError),
+    Signature(#[from] DocumentError),
 }
 
 impl Checkpoint {

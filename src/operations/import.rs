@@ -24,7 +24,7 @@ use super::request::Requester;
 use super::transfer::watched;
 use super::{Environment, Plan, Step, StepContext, StepError, Work, delete, provision};
 use crate::catalog::CatalogError;
-use crate::catalog::operations::OperationRecord;
+use crate::catalog::operations::{OperationRecord, OperationState};
 use crate::catalog::tenants::NewTenant;
 use crate::tenant::{SchemaState, TenantState};
 
@@ -45,6 +45,7 @@ pub(super) const PLAN: Plan = Plan {
 
 const LOADED: &str = "loaded";
 const ROWS: &str = "rows";
+const REFUSED: &str = "refused";
 /// So many objections are named; who mends these sees the rest.
 const MOST_NAMED: usize = 8;
 const AGAIN: &str = "import it from where the file is: `tenantry backup import FILE --as SLUG`";
@@ -71,6 +72,22 @@ impl Imported {
         let Loaded { statements, left_out, dumped_from } = loaded;
         Some(Self { dumped_from, statements, left_out, tables })
     }
+
+    /// Whether an import has failed because the dump holds what no tenant's database may.
+    #[must_use]
+    pub fn was_refused(record: &OperationRecord) -> bool {
+        record.state != OperationState::Succeeded && record.memory.get(REFUSED).is_some()
+    }
+}
+
+/// What a dump holds that no tenant's database may.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Refusal(String);
+
+/// Refuses a dump for what it holds; nothing is broken.
+fn refusal(message: impl Into<String>, remedy: impl Into<String>) -> StepError {
+    StepError::Fail(Box::new(Refusal(message.into())), Some(remedy.into()))
 }
 
 impl Environment {
@@ -140,7 +157,7 @@ async fn load_dump(cx: &StepContext<'_>) -> Result<(), StepError> {
         }
     });
     let loaded = tokio::select! {
-        loaded = loading => loaded?,
+        loaded = loading => note_refusal(cx, loaded).await?,
         () = source.stopped() => {
             return Err(StepError::fail("the import was interrupted", AGAIN));
         }
@@ -158,7 +175,7 @@ async fn adopt(cx: &StepContext<'_>) -> Result<(), StepError> {
     };
     let mut objections = server.object_to(&build, owner).await?;
     objections.retain(|objection| !(trust_functions && objection.kind.is_about_code()));
-    refuse(&objections)?;
+    note_refusal(cx, refuse(&objections)).await?;
     server.adopt(&build, owner).await?;
     let rows = count_rows(&server.connect(&build).await?).await?;
     cx.remember(ROWS, &rows).await
@@ -180,10 +197,23 @@ fn refuse(objections: &[Objection]) -> Result<(), StepError> {
     } else {
         "take it out of the database that was dumped, then dump it again (`pg_dump -Fc`)"
     };
-    Err(StepError::fail(
+    Err(refusal(
         format!("the dump cannot become a tenant's database: {}{more}", named.join("; ")),
         remedy,
     ))
+}
+
+/// Keeps it with the operation that the dump was refused, for whoever asked for the import.
+async fn note_refusal<T>(
+    cx: &StepContext<'_>,
+    outcome: Result<T, StepError>,
+) -> Result<T, StepError> {
+    if let Err(StepError::Fail(error, _)) = &outcome
+        && error.is::<Refusal>()
+    {
+        cx.remember(REFUSED, &true).await?;
+    }
+    outcome
 }
 
 async fn take_possession(cx: &StepContext<'_>) -> Result<(), StepError> {

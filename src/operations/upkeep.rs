@@ -110,7 +110,7 @@ pub async fn ensure_template(
 }
 
 /// The chore of whoever makes and drops templates and spares on a server.
-pub(super) fn templates_of(server: Uuid) -> String {
+pub(crate) fn templates_of(server: Uuid) -> String {
     format!("templates of {server}")
 }
 

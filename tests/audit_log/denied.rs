@@ -6,6 +6,7 @@ use futures_util::{StreamExt as _, stream};
 use reqwest::{Method, RequestBuilder, StatusCode};
 use secrecy::ExposeSecret as _;
 use tenantry::catalog::audit_log::Recorded;
+use tenantry::catalog::operations::OperationFilter;
 use tenantry::catalog::tokens::Scope;
 
 use super::{events, verified};
@@ -85,4 +86,41 @@ async fn whoever_is_refused_is_in_the_log_and_a_flood_of_them_is_a_few_entries()
     );
     let breaches = verified(fleet).await.breaches;
     assert!(breaches.is_empty(), "{breaches:?}");
+}
+
+/// Asking what a token may is no refusal: who polls an operation with the right to read is let through, silently.
+#[tokio::test]
+async fn whoever_is_let_through_by_another_scope_is_not_in_the_log() {
+    let replica = Replica::start().await;
+    let fleet = &replica.fleet;
+    replica.create("acme").await;
+    let (operation, _) = fleet
+        .catalog()
+        .operations(&OperationFilter { limit: 1, ..OperationFilter::default() })
+        .await
+        .unwrap()
+        .remove(0);
+    let poll = async |name: &str, scope: Scope| {
+        let token = fleet.catalog().create_token(name, &[scope]).await.unwrap();
+        let path = format!("{}/api/operations/{}", replica.admin, operation.id);
+        status(replica.client.get(path).bearer_auth(token.expose_secret())).await
+    };
+
+    assert_eq!(poll("reader", Scope::TenantsRead).await, StatusCode::OK);
+    assert_eq!(poll("writer", Scope::TenantsWrite).await, StatusCode::OK);
+    assert_eq!(poll("scraper", Scope::Metrics).await, StatusCode::FORBIDDEN);
+
+    let written = async {
+        loop {
+            let found = events(fleet, "request").await;
+            if !violations(&found, "missing_scope").is_empty() {
+                return found;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let found = tokio::time::timeout(Duration::from_secs(10), written).await.expect("written");
+    let [denied] = violations(&found, "missing_scope")[..] else { panic!("{found:#?}") };
+    assert_eq!(denied.actor, "token:scraper");
+    assert_eq!(denied.detail["scope"], "tenants:read");
 }

@@ -64,9 +64,20 @@ async fn a_dump_is_imported_from_a_file_and_from_standard_input() {
     cli.refused(&line, 1, "exists already").await;
     cli.refused("backup import /no/such.dump --as hooli", 1, "cannot be read").await;
     cli.refused(&format!("{line}x --format tar"), 1, "not in tar format").await;
-    let broken = scene.write("broken.sql", "create table t ();\n\\! id\n");
-    let line = format!("backup import {} --as hooli", broken.display());
-    cli.refused(&line, 1, "nothing of it is left").await;
+    let definer = "create function f() returns int language sql security definer as 'select 1';";
+    for (holds, status, words) in [
+        // Broken ...
+        ("create table t ();\nselect 1 from nowhere;\n", 1, "nothing of it is left"),
+        ("begin;\ncreate table t ();\n", 1, "within a transaction"),
+        // ... or refused for what it holds: before it is run, by the server, and once it is in.
+        ("create table t ();\n\\! id\n", 4, "nothing of it is left"),
+        ("create role evil superuser;\n", 4, "`create role`"),
+        ("do $$ begin execute 'create role evil'; end $$;", 4, "permission denied"),
+        (definer, 4, "--trust-functions"),
+    ] {
+        let file = scene.write("holds.sql", holds);
+        cli.refused(&format!("backup import {} --as hooli", file.display()), status, words).await;
+    }
     cli.refused("tenant show hooli", 1, "there is no tenant").await;
     scene.fleet.assert_healthy().await;
 }

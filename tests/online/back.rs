@@ -363,6 +363,7 @@ async fn a_stray_slot_of_a_way_back_is_found() {
 
     assert_eq!(report.findings.len(), 1, "{:?}", report.findings);
     assert!(report.findings[0].what.contains(stray), "{:?}", report.findings);
+    assert!(report.fixes.is_empty(), "{:?}", report.fixes);
     assert_eq!(two.audit().await, [format!("replication_slot {stray}")]);
     admin.execute("select pg_drop_replication_slot($1)", &[&stray]).await.unwrap();
     assert_eq!(two.follower().await.unwrap().operation, asked);

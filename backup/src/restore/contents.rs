@@ -97,7 +97,7 @@ pub async fn list_contents(
     manifest.verify(key, manifest.tenant)?;
     require_readable(manifest, tools)?;
     let archive = Archive::open(store, manifest, key).await?;
-    let mut process = start(tools, "--list", Stdio::null()).map_err(RestoreError::Run)?;
+    let mut process = start(tools, "--list", Stdio::null()).map_err(RestoreError::pg_restore)?;
     drive(archive, &mut process, |_| {}).await
 }
 
@@ -111,11 +111,12 @@ pub async fn digest_tables(
     manifest.verify(key, manifest.tenant)?;
     require_readable(manifest, tools)?;
     let archive = Archive::open(store, manifest, key).await?;
-    let mut process = start(tools, "--data-only", Stdio::piped()).map_err(RestoreError::Run)?;
+    let mut process =
+        start(tools, "--data-only", Stdio::piped()).map_err(RestoreError::pg_restore)?;
     let reading = read_script(process.take_stdout());
     let (driven, digests) = tokio::join!(drive(archive, &mut process, |_| {}), reading);
     driven?;
-    digests.map_err(RestoreError::Run)
+    digests.map_err(RestoreError::pg_restore)
 }
 
 /// `pg_restore` from its input to its output, with no server.

@@ -69,6 +69,40 @@ impl Server {
         })
     }
 
+    /// What [`Server::prepare`] would do there, in words; empty where it has been done. What it may not do is not
+    /// among that: a group role that is somebody else's, or a shared database that the administrator does not own.
+    pub async fn unprepared(&self) -> Result<Vec<String>, Error> {
+        let groups = [role::OWNER, role::APP];
+        let marker = Marker::GroupRole.to_string();
+        let rows = self
+            .client()
+            .await?
+            .query(
+                "-- server::unprepared
+                 with groups as (
+                     select rolname, shobj_description(oid, 'pg_authid') as comment,
+                            rolcanlogin or rolsuper or rolcreaterole or rolcreatedb or rolreplication or rolbypassrls
+                            as powerful
+                     from pg_roles where rolname = any($1)
+                 ), lacking as (
+                     select 1 as place, 'create the role ' || w.name as what from unnest($1::text[]) w(name)
+                     where w.name not in (select rolname from groups)
+                     union all
+                     select 2, 'mark the role ' || rolname || ' as ours' from groups
+                     where comment is distinct from $2
+                     union all
+                     select 3, 'take from PUBLIC the right to connect to the database ' || datname from pg_database
+                     where datname = any($3) and pg_has_role(datdba, 'usage')
+                       and (has_database_privilege('public', oid, 'connect')
+                            or has_database_privilege('public', oid, 'temporary'))
+                 )
+                 select what from lacking where not exists (select from groups where powerful) order by place, what",
+                &[&groups.as_slice(), &marker, &self.shared_databases()],
+            )
+            .await?;
+        Ok(rows.iter().map(|row| row.get(0)).collect())
+    }
+
     /// Drops the group roles, if [`Server::prepare`] made or adopted them. Returns those that something there still
     /// needs: they stay.
     pub async fn drop_group_roles(&self) -> Result<Vec<String>, Error> {

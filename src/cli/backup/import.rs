@@ -37,8 +37,8 @@ the new database alone. If it fails, or is interrupted, nothing of it is left.
 Until `--baseline`, or `tenantry migrate baseline` later, says which migration files made that schema, the
 tenant counts as having none of them: `migrate up` would run them all.
 
-Exit status 4 when --baseline finds another schema than the files make; the tenant is there then, without a
-history.")]
+Exit status 4 when the dump is refused for what it holds, and when --baseline finds another schema than the files
+make: then the tenant is there, without a history.")]
 pub(in crate::cli) struct Options {
     /// The dump; - for standard input
     file: PathBuf,
@@ -155,12 +155,16 @@ async fn see_through(
         Err(Error::Interrupted { .. }) => Err(Error::Interrupted { help: left }),
         Err(error) => Err(error),
         Ok(record) => {
+            let was_refused = Imported::was_refused(&record);
             let failure = record.error;
             let (message, remedy) = match failure {
                 Some(failure) => (failure.message, failure.remedy),
                 None => ("the import was cut off".to_owned(), None),
             };
             let remedy = remedy.map_or_else(|| left.clone(), |remedy| format!("{remedy} ({left})"));
+            if was_refused {
+                return Err(Error::refused(message, remedy));
+            }
             Err(Error::Step(StepError::Fail(message.into(), Some(remedy))))
         }
     }

@@ -13,6 +13,10 @@ use crate::tenant::TenantSlug;
 
 /// The commands about the keys of backups.
 #[derive(Debug, Subcommand)]
+#[command(after_help = "\
+Examples:
+  tenantry backup key rotate acme-corp
+  tenantry backup key destroy acme-corp")]
 pub(in crate::cli) enum Command {
     /// Encrypt a tenant's backups to another key, from the next one on
     Rotate(RotateOptions),

@@ -5,11 +5,12 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::need_store;
-use crate::api::document::prune::PruneDocument;
+use crate::api::document::prune::{JudgedBackup, PruneDocument, StrayDocument};
 use crate::catalog::operations::{OperationRecord, OperationState};
+use crate::cli::confirm::confirm;
 use crate::cli::drive::{self, Driver};
 use crate::cli::migrate::describe_failures;
-use crate::cli::report::{Table, count, moment, size};
+use crate::cli::report::{Table, count, moment, size, warn};
 use crate::cli::{Context, Outcome, Result};
 use crate::tenant::settings::SettingsPath;
 use crate::tenant::{TenantSettings, TenantSlug};
@@ -18,8 +19,8 @@ use crate::tenant::{TenantSettings, TenantSlug};
 #[command(after_help = "\
 Examples:
   tenantry backup prune --all --dry-run         what would go, and why the rest stays
-  tenantry backup prune acme-corp globex
-  tenantry backup prune --all --output-format json
+  tenantry backup prune acme-corp globex        shows what goes, and asks
+  tenantry backup prune --all --yes --output-format json
 
 Keeps what TENANTRY_BACKUP_RETENTION, the tier or the tenant's own settings say; without, everything. Never
 removes the newest good backup, the newest that was verified or proven by a restore, or one under legal hold or a
@@ -33,8 +34,11 @@ pub(in crate::cli) struct PruneOptions {
     #[arg(long, conflicts_with = "slugs")]
     all: bool,
     /// Only say what would be done
-    #[arg(long)]
+    #[arg(long, conflicts_with = "yes")]
     dry_run: bool,
+    /// Do not ask
+    #[arg(long, short)]
+    yes: bool,
 }
 
 #[derive(Debug, Args)]
@@ -61,7 +65,7 @@ pub(super) async fn prune(options: PruneOptions, context: &Context) -> Result<Ou
         documents.push(PruneDocument::new(&tenant.slug, plan?));
     }
     if options.dry_run {
-        context.print(&documents, || describe(&documents))?;
+        context.print(&documents, || describe(&documents, false))?;
         return Ok(Outcome::Done);
     }
     documents.retain(|document| document.removes() > 0);
@@ -71,6 +75,7 @@ pub(super) async fn prune(options: PruneOptions, context: &Context) -> Result<Ou
         context.print(&documents, || "Nothing is to be removed.".to_owned())?;
         return Ok(Outcome::Done);
     }
+    ask(&documents, options.yes)?;
     let batch = environment.prune_fleet(&slugs, &context.requester()).await?;
     let driver = Driver { context, environment: &environment };
     let operations = driver.settle_batch(batch, context.settings.backup_concurrency).await?;
@@ -85,6 +90,21 @@ pub(super) async fn prune(options: PruneOptions, context: &Context) -> Result<Ou
         [head, describe_failures(batch, &operations)].join("")
     })?;
     Ok(drive::outcome(&operations))
+}
+
+/// Shows what goes, and asks whether it may.
+fn ask(documents: &[PruneDocument], yes: bool) -> Result<()> {
+    if !yes {
+        warn(&describe(documents, true));
+    }
+    let removed = documents.iter().map(PruneDocument::removes).sum();
+    let tenants = count(documents.len(), "tenant");
+    let what = format!("pruning removes {} of {tenants} for good", count(removed, "backup"));
+    let name = match documents {
+        [document] => document.tenant_slug.as_str(),
+        _ => "prune",
+    };
+    confirm(&what, name, yes)
 }
 
 fn has_succeeded(operations: &[(OperationRecord, TenantSlug)], slug: &TenantSlug) -> bool {
@@ -122,10 +142,11 @@ pub(super) async fn hold(options: HoldOptions, context: &Context) -> Result<Outc
     Ok(Outcome::Done)
 }
 
-fn describe(documents: &[PruneDocument]) -> String {
+fn describe(documents: &[PruneDocument], only_what_goes: bool) -> String {
     let mut table = Table::new(&["TENANT", "ID", "OF", "SIZE", "", "WHY"]);
     for document in documents {
-        for backup in &document.backups {
+        let goes = |backup: &&JudgedBackup| backup.keep.is_empty() || !only_what_goes;
+        for backup in document.backups.iter().filter(goes) {
             let (fate, why) = match backup.keep.as_slice() {
                 [] => ("remove", "the retention does not ask for it".to_owned()),
                 reasons => ("keep", reasons.join(", ")),
@@ -139,7 +160,8 @@ fn describe(documents: &[PruneDocument]) -> String {
                 why,
             ]);
         }
-        for stray in &document.strays {
+        let goes = |stray: &&StrayDocument| stray.keep.is_none() || !only_what_goes;
+        for stray in document.strays.iter().filter(goes) {
             let fate = if stray.keep.is_some() { "keep" } else { "remove" };
             table.row([
                 document.tenant_slug.to_string(),

@@ -63,10 +63,10 @@ pub(super) struct Who {
     /// Only tenants of this track
     #[arg(long, value_parser = Label::parse)]
     track: Option<Label>,
-    /// Who comes first: SLUG, 5%, tier=NAME, track=NAME or server=NAME; may be repeated
+    /// Who comes first: SLUG, 5%, tier=NAME, tag=NAME, track=NAME, region=NAME or server=NAME; may be repeated
     #[arg(long, value_name = "WHO", value_parser = Selection::parse)]
     canary: Vec<Selection>,
-    /// Who comes in the next wave; may be repeated, in order
+    /// Who comes in the next wave, as with --canary; may be repeated, in order
     #[arg(long = "wave", value_name = "WHO", value_parser = Selection::parse)]
     waves: Vec<Selection>,
     /// How long a wave is watched before the next one begins, such as 10m

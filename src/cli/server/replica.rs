@@ -17,6 +17,10 @@ const CATCH_UP: Duration = Duration::from_secs(5);
 
 /// The commands about read replicas.
 #[derive(Debug, Subcommand)]
+#[command(after_help = "\
+Examples:
+  tenantry server replica add eu-1 eu-1-b --url-file /run/secrets/eu-1-b
+  tenantry server replica list")]
 pub(in crate::cli) enum Command {
     /// Have reads of a server's tenants go to a standby of it
     Add(AddOptions),

@@ -8,6 +8,10 @@ use crate::tenant::TenantSlug;
 
 /// The commands about aliases.
 #[derive(Debug, Subcommand)]
+#[command(after_help = "\
+Examples:
+  tenantry tenant alias list acme
+  tenantry tenant alias remove acme acme-corp")]
 pub(in crate::cli) enum Command {
     /// List the slugs that a tenant had before, and that still lead to it
     List(ListOptions),

@@ -9,6 +9,11 @@ use crate::tenant::{DomainName, TenantSlug};
 
 /// The commands about domains.
 #[derive(Debug, Subcommand)]
+#[command(after_help = "\
+Examples:
+  tenantry tenant domain add acme-corp app.acme.com
+  tenantry tenant domain verify acme-corp app.acme.com
+  tenantry tenant domain list acme-corp")]
 pub(in crate::cli) enum Command {
     /// Ask for a domain, and learn what its DNS must say
     Add(AddOptions),

@@ -9,6 +9,10 @@ use crate::tenant::TenantSlug;
 
 /// The commands about members.
 #[derive(Debug, Subcommand)]
+#[command(after_help = "\
+Examples:
+  tenantry tenant member add acme-corp 00u1a2b3 --role read_only
+  tenantry tenant member list acme-corp")]
 pub(in crate::cli) enum Command {
     /// Make a user a member, or give a member another role
     Add(AddOptions),

@@ -12,6 +12,10 @@ use crate::tenant::settings::SettingsPath;
 
 /// The commands about a tenant's settings.
 #[derive(Debug, Subcommand)]
+#[command(after_help = "\
+Examples:
+  tenantry tenant settings get acme-corp
+  tenantry tenant settings set acme-corp limits.connections=20")]
 pub(in crate::cli) enum Command {
     /// Show the settings of a tenant, or one of them
     Get(GetOptions),

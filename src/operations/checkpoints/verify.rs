@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use serde::Serialize;
-use tenantry_backup::{BackupStore, CertificateError};
+use tenantry_backup::{BackupStore, DocumentError};
 
 use super::{Checkpoint, CheckpointError, Environment, StepError, key_number};
 use crate::catalog::audit_log::chain::{BEGINNING, Found, Hash, Link, Loose};
@@ -293,7 +293,7 @@ impl Verification {
                     // Behind the retention, or told of as removed.
                     None => {}
                 },
-                Err(CheckpointError::Signature(CertificateError::OtherKey { .. })) => foreign += 1,
+                Err(CheckpointError::Signature(DocumentError::OtherKey { .. })) => foreign += 1,
                 Err(error) => {
                     let what = format!("checkpoint {number} in the bucket says nothing: {error}");
                     self.breach(BreachKind::Checkpoint, None, what);

@@ -14,8 +14,8 @@ use tenantry_provisioning::{Cause, Connection, Error};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::{ToSql, Type};
 
-use super::StepError;
 use super::judge::{Verdict, describe, judge};
+use super::{StepError, refusal};
 
 /// What was left out, and how often.
 pub(super) type LeftOut = BTreeMap<String, u64>;
@@ -46,7 +46,10 @@ impl From<ForeignError> for StepError {
 impl From<ScriptError> for StepError {
     fn from(error: ScriptError) -> Self {
         let remedy = error.remedy().to_owned();
-        Self::Fail(Box::new(error), Some(remedy))
+        match error {
+            ScriptError::Command { .. } => refusal(error.to_string(), remedy),
+            error => Self::Fail(Box::new(error), Some(remedy)),
+        }
     }
 }
 
@@ -89,7 +92,7 @@ async fn run(
         }
         Verdict::Refuse { what, remedy } => {
             let line = statement.line;
-            return Err(StepError::fail(format!("line {line} of the dump has {what}"), remedy));
+            return Err(refusal(format!("line {line} of the dump has {what}"), remedy));
         }
         Verdict::Extension(name) => {
             require_extension(session, &name, statement.line).await?;
@@ -174,7 +177,7 @@ async fn require_extension(session: &Connection, name: &str, line: u64) -> Resul
     match trusted {
         _ if present > 0 => Ok(()),
         Some(true) => Ok(()),
-        Some(false) => Err(StepError::fail(
+        Some(false) => Err(refusal(
             format!(
                 "line {line} of the dump has the extension {name}, which only a superuser may create"
             ),
@@ -210,12 +213,17 @@ async fn require_no_transaction(session: &Connection) -> Result<(), StepError> {
 /// The server's own words, with the line; never the statement's values.
 fn explain(error: tokio_postgres::Error, statement: &Statement) -> StepError {
     let Statement { sql, line } = statement;
-    let remedy = match error.code().map(SqlState::code) {
+    let state = error.code().cloned();
+    let remedy = match state.as_ref().map(SqlState::code) {
         Some("42501") => RIGHTS,
         Some("53100") => "free disk space on the server, then import it again",
         Some(code) if !code.starts_with("57P") => MEND,
         _ => "look whether the server runs, then import it again",
     };
     let error = Cause::from(error);
-    StepError::fail(format!("line {line} of the dump, {}: {error}", describe(sql)), remedy)
+    let message = format!("line {line} of the dump, {}: {error}", describe(sql));
+    match state {
+        Some(SqlState::INSUFFICIENT_PRIVILEGE) => refusal(message, remedy),
+        _ => StepError::fail(message, remedy),
+    }
 }
