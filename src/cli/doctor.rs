@@ -22,8 +22,8 @@ and templates go that the catalog does not know and nobody is in, and what ended
 left (slots, subscriptions, roles of theirs); group roles come back, PUBLIC loses what it has in
 tenants' and shared databases. Then it looks again.
 
-It never drops a database or a role that is marked as a tenant's, whether or not the catalog knows
-that tenant, writes no stamp, and touches neither the bucket, nor failed operations, nor databases
+It never drops a database that is marked as a tenant's or the role that a tenant logs in as, whether
+or not the catalog knows that tenant, writes no stamp, and touches neither the bucket, nor failed operations, nor databases
 that are yours. On a server with anything of a tenant that this catalog never had, which may be
 another catalog's too, only what operations of this one have left goes. For other rights in
 tenants' databases there is `tenantry tenant audit --fix`.
