@@ -69,8 +69,8 @@ Examples:
   tenantry restore acme-corp --latest --in-place
 
 Settings come from TENANTRY_… variables or a TOML file; `tenantry config show` lists them.
-Exit status: 0 done, 1 failed, 2 wrong usage or settings, 3 partly done, 4 refused by a guard or drift found,
-130 interrupted.";
+Exit status: 0 done, 1 failed, 2 wrong usage or settings, 3 partly done, 4 refused by a guard or
+drift found, 130 interrupted.";
 
 /// What every command takes.
 #[derive(Debug, Args)]

@@ -17,14 +17,16 @@ Examples:
   tenantry doctor --fix                  says what it will do, and asks
   tenantry doctor --fix --yes            for scripts
 
-Without --fix it reads only. With it, what is ours and nobody's data is put right: builds, spares and templates go
-that the catalog does not know and nobody is in, and what ended operations have left (slots, subscriptions, roles of
-theirs); group roles come back, PUBLIC loses what it has in tenants' and shared databases. Then it looks again.
+Without --fix it reads only. With it, what is ours and nobody's data is put right: builds, spares
+and templates go that the catalog does not know and nobody is in, and what ended operations have
+left (slots, subscriptions, roles of theirs); group roles come back, PUBLIC loses what it has in
+tenants' and shared databases. Then it looks again.
 
-It never drops a database or a role that is marked as a tenant's, whether or not the catalog knows that tenant, writes
-no stamp, and touches neither the bucket, nor failed operations, nor databases that are yours. On a server with
-anything of a tenant that this catalog never had, which may be another catalog's too, only what operations of this one
-have left goes. For other rights in tenants' databases there is `tenantry tenant audit --fix`.
+It never drops a database that is marked as a tenant's or the role that a tenant logs in as, whether
+or not the catalog knows that tenant, writes no stamp, and touches neither the bucket, nor failed operations, nor databases
+that are yours. On a server with anything of a tenant that this catalog never had, which may be
+another catalog's too, only what operations of this one have left goes. For other rights in
+tenants' databases there is `tenantry tenant audit --fix`.
 
 Exit status 1 when something needs somebody; warnings do not count. 4 when --fix is not confirmed.")]
 pub(super) struct Options {
