@@ -10,7 +10,8 @@ use serde::Serialize;
 use tenantry_provisioning::{DatabaseFacts, Leftover, Link, Marker, RoleFacts, Server};
 use uuid::Uuid;
 
-use crate::catalog::operations::{OperationFilter, OperationState};
+use crate::catalog::operations::{Failure, OperationFilter, OperationState};
+use crate::catalog::rollouts::RolloutState;
 use crate::catalog::servers::ServerRecord;
 use crate::catalog::tenants::TenantFilter;
 use crate::operations::{Environment, StepError};
@@ -91,7 +92,8 @@ pub async fn examine(environment: &Environment) -> Result<Report, StepError> {
         examine_server(environment, record, survey, &known, &mut report).await?;
     }
     fix::sort(&mut report.fixes);
-    examine_operations(environment, &mut report).await?;
+    let target = examine_schemas(environment, &mut report).await?;
+    examine_operations(environment, &known, target, &mut report).await?;
     examine_bucket(environment, &known, &mut report).await?;
     Ok(report)
 }
@@ -192,12 +194,7 @@ async fn examine_server(
     let mut problems = survey.server.check().await?;
     problems.extend(examine_read_replicas(catalog, record.id, &survey.server).await?);
     for problem in problems {
-        report.findings.push(Finding {
-            severity: Severity::Warning,
-            place: place.to_owned(),
-            what: problem.what,
-            remedy: problem.remedy,
-        });
+        report.warn(place, problem.what, problem.remedy);
     }
     Ok(())
 }
@@ -247,8 +244,43 @@ async fn examine_tenant(
     Ok(())
 }
 
+/// How the last rollout went, and who had drifted. Returns the version at which tenants should be.
+async fn examine_schemas(environment: &Environment, report: &mut Report) -> Result<i64, StepError> {
+    let status = environment.fleet_status().await?;
+    if let Some(rollout) = &status.rollout
+        && matches!(rollout.state, RolloutState::Failed | RolloutState::Paused)
+    {
+        let reason = rollout.reason.as_ref();
+        let remedy = reason.and_then(|reason| reason.remedy.clone());
+        report.warn(
+            "catalog",
+            format!(
+                "rollout {} is {}: {}",
+                rollout.id,
+                rollout.state.as_str(),
+                reason.map_or("", |reason| &reason.message)
+            ),
+            remedy.unwrap_or_else(|| format!("`tenantry migrate show {}`", rollout.id)),
+        );
+    }
+    if status.drifted() > 0 {
+        report.warn(
+            "catalog",
+            format!(
+                "the schemas of {} tenants had drifted when they were looked at",
+                status.drifted()
+            ),
+            "`tenantry migrate verify` shows the differences".to_owned(),
+        );
+    }
+    Ok(status.target)
+}
+
+/// What has failed, unless the tenant has come to the same since in another way.
 async fn examine_operations(
     environment: &Environment,
+    known: &Known,
+    target: i64,
     report: &mut Report,
 ) -> Result<(), StepError> {
     let filter = OperationFilter {
@@ -257,16 +289,19 @@ async fn examine_operations(
         ..OperationFilter::default()
     };
     for (operation, slug) in environment.catalog.operations(&filter).await? {
+        let tenant = known.tenants.get(&operation.tenant_id);
+        if operation.kind == "migrate" && tenant.is_some_and(|it| it.schema_version >= target) {
+            continue;
+        }
         let message = operation.error.map_or_else(String::new, |error| error.message);
-        report.findings.push(Finding {
-            severity: Severity::Warning,
-            place: "catalog".to_owned(),
-            what: format!("{} of `{slug}` has failed: {message}", operation.kind),
-            remedy: format!(
+        report.warn(
+            "catalog",
+            format!("{} of `{slug}` has failed: {message}", operation.kind),
+            format!(
                 "`tenantry operation retry {0}`, or `tenantry operation cancel {0}`",
                 operation.id
             ),
-        });
+        );
     }
     Ok(())
 }
@@ -279,10 +314,23 @@ async fn examine_bucket(
     let Some(store) = &environment.store else { return Ok(()) };
     let indexed: HashSet<Uuid> =
         environment.catalog.backups(None, i64::MAX).await?.iter().map(|backup| backup.id).collect();
-    let mut stored = HashSet::new();
-    for tenant in store.tenants().await.map_err(StepError::from)? {
-        stored.extend(store.backups_of(tenant).await.map_err(StepError::from)?);
+    let listed: Result<HashSet<Uuid>, _> = async {
+        let mut stored = HashSet::new();
+        for tenant in store.tenants().await.map_err(StepError::from)? {
+            stored.extend(store.backups_of(tenant).await.map_err(StepError::from)?);
+        }
+        Ok::<_, StepError>(stored)
     }
+    .await;
+    let stored = match listed {
+        Ok(stored) => stored,
+        Err(error) => {
+            let Failure { message, remedy, .. } = error.to_failure("bucket");
+            let what = format!("the bucket cannot be listed: {message}");
+            report.error("bucket", what, remedy.unwrap_or_else(|| "look at the store".to_owned()));
+            return Ok(());
+        }
+    };
     report.backups = stored.len();
     for id in indexed.difference(&stored) {
         report.error(
@@ -292,12 +340,11 @@ async fn examine_bucket(
         );
     }
     for id in stored.difference(&indexed).filter(|id| !known.operations.contains(id)) {
-        report.findings.push(Finding {
-            severity: Severity::Warning,
-            place: "bucket".to_owned(),
-            what: format!("backup {id} is in the bucket but not in the catalog"),
-            remedy: "it may belong to another catalog; remove it by hand if it does not".to_owned(),
-        });
+        report.warn(
+            "bucket",
+            format!("backup {id} is in the bucket but not in the catalog"),
+            "it may belong to another catalog; remove it by hand if it does not".to_owned(),
+        );
     }
     Ok(())
 }
@@ -310,11 +357,14 @@ impl Report {
     }
 
     fn error(&mut self, place: &str, what: String, remedy: String) {
-        self.findings.push(Finding {
-            severity: Severity::Error,
-            place: place.to_owned(),
-            what,
-            remedy,
-        });
+        self.find(Severity::Error, place, what, remedy);
+    }
+
+    fn warn(&mut self, place: &str, what: String, remedy: String) {
+        self.find(Severity::Warning, place, what, remedy);
+    }
+
+    fn find(&mut self, severity: Severity, place: &str, what: String, remedy: String) {
+        self.findings.push(Finding { severity, place: place.to_owned(), what, remedy });
     }
 }

@@ -6,6 +6,7 @@ use tokio_postgres::Client;
 use uuid::Uuid;
 
 use crate::cli::Cli;
+use crate::harness::process::command;
 use crate::harness::{BY, Fleet, slug};
 
 /// A number that no operation has.
@@ -191,4 +192,28 @@ async fn a_group_role_that_is_missing_comes_back() {
 
     assert_eq!(fixes(&fleet).await, [] as [String; 0]);
     fleet.assert_healthy().await;
+}
+
+#[tokio::test]
+async fn a_bucket_that_does_not_answer_and_a_rollout_that_failed_are_findings_among_others() {
+    let fleet = Fleet::start().await;
+    fleet.create_tenant("acme").await;
+    fleet.admin("postgres").await.batch_execute("create role tenantry_stray").await.unwrap();
+    fleet.add_migration("V2__broken.sql", "create table broken (");
+    let cli = Cli::new(&fleet);
+    let (_, told) = cli.told("migrate up").await;
+    assert!(told.contains("V2__broken.sql"), "{told}");
+
+    let nowhere = command(&fleet)
+        .env("TENANTRY_S3_ENDPOINT", "http://127.0.0.1:1")
+        .args(["doctor", "--output-format", "json"])
+        .output()
+        .unwrap();
+
+    let report: Value = serde_json::from_slice(&nowhere.stdout).unwrap();
+    let found = texts(&report["findings"]).join("\n");
+    assert_eq!(nowhere.status.code(), Some(1));
+    for told in ["the bucket cannot be listed", "role `tenantry_stray` is unknown", "is failed: "] {
+        assert!(found.contains(told), "{found}");
+    }
 }
