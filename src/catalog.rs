@@ -24,6 +24,7 @@ use uuid::Uuid;
 
 use self::servers::Addresses;
 use crate::sealing::{MasterKey, Purpose, SealError};
+use crate::tenant::NameError;
 use crate::tenant::settings::SettingsError;
 
 mod attempts;
@@ -393,6 +394,12 @@ fn describe(error: &tokio_postgres::Error) -> String {
     match error.as_db_error() {
         Some(db) => format!("{} ({})", db.message(), db.code().code()),
         None => error.to_string(),
+    }
+}
+
+impl From<NameError> for CatalogError {
+    fn from(error: NameError) -> Self {
+        Self::Conflict(error.to_string())
     }
 }
 

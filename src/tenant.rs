@@ -35,6 +35,21 @@ pub use settings::{EffectiveLimits, FleetSettings, TenantSettings};
 pub use slug::{MAX_LEN as MAX_SLUG_LEN, SlugError, TenantSlug};
 pub use tag::{Tag, TagError, Tags};
 
+/// Most characters of a name for people.
+const MAX_NAME_CHARS: usize = 200;
+
+/// A text that is no name for people.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("the name of a tenant has 1 to {MAX_NAME_CHARS} characters, and is not blank")]
+pub struct NameError;
+
+/// Refuses what is no name for people.
+pub fn check_name(text: &str) -> Result<(), NameError> {
+    let is_short = text.chars().count() <= MAX_NAME_CHARS;
+    let is_name = is_short && !text.trim().is_empty();
+    is_name.then_some(()).ok_or(NameError)
+}
+
 /// One customer with one database, as the catalog knows it.
 #[derive(Clone, Debug)]
 pub struct Tenant {

@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use aws_lc_rs::digest;
 use serde_json::Value;
 
 use crate::cli::Cli;
-use crate::harness::Fleet;
+use crate::harness::process::command;
+use crate::harness::{Fleet, eventually};
 
 /// The files of an unpacked export, by their names.
 fn files(folder: &Path) -> BTreeMap<String, Vec<u8>> {
@@ -104,6 +105,34 @@ async fn an_export_overwrites_nothing_and_leaves_no_part_of_one() {
 
     assert_eq!(std::fs::read_to_string(&taken).unwrap(), "mine");
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+}
+
+#[tokio::test]
+async fn an_export_that_is_interrupted_leaves_nothing() {
+    let fleet = Fleet::start().await;
+    fleet.create_tenant("acme").await;
+    let large = "create table large as select i, repeat(md5(i::text), 20) as t from generate_series(1, 200000) i";
+    fleet.admin("tenant_acme").await.batch_execute(large).await.unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let (zip, plain) = (folder.path().join("acme.zip"), folder.path().join("acme"));
+
+    for to in [&zip, &plain] {
+        let partial = to.with_file_name(format!("{}.partial", to.file_name().unwrap().display()));
+        let mut export = command(&fleet);
+        export.args(["tenant", "export", "acme", "--to"]).arg(to).stderr(Stdio::piped());
+        let export = export.spawn().unwrap();
+        eventually("the export begins", async || partial.exists()).await;
+        let interrupted = Command::new("kill").args(["-INT", &export.id().to_string()]).status();
+        assert!(interrupted.unwrap().success());
+
+        let ended = tokio::task::spawn_blocking(|| export.wait_with_output().unwrap()).await;
+
+        let ended = ended.unwrap();
+        let told = String::from_utf8_lossy(&ended.stderr);
+        assert_eq!(ended.status.code(), Some(130), "{told}");
+        assert!(told.contains("interrupted"), "{told}");
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
 }
 
 #[tokio::test]

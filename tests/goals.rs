@@ -15,6 +15,7 @@ use tenantry::tenant::settings::BackupPolicy;
 use tenantry_backup::{BackupStore, S3Settings};
 use tokio::net::TcpListener;
 
+use crate::cli::Cli;
 use crate::harness::process::command;
 use crate::harness::replica::Replica;
 use crate::harness::{BY, Fleet, s3_settings, slug};
@@ -174,6 +175,11 @@ async fn what_was_achieved_is_shown_beside_its_goal() {
     replica.create("acme").await;
     let (_, before) = replica.get("/api/setup/tenants/acme/backups").await;
     assert_eq!(before["protection"]["data_of"], Value::Null);
+    let cli = Cli::new(&replica.fleet);
+    let (_, told) = cli.told("tenant show acme").await;
+    assert!(told.contains("everything (no backup)"), "{told}");
+    let shown = cli.json("tenant show acme").await;
+    assert_eq!(shown["protection"]["age_seconds"], Value::Null, "{shown}");
     replica.fleet.back_up("acme").await;
     let (acme, environment) = (slug("acme"), &replica.fleet.environment);
     let restore = environment.restore(&acme, BackupChoice::Latest, BY);

@@ -31,6 +31,7 @@ mod edges;
 mod erasure;
 mod export;
 mod faults;
+mod first_use;
 mod fleet;
 mod freeze;
 mod goals;

@@ -61,8 +61,8 @@ impl Scene {
         fs::set_permissions(self.key_file(), fs::Permissions::from_mode(mode)).unwrap();
     }
 
-    /// The exit status, and every check with whether it is good. What is not says what to do.
-    async fn check(&self, more: Settings<'_>) -> (i32, Vec<(String, bool)>) {
+    /// The command line of a hardened installation, with more settings.
+    fn cli(&self, more: Settings<'_>) -> Cli<'_> {
         let mut cli = Cli::new(&self.fleet)
             .with("TENANTRY_ENVIRONMENT", "production")
             .with("TENANTRY_HARDENING", "")
@@ -79,7 +79,12 @@ impl Scene {
         for (name, value) in more {
             cli = cli.with(name, *value);
         }
-        let output = cli.run("config check --production --output-format json").await;
+        cli
+    }
+
+    /// The exit status, and every check with whether it is good. What is not says what to do.
+    async fn check(&self, more: Settings<'_>) -> (i32, Vec<(String, bool)>) {
+        let output = self.cli(more).run("config check --production --output-format json").await;
         let document: Value = serde_json::from_slice(&output.stdout)
             .unwrap_or_else(|_| panic!("{}", String::from_utf8_lossy(&output.stderr)));
         assert_eq!(document["problems"], serde_json::json!([]), "{more:?}");
@@ -224,6 +229,19 @@ async fn every_check_of_a_production_holds_and_can_fail() {
     assert_eq!(scene.failing(&[]).await, BTreeSet::new());
     let names: BTreeSet<String> = all.into_iter().map(|(name, _)| name).collect();
     assert_eq!(seen, names, "each check fails at least once");
+    scene.fleet.create_tenant("globex").await;
+    alone(&scene, "backed-up", &[]).await;
+    let (status, told) = scene.cli(&[]).told("config check --production").await;
+    assert_eq!(status, 1, "{told}");
+    for words in [
+        "1 tenant has no backup at all: globex",
+        "the listeners speak plain HTTP, over loopback only",
+        "no certificate is asked for, over loopback",
+        "VERDICT",
+    ] {
+        assert!(told.contains(words), "{words}: {told}");
+    }
+    assert!(!told.contains("in order"), "{told}");
 }
 
 /// Sees that this check fails, and no other.

@@ -16,7 +16,7 @@ use super::audit_log::{self, Event};
 use super::operations::{NewOperation, OperationRecord, insert};
 use super::tenants::slug_of;
 use super::{Catalog, CatalogError, TenantLock, execute, maybe, one, rows};
-use crate::tenant::{TenantSlug, TenantState};
+use crate::tenant::{Tenant, TenantSlug, TenantState};
 
 /// The id of the tenant that the slug `$1` leads to.
 pub(super) const LEADS_TO: &str = "(select tenant_id from tenant_slugs where slug = $1 and leads)";
@@ -62,6 +62,29 @@ impl Catalog {
         }
         transaction.commit().await.map_err(CatalogError::Database)?;
         Ok(record)
+    }
+
+    /// Refuses a slug that a tenant cannot be renamed to, as it is its own or somebody else's, for whoever asks before
+    /// somebody is asked to confirm it. Only [`Catalog::enqueue_rename`] keeps the slug.
+    pub async fn require_free_slug(
+        &self,
+        tenant: &Tenant,
+        to: &TenantSlug,
+    ) -> Result<(), CatalogError> {
+        if tenant.slug == *to {
+            return Err(CatalogError::Conflict(format!(
+                "the tenant is called `{to}` already; choose another slug"
+            )));
+        }
+        let client = self.client().await?;
+        let taken = maybe(
+            &client,
+            "-- slugs::taken
+             select 1 from tenant_slugs where slug = $1 and (tenant_id <> $2 or reserved_for is not null)",
+            &[&to.as_str(), &tenant.id],
+        )
+        .await?;
+        taken.map_or(Ok(()), |_| Err(not_free(to)))
     }
 
     /// The slugs that a tenant had before.

@@ -131,6 +131,7 @@ impl Catalog {
         new: &NewTenant,
         operation: &NewOperation<'_>,
     ) -> Result<OperationRecord, CatalogError> {
+        crate::tenant::check_name(&new.name)?;
         let corrupt = |error: &dyn std::fmt::Display| CatalogError::Corrupt(error.to_string());
         let database = DatabaseName::tenant(new.slug.as_str()).map_err(|e| corrupt(&e))?;
         let role = RoleName::tenant(new.slug.as_str()).map_err(|e| corrupt(&e))?;

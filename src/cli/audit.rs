@@ -7,6 +7,7 @@ use clap::{Args, Subcommand};
 use serde_json::Value;
 use uuid::Uuid;
 
+use super::arguments::{id, public_key};
 use super::erasure::refused;
 use super::report::{Table, fields, moment};
 use super::{Context, Error, Outcome, Result, report};
@@ -44,6 +45,7 @@ Examples:
   tenantry audit show 0197f0c0-7a5e-7c3e-9f5e-0a1b2c3d4e5f > audit.json")]
 pub(super) struct ShowOptions {
     /// The audit
+    #[arg(value_parser = id("`tenantry audit list` shows them"))]
     id: Uuid,
 }
 
@@ -57,7 +59,7 @@ pub(super) struct VerifyOptions {
     /// The report, as `tenantry tenant audit --output-format json` or `tenantry audit show` prints it
     file: PathBuf,
     /// What `tenantry erasure public-key` prints, from a source that you trust
-    #[arg(long, value_name = "KEY")]
+    #[arg(long, value_name = "KEY", value_parser = public_key)]
     public_key: String,
 }
 

@@ -3,9 +3,11 @@
 use clap::{Args, Subcommand};
 use jiff::{Timestamp, ToSpan as _};
 
+use super::arguments::public_key;
 use super::report::{Csv, Table, moment, print_text, warn};
 use super::restore::parse_time;
-use super::{Context, Outcome, OutputFormat, Result};
+use super::{Context, Error, Outcome, OutputFormat, Result};
+use crate::catalog::Catalog;
 use crate::catalog::audit_log::{AuditFilter, Recorded};
 use crate::operations::checkpoints::verify::Verification;
 use crate::tenant::TenantSlug;
@@ -78,7 +80,7 @@ Without --public-key the catalog itself says which key signs its checkpoints (`t
 it): an auditor keeps it elsewhere. Exit status 1 when anything was altered, removed, inserted or reordered.")]
 struct VerifyOptions {
     /// The key that the checkpoints must be signed with, from a source that you trust
-    #[arg(long, value_name = "KEY")]
+    #[arg(long, value_name = "KEY", value_parser = public_key)]
     public_key: Option<String>,
 }
 
@@ -91,7 +93,18 @@ pub(super) async fn run(options: Options, context: &Context) -> Result<Outcome> 
 
 async fn list(options: ListOptions, context: &Context) -> Result<Outcome> {
     let ListOptions { tenant, since, until, actor, action, limit, all, csv } = options;
+    if let (Some(since), Some(until)) = (since, until)
+        && since >= until
+    {
+        return Err(Error::usage(
+            format!("--since {since:.0} is not before --until {until:.0}"),
+            "give the earlier moment to --since",
+        ));
+    }
     let catalog = context.catalog().await?;
+    if let Some(slug) = &tenant {
+        require_known(&catalog, slug).await?;
+    }
     let mut filter = AuditFilter { tenant, since, until, actor, action, before: None, limit: 0 };
     let mut left = if all { i64::MAX } else { limit };
     let mut table = Table::new(&["TIME", "ACTOR", "ACTION", "TENANT", "DETAIL"]);
@@ -121,7 +134,25 @@ async fn list(options: ListOptions, context: &Context) -> Result<Outcome> {
     if !csv && context.output == OutputFormat::Table {
         print_text(&table.or("Nothing was asked for, changed or refused."))?;
     }
+    let was_cut = !all && filter.before.is_some() && {
+        filter.limit = 1;
+        !catalog.audit_log(&filter).await?.is_empty()
+    };
+    if was_cut {
+        context.note(&format!(
+            "The newest {limit} are shown, and there are more: --limit N or --all shows them"
+        ));
+    }
     Ok(Outcome::Done)
+}
+
+/// Refuses a slug that no tenant has, and that nothing was ever said about: who was deleted is still in the log.
+async fn require_known(catalog: &Catalog, slug: &TenantSlug) -> Result<()> {
+    let about = AuditFilter { tenant: Some(slug.clone()), limit: 1, ..AuditFilter::default() };
+    if catalog.audit_log(&about).await?.is_empty() {
+        catalog.tenant(slug).await?;
+    }
+    Ok(())
 }
 
 const HEADINGS: [&str; 8] =

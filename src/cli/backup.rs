@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use clap::{Args, Subcommand};
 use uuid::Uuid;
 
+use super::arguments::id;
 use super::drive::{self, Driver};
 use super::migrate::{describe_failures, parse_concurrency};
 use super::report::{Table, age, between, count, elapsed, fields, moment, size};
@@ -90,6 +91,7 @@ Examples:
   tenantry backup show 0197f0c0-7a5e-7c3e-9f5e-0a1b2c3d4e5f")]
 pub(super) struct ShowOptions {
     /// The backup
+    #[arg(value_parser = id("`tenantry backup list` shows them"))]
     id: Uuid,
 }
 
@@ -162,7 +164,11 @@ async fn list(options: ListOptions, context: &Context) -> Result<Outcome> {
     if let Some(slug) = &options.slug {
         catalog.tenant(slug).await?;
     }
-    let backups = catalog.backups(options.slug.as_ref(), options.limit).await?;
+    let limit = options.limit;
+    let mut backups = catalog.backups(options.slug.as_ref(), limit.saturating_add(1)).await?;
+    let shown = usize::try_from(limit).unwrap_or(usize::MAX);
+    let was_cut = backups.len() > shown;
+    backups.truncate(shown);
     let documents: Vec<BackupDocument> = backups.into_iter().map(BackupDocument::from).collect();
     context.print(&documents, || {
         let mut table = Table::new(&[
@@ -185,13 +191,23 @@ async fn list(options: ListOptions, context: &Context) -> Result<Outcome> {
                 backup.confirmed_at.map_or_else(|| "-".to_owned(), |at| format!("{} ago", age(at))),
                 backup.erased_at.map_or_else(|| size(backup.dump_bytes), |_| "erased".to_owned()),
                 backup.schema_version.to_string(),
-                backup.server_version.clone(),
+                plain_version(&backup.server_version),
                 describe_proof(backup),
             ]);
         }
         table.or("No backups. `tenantry backup run --all` takes some.")
     })?;
+    if was_cut {
+        context.note(&format!(
+            "The newest {limit} are shown, and there are more: --limit N shows them"
+        ));
+    }
     Ok(Outcome::Done)
+}
+
+/// The version of a server without what its packager adds to it.
+fn plain_version(version: &str) -> String {
+    version.split_whitespace().next().unwrap_or_default().to_owned()
 }
 
 async fn show(options: ShowOptions, context: &Context) -> Result<Outcome> {

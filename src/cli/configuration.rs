@@ -228,7 +228,8 @@ impl Findings {
             .map(|finding| format!("error: {}\n  help: {}", finding.what, finding.remedy));
         let mut lines: Vec<String> = problems.collect();
         lines.extend(self.notes.iter().map(|note| format!("note: {note}")));
-        if self.problems.is_empty() {
+        // Whoever asked for the checklist reads its verdict, at its end, and no other before it.
+        if self.problems.is_empty() && self.checks.is_none() {
             lines.push("The settings are in order.".to_owned());
         }
         lines.extend(self.checks.as_ref().map(Checklist::describe));

@@ -7,6 +7,7 @@ use clap::{Args, Subcommand};
 use tenantry_backup::{Certificate, DocumentError};
 use uuid::Uuid;
 
+use super::arguments::{self, id};
 use super::report::{Table, count, fields, moment};
 use super::{Context, Error, Outcome, Result, report};
 use crate::tenant::TenantSlug;
@@ -46,6 +47,7 @@ Examples:
   tenantry erasure show 0197f0c0-7a5e-7c3e-9f5e-0a1b2c3d4e5f > certificate.json")]
 pub(super) struct ShowOptions {
     /// The certificate: it has the id of the operation that destroyed the keys
+    #[arg(value_parser = id("`tenantry erasure list` shows them"))]
     id: Uuid,
 }
 
@@ -68,7 +70,7 @@ pub(super) struct VerifyOptions {
     /// The certificate
     file: PathBuf,
     /// What `tenantry erasure public-key` prints, from a source that you trust
-    #[arg(long, value_name = "KEY")]
+    #[arg(long, value_name = "KEY", value_parser = arguments::public_key)]
     public_key: String,
 }
 

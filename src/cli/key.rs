@@ -106,9 +106,9 @@ async fn rotate(_: RotateOptions, context: &Context) -> Result<Outcome> {
 async fn status(_: StatusOptions, context: &Context) -> Result<Outcome> {
     let status = Status::of(&context.catalog().await?).await?;
     context.print(&status, || {
-        let mut table = Table::new(&["MASTER KEY", "SECRETS", "BACKUPS", ""]);
+        let mut table = Table::new(&["MASTER KEY", "SECRETS", "BACKUPS", "STATE"]);
         for (key, under) in &status.under {
-            let present = if *key == status.key_id { "present" } else { "" };
+            let present = if *key == status.key_id { "present" } else { "-" };
             let key = if key.is_empty() { "not noted" } else { key };
             let (secrets, backups) = (under.secrets.to_string(), under.backups.to_string());
             table.row([key.to_owned(), secrets, backups, present.to_owned()]);

@@ -3,6 +3,7 @@
 use clap::{Args, Subcommand};
 use uuid::Uuid;
 
+use super::arguments::{id, reason};
 use super::report::{Table, age, fields, moment};
 use super::{Context, Outcome, Result};
 use crate::api::document::RegistrationDocument;
@@ -35,7 +36,7 @@ pub(super) struct ListOptions {
     #[arg(long, value_parser = parse_state)]
     state: Option<RegistrationState>,
     /// Before this registration
-    #[arg(long, value_name = "ID")]
+    #[arg(long, value_name = "ID", value_parser = id("`tenantry registration list` shows them"))]
     before: Option<Uuid>,
     /// At most so many
     #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(i64).range(1..=500))]
@@ -48,6 +49,7 @@ Examples:
   tenantry registration show 0197f0c0-7a5e-7c3e-9f5e-0a1b2c3d4e5f")]
 pub(super) struct ShowOptions {
     /// The registration
+    #[arg(value_parser = id("`tenantry registration list` shows them"))]
     id: Uuid,
 }
 
@@ -59,6 +61,7 @@ Examples:
 A worker of `tenantry serve` makes the tenant.")]
 pub(super) struct ApproveOptions {
     /// The registration
+    #[arg(value_parser = id("`tenantry registration list` shows them"))]
     id: Uuid,
 }
 
@@ -70,7 +73,7 @@ pub(super) struct RejectOptions {
     /// The registration
     id: Uuid,
     /// Why; the user sees it
-    #[arg(long, value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    #[arg(long, value_parser = reason)]
     reason: String,
 }
 

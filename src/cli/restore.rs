@@ -6,6 +6,7 @@ use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 use uuid::Uuid;
 
+use super::arguments::id;
 use super::confirm::confirm;
 use super::drive::Driver;
 use super::migrate::parse_concurrency;
@@ -48,13 +49,13 @@ pub(super) struct Options {
     #[command(flatten)]
     choice: Choice,
     /// Put it in the place of the live database
-    #[arg(long, required_unless_present_any = ["into", "table", "undo", "from_bucket"])]
+    #[arg(long, group = "target")]
     in_place: bool,
     /// This table alone, into a schema `restored_<time>` beside
-    #[arg(long, value_name = "TABLE", conflicts_with_all = ["in_place", "into", "at", "undo", "from_bucket", "servers"])]
+    #[arg(long, group = "target", value_name = "TABLE", conflicts_with_all = ["in_place", "into", "at", "undo", "from_bucket", "servers"])]
     table: Option<String>,
     /// Make a new tenant of it, and leave the live database alone
-    #[arg(long = "as", id = "into", value_name = "SLUG", value_parser = TenantSlug::parse, conflicts_with = "in_place")]
+    #[arg(long = "as", id = "into", group = "target", value_name = "SLUG", value_parser = TenantSlug::parse, conflicts_with = "in_place")]
     into: Option<TenantSlug>,
     /// Restore to this server [default: the tenant's own; with --as, the one with the fewest tenants];
     /// with --from-bucket, may be repeated [default: all servers]
@@ -80,16 +81,16 @@ pub(super) struct Options {
 #[group(required = true, multiple = false)]
 struct Choice {
     /// This backup
-    #[arg(long, value_name = "ID")]
+    #[arg(long, value_name = "ID", requires = "target", value_parser = id("`tenantry backup list` shows them"))]
     backup: Option<Uuid>,
     /// The newest good backup
-    #[arg(long)]
+    #[arg(long, requires = "target")]
     latest: bool,
     /// The newest good backup of data from before this time, such as 2026-03-01T12:00:00Z
-    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    #[arg(long, requires = "target", value_name = "TIME", value_parser = parse_time)]
     before: Option<Timestamp>,
     /// No backup: what there was at this time, out of the WAL archive of the server
-    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    #[arg(long, requires = "target", value_name = "TIME", value_parser = parse_time)]
     at: Option<Timestamp>,
     /// No backup: the database that the last restore replaced
     #[arg(long, conflicts_with_all = ["in_place", "into"])]

@@ -9,7 +9,7 @@ use super::report::{Table, fields, moment, plain};
 use super::{Context, Outcome, Result};
 use crate::api::document::TierDocument;
 use crate::config::nearest_of;
-use crate::tenant::settings::{BackupPolicy, Goal, Limits};
+use crate::tenant::settings::{BackupPolicy, Goal, Limits, SettingsError};
 use crate::tenant::{Retention, Schedule, Tier};
 
 /// The commands about tiers.
@@ -231,5 +231,12 @@ fn parse_assignment(text: &str) -> std::result::Result<(&'static str, Value), St
         Some(nearest) => format!("there is no limit `{name}`; did you mean `{nearest}`?"),
         None => format!("there is no limit `{name}`; there are {}", names.join(", ")),
     })?;
-    Ok((known, serde_json::from_str(value).unwrap_or_else(|_| Value::from(value))))
+    let value = serde_json::from_str(value).unwrap_or_else(|_| Value::from(value));
+    // Looked at here, for the catalog would call it as it is called among a tenant's settings.
+    let limit = Map::from_iter([(known.to_owned(), value.clone())]);
+    match Limits::parse(Value::Object(limit)) {
+        Ok(_) => Ok((known, value)),
+        Err(SettingsError::Wrong { reason, .. }) => Err(format!("{known}: {reason}")),
+        Err(error) => Err(error.to_string()),
+    }
 }

@@ -4,7 +4,7 @@ use clap::Args;
 use jiff::civil::Date;
 
 use super::report::{Csv, Table, print_text, size};
-use super::{Context, Outcome, OutputFormat, Result};
+use super::{Context, Error, Outcome, OutputFormat, Result};
 use crate::catalog::usage::{Usage, UsageFilter};
 use crate::tenant::TenantSlug;
 
@@ -38,6 +38,14 @@ pub(super) struct Options {
 
 pub(super) async fn run(options: Options, context: &Context) -> Result<Outcome> {
     let Options { tenant, from, to, csv } = options;
+    if let (Some(first), Some(last)) = (from, to)
+        && first > last
+    {
+        return Err(Error::usage(
+            format!("--from {first} is after --to {last}"),
+            "give the earlier day to --from",
+        ));
+    }
     let catalog = context.catalog().await?;
     if let Some(slug) = &tenant {
         catalog.tenant(slug).await?;

@@ -34,10 +34,13 @@ async fn compare_schema(cx: &StepContext<'_>) -> Result<(), StepError> {
     if accepted.as_ref() == Some(&fingerprint) {
         return Ok(());
     }
-    let number = comparison.differences.len();
+    let number = match comparison.differences.len() {
+        1 => "1 difference, which is".to_owned(),
+        number => format!("{number} differences, the first"),
+    };
     Err(StepError::fail(
         format!(
-            "the schema is not what the files up to version {version} make: {number} differences, the first in {}",
+            "the schema is not what the files up to version {version} make: {number} in {}",
             first.object
         ),
         format!(

@@ -14,6 +14,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 use tenantry_backup::{DumpError, DumpRequest, TableRows, dump_plain};
 use tenantry_provisioning::Connection;
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use self::archive::Archive;
@@ -64,12 +65,45 @@ pub struct ExportedTable {
 
 impl Environment {
     /// Writes a tenant's data to `to`: an archive where that ends in `.zip`, else a directory. What is there
-    /// already is not overwritten.
+    /// already is not overwritten. Once `stop` is cancelled, it returns when nothing of the export is left.
     pub async fn export(
         &self,
         slug: &TenantSlug,
         to: &Path,
         by: &str,
+        stop: &CancellationToken,
+    ) -> Result<ExportManifest, StepError> {
+        let mut archive = None;
+        let written =
+            stop.run_until_cancelled(Box::pin(self.write_export(slug, to, &mut archive))).await;
+        let interrupted = || StepError::fail("the export was interrupted", "begin it again");
+        let manifest = match (written.unwrap_or_else(|| Err(interrupted())), archive) {
+            (Ok(manifest), Some(archive)) => {
+                archive.finish().await.map_err(|error| unwritten(to, &error))?;
+                manifest
+            }
+            (Ok(manifest), None) => manifest,
+            (Err(error), archive) => {
+                if let Some(archive) = archive {
+                    archive.abandon().await;
+                }
+                return Err(error);
+            }
+        };
+
+        let rows: i64 = manifest.tables.iter().map(|table| table.rows).sum();
+        let detail = serde_json::json!({ "tables": manifest.tables.len(), "rows": rows });
+        let event = Event { actor: by, action: "tenant.exported", tenant: Some(slug), detail };
+        self.catalog.record(&event).await?;
+        Ok(manifest)
+    }
+
+    /// Writes everything, into an archive that whoever asks finishes or gives up.
+    async fn write_export(
+        &self,
+        slug: &TenantSlug,
+        to: &Path,
+        archive: &mut Option<Archive>,
     ) -> Result<ExportManifest, StepError> {
         let tenant = self.catalog.tenant(slug).await?;
         require_settled(&tenant)?;
@@ -92,7 +126,7 @@ impl Environment {
             files: Vec::new(),
         };
 
-        let mut archive = Archive::create(to).map_err(|error| unwritten(to, &error))?;
+        let archive = archive.insert(Archive::create(to).map_err(|error| unwritten(to, &error))?);
         let request = DumpRequest {
             tools: &tools,
             libpq_env: server.url().with_database(tenant.database.as_str()).libpq_env(),
@@ -101,20 +135,7 @@ impl Environment {
             absent,
             also_for: Vec::new(),
         };
-        let manifest = match fill(&mut archive, &session, request, manifest).await {
-            Ok(manifest) => manifest,
-            Err(failed) => {
-                archive.abandon().await;
-                return Err(failed.at(to));
-            }
-        };
-        archive.finish().await.map_err(|error| unwritten(to, &error))?;
-
-        let rows: i64 = manifest.tables.iter().map(|table| table.rows).sum();
-        let detail = serde_json::json!({ "tables": manifest.tables.len(), "rows": rows });
-        let event = Event { actor: by, action: "tenant.exported", tenant: Some(slug), detail };
-        self.catalog.record(&event).await?;
-        Ok(manifest)
+        fill(archive, &session, request, manifest).await.map_err(|failed| failed.at(to))
     }
 }
 

@@ -63,9 +63,7 @@ impl Environment {
         drop_kept: bool,
     ) -> Result<Removed, RemovalError> {
         let record = self.catalog.server_by_name(name).await?;
-        self.require_no_archive(name)?;
-        let found = self.catalog.belongings(record.id).await?;
-        require_free(name, &found, stock, drop_kept)?;
+        self.require_removable(&record, stock, drop_kept).await?;
         if record.cordoned.is_none() {
             // Whoever comes now would find what is dropped next.
             let why = Edit::Set("it is being removed".to_owned());
@@ -89,6 +87,18 @@ impl Environment {
         self.catalog.remove_server(record.id, is_free).await?;
         self.forget_server(record.id).await;
         Ok(removed)
+    }
+
+    /// Refuses while anything keeps a server, for whoever asks before somebody is asked to confirm it.
+    pub async fn require_removable(
+        &self,
+        record: &ServerRecord,
+        stock: Stock,
+        drop_kept: bool,
+    ) -> Result<(), CatalogError> {
+        self.require_no_archive(&record.name)?;
+        let found = self.catalog.belongings(record.id).await?;
+        require_free(&record.name, &found, stock, drop_kept)
     }
 
     fn require_no_archive(&self, name: &str) -> Result<(), CatalogError> {

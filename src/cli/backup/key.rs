@@ -4,6 +4,7 @@ use clap::{Args, Subcommand};
 use uuid::Uuid;
 
 use super::need_store;
+use crate::cli::arguments::id;
 use crate::cli::confirm::confirm;
 use crate::cli::drive::Driver;
 use crate::cli::tenant::Wait;
@@ -41,7 +42,7 @@ pub(in crate::cli) struct DestroyOptions {
     #[arg(value_parser = TenantSlug::parse)]
     slug: TenantSlug,
     /// The tenant with this id, which has the slug or had it when it was deleted
-    #[arg(long, value_name = "ID")]
+    #[arg(long, value_name = "ID", value_parser = id("`tenantry backup show` tells a tenant's"))]
     tenant_id: Option<Uuid>,
     /// Do not ask
     #[arg(long, short)]

@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use super::need_store;
 use crate::catalog::backups::BackupRecord;
+use crate::cli::arguments::id;
 use crate::cli::migrate::parse_concurrency;
 use crate::cli::progress::Progress;
 use crate::cli::report::{Table, count, elapsed, size};
@@ -27,7 +28,7 @@ taken for the newest, until it is found again or a drill restores it. A bucket t
 fleet's marks none. Exit status 3 when some failed, 1 when all did.")]
 pub(in crate::cli) struct Options {
     /// The backups
-    #[arg(value_name = "ID", required_unless_present = "all")]
+    #[arg(value_name = "ID", required_unless_present = "all", value_parser = id("`tenantry backup list` shows them"))]
     ids: Vec<Uuid>,
     /// Every backup
     #[arg(long, conflicts_with = "ids")]

@@ -4,6 +4,7 @@ use clap::Args;
 use uuid::Uuid;
 
 use super::show::{find, print_change};
+use crate::cli::arguments::id;
 use crate::cli::{Context, Outcome, Result};
 
 #[derive(Debug, Args)]
@@ -15,6 +16,7 @@ Examples:
 Tenants that are being migrated at this moment are finished, and those that are done stay done.")]
 pub(in crate::cli) struct Options {
     /// The rollout; the newest without
+    #[arg(value_parser = id("`tenantry migrate show` tells of the newest"))]
     id: Option<Uuid>,
 }
 

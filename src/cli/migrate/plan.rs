@@ -34,8 +34,8 @@ pub(in crate::cli) struct Options {
 }
 
 pub(super) async fn run(options: Options, context: &Context) -> Result<Outcome> {
+    let plan = options.who.plan()?;
     let environment = context.environment().await?;
-    let plan = options.who.plan();
     let preview = environment.preview_rollout(&plan, usize::from(options.sample)).await?;
     context.print(&preview, || describe(&preview))?;
     for server in &preview.unseen_servers {

@@ -6,6 +6,7 @@ use uuid::Uuid;
 use super::follow::Follow;
 use super::show::{find, leave};
 use super::up::parse_concurrency;
+use crate::cli::arguments::id;
 use crate::cli::tenant::Wait;
 use crate::cli::{Context, Outcome, Result};
 
@@ -18,6 +19,7 @@ Examples:
 Tenants that failed are tried again, then the waves go on. Exit status as with `tenantry migrate up`.")]
 pub(in crate::cli) struct Options {
     /// The rollout; the newest without
+    #[arg(value_parser = id("`tenantry migrate show` tells of the newest"))]
     id: Option<Uuid>,
     /// How many tenants at a time from here, within the bounds of the rollout
     #[arg(long, default_value_t = 4, value_name = "N", value_parser = parse_concurrency)]

@@ -9,6 +9,7 @@ use crate::api::document::rollout::{RolloutDetail, RolloutDocument};
 use crate::catalog::operations::Failure;
 use crate::catalog::rollouts::{RolloutRecord, RolloutState};
 use crate::catalog::{Catalog, CatalogError};
+use crate::cli::arguments::id;
 use crate::cli::report::{Table, age, fields, moment};
 use crate::cli::{Context, Outcome, Result};
 use crate::operations::Environment;
@@ -22,6 +23,7 @@ Examples:
   tenantry migrate show --output-format json | jq '.results[] | select(.status == \"failed\")'")]
 pub(in crate::cli) struct Options {
     /// The rollout; the newest without
+    #[arg(value_parser = id("`tenantry migrate show` tells of the newest"))]
     id: Option<Uuid>,
 }
 

@@ -11,7 +11,7 @@ use super::follow::Follow;
 use crate::catalog::operations::{OperationRecord, OperationState};
 use crate::cli::report::fields;
 use crate::cli::tenant::Wait;
-use crate::cli::{Context, Outcome, Result};
+use crate::cli::{Context, Error, Outcome, Result};
 use crate::duration;
 use crate::operations::rollouts::{Bound, RolloutPlan, Selection};
 use crate::tenant::{Label, TenantSlug};
@@ -97,7 +97,7 @@ struct Nothing {
 }
 
 pub(super) async fn run(options: Options, context: &Context) -> Result<Outcome> {
-    let plan = options.who.plan();
+    let plan = options.who.plan()?;
     let concurrency = usize::try_from(plan.concurrency.unwrap_or(CONCURRENCY)).unwrap_or(1);
     let context = &context.with_concurrency(concurrency);
     let environment = context.environment().await?;
@@ -123,8 +123,14 @@ pub(super) async fn run(options: Options, context: &Context) -> Result<Outcome> 
 }
 
 impl Who {
-    pub(super) fn plan(self) -> RolloutPlan {
-        RolloutPlan {
+    pub(super) fn plan(self) -> Result<RolloutPlan> {
+        if !self.bake.is_zero() && self.canary.is_empty() && self.waves.is_empty() {
+            return Err(Error::usage(
+                "--bake is the time between two waves, and without a canary or a wave everybody is migrated at once",
+                "say who comes first with --canary or --wave, such as `--canary 2% --wave 100%`, or leave --bake out",
+            ));
+        }
+        Ok(RolloutPlan {
             tenants: self.tenants,
             canary: self.canary,
             waves: self.waves,
@@ -135,7 +141,7 @@ impl Who {
             backup_first: self.backup_first,
             to: self.to,
             track: self.track,
-        }
+        })
     }
 }
 

@@ -48,6 +48,7 @@ pub(super) async fn run(options: Options, context: &Context) -> Result<Outcome> 
         (_, true) => Stock::Leave,
         _ => Stock::Refuse,
     };
+    environment.require_removable(&record, stock, drop_kept).await?;
     let drops = if drop_kept { ", with the databases that tenants have left there" } else { "" };
     let what = format!("removing server `{name}` ({}){drops}", record.address);
     confirm(&what, &name, yes)?;

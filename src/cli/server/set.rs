@@ -6,6 +6,7 @@ use clap::Args;
 
 use crate::api::document::ServerDocument;
 use crate::catalog::servers::{Edit, ServerChange};
+use crate::cli::arguments::reason;
 use crate::cli::drive::Driver;
 use crate::cli::tier::parse_tier;
 use crate::cli::{Context, Error, Outcome, Result};
@@ -63,8 +64,8 @@ pub(in crate::cli) struct CordonOptions {
     /// The server's name
     name: String,
     /// Why, for whoever wonders where tenants go
-    #[arg(long, default_value = "")]
-    reason: String,
+    #[arg(long, value_parser = reason)]
+    reason: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -117,7 +118,7 @@ pub(super) async fn set(options: Options, context: &Context) -> Result<Outcome> 
 }
 
 pub(super) async fn cordon(options: CordonOptions, context: &Context) -> Result<Outcome> {
-    let why = Edit::Set(options.reason);
+    let why = Edit::Set(options.reason.unwrap_or_default());
     let change = ServerChange { cordoned: why, ..ServerChange::default() };
     let catalog = context.catalog().await?;
     let record = catalog.change_server(&options.name, &change).await?;

@@ -9,6 +9,7 @@ use crate::api::document::OperationDocument;
 use crate::api::document::adoption::AdoptionDocument;
 use crate::catalog::operations::OperationState;
 use crate::catalog::tenants::NewTenant;
+use crate::cli::arguments::name;
 use crate::cli::confirm::confirm;
 use crate::cli::drive::Driver;
 use crate::cli::report::count;
@@ -42,7 +43,7 @@ pub(in crate::cli) struct Options {
     #[arg(long)]
     database: String,
     /// Its name for people [default: the slug]
-    #[arg(long)]
+    #[arg(long, value_parser = name)]
     name: Option<String>,
     /// How it is hosted
     #[arg(long, default_value = "shared", value_parser = parse_tier)]

@@ -11,6 +11,7 @@ use uuid::Uuid;
 use crate::audit::{Audit, AuditOptions, AuditReport, Audited, Finding, NEIGHBOURS_SEEN, mend};
 use crate::catalog::audits::Acceptance;
 use crate::catalog::tenants::TenantFilter;
+use crate::cli::arguments::reason;
 use crate::cli::audit::read_unchecked;
 use crate::cli::confirm::confirm;
 use crate::cli::drive::Driver;
@@ -86,7 +87,7 @@ struct AcceptOptions {
     #[arg(value_parser = parse_finding)]
     id: String,
     /// Why
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", value_parser = reason)]
     reason: String,
     /// RFC 3339, or days from now, such as 90d
     #[arg(long, value_name = "TIME", value_parser = parse_until)]
@@ -240,19 +241,19 @@ fn describe(report: &AuditReport, findings: &[&Finding]) -> String {
     }
     lines.extend(report.untried.iter().map(|what| format!("not tried: {what}")));
     let tried = &report.tried;
+    let counted = |number: u64, thing| count(usize::try_from(number).unwrap_or(usize::MAX), thing);
     lines.push(format!(
-        "Attacked as {} of {} tenants on {} servers in {}: {} of {} pairs tried and {} refused, {} acts tried and {} \
-         refused; looked into {} databases.",
+        "Attacked as {} of {} on {} in {}: {} of {} tried and {} refused, {} tried and {} refused; looked into {}.",
         tried.logins,
-        tried.tenants,
-        tried.servers,
+        counted(tried.tenants, "tenant"),
+        counted(tried.servers, "server"),
         elapsed(between(report.started_at, report.finished_at)),
         tried.pairs_tried,
-        tried.pairs,
+        counted(tried.pairs, "pair"),
         tried.pairs_refused,
-        tried.acts,
+        counted(tried.acts, "act"),
         tried.acts_refused,
-        tried.databases,
+        counted(tried.databases, "database"),
     ));
     if findings.is_empty() && report.complete {
         lines.push("No findings.".to_owned());

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use super::Wait;
+use crate::cli::arguments::name;
 use crate::cli::drive::Driver;
 use crate::cli::{Context, Error, Outcome, Result};
 use crate::operations::request::{CloneAs, Requester};
@@ -32,7 +33,7 @@ pub(in crate::cli) struct Options {
     #[arg(long = "as", id = "into", value_name = "SLUG", value_parser = TenantSlug::parse)]
     into: TenantSlug,
     /// Its name for people [default: the slug]
-    #[arg(long)]
+    #[arg(long, value_parser = name)]
     name: Option<String>,
     /// The server to host it [default: of those that may, the one with the fewest tenants]
     #[arg(long)]

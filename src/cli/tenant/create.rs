@@ -4,6 +4,7 @@ use clap::Args;
 
 use super::Wait;
 use crate::catalog::tenants::NewTenant;
+use crate::cli::arguments::name;
 use crate::cli::drive::Driver;
 use crate::cli::server::explain;
 use crate::cli::tier::parse_tier;
@@ -24,7 +25,7 @@ pub(in crate::cli) struct Options {
     #[arg(long, value_parser = TenantSlug::parse)]
     slug: TenantSlug,
     /// Its name for people [default: the slug]
-    #[arg(long)]
+    #[arg(long, value_parser = name)]
     name: Option<String>,
     /// The server to host it [default: of those that may, the one with the fewest tenants]
     #[arg(long)]

@@ -37,7 +37,11 @@ pub(super) async fn run(options: Options, context: &Context) -> Result<Outcome> 
         after: options.after,
         limit: options.limit,
     };
-    let tenants = context.catalog().await?.tenants(&filter).await?;
+    let catalog = context.catalog().await?;
+    if let Some(server) = &filter.server {
+        catalog.server_by_name(server).await?;
+    }
+    let tenants = catalog.tenants(&filter).await?;
     let documents: Vec<TenantDocument> = tenants.into_iter().map(TenantDocument::from).collect();
     context.print(&documents, || {
         let mut table = Table::new(&["SLUG", "NAME", "STATUS", "SERVER", "SCHEMA", "TRACK", "AGE"]);

@@ -36,6 +36,7 @@ pub(super) async fn run(options: Options, context: &Context) -> Result<Outcome> 
     let environment = context.environment().await?;
     let Options { slug, to, yes, wait } = options;
     let tenant = environment.catalog.tenant(&slug).await?;
+    environment.catalog.require_free_slug(&tenant, &to).await?;
     let what = format!(
         "renaming `{}` ({}) to `{to}` renames its database {} and its role, and ends what still uses them \
          after some seconds",

@@ -93,6 +93,8 @@ async fn get(GetOptions { slug, path }: GetOptions, context: &Context) -> Result
 
 async fn set(options: SetOptions, context: &Context) -> Result<Outcome> {
     let SetOptions { slug, assignments, unset } = options;
+    let is_fleet = |one: &Assignment| one.path.to_string().split('.').next() == Some("fleet");
+    let sets_region = assignments.iter().any(is_fleet);
     let rules = &context.settings.tenant_settings;
     let catalog = context.catalog().await?;
     let by = context.requester();
@@ -109,7 +111,17 @@ async fn set(options: SetOptions, context: &Context) -> Result<Outcome> {
     });
     let what = format!("The settings of `{slug}` are changed; replicas follow in seconds.");
     let next = format!("See them with `tenantry tenant settings get {slug}`.");
-    context.print_change(&changed.await?, &what, &next)?;
+    let changed = changed.await?;
+    context.print_change(&changed, &what, &next)?;
+    if let Some(region) = changed.fleet().and_then(|fleet| fleet.region.as_ref())
+        && sets_region
+        && !catalog.servers().await?.iter().any(|server| server.region.as_ref() == Some(region))
+    {
+        context.note(&format!(
+            "No server is in {region} yet, so the tenant can go nowhere: `tenantry server set NAME --region {region}` \
+             says that one is"
+        ));
+    }
     Ok(Outcome::Done)
 }
 
@@ -151,6 +163,11 @@ fn parse_assignment(text: &str) -> std::result::Result<Assignment, String> {
     let (path, value) = text
         .split_once('=')
         .ok_or("a setting is written PATH=VALUE, such as limits.connections=5")?;
+    let free = path.starts_with("application.") || path.starts_with("compliance.");
+    let path = parse_path(path)?;
+    if value.is_empty() && !free {
+        return Err(format!("no setting is empty; `--unset {path}` takes it away"));
+    }
     let value = serde_json::from_str(value).unwrap_or_else(|_| Value::from(value));
-    Ok(Assignment { path: parse_path(path)?, value })
+    Ok(Assignment { path, value })
 }

@@ -33,11 +33,31 @@ struct Document {
     aliases: Vec<TenantSlug>,
     last_backup_at: Option<jiff::Timestamp>,
     /// What was achieved, beside the goal.
-    protection: Option<ProtectionDocument>,
+    protection: Option<Protection>,
     /// What it has left on other servers, newest first.
     left: Vec<LeftDocument>,
     /// The newest few, newest first.
     operations: Vec<OperationDocument>,
+}
+
+/// The same as of the admin API, but that without a backup no length of time says what would be lost.
+#[derive(Serialize)]
+struct Protection {
+    data_of: Option<jiff::Timestamp>,
+    age_seconds: Option<u64>,
+    goal_rpo_seconds: Option<u64>,
+    goal_met: Option<bool>,
+    proven_at: Option<jiff::Timestamp>,
+    recovery_seconds: Option<f64>,
+}
+
+impl From<ProtectionDocument> for Protection {
+    fn from(document: ProtectionDocument) -> Self {
+        let ProtectionDocument { data_of, age_seconds, goal_rpo_seconds, goal_met, .. } = document;
+        let ProtectionDocument { proven_at, recovery_seconds, .. } = document;
+        let age_seconds = data_of.map(|_| age_seconds);
+        Self { data_of, age_seconds, goal_rpo_seconds, goal_met, proven_at, recovery_seconds }
+    }
 }
 
 /// A database that the tenant has left, and that is still kept.
@@ -81,7 +101,7 @@ pub(super) async fn run(options: Options, context: &Context) -> Result<Outcome> 
         tenant: tenant.into(),
         aliases: aliases.into_iter().map(|alias| alias.slug).collect(),
         last_backup_at: backup.map(|backup| backup.started_at),
-        protection: protection.map(ProtectionDocument::from),
+        protection: protection.map(|achieved| ProtectionDocument::from(achieved).into()),
         left: left.into_iter().map(LeftDocument::from).collect(),
         operations: OperationDocument::list(&operations),
     };
@@ -146,15 +166,16 @@ fn kept(left: &LeftDocument) -> String {
 }
 
 /// How much work would be lost with the database, and how much may be.
-fn would_lose(protection: &ProtectionDocument) -> String {
-    let age = elapsed(Duration::from_secs(protection.age_seconds));
+fn would_lose(protection: &Protection) -> String {
+    let age = protection.age_seconds.map(Duration::from_secs);
+    let age = age.map_or_else(|| "everything (no backup)".to_owned(), elapsed);
     let Some(goal) = protection.goal_rpo_seconds else { return age };
     let met = if protection.goal_met == Some(true) { "met" } else { "MISSED" };
     format!("{age} (goal {}: {met})", elapsed(Duration::from_secs(goal)))
 }
 
 /// How long the last restore took, and when it was.
-fn restored_in(protection: &ProtectionDocument) -> Option<String> {
+fn restored_in(protection: &Protection) -> Option<String> {
     let took = Duration::try_from_secs_f64(protection.recovery_seconds?).ok()?;
     Some(format!("{} ({} ago)", elapsed(took), age(protection.proven_at?)))
 }

@@ -3,6 +3,7 @@
 use clap::Args;
 
 use super::Wait;
+use crate::cli::arguments::reason;
 use crate::cli::drive::Driver;
 use crate::cli::{Context, Outcome, Result};
 use crate::operations::request::Requester;
@@ -17,7 +18,7 @@ pub(in crate::cli) struct SuspendOptions {
     #[arg(value_parser = TenantSlug::parse)]
     slug: TenantSlug,
     /// Why, for whoever looks later
-    #[arg(long)]
+    #[arg(long, value_parser = reason)]
     reason: Option<String>,
     #[command(flatten)]
     wait: Wait,

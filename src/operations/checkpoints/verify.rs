@@ -317,8 +317,12 @@ impl Verification {
             self.breach(BreachKind::Removed, None, what);
         }
         if foreign > 0 && !key_is_told {
+            let foreign = match foreign {
+                1 => "1 checkpoint in the bucket was".to_owned(),
+                number => format!("{number} checkpoints in the bucket were"),
+            };
             let what = format!(
-                "{foreign} checkpoints in the bucket were signed with another key: this catalog took the place of \
+                "{foreign} signed with another key: this catalog took the place of \
                  another one, or somebody gave it another key; say with --public-key whom you trust"
             );
             self.breach(BreachKind::Checkpoint, None, what);

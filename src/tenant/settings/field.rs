@@ -120,7 +120,7 @@ pub(super) fn rate<'de, D: Deserializer<'de>>(from: D) -> Result<Option<NonZeroU
 }
 
 pub(super) fn timeout<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Timeout>, D::Error> {
-    optional(from, "a duration in quotes, such as \"30s\" or \"5m\", of at most 24h", |value| {
+    optional(from, "a duration with its unit, such as `30s` or `5m`, of at most 24h", |value| {
         let text = value.as_str()?;
         let length = duration::parse(text)?;
         let good = !length.is_zero() && length <= MAX_TIMEOUT;

@@ -239,7 +239,7 @@ mod tests {
             (json!({ "queries_per_second": 0 }), "`limits.queries_per_second`: expected a whole"),
             (json!({ "queries_per_second": 100_001 }), "1 to 100000"),
             (json!({ "queries_per_second": 1.5 }), "1 to 100000"),
-            (json!({ "statement_timeout": 30 }), "such as \"30s\""),
+            (json!({ "statement_timeout": 30 }), "such as `30s`"),
             (json!({ "colour": "red" }), "unknown field `colour`"),
             (json!([]), "`limits`: expected a JSON object"),
         ] {

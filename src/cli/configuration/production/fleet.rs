@@ -6,11 +6,12 @@ use jiff::Timestamp;
 use tenantry_provisioning::{Error, Expectation, Server};
 
 use super::Checklist;
-use super::settings::unproven;
+use super::settings::{is_near, unproven};
 use crate::audit::kinds::Kind;
 use crate::catalog::protection::Protection;
 use crate::catalog::tokens::TokenRecord;
 use crate::catalog::{Catalog, CatalogError};
+use crate::cli::report::count;
 use crate::config::Settings;
 use crate::operations::chain;
 use crate::tenant::settings::Goal;
@@ -25,6 +26,8 @@ const OLDEST_DRILL: Duration = Duration::from_hours(35 * 24);
 const OLDEST_BACKUP: Duration = Duration::from_hours(48);
 /// How many tenants a check spells out.
 const SPELLED_OUT: usize = 5;
+const BACK_UP: &str =
+    "run `tenantry backup run --all`, and see what failed: `tenantry operation list`";
 
 type Problems = Vec<(String, String)>;
 
@@ -44,8 +47,9 @@ impl Checklist {
         self.concluded("audited", audited(&catalog, now).await);
         match catalog.protections("", None).await {
             Ok(tenants) => {
-                self.conclude("backed-up", backed_up(&tenants, settings, now));
-                self.conclude("drilled", drilled(&tenants, now));
+                let nobody = tenants.is_empty().then_some("there are no tenants yet");
+                self.conclude_with("backed-up", backed_up(&tenants, settings, now), nobody);
+                self.conclude_with("drilled", drilled(&tenants, now), nobody);
             }
             Err(error) => {
                 for name in ["backed-up", "drilled"] {
@@ -64,18 +68,24 @@ impl Checklist {
         settings: &Settings,
     ) -> Result<(), CatalogError> {
         let mut servers = Vec::new();
-        let mut tls = Problems::new();
+        let (mut tls, mut near) = (Problems::new(), 0);
         for record in catalog.servers().await? {
             let url = catalog.server_url(record.id).await?;
             tls.extend(unproven(&format!("server `{}`", record.name), &url));
+            near += usize::from(is_near(&url));
             let server = Server::new(url, 1).hardened(settings.hardening);
             servers.push((format!("server `{}`", record.name), server));
         }
         for place in catalog.read_replica_places(None).await? {
             let name = format!("read replica `{}`", place.replica.name);
             tls.extend(unproven(&name, &place.url));
+            near += usize::from(is_near(&place.url));
         }
-        self.conclude("server-tls", tls);
+        let near = (near > 0).then(|| {
+            let near = count(near, "server");
+            format!("{near} of this machine without a certificate, every other proves that it is the one")
+        });
+        self.conclude_with("server-tls", tls, near.as_deref());
         let (mut administrators, mut open) = (Problems::new(), Problems::new());
         for (name, server) in &servers {
             match server.check().await {
@@ -179,32 +189,35 @@ async fn audited(catalog: &Catalog, now: Timestamp) -> Result<Problems, CatalogE
     }
     let bad = last.findings.critical + last.findings.high + last.findings.medium;
     if bad > 0 {
-        let what = format!(
-            "the last audit has {bad} findings that are not low, and that nobody has accepted"
-        );
+        let bad = count(usize::try_from(bad).unwrap_or(usize::MAX), "finding");
+        let what = format!("the last audit has {bad} above low that nobody has accepted");
         problems.push((what, "see them, `tenantry audit show`, and mend them".to_owned()));
     }
     Ok(problems)
 }
 
 fn backed_up(tenants: &[Protection], settings: &Settings, now: Timestamp) -> Problems {
-    let mut late = Vec::new();
+    let (mut none, mut late) = (Vec::new(), Vec::new());
     for tenant in tenants {
         let policy = tenant.policy.clone().or(&settings.backups.policy);
         let goal = policy.goal_rpo.as_ref().map_or(OLDEST_BACKUP, Goal::length);
-        if is_older(tenant.data_of.unwrap_or(tenant.created_at), goal, now) {
-            late.push(tenant.slug.to_string());
+        match tenant.data_of {
+            None => none.push(tenant.slug.as_str()),
+            Some(data_of) if is_older(data_of, goal, now) => late.push(tenant.slug.as_str()),
+            Some(_) => {}
         }
     }
-    if late.is_empty() {
-        return Problems::new();
-    }
-    let number = late.len();
-    late.truncate(SPELLED_OUT);
-    let more = if number > SPELLED_OUT { ", …" } else { "" };
-    let what =
-        format!("{number} tenants have no backup that is new enough: {}{more}", late.join(", "));
-    one(what, "run `tenantry backup run --all`, and see what failed: `tenantry operation list`")
+    let found = [("no backup at all", none), ("no backup that is new enough", late)];
+    let found = found.into_iter().filter(|(_, slugs)| !slugs.is_empty());
+    found.map(|(what, slugs)| (without(what, &slugs), BACK_UP.to_owned())).collect()
+}
+
+/// Who is without something, as far as that is spelled out.
+fn without(what: &str, slugs: &[&str]) -> String {
+    let have = if slugs.len() == 1 { "has" } else { "have" };
+    let more = if slugs.len() > SPELLED_OUT { ", …" } else { "" };
+    let first = slugs[..slugs.len().min(SPELLED_OUT)].join(", ");
+    format!("{} {have} {what}: {first}{more}", count(slugs.len(), "tenant"))
 }
 
 fn drilled(tenants: &[Protection], now: Timestamp) -> Problems {

@@ -16,11 +16,13 @@ impl Checklist {
     pub(super) fn settings(&mut self, settings: &Settings) {
         self.conclude("environment", environment(settings));
         self.conclude("identity", identity(settings));
-        self.conclude("listeners", listeners(settings));
+        let plain = "the listeners speak plain HTTP, over loopback only";
+        let plain = settings.edge.tls.is_none().then_some(plain);
+        self.conclude_with("listeners", listeners(settings), plain);
         self.conclude("admin-api", admin_api(settings));
         self.conclude("secret-files", secret_files(settings));
         self.conclude("hardening", hardening(settings));
-        self.conclude("catalog-tls", catalog_tls(settings));
+        self.conclude_with("catalog-tls", catalog_tls(settings), catalog_is_near(settings));
         self.conclude(
             "bucket",
             unless(settings.s3_bucket.is_some(), "TENANTRY_S3_BUCKET", "there are no backups"),
@@ -166,6 +168,19 @@ fn catalog_tls(settings: &Settings) -> Problems {
         Ok(url) => unproven("the catalog", &url).into_iter().collect(),
         Err(error) => one(chain(&error), error.remedy()),
     }
+}
+
+/// What there is to say where nobody asks the catalog for a proof.
+fn catalog_is_near(settings: &Settings) -> Option<&'static str> {
+    let url = settings.catalog_server_url().ok()?;
+    is_near(&url).then_some(
+        "the catalog is on this machine: no certificate is asked for, over loopback or a socket",
+    )
+}
+
+/// Whether a server is reached over loopback or a socket, and proves nothing.
+pub(super) fn is_near(url: &ServerUrl) -> bool {
+    url.is_local() && !url.is_verified()
 }
 
 /// What is wrong with how a server is reached: over a network, it has to prove who it is.
