@@ -98,7 +98,8 @@ async fn a_fleet_that_the_files_made_is_clean_and_a_change_by_hand_is_shown() {
         status["tenants"][1],
         json!({ "tenant_slug": "cloned", "schema_version": 2, "status": "current", "differences": 2 })
     );
-    fleet.assert_healthy().await;
+    let found = tenantry::doctor::examine(&fleet.environment).await.unwrap().findings;
+    assert!(found.len() == 1 && found[0].what.contains("2 tenants had drifted"), "{found:?}");
 }
 
 #[tokio::test]

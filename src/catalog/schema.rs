@@ -9,7 +9,7 @@ use serde_json::json;
 use tokio_postgres::Row;
 
 use super::audit_log::{self, Event};
-use super::{Catalog, CatalogError, TenantLock, execute};
+use super::{Catalog, CatalogError, TenantLock, execute, rows};
 use crate::tenant::{Label, SchemaState, Tenant, TenantState, TenantTrack};
 
 /// The track of a tenant's row.
@@ -30,6 +30,20 @@ pub(super) fn columns(track: Option<&TenantTrack>) -> (Option<&str>, Option<i64>
 }
 
 impl Catalog {
+    /// How many served or suspended tenants are at each schema version.
+    pub async fn count_schema_versions(&self) -> Result<Vec<(i64, i64)>, CatalogError> {
+        let client = self.client().await?;
+        let found = rows(
+            &client,
+            "-- schema::count_versions
+             select schema_version, count(*) from tenants
+             where state in ('active', 'suspended', 'restoring', 'renaming') group by 1 order by 1",
+            &[],
+        )
+        .await?;
+        Ok(found.iter().map(|row| (row.get(0), row.get(1))).collect())
+    }
+
     /// Puts a tenant into a track of which its database has this much, or into none. Refused where it is no longer as
     /// it was given; whoever calls this keeps its operations from running meanwhile ([`Catalog::try_hold`]).
     pub async fn set_track(

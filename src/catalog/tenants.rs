@@ -255,20 +255,6 @@ impl Catalog {
             .collect())
     }
 
-    /// How many served or suspended tenants are at each schema version.
-    pub async fn count_schema_versions(&self) -> Result<Vec<(i64, i64)>, CatalogError> {
-        let client = self.client().await?;
-        let found = rows(
-            &client,
-            "-- tenants::count_schema_versions
-             select schema_version, count(*) from tenants
-             where state in ('active', 'suspended', 'restoring', 'renaming') group by 1 order by 1",
-            &[],
-        )
-        .await?;
-        Ok(found.iter().map(|row| (row.get(0), row.get(1))).collect())
-    }
-
     /// Where a living tenant is served, and with which password; `None` when there is no such tenant, or
     /// only what a deletion has left of it.
     pub async fn place(&self, slug: &TenantSlug) -> Result<Option<Place>, CatalogError> {

@@ -3,6 +3,7 @@
 use clap::{Args, Subcommand};
 use uuid::Uuid;
 
+use super::arguments::id;
 use super::confirm::confirm;
 use super::drive::Driver;
 use super::report::{Table, age, between, elapsed, fields, moment};
@@ -64,6 +65,7 @@ Examples:
   tenantry operation show 0197f0c0-7a5e-7c3e-9f5e-0a1b2c3d4e5f")]
 pub(super) struct ShowOptions {
     /// The operation
+    #[arg(value_parser = id("`tenantry operation list` shows them"))]
     id: Uuid,
 }
 
@@ -75,6 +77,7 @@ Examples:
 Also drives an operation from here that waits for a worker.")]
 pub(super) struct RetryOptions {
     /// The operation
+    #[arg(value_parser = id("`tenantry operation list` shows them"))]
     id: Uuid,
     #[command(flatten)]
     wait: Wait,
@@ -89,6 +92,7 @@ Examples:
 Past its point of no return an operation can only go on: `tenantry operation retry`.")]
 pub(super) struct CancelOptions {
     /// The operation
+    #[arg(value_parser = id("`tenantry operation list` shows them"))]
     id: Uuid,
     /// Do not ask
     #[arg(long, short)]

@@ -30,14 +30,14 @@ alter table t7 add m int";
 
 const NEXT: (&str, &str) = ("V5__next.sql", "create table next (n int)");
 
-/// Ends the session that waits for a lock, as soon as there is one.
-async fn cut(admin: &Connection) {
+/// Ends the session that waits for this one, as soon as there is one. Who looks may be waited for, too.
+async fn cut(admin: &Connection, gate: i32) {
     for _ in 0..6000 {
         let ended = admin
             .query(
                 "select pg_terminate_backend(pid) from pg_stat_activity
-                 where datname = current_database() and wait_event_type = 'Lock'",
-                &[],
+                 where wait_event_type = 'Lock' and $1 = any (pg_blocking_pids(pid))",
+                &[&gate],
             )
             .await
             .unwrap();
@@ -91,7 +91,8 @@ impl Scene {
     async fn cut_at(&self, lock: &str) -> SchemaError {
         let gate = self.server.connect(&self.acme.database).await.unwrap();
         gate.batch_execute(&format!("begin; {lock}")).await.unwrap();
-        let (outcome, ()) = tokio::join!(self.apply(), cut(&self.admin));
+        let pid = gate.query_one("select pg_backend_pid()", &[]).await.unwrap().get(0);
+        let (outcome, ()) = tokio::join!(self.apply(), cut(&self.admin, pid));
         gate.batch_execute("rollback").await.unwrap();
         outcome.unwrap_err()
     }

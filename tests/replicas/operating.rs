@@ -96,7 +96,8 @@ async fn read_replicas_are_seen_in_the_api_and_in_the_numbers() {
     let labels = "{server=\"default\",replica=\"copy\"}";
     let up = format!("tenantry_replica_up{labels} 1");
     eventually("it is up", async || numbers(&up).await).await;
-    assert!(numbers(&format!("tenantry_replica_lag_seconds{labels} ")).await);
+    let lag = format!("tenantry_replica_lag_seconds{labels} ");
+    eventually("its lag is known", async || numbers(&lag).await).await;
     standby.kill();
     let down = format!("tenantry_replica_up{labels} 0");
     eventually("it is down", async || numbers(&down).await).await;

@@ -143,7 +143,7 @@ pub(super) async fn hold(options: HoldOptions, context: &Context) -> Result<Outc
 }
 
 fn describe(documents: &[PruneDocument], only_what_goes: bool) -> String {
-    let mut table = Table::new(&["TENANT", "ID", "OF", "SIZE", "", "WHY"]);
+    let mut table = Table::new(&["TENANT", "ID", "OF", "SIZE", "FATE", "WHY"]);
     for document in documents {
         let goes = |backup: &&JudgedBackup| backup.keep.is_empty() || !only_what_goes;
         for backup in document.backups.iter().filter(goes) {

@@ -8,6 +8,7 @@ use uuid::Uuid;
 
 use crate::api::document::OperationDocument;
 use crate::catalog::operations::OperationState;
+use crate::cli::arguments::id;
 use crate::cli::{Context, Outcome, Result, drive};
 
 /// How often the operation is looked at.
@@ -23,6 +24,7 @@ Prints a line for every change; with JSON, one object a line. Ends with the oper
 it succeeded, 1 when it did not.")]
 pub(in crate::cli) struct Options {
     /// The operation
+    #[arg(value_parser = id("`tenantry operation list` shows them"))]
     id: Uuid,
 }
 
