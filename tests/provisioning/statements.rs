@@ -90,8 +90,9 @@ impl Scene {
     /// Applies while this lock is held, and cuts the run when it waits.
     async fn cut_at(&self, lock: &str) -> SchemaError {
         let gate = self.server.connect(&self.acme.database).await.unwrap();
-        gate.batch_execute(&format!("begin; {lock}")).await.unwrap();
+        // Asked within the transaction, it would keep a snapshot open, which others wait for, too.
         let pid = gate.query_one("select pg_backend_pid()", &[]).await.unwrap().get(0);
+        gate.batch_execute(&format!("begin; {lock}")).await.unwrap();
         let (outcome, ()) = tokio::join!(self.apply(), cut(&self.admin, pid));
         gate.batch_execute("rollback").await.unwrap();
         outcome.unwrap_err()
