@@ -11,6 +11,7 @@ use tenantry_provisioning::{Server, ServerUrl};
 use crate::harness::{BY, Fleet, Options, connect, slug};
 
 mod given_up;
+mod lost_server;
 mod roles;
 
 /// A tenant `acme` with sample rows and a backup of them, and one board less since then.

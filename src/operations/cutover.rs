@@ -212,7 +212,10 @@ async fn exchange(
     cx.lock.set_state(TenantState::Restoring, reason).await?;
 
     let (live, role) = (&cx.tenant.database, &cx.tenant.role);
-    if incoming.server_id == before.server_id {
+    if incoming.server_id == before.server_id && before.marker.is_none() {
+        // The server has lost it, or is another one under the same name: the role may be gone, too.
+        possess(cx, before, &target, &incoming.database, owner, epoch).await?;
+    } else if incoming.server_id == before.server_id {
         let incoming = &incoming.database;
         target.swap(Swap { live, incoming, retired: &retired, role, owner, epoch }).await?;
     } else {
