@@ -89,7 +89,9 @@ async fn refresh_gauges(environment: &Environment) -> Result<(), CatalogError> {
     for record in environment.catalog.servers().await? {
         let up = environment.server_answers(record.id, SERVER_PATIENCE).await;
         metrics::server_up(&record.name, up);
-        environment.catalog.note_server(record.id, up).await?;
+        if record.away || !up {
+            environment.catalog.note_server(record.id, up).await?;
+        }
     }
     Ok(())
 }

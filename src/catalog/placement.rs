@@ -43,8 +43,7 @@ impl Catalog {
         execute(
             &self.client().await?,
             "-- placement::note_server
-             update servers set away_at = case when $2 then null else now() end
-             where id = $1 and (away_at is not null or not $2)",
+             update servers set away_at = case when $2 then null else now() end where id = $1",
             &[&id, &answers],
         )
         .await

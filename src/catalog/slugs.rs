@@ -71,11 +71,7 @@ impl Catalog {
         tenant: &Tenant,
         to: &TenantSlug,
     ) -> Result<(), CatalogError> {
-        if tenant.slug == *to {
-            return Err(CatalogError::Conflict(format!(
-                "the tenant is called `{to}` already; choose another slug"
-            )));
-        }
+        require_another_slug(tenant, to)?;
         let client = self.client().await?;
         let taken = maybe(
             &client,
@@ -174,6 +170,14 @@ impl Catalog {
         .await?;
         Ok(row.get::<_, Option<bool>>("same").unwrap_or(false))
     }
+}
+
+/// Refuses the slug that the tenant has.
+pub fn require_another_slug(tenant: &Tenant, to: &TenantSlug) -> Result<(), CatalogError> {
+    if tenant.slug != *to {
+        return Ok(());
+    }
+    Err(CatalogError::Conflict(format!("the tenant is called `{to}` already; choose another slug")))
 }
 
 impl TenantLock {

@@ -8,6 +8,7 @@ use super::environment::{NO_STORE, SET_STORE};
 use super::{Environment, Way, Work, migrate};
 use crate::catalog::CatalogError;
 use crate::catalog::operations::{BatchItem, NewOperation, OperationRecord};
+use crate::catalog::slugs::require_another_slug;
 use crate::catalog::tenants::{NewTenant, TenantFilter};
 use crate::tenant::{Tenant, TenantSettings, TenantSlug, TenantState};
 
@@ -93,11 +94,7 @@ impl Environment {
             return Ok(earlier);
         }
         let tenant = self.settled(slug).await?;
-        if tenant.slug == *to {
-            return Err(CatalogError::Conflict(format!(
-                "the tenant is called `{to}` already; choose another slug"
-            )));
-        }
+        require_another_slug(&tenant, to)?;
         let work = Work::Rename { to: to.clone() };
         let operation = by.operation(&work, tenant.id);
         let asked = self.catalog.enqueue_rename(to, &operation).await;
