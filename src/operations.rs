@@ -20,7 +20,7 @@ use futures_util::future::BoxFuture;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use tenantry_provisioning::MigrationSet;
+use tenantry_provisioning::{DatabaseName, MigrationSet, Owner, Server};
 use uuid::Uuid;
 
 use crate::catalog::operations::{NewOperation, OperationRecord};
@@ -249,6 +249,8 @@ pub struct StepContext<'a> {
     pub environment: &'a Environment,
     /// The operation as it was when the worker took it.
     pub operation: &'a OperationRecord,
+    /// What it does, with its parameters.
+    work: &'a Work,
     /// The tenant as it was when this step began.
     pub tenant: Tenant,
     /// Proof that nobody else is at this tenant.
@@ -416,9 +418,19 @@ fn require_settled(tenant: &Tenant) -> Result<(), StepError> {
 }
 
 impl StepContext<'_> {
-    /// The work's parameters.
-    fn work(&self) -> Result<Work, StepError> {
-        Ok(Work::of(self.operation)?)
+    /// The tenant's server.
+    async fn server(&self) -> Result<Server, StepError> {
+        self.environment.server(self.tenant.server_id).await
+    }
+
+    /// Whom what this operation makes belongs to.
+    fn owner(&self) -> Owner {
+        Owner { tenant: self.tenant.id, operation: self.operation.id }
+    }
+
+    /// The database that this operation makes beside the tenant's own.
+    fn build(&self) -> DatabaseName {
+        DatabaseName::build(self.operation.id)
     }
 
     /// The migration files to run: those above the version at which the fleet is frozen are held back.

@@ -178,7 +178,7 @@ impl Environment {
 /// Looks once more: much may have happened since somebody asked.
 async fn examine(cx: &StepContext<'_>) -> Result<(), StepError> {
     let (from, server) = present(cx).await?;
-    let work = asked(cx)?;
+    let work = asked(cx);
     let mut found = server.plan_adoption(adoption(cx, &from)?).await?.obstacles;
     found.extend(work.baseline.and_then(|version| cx.environment.no_such_file(version)));
     refuse(&found)
@@ -188,7 +188,7 @@ async fn shut(cx: &StepContext<'_>) -> Result<(), StepError> {
     let (from, server) = present(cx).await?;
     let Some(facts) = server.database(&from).await? else { return Err(gone(&from)) };
     cx.remember(SHUT, &Shut { oid: facts.oid }).await?;
-    refuse(&server.shut_if_quiet(&from, owner(cx)).await?)
+    refuse(&server.shut_if_quiet(&from, cx.owner()).await?)
 }
 
 /// Does all that is done inside of it, looks at what came of it, and undoes it again. A database that cannot be adopted
@@ -196,7 +196,7 @@ async fn shut(cx: &StepContext<'_>) -> Result<(), StepError> {
 async fn rehearse(cx: &StepContext<'_>) -> Result<(), StepError> {
     let (from, server) = present(cx).await?;
     // A rehearsal that failed before has opened it.
-    refuse(&server.shut_if_quiet(&from, owner(cx)).await?)?;
+    refuse(&server.shut_if_quiet(&from, cx.owner()).await?)?;
     let rehearsed = harden_for(cx, Commit::Rehearse).await;
     if rehearsed.is_err() {
         server.give_back(&from).await?;
@@ -208,7 +208,7 @@ async fn rehearse(cx: &StepContext<'_>) -> Result<(), StepError> {
 /// stays shut.
 async fn harden(cx: &StepContext<'_>) -> Result<(), StepError> {
     let (from, server) = present(cx).await?;
-    refuse_late(&server.shut_if_quiet(&from, owner(cx)).await?)?;
+    refuse_late(&server.shut_if_quiet(&from, cx.owner()).await?)?;
     let hardened = harden_for(cx, Commit::Perform).await;
     if matches!(hardened, Err(StepError::Fail(..))) {
         server.give_back(&from).await?;
@@ -236,7 +236,7 @@ async fn take_possession(cx: &StepContext<'_>) -> Result<(), StepError> {
         role: &cx.tenant.role,
         verifier: &scram_verifier(&password),
         login: true,
-        owner: owner(cx),
+        owner: cx.owner(),
         epoch: cx.tenant.epoch,
     };
     Ok(server.take_possession(possession).await?)
@@ -244,7 +244,7 @@ async fn take_possession(cx: &StepContext<'_>) -> Result<(), StepError> {
 
 /// Writes down which files made the schema, if it is what they make; else says how far it is from that.
 async fn write_history(cx: &StepContext<'_>) -> Result<(), StepError> {
-    let Some(version) = asked(cx)?.baseline else { return Ok(()) };
+    let Some(version) = asked(cx).baseline else { return Ok(()) };
     let files = cx.files.at(version).ok_or_else(|| {
         StepError::fail(
             format!("there is no migration file of version {version} any more"),
@@ -255,7 +255,7 @@ async fn write_history(cx: &StepContext<'_>) -> Result<(), StepError> {
     // Written by an attempt that did not live to say so, it is found again.
     let differences = comparison.differences.len();
     if differences == 0 {
-        let server = cx.environment.server(cx.tenant.server_id).await?;
+        let server = cx.server().await?;
         let timeouts = cx.environment.limits.migration_timeouts;
         baseline(&server, &cx.tenant.database, &files, timeouts).await?;
     }
@@ -263,9 +263,9 @@ async fn write_history(cx: &StepContext<'_>) -> Result<(), StepError> {
 }
 
 async fn activate(cx: &StepContext<'_>) -> Result<(), StepError> {
-    let server = cx.environment.server(cx.tenant.server_id).await?;
+    let server = cx.server().await?;
     provision::prove_isolation(cx, &server, cx.tenant.epoch).await?;
-    let trusts = asked(cx)?.trust_functions;
+    let trusts = asked(cx).trust_functions;
     let holes = server.holes_inside(&cx.tenant.database, &cx.tenant.role).await?;
     let hole = holes.iter().find(|hole| !(trusts && hole.kind == "security_definer"));
     if let Some(hole) = hole {
@@ -275,7 +275,7 @@ async fn activate(cx: &StepContext<'_>) -> Result<(), StepError> {
         ));
     }
     let is_noted = cx.recall::<usize>(DIFFERENCES)? == Some(0);
-    let version = asked(cx)?.baseline.filter(|_| is_noted).unwrap_or(0);
+    let version = asked(cx).baseline.filter(|_| is_noted).unwrap_or(0);
     let epoch = cx.tenant.epoch;
     let schema = SchemaState { version, ..SchemaState::default() };
     Ok(cx.lock.serve(&cx.tenant, TenantState::Active, epoch, &schema).await?)
@@ -347,8 +347,8 @@ fn gone(database: &DatabaseName) -> StepError {
 
 /// The database by the name that it had, and its server.
 async fn present(cx: &StepContext<'_>) -> Result<(DatabaseName, Server), StepError> {
-    let server = cx.environment.server(cx.tenant.server_id).await?;
-    let database = DatabaseName::parse(&asked(cx)?.database).map_err(unfit)?;
+    let server = cx.server().await?;
+    let database = DatabaseName::parse(&asked(cx).database).map_err(unfit)?;
     Ok((database, server))
 }
 
@@ -360,14 +360,14 @@ fn adoption<'a>(
         from,
         database: &cx.tenant.database,
         role: &cx.tenant.role,
-        owner: owner(cx),
-        trust_functions: asked(cx)?.trust_functions,
+        owner: cx.owner(),
+        trust_functions: asked(cx).trust_functions,
     })
 }
 
-fn asked(cx: &StepContext<'_>) -> Result<AdoptFrom, StepError> {
-    match cx.work()? {
-        Work::Adopt(from) => Ok(from),
+fn asked<'a>(cx: &StepContext<'a>) -> &'a AdoptFrom {
+    match cx.work {
+        Work::Adopt(from) => from,
         _ => unreachable!("only an adoption has these steps"),
     }
 }
@@ -380,8 +380,4 @@ fn names(new: &NewTenant) -> Result<(DatabaseName, RoleName), StepError> {
 
 fn unfit(error: tenantry_provisioning::NameError) -> StepError {
     StepError::Fail(Box::new(error), Some("choose another name".to_owned()))
-}
-
-fn owner(cx: &StepContext<'_>) -> Owner {
-    Owner { tenant: cx.tenant.id, operation: cx.operation.id }
 }

@@ -74,7 +74,7 @@ struct Note {
 
 async fn look_for_changes(cx: &StepContext<'_>) -> Result<(), StepError> {
     require_settled(&cx.tenant)?;
-    if cx.work()? != (Work::Backup { unless_unchanged: true }) {
+    if *cx.work != (Work::Backup { unless_unchanged: true }) {
         return Ok(());
     }
     match unchanged::still_stands(cx).await? {
@@ -89,7 +89,7 @@ async fn upload_dump(cx: &StepContext<'_>) -> Result<(), StepError> {
     }
     require_settled(&cx.tenant)?;
     let store = cx.environment.store()?;
-    let server = cx.environment.server(cx.tenant.server_id).await?;
+    let server = cx.server().await?;
     let (tools, server_version) = cx.environment.tools(&server).await?;
     let key = cx.environment.catalog.backup_key(cx.tenant.id).await?;
     let also_for = also_for(cx)?;

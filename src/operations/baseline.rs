@@ -24,14 +24,14 @@ pub(super) const PLAN: Plan = Plan {
 };
 
 async fn compare_schema(cx: &StepContext<'_>) -> Result<(), StepError> {
-    let (version, accepted) = parameters(cx)?;
+    let (version, accepted) = parameters(cx);
     let comparison = cx.environment.compare(&cx.tenant, version).await?;
     if comparison.found.has_history() {
         return Err(SchemaError::HasHistory { version: comparison.found.version() }.into());
     }
     let fingerprint = comparison.found.schema.fingerprint();
     let Some(first) = comparison.differences.first() else { return Ok(()) };
-    if accepted.as_ref() == Some(&fingerprint) {
+    if accepted == Some(fingerprint.as_str()) {
         return Ok(());
     }
     let number = match comparison.differences.len() {
@@ -52,22 +52,22 @@ async fn compare_schema(cx: &StepContext<'_>) -> Result<(), StepError> {
 }
 
 async fn write_history(cx: &StepContext<'_>) -> Result<(), StepError> {
-    let (version, _) = parameters(cx)?;
-    let server = cx.environment.server(cx.tenant.server_id).await?;
+    let (version, _) = parameters(cx);
+    let server = cx.server().await?;
     let timeouts = cx.environment.limits.migration_timeouts;
     Ok(baseline(&server, &cx.tenant.database, &files(cx, version)?, timeouts).await?)
 }
 
 fn record_version(cx: &StepContext<'_>) -> Result<(), StepError> {
-    let (version, _) = parameters(cx)?;
+    let (version, _) = parameters(cx);
     cx.lock.leave_schema(SchemaState { version, ..SchemaState::default() });
     Ok(())
 }
 
 /// The version, and the fingerprint that somebody accepted.
-fn parameters(cx: &StepContext<'_>) -> Result<(i64, Option<String>), StepError> {
-    match cx.work()? {
-        Work::Baseline { version, accepted } => Ok((version, accepted)),
+fn parameters<'a>(cx: &StepContext<'a>) -> (i64, Option<&'a str>) {
+    match cx.work {
+        Work::Baseline { version, accepted } => (*version, accepted.as_deref()),
         _ => unreachable!("only a baseline has these steps"),
     }
 }

@@ -9,9 +9,7 @@
 use aws_lc_rs::digest::{SHA256, digest};
 use futures_util::FutureExt as _;
 use tenantry_backup::{CopyEnd, TableRows, copy_database};
-use tenantry_provisioning::{
-    Connection, DatabaseName, Error, Owner, Server, check_mask, current_version,
-};
+use tenantry_provisioning::{Connection, Error, Server, check_mask, current_version};
 use uuid::Uuid;
 
 use super::backup::{count_rows, open_snapshot};
@@ -96,7 +94,7 @@ async fn copy_beside(cx: &StepContext<'_>) -> Result<(), StepError> {
 /// Copies what the original has at one moment into the operation's build, and compares the two.
 async fn copy(cx: &StepContext<'_>, original: &Tenant) -> Result<(), StepError> {
     let source = cx.environment.server(original.server_id).await?;
-    let target = cx.environment.server(cx.tenant.server_id).await?;
+    let target = cx.server().await?;
     require_new_enough(&source, &target).await?;
     let session = source.connect(&original.database).await?;
     require_stamp(&session, original).await?;
@@ -129,8 +127,8 @@ async fn copy(cx: &StepContext<'_>, original: &Tenant) -> Result<(), StepError> 
 
 /// The other tenant, while it is where the catalog says.
 async fn original(cx: &StepContext<'_>) -> Result<Tenant, StepError> {
-    let Work::Clone { of, .. } = cx.work()? else { unreachable!("only a clone has these steps") };
-    let original = cx.environment.catalog.tenant_by_id(of).await?;
+    let Work::Clone { of, .. } = cx.work else { unreachable!("only a clone has these steps") };
+    let original = cx.environment.catalog.tenant_by_id(*of).await?;
     match original.state {
         state if state.is_settled() => Ok(original),
         TenantState::Deleting | TenantState::Deleted => Err(StepError::fail(
@@ -179,7 +177,7 @@ async fn compare(
     tables: &[TableRows],
     version: i64,
 ) -> Result<(), StepError> {
-    let session = target.connect(&DatabaseName::build(cx.operation.id)).await?;
+    let session = target.connect(&cx.build()).await?;
     let difference = match restore::difference(tables, &count_rows(&session).await?) {
         None if current_version(&session).await? == version => return Ok(()),
         None => "its schema version".to_owned(),
@@ -193,24 +191,24 @@ async fn compare(
 
 /// Runs the masking SQL, once: of one that was cut off nobody can tell whether it was done, so the data is copied anew.
 async fn mask(cx: &StepContext<'_>) -> Result<(), StepError> {
-    let Work::Clone { mask: Some(wanted), .. } = cx.work()? else { return Ok(()) };
+    let Work::Clone { mask: Some(wanted), .. } = cx.work else { return Ok(()) };
     match cx.recall::<String>(MASKING)?.as_deref() {
         Some("done") => return Ok(()),
         Some(_) => copy_beside(cx).await?,
         None => {}
     }
     let sql = cx.environment.catalog.clone_mask(cx.operation.id).await?;
-    let sql = sql.filter(|sql| sha256(sql) == wanted).ok_or_else(|| {
+    let sql = sql.filter(|sql| sha256(sql) == *wanted).ok_or_else(|| {
         StepError::fail(
             "the catalog has no longer the SQL that was to mask the data",
             "give the clone up (`tenantry operation cancel`), and clone again",
         )
     })?;
     cx.remember(MASKING, &"begun").await?;
-    let server = cx.environment.server(cx.tenant.server_id).await?;
-    let owner = Owner { tenant: cx.tenant.id, operation: cx.operation.id };
+    let server = cx.server().await?;
+    let owner = cx.owner();
     let timeouts = cx.environment.limits.migration_timeouts;
-    let build = DatabaseName::build(cx.operation.id);
+    let build = cx.build();
     server.mask(&build, &cx.tenant.role, owner, &sql, timeouts).await?;
     cx.remember(MASKING, &"done").await
 }

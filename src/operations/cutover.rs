@@ -179,7 +179,7 @@ async fn is_under_way(cx: &StepContext<'_>, before: &Before) -> Result<bool, Ste
 
 /// The operation that the marker of the tenant's present database names.
 async fn marker(cx: &StepContext<'_>) -> Result<Option<Uuid>, StepError> {
-    let server = cx.environment.server(cx.tenant.server_id).await?;
+    let server = cx.server().await?;
     match server.database(&cx.tenant.database).await?.and_then(|facts| facts.marker) {
         Some(Marker::Tenant(owner)) if owner.tenant == cx.tenant.id => Ok(Some(owner.operation)),
         _ => Ok(None),
@@ -192,7 +192,7 @@ async fn exchange(
     incoming: &Incoming,
 ) -> Result<(), StepError> {
     let epoch = before.epoch + 1;
-    let owner = Owner { tenant: cx.tenant.id, operation: cx.operation.id };
+    let owner = cx.owner();
     let retired = DatabaseName::old(cx.operation.id);
     let source = cx.environment.server(before.server_id).await?;
     let target = cx.environment.server(incoming.server_id).await?;
@@ -285,7 +285,7 @@ async fn clear_target(
     let (live, role) = (&cx.tenant.database, &cx.tenant.role);
     let target = cx.environment.server(server_id).await?;
     if is_ours(&target, live, cx.operation.id).await? {
-        let owner = Owner { tenant: cx.tenant.id, operation: cx.operation.id };
+        let owner = cx.owner();
         target.retire(Retirement { live, retired: incoming, role, owner }).await?;
     }
     match target.drop_role(role, cx.tenant.id).await {

@@ -42,7 +42,7 @@ async fn drop_databases(cx: &StepContext<'_>) -> Result<(), StepError> {
     if is_homeless(cx) {
         return Ok(());
     }
-    let server = cx.environment.server(cx.tenant.server_id).await?;
+    let server = cx.server().await?;
     end_sessions(cx, &server).await?;
     adopt::let_go(cx, &server).await?;
     for spare in cx.lock.claimed_spares().await? {
@@ -91,7 +91,7 @@ async fn end_sessions(cx: &StepContext<'_>, server: &Server) -> Result<(), StepE
 async fn clear_place(cx: &StepContext<'_>, operation: Uuid, place: Uuid) -> Result<(), StepError> {
     let server = cx.environment.server(place).await?;
     provision::drop_build(&server, operation).await?;
-    let home = cx.environment.server(cx.tenant.server_id).await?;
+    let home = cx.server().await?;
     home.unpublish(&[&cx.tenant.database], Link::Move(operation), cx.tenant.id).await?;
     server.unpublish(&[&cx.tenant.database], Link::Back(operation), cx.tenant.id).await?;
     let (database, role, id) = (&cx.tenant.database, &cx.tenant.role, cx.tenant.id);
@@ -110,7 +110,7 @@ async fn drop_role(cx: &StepContext<'_>) -> Result<(), StepError> {
     if is_homeless(cx) {
         return Ok(());
     }
-    let server = cx.environment.server(cx.tenant.server_id).await?;
+    let server = cx.server().await?;
     import::dismiss_guests(cx, &server).await?;
     for role in names(cx, &cx.tenant.role, RoleName::tenant).await? {
         match server.drop_role(&role, cx.tenant.id).await {
@@ -141,11 +141,11 @@ async fn names<N: Clone + Ord>(
 
 /// What a certificate will say is gone.
 async fn note_erasure(cx: &StepContext<'_>) -> Result<(), StepError> {
-    if erases(cx)? { erase::note_backups(cx).await } else { Ok(()) }
+    if erases(cx) { erase::note_backups(cx).await } else { Ok(()) }
 }
 
 async fn delete_backups(cx: &StepContext<'_>) -> Result<(), StepError> {
-    if keeps_backups(cx)? {
+    if keeps_backups(cx) {
         return Ok(());
     }
     require_no_hold(cx)?;
@@ -157,7 +157,7 @@ async fn delete_backups(cx: &StepContext<'_>) -> Result<(), StepError> {
         for backup in backups {
             store.remove_backup(cx.tenant.id, backup).await?;
         }
-        if erases(cx)? {
+        if erases(cx) {
             store.forget_versions(cx.tenant.id).await?;
         }
     }
@@ -166,28 +166,27 @@ async fn delete_backups(cx: &StepContext<'_>) -> Result<(), StepError> {
 
 async fn forget(cx: &StepContext<'_>) -> Result<(), StepError> {
     cx.lock.forget_domains().await?;
-    cx.lock.destroy_secrets(keeps_backups(cx)?).await?;
+    cx.lock.destroy_secrets(keeps_backups(cx)).await?;
     Ok(cx.lock.set_state(TenantState::Deleted, None).await?)
 }
 
 async fn certify(cx: &StepContext<'_>) -> Result<(), StepError> {
-    if erases(cx)? { erase::certify(cx).await } else { Ok(()) }
+    if erases(cx) { erase::certify(cx).await } else { Ok(()) }
 }
 
 /// A hold may have come after whoever asked, and while the rest was going.
 fn require_no_hold(cx: &StepContext<'_>) -> Result<(), StepError> {
-    if cx.work()?.takes_backups_away() {
+    if cx.work.takes_backups_away() {
         refuse_hold(&cx.tenant)?;
     }
     Ok(())
 }
 
-fn erases(cx: &StepContext<'_>) -> Result<bool, StepError> {
-    Ok(matches!(cx.work()?, Work::Delete { erase: true, .. }))
+fn erases(cx: &StepContext<'_>) -> bool {
+    matches!(cx.work, Work::Delete { erase: true, .. })
 }
 
 /// A tenant that could not be made from its backups still has them.
-fn keeps_backups(cx: &StepContext<'_>) -> Result<bool, StepError> {
-    let work = cx.work()?;
-    Ok(work.makes_tenant() || matches!(work, Work::Delete { keep_backups: true, .. }))
+fn keeps_backups(cx: &StepContext<'_>) -> bool {
+    cx.work.makes_tenant() || matches!(cx.work, Work::Delete { keep_backups: true, .. })
 }

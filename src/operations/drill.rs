@@ -10,7 +10,7 @@ use tenantry_backup::{
     BackupKey, Manifest, PgTools, RestoreError, RowDigest, TableDigest, digest_tables,
     load_manifest,
 };
-use tenantry_provisioning::{Connection, DatabaseName, Pace, Schema, Server};
+use tenantry_provisioning::{Connection, Pace, Schema, Server};
 use uuid::Uuid;
 
 use super::backup::count_rows;
@@ -37,9 +37,9 @@ enum Flaw {
     Elsewhere(StepError),
 }
 
-fn backup(cx: &StepContext<'_>) -> Result<Uuid, StepError> {
-    match cx.work()? {
-        Work::Drill { backup } => Ok(backup),
+fn backup(cx: &StepContext<'_>) -> Uuid {
+    match *cx.work {
+        Work::Drill { backup } => backup,
         _ => unreachable!("only a drill has these steps"),
     }
 }
@@ -63,14 +63,14 @@ async fn restore_scratch(cx: &StepContext<'_>) -> Result<(), StepError> {
 
 async fn try_restore(cx: &StepContext<'_>) -> Result<(), Flaw> {
     let (manifest, key) = open(cx).await?;
-    let server = server(cx).await.map_err(Flaw::Elsewhere)?;
+    let server = cx.server().await.map_err(Flaw::Elsewhere)?;
     restore::restore_into(cx, &manifest, &key, &server).await.map(drop).map_err(Flaw::of)
 }
 
 async fn compare(cx: &StepContext<'_>) -> Result<(), StepError> {
     // One that found something has dropped it, and is tried again.
-    let scratch = DatabaseName::build(cx.operation.id);
-    if server(cx).await?.database(&scratch).await?.is_none() {
+    let scratch = cx.build();
+    if cx.server().await?.database(&scratch).await?.is_none() {
         restore_scratch(cx).await?;
     }
     let mut compared = try_compare(cx).await;
@@ -82,27 +82,23 @@ async fn compare(cx: &StepContext<'_>) -> Result<(), StepError> {
 
 async fn try_compare(cx: &StepContext<'_>) -> Result<(), Flaw> {
     let (manifest, key) = open(cx).await?;
-    let server = server(cx).await.map_err(Flaw::Elsewhere)?;
+    let server = cx.server().await.map_err(Flaw::Elsewhere)?;
     compare_all(cx, &manifest, &key, &server).await
 }
 
 async fn drop_scratch(cx: &StepContext<'_>) -> Result<(), StepError> {
     drop_build(cx).await?;
     let took = Duration::from_secs_f64(cx.recall(TOOK)?.unwrap_or_default());
-    Ok(cx.lock.record_proven(backup(cx)?, took).await?)
+    Ok(cx.lock.record_proven(backup(cx), took).await?)
 }
 
 async fn drop_build(cx: &StepContext<'_>) -> Result<(), StepError> {
-    provision::drop_build(&server(cx).await?, cx.operation.id).await
-}
-
-async fn server(cx: &StepContext<'_>) -> Result<Server, StepError> {
-    cx.environment.server(cx.tenant.server_id).await
+    provision::drop_build(&cx.server().await?, cx.operation.id).await
 }
 
 /// The manifest, proven to be of this tenant and unaltered, and the key.
 async fn open(cx: &StepContext<'_>) -> Result<(Manifest, BackupKey), Flaw> {
-    let id = backup(cx).map_err(Flaw::Elsewhere)?;
+    let id = backup(cx);
     let store = cx.environment.store().map_err(Flaw::Elsewhere)?;
     let manifest = load_manifest(store, cx.tenant.id, id).await;
     let manifest = manifest.map_err(|error| Flaw::of(error.into()))?;
@@ -124,7 +120,7 @@ async fn conclude(cx: &StepContext<'_>, outcome: Result<(), Flaw>) -> Result<(),
     let failed: Result<(), StepError> = Err(error);
     let missing = cx.environment.is_missing(&failed).await?;
     if let Err(error) = &failed {
-        cx.lock.record_problem(backup(cx)?, &error.to_string(), missing).await?;
+        cx.lock.record_problem(backup(cx), &error.to_string(), missing).await?;
     }
     failed
 }
@@ -136,7 +132,7 @@ async fn compare_all(
     server: &Server,
 ) -> Result<(), Flaw> {
     let elsewhere = |error: tenantry_provisioning::Error| Flaw::Elsewhere(error.into());
-    let scratch = DatabaseName::build(cx.operation.id);
+    let scratch = cx.build();
     let session = server.connect(&scratch).await.map_err(elsewhere)?;
     let counted = count_rows(&session).await.map_err(Flaw::Elsewhere)?;
     if let Some(table) = manifest.tables.iter().find(|table| !counted.contains(table)) {

@@ -12,9 +12,7 @@ use std::path::Path;
 use futures_util::FutureExt as _;
 use serde::{Deserialize, Serialize};
 use tenantry_backup::{ForeignError, TableRows};
-use tenantry_provisioning::{
-    DatabaseName, Objection, Owner, Possession, Server, Source, scram_verifier,
-};
+use tenantry_provisioning::{Objection, Owner, Possession, Server, Source, scram_verifier};
 use uuid::Uuid;
 
 use self::load::{LeftOut, Loaded, load};
@@ -129,9 +127,9 @@ async fn load_dump(cx: &StepContext<'_>) -> Result<(), StepError> {
     let dump = source.dump().await?.ok_or_else(|| {
         StepError::fail("what came by standard input has been read, and is there only once", AGAIN)
     })?;
-    let server = cx.environment.server(cx.tenant.server_id).await?;
+    let server = cx.server().await?;
     let (tools, _) = cx.environment.tools(&server).await?;
-    let (build, owner) = (DatabaseName::build(cx.operation.id), owner(cx));
+    let (build, owner) = (cx.build(), cx.owner());
 
     // Nothing can go on in the middle: every attempt starts from an empty database.
     provision::drop_build(&server, cx.operation.id).await?;
@@ -168,9 +166,9 @@ async fn load_dump(cx: &StepContext<'_>) -> Result<(), StepError> {
 
 /// Looks at what came, and makes it the owner's of everything.
 async fn adopt(cx: &StepContext<'_>) -> Result<(), StepError> {
-    let server = cx.environment.server(cx.tenant.server_id).await?;
-    let (build, owner) = (DatabaseName::build(cx.operation.id), owner(cx));
-    let Work::Import { trust_functions, .. } = cx.work()? else {
+    let server = cx.server().await?;
+    let (build, owner) = (cx.build(), cx.owner());
+    let Work::Import { trust_functions, .. } = *cx.work else {
         unreachable!("only an import has this step")
     };
     let mut objections = server.object_to(&build, owner).await?;
@@ -217,16 +215,16 @@ async fn note_refusal<T>(
 }
 
 async fn take_possession(cx: &StepContext<'_>) -> Result<(), StepError> {
-    let server = cx.environment.server(cx.tenant.server_id).await?;
+    let server = cx.server().await?;
     let password = cx.environment.catalog.tenant_password(cx.tenant.id).await?;
     let verifier = scram_verifier(&password);
     let possession = Possession {
-        from: &DatabaseName::build(cx.operation.id),
+        from: &cx.build(),
         database: &cx.tenant.database,
         role: &cx.tenant.role,
         verifier: &verifier,
         login: true,
-        owner: owner(cx),
+        owner: cx.owner(),
         epoch: cx.tenant.epoch,
     };
     Ok(server.take_possession(possession).await?)
@@ -234,7 +232,7 @@ async fn take_possession(cx: &StepContext<'_>) -> Result<(), StepError> {
 
 /// Its history of migrations is empty: which files made its schema, nobody has said yet.
 async fn activate(cx: &StepContext<'_>) -> Result<(), StepError> {
-    let server = cx.environment.server(cx.tenant.server_id).await?;
+    let server = cx.server().await?;
     provision::prove_isolation(cx, &server, cx.tenant.epoch).await?;
     let epoch = cx.tenant.epoch;
     let schema = SchemaState::default();
@@ -249,8 +247,4 @@ pub(super) async fn dismiss_guests(cx: &StepContext<'_>, server: &Server) -> Res
         server.dismiss_guest(Owner { tenant: cx.tenant.id, operation }).await?;
     }
     Ok(())
-}
-
-fn owner(cx: &StepContext<'_>) -> Owner {
-    Owner { tenant: cx.tenant.id, operation: cx.operation.id }
 }

@@ -22,9 +22,9 @@ pub(super) fn is_due(tenant: &Tenant, set: &MigrationSet) -> bool {
 
 async fn apply_migrations(cx: &StepContext<'_>) -> Result<(), StepError> {
     require_settled(&cx.tenant)?;
-    let server = cx.environment.server(cx.tenant.server_id).await?;
+    let server = cx.server().await?;
     let mut set = cx.migrations();
-    if let Work::Migrate { to: Some(to) } = cx.work()? {
+    if let Work::Migrate { to: Some(to) } = *cx.work {
         // A rollout has said where it goes, and must not end somewhere else.
         if let Some(ceiling) = cx.lock.ceiling().filter(|ceiling| *ceiling < to)
             && cx.operation.batch_id.is_some()

@@ -8,8 +8,8 @@
 use futures_util::FutureExt as _;
 use serde::{Deserialize, Serialize};
 use tenantry_provisioning::{
-    DatabaseName, Link, MigrationSet, MigrationTimeouts, Owner, Possession, Proof, SAMPLE_DATA,
-    Server, Source, build_from_zero, scram_verifier,
+    DatabaseName, Link, MigrationSet, MigrationTimeouts, Possession, Proof, SAMPLE_DATA, Server,
+    Source, build_from_zero, scram_verifier,
 };
 use uuid::Uuid;
 
@@ -42,7 +42,7 @@ struct Origin {
 }
 
 async fn build_database(cx: &StepContext<'_>) -> Result<(), StepError> {
-    let server = cx.environment.server(cx.tenant.server_id).await?;
+    let server = cx.server().await?;
     let set = cx.migrations();
     let digest = cx.environment.template_digest(&set);
 
@@ -57,7 +57,7 @@ async fn build_database(cx: &StepContext<'_>) -> Result<(), StepError> {
     if is_done(cx, &server).await? {
         return Ok(());
     }
-    let build = DatabaseName::build(cx.operation.id);
+    let build = cx.build();
     let template = DatabaseName::template(&digest);
     note_origin(cx, None, &set).await?;
     if server.database(&template).await?.is_some_and(|facts| facts.is_template) {
@@ -88,7 +88,7 @@ async fn note_origin(
 }
 
 async fn take_possession(cx: &StepContext<'_>) -> Result<(), StepError> {
-    let server = cx.environment.server(cx.tenant.server_id).await?;
+    let server = cx.server().await?;
     let password = cx.environment.catalog.tenant_password(cx.tenant.id).await?;
     let verifier = scram_verifier(&password);
     match possess(cx, &server, &verifier, spare(cx)?).await {
@@ -112,8 +112,8 @@ async fn possess(
     verifier: &str,
     spare: Option<Uuid>,
 ) -> Result<(), tenantry_provisioning::Error> {
-    let from = spare.map_or_else(|| DatabaseName::build(cx.operation.id), DatabaseName::spare);
-    let owner = Owner { tenant: cx.tenant.id, operation: cx.operation.id };
+    let from = spare.map_or_else(|| cx.build(), DatabaseName::spare);
+    let owner = cx.owner();
     server
         .take_possession(Possession {
             from: &from,
@@ -130,7 +130,7 @@ async fn possess(
 /// Brings a tenant of a track from what every tenant has to what it has.
 async fn apply_track(cx: &StepContext<'_>) -> Result<(), StepError> {
     let Some(track) = &cx.tenant.track else { return Ok(()) };
-    let server = cx.environment.server(cx.tenant.server_id).await?;
+    let server = cx.server().await?;
     let (database, set) = (&cx.tenant.database, cx.migrations());
     let schema = tracks::bring(cx.environment, &server, database, &set, Some(track)).await?;
     cx.remember(SCHEMA, &schema).await
@@ -138,7 +138,7 @@ async fn apply_track(cx: &StepContext<'_>) -> Result<(), StepError> {
 
 /// Loads the sample rows in one transaction, together with a note that they are there.
 async fn load_sample_data(cx: &StepContext<'_>) -> Result<(), StepError> {
-    let Work::Provision { sample_data: true } = cx.work()? else { return Ok(()) };
+    let Work::Provision { sample_data: true } = cx.work else { return Ok(()) };
     let Some(path) = &cx.environment.limits.sample_data else {
         return Err(StepError::fail(
             "no sample data is configured",
@@ -149,7 +149,7 @@ async fn load_sample_data(cx: &StepContext<'_>) -> Result<(), StepError> {
         let remedy = format!("make {} readable, then retry", path.display());
         StepError::Fail(Box::new(error), Some(remedy))
     })?;
-    let server = cx.environment.server(cx.tenant.server_id).await?;
+    let server = cx.server().await?;
     let timeouts: MigrationTimeouts = cx.environment.limits.migration_timeouts;
     let mut session = server.connect_as_owner(&cx.tenant.database, timeouts).await?;
     let loaded = async {
@@ -175,7 +175,7 @@ async fn load_sample_data(cx: &StepContext<'_>) -> Result<(), StepError> {
 
 /// Proves that the database is shut to everybody else, and opens it to the router.
 async fn activate(cx: &StepContext<'_>) -> Result<(), StepError> {
-    let server = cx.environment.server(cx.tenant.server_id).await?;
+    let server = cx.server().await?;
     prove_isolation(cx, &server, cx.tenant.epoch).await?;
     let origin = cx.recall::<Origin>(ORIGIN)?;
     let schema = cx.recall::<SchemaState>(SCHEMA)?.unwrap_or_else(|| {

@@ -15,7 +15,7 @@ use std::time::Duration;
 use futures_util::FutureExt as _;
 use serde::{Deserialize, Serialize};
 use tenantry_backup::{CopyEnd, copy_database};
-use tenantry_provisioning::{DatabaseName, Link, Owner, Problem, Server, database_sizes};
+use tenantry_provisioning::{DatabaseName, Link, Problem, Server, database_sizes};
 use uuid::Uuid;
 
 use super::cutover::{self, Arrival, Incoming};
@@ -123,9 +123,9 @@ impl Way {
     }
 }
 
-fn work(cx: &StepContext<'_>) -> Result<(Uuid, Way), StepError> {
-    match cx.work()? {
-        Work::Relocate { server, way } => Ok((server, way)),
+fn asked(cx: &StepContext<'_>) -> (Uuid, Way) {
+    match *cx.work {
+        Work::Relocate { server, way } => (server, way),
         _ => unreachable!("only a relocation has these steps"),
     }
 }
@@ -135,8 +135,8 @@ pub(super) fn pause(bytes: u64) -> Duration {
     Duration::from_secs(1 + bytes / BYTES_PER_SECOND)
 }
 
-fn target(cx: &StepContext<'_>) -> Result<Uuid, StepError> {
-    work(cx).map(|(server, _)| server)
+fn target(cx: &StepContext<'_>) -> Uuid {
+    asked(cx).0
 }
 
 fn is_online(cx: &StepContext<'_>) -> Result<bool, StepError> {
@@ -145,7 +145,7 @@ fn is_online(cx: &StepContext<'_>) -> Result<bool, StepError> {
 
 /// The database that is to take the place of the tenant's.
 fn incoming(cx: &StepContext<'_>) -> Result<DatabaseName, StepError> {
-    Ok(returning(cx)?.map_or_else(|| DatabaseName::build(cx.operation.id), DatabaseName::old))
+    Ok(returning(cx)?.map_or_else(|| cx.build(), DatabaseName::old))
 }
 
 /// What joins it to the tenant's, online.
@@ -160,13 +160,13 @@ fn returning(cx: &StepContext<'_>) -> Result<Option<Uuid>, StepError> {
 /// Finds out while the tenant is still served what would fail when its requests wait.
 async fn preflight(cx: &StepContext<'_>) -> Result<(), StepError> {
     require_settled(&cx.tenant)?;
-    let target_id = target(cx)?;
+    let target_id = target(cx);
     if cx.tenant.server_id == target_id {
         return Ok(());
     }
-    let source = cx.environment.server(cx.tenant.server_id).await?;
+    let source = cx.server().await?;
     let target = cx.environment.server(target_id).await?;
-    let owner = Owner { tenant: cx.tenant.id, operation: cx.operation.id };
+    let owner = cx.owner();
     cutover::refuse_stranger(&target, &cx.tenant.database, owner).await?;
     cutover::require_nothing_prepared(&source, &cx.tenant.database).await?;
     if goes_back(cx, &target).await? {
@@ -205,7 +205,7 @@ async fn require_extensions(used: &[String], target: &Server) -> Result<(), Step
 
 /// Whether what the tenant left there has followed ever since, so that it only has to take its place again.
 async fn goes_back(cx: &StepContext<'_>, target: &Server) -> Result<bool, StepError> {
-    let (target_id, way) = work(cx)?;
+    let (target_id, way) = asked(cx);
     let found = match way {
         Way::Offline => None,
         Way::Auto | Way::Online => cx.environment.way_back(&cx.tenant, target_id).await?,
@@ -232,7 +232,7 @@ async fn choose_way(
     source: &Server,
     target: &Server,
 ) -> Result<(), StepError> {
-    let (_, way) = work(cx)?;
+    let (_, way) = asked(cx);
     if way == Way::Offline {
         return cx.remember(ONLINE, &false).await;
     }
@@ -258,48 +258,48 @@ async fn choose_way(
 }
 
 async fn follow(cx: &StepContext<'_>) -> Result<(), StepError> {
-    if !is_online(cx)? || cx.tenant.server_id == target(cx)? {
+    if !is_online(cx)? || cx.tenant.server_id == target(cx) {
         return Ok(());
     }
     keep_to_way_back(cx).await?;
     if !is_online(cx)? {
         return Ok(());
     }
-    or_clear(cx, online::follow(cx, target(cx)?).await).await
+    or_clear(cx, online::follow(cx, target(cx)).await).await
 }
 
 /// Whoever goes back needs what follows, from the first step to the last; where that is lost, it goes as others do.
 async fn keep_to_way_back(cx: &StepContext<'_>) -> Result<(), StepError> {
     let Some(before) = returning(cx)? else { return Ok(()) };
-    let ends = online::Ends::of(cx, target(cx)?).await?;
+    let ends = online::Ends::of(cx, target(cx)).await?;
     preflight(cx).await?;
     if returning(cx)? == Some(before) { Ok(()) } else { back::withdraw(&ends).await }
 }
 
 async fn verify(cx: &StepContext<'_>) -> Result<(), StepError> {
-    if !is_online(cx)? || cx.tenant.server_id == target(cx)? {
+    if !is_online(cx)? || cx.tenant.server_id == target(cx) {
         return Ok(());
     }
     keep_to_way_back(cx).await?;
     if !is_online(cx)? {
         return Ok(());
     }
-    or_clear(cx, online::follow_verified(cx, target(cx)?).await).await
+    or_clear(cx, online::follow_verified(cx, target(cx)).await).await
 }
 
 async fn move_over(cx: &StepContext<'_>) -> Result<(), StepError> {
     // In the middle of a cutover, the database that is followed may be shut already, and have another name.
     let is_before = cx.tenant.state != TenantState::Restoring;
     if is_before {
-        cutover::clear_stale(cx, &incoming(cx)?, target(cx)?).await?;
+        cutover::clear_stale(cx, &incoming(cx)?, target(cx)).await?;
         verify(cx).await?;
-        if is_online(cx)? && cx.tenant.server_id != target(cx)? {
-            back::prepare(cx, &online::Ends::of(cx, target(cx)?).await?).await?;
+        if is_online(cx)? && cx.tenant.server_id != target(cx) {
+            back::prepare(cx, &online::Ends::of(cx, target(cx)).await?).await?;
         }
     }
     let incoming = Incoming {
         database: incoming(cx)?,
-        server_id: target(cx)?,
+        server_id: target(cx),
         schema: SchemaState { version: cx.tenant.schema_version, ..SchemaState::default() },
         arrival: if is_online(cx)? { Arrival::Followed(link(cx)?) } else { Arrival::Copied },
     };
@@ -338,7 +338,7 @@ async fn leave_old(cx: &StepContext<'_>) -> Result<(), StepError> {
     }
     cutover::leave_server(cx).await?;
     if let Some(operation) = returning(cx)? {
-        cx.lock.forget_retained(&DatabaseName::old(operation), target(cx)?).await?;
+        cx.lock.forget_retained(&DatabaseName::old(operation), target(cx)).await?;
     }
     match cutover::left_server(cx)? {
         Some(left) if is_online(cx)? => back::open(cx, left).await,
@@ -347,11 +347,11 @@ async fn leave_old(cx: &StepContext<'_>) -> Result<(), StepError> {
 }
 
 async fn let_go(cx: &StepContext<'_>) -> Result<(), StepError> {
-    cutover::let_go(cx, &incoming(cx)?, target(cx)?).await
+    cutover::let_go(cx, &incoming(cx)?, target(cx)).await
 }
 
 async fn clear(cx: &StepContext<'_>) -> Result<(), StepError> {
-    let target = target(cx)?;
+    let target = target(cx);
     if is_online(cx)? {
         return online::clear(cx, target).await;
     }
@@ -393,7 +393,7 @@ async fn dump(
 ) -> Result<(), StepError> {
     let fill = || copy_once(cx, source, retired, target).boxed();
     restore::with_lent_roles(cx, target, fill).await?;
-    let build = DatabaseName::build(cx.operation.id);
+    let build = cx.build();
     verify::compare(&source.connect(retired).await?, &target.connect(&build).await?).await
 }
 

@@ -43,7 +43,7 @@ struct Names {
 /// Finds out while the tenant is still served what could only fail in the cutover.
 async fn check_names(cx: &StepContext<'_>) -> Result<(), StepError> {
     require_settled(&cx.tenant)?;
-    let server = cx.environment.server(cx.tenant.server_id).await?;
+    let server = cx.server().await?;
     require_nothing_prepared(&server, &cx.tenant.database).await?;
     let new = names(cx)?;
     let database =
@@ -121,11 +121,9 @@ fn state_before(cx: &StepContext<'_>) -> Result<TenantState, StepError> {
 }
 
 fn names(cx: &StepContext<'_>) -> Result<Names, StepError> {
-    let Work::Rename { to: slug } = cx.work()? else {
-        unreachable!("only a rename has these steps")
-    };
+    let Work::Rename { to: slug } = cx.work else { unreachable!("only a rename has these steps") };
     let unfit = |error| StepError::Fail(Box::new(error), Some("choose another slug".to_owned()));
     let database = DatabaseName::tenant(slug.as_str()).map_err(unfit)?;
     let role = RoleName::tenant(slug.as_str()).map_err(unfit)?;
-    Ok(Names { slug, database, role })
+    Ok(Names { slug: slug.clone(), database, role })
 }

@@ -11,8 +11,8 @@ use tenantry_backup::{
     BackupKey, Manifest, RestoreError, RestoreRequest, Restored, TableRows, load_manifest, restore,
 };
 use tenantry_provisioning::{
-    DatabaseName, Owner, Possession, RoleName, Server, Source, current_version,
-    drop_link_publications, scram_verifier,
+    DatabaseName, Possession, RoleName, Server, Source, current_version, drop_link_publications,
+    scram_verifier,
 };
 use uuid::Uuid;
 
@@ -71,7 +71,7 @@ struct Origin {
 }
 
 async fn origin(cx: &StepContext<'_>) -> Result<Origin, StepError> {
-    let (backup, server_id) = match cx.work()? {
+    let (backup, server_id) = match *cx.work {
         Work::Restore { backup, server } => (backup, server.unwrap_or(cx.tenant.server_id)),
         Work::RestoreTable { backup, .. } | Work::RestoreAs { backup, .. } => {
             (backup, cx.tenant.server_id)
@@ -83,7 +83,7 @@ async fn origin(cx: &StepContext<'_>) -> Result<Origin, StepError> {
     let manifest = load_manifest(cx.environment.store()?, owner, backup).await?;
     let key = catalog.backup_key_of(&manifest).await?.open;
     // Into the place of a tenant's database comes nothing but its own.
-    let tenant = if cx.work()?.makes_tenant() { owner } else { cx.tenant.id };
+    let tenant = if cx.work.makes_tenant() { owner } else { cx.tenant.id };
     manifest.verify(&key, tenant).map_err(RestoreError::from)?;
     let server = cx.environment.server(server_id).await?;
     Ok(Origin { manifest, key, server })
@@ -116,7 +116,7 @@ pub(super) async fn with_lent_roles<'a, T>(
     server: &Server,
     attempt: impl Fn() -> BoxFuture<'a, Result<T, StepError>>,
 ) -> Result<T, StepError> {
-    let owner = Owner { tenant: cx.tenant.id, operation: cx.operation.id };
+    let owner = cx.owner();
     let mut lent: Vec<RoleName> = recall_lent(cx)?;
     let restored = loop {
         let restored = attempt().await;
@@ -131,7 +131,7 @@ pub(super) async fn with_lent_roles<'a, T>(
         }
     };
     if restored.is_ok() {
-        let build = DatabaseName::build(cx.operation.id);
+        let build = cx.build();
         server.adopt_large_objects(&build, &cx.tenant.role).await?;
         drop_link_publications(&*server.connect(&build).await?).await?;
     }
@@ -178,7 +178,7 @@ pub(super) async fn empty_build(
     cx: &StepContext<'_>,
     server: &Server,
 ) -> Result<Vec<(&'static str, String)>, StepError> {
-    let build = DatabaseName::build(cx.operation.id);
+    let build = cx.build();
     provision::drop_build(server, cx.operation.id).await?;
     server.create_build(&build, Source::Zero).await?;
     server.open_build(&build).await?;
@@ -187,7 +187,7 @@ pub(super) async fn empty_build(
 
 /// A tenant that is being made from a backup is none of these yet, nor is anything at stake.
 pub(super) fn require_state(cx: &StepContext<'_>) -> Result<(), StepError> {
-    if cx.work()?.makes_tenant() { Ok(()) } else { require_settled(&cx.tenant) }
+    if cx.work.makes_tenant() { Ok(()) } else { require_settled(&cx.tenant) }
 }
 
 async fn verify(cx: &StepContext<'_>) -> Result<(), StepError> {
@@ -202,7 +202,7 @@ pub(super) async fn compare(
     tables: &[TableRows],
     schema_version: i64,
 ) -> Result<(), StepError> {
-    let session = server.connect(&DatabaseName::build(cx.operation.id)).await?;
+    let session = server.connect(&cx.build()).await?;
     if let Some(table) = difference(tables, &count_rows(&session).await?) {
         return Err(StepError::fail(
             format!("the restored database differs from the backup in {table}"),
@@ -233,8 +233,8 @@ pub(super) fn difference(backed_up: &[TableRows], restored: &[TableRows]) -> Opt
 
 /// Brings the restored database to the version that the live one has, so that the application fits it.
 pub(super) async fn migrate_beside(cx: &StepContext<'_>) -> Result<(), StepError> {
-    let server = cx.environment.server(target(cx)?).await?;
-    migrate(cx, &server, &DatabaseName::build(cx.operation.id)).await
+    let server = cx.environment.server(target(cx)).await?;
+    migrate(cx, &server, &cx.build()).await
 }
 
 /// Brings a database that is not served yet to the newest files; unless nobody has said yet which files made it,
@@ -302,19 +302,19 @@ pub(super) fn incoming(
 }
 
 pub(super) async fn cut_over(cx: &StepContext<'_>) -> Result<(), StepError> {
-    let server = cx.environment.server(target(cx)?).await?;
-    let build = DatabaseName::build(cx.operation.id);
+    let server = cx.environment.server(target(cx)).await?;
+    let build = cx.build();
     if is_behind(cx, &server, &build).await? {
         server.open_build(&build).await?;
         migrate(cx, &server, &build).await?;
     }
-    let incoming = incoming(cx, build, target(cx)?)?;
+    let incoming = incoming(cx, build, target(cx))?;
     cutover::cut_over(cx, &incoming).await
 }
 
 /// A backup whose data is served is a good one.
 async fn prove_backup(cx: &StepContext<'_>) -> Result<(), StepError> {
-    let Work::Restore { backup, .. } = cx.work()? else {
+    let Work::Restore { backup, .. } = *cx.work else {
         unreachable!("only a restore in place has this step")
     };
     Ok(cx.lock.prove_backup(backup).await?)
@@ -322,20 +322,20 @@ async fn prove_backup(cx: &StepContext<'_>) -> Result<(), StepError> {
 
 /// Gives up before the cutover has come to its end: the live database is served again.
 pub(super) async fn let_go(cx: &StepContext<'_>) -> Result<(), StepError> {
-    cutover::let_go(cx, &DatabaseName::build(cx.operation.id), target(cx)?).await
+    cutover::let_go(cx, &cx.build(), target(cx)).await
 }
 
 pub(super) async fn drop_build(cx: &StepContext<'_>) -> Result<(), StepError> {
-    let server = cx.environment.server(target(cx)?).await?;
+    let server = cx.environment.server(target(cx)).await?;
     provision::drop_build(&server, cx.operation.id).await
 }
 
 /// The server that a restore goes to.
-pub(super) fn target(cx: &StepContext<'_>) -> Result<Uuid, StepError> {
-    match cx.work()? {
+pub(super) fn target(cx: &StepContext<'_>) -> Uuid {
+    match *cx.work {
         Work::Restore { server: Some(server), .. }
-        | Work::RestoreAt { server: Some(server), .. } => Ok(server),
-        _ => Ok(cx.tenant.server_id),
+        | Work::RestoreAt { server: Some(server), .. } => server,
+        _ => cx.tenant.server_id,
     }
 }
 
@@ -345,30 +345,30 @@ pub(super) async fn unless_there(
     cx: &StepContext<'_>,
     step: BoxFuture<'_, Result<(), StepError>>,
 ) -> Result<(), StepError> {
-    let server = cx.environment.server(cx.tenant.server_id).await?;
+    let server = cx.server().await?;
     if provision::is_done(cx, &server).await? { Ok(()) } else { step.await }
 }
 
 pub(super) async fn take_possession(cx: &StepContext<'_>) -> Result<(), StepError> {
-    let server = cx.environment.server(cx.tenant.server_id).await?;
+    let server = cx.server().await?;
     let password = cx.environment.catalog.tenant_password(cx.tenant.id).await?;
     let verifier = scram_verifier(&password);
-    let from = DatabaseName::build(cx.operation.id);
-    let owner = Owner { tenant: cx.tenant.id, operation: cx.operation.id };
+    let from = cx.build();
+    let owner = cx.owner();
     let (database, role, epoch) = (&cx.tenant.database, &cx.tenant.role, cx.tenant.epoch);
-    let (verifier, login) = (verifier.as_str(), !comes_suspended(cx)?);
+    let (verifier, login) = (verifier.as_str(), !comes_suspended(cx));
     let possession = Possession { from: &from, database, role, verifier, login, owner, epoch };
     Ok(server.take_possession(possession).await?)
 }
 
 pub(super) async fn activate(cx: &StepContext<'_>) -> Result<(), StepError> {
-    let server = cx.environment.server(cx.tenant.server_id).await?;
+    let server = cx.server().await?;
     provision::prove_isolation(cx, &server, cx.tenant.epoch).await?;
     let schema = match migrated(cx)? {
         Some(schema) => schema,
         None => found(cx, &server).await?,
     };
-    let state = if comes_suspended(cx)? { TenantState::Suspended } else { TenantState::Active };
+    let state = if comes_suspended(cx) { TenantState::Suspended } else { TenantState::Active };
     Ok(cx.lock.serve(&cx.tenant, state, cx.tenant.epoch, &schema).await?)
 }
 
@@ -383,8 +383,8 @@ async fn found(cx: &StepContext<'_>, server: &Server) -> Result<SchemaState, Ste
     Ok(SchemaState { version, repeatables: None, track })
 }
 
-fn comes_suspended(cx: &StepContext<'_>) -> Result<bool, StepError> {
-    Ok(matches!(cx.work()?, Work::RestoreAs { suspended: true, .. }))
+fn comes_suspended(cx: &StepContext<'_>) -> bool {
+    matches!(cx.work, Work::RestoreAs { suspended: true, .. })
 }
 
 #[cfg(test)]

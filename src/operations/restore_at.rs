@@ -97,10 +97,10 @@ struct Then {
     schema_version: i64,
 }
 
-fn wanted(cx: &StepContext<'_>) -> Result<Wanted, StepError> {
-    match cx.work()? {
-        Work::RestoreAt { at, archive, .. } => Ok(Wanted { tenant: cx.tenant.id, at, archive }),
-        Work::RestoreAtAs { at, archive, of } => Ok(Wanted { tenant: of, at, archive }),
+fn wanted(cx: &StepContext<'_>) -> Wanted {
+    match *cx.work {
+        Work::RestoreAt { at, archive, .. } => Wanted { tenant: cx.tenant.id, at, archive },
+        Work::RestoreAtAs { at, archive, of } => Wanted { tenant: of, at, archive },
         _ => unreachable!("only a restore to a point in time has these steps"),
     }
 }
@@ -134,14 +134,14 @@ async fn verify(cx: &StepContext<'_>) -> Result<(), StepError> {
     let then: Then = cx.recall(THEN)?.ok_or_else(|| {
         StepError::fail("what the tenant had then was not written down", "restore it again")
     })?;
-    let server = cx.environment.server(restore::target(cx)?).await?;
+    let server = cx.environment.server(restore::target(cx)).await?;
     restore::compare(cx, &server, &then.tables, then.schema_version).await
 }
 
 /// Whether an earlier attempt has copied all there is: it is written down only then.
 async fn is_copied(cx: &StepContext<'_>) -> Result<bool, StepError> {
-    let server = cx.environment.server(restore::target(cx)?).await?;
-    let build = server.database(&DatabaseName::build(cx.operation.id)).await?;
+    let server = cx.environment.server(restore::target(cx)).await?;
+    let build = server.database(&cx.build()).await?;
     Ok(build.is_some() && cx.recall::<Then>(THEN)?.is_some())
 }
 
@@ -150,7 +150,7 @@ async fn ensure_restored(cx: &StepContext<'_>, cluster: &RestoredCluster) -> Res
     if scratch::is_restored(cluster) {
         return Ok(());
     }
-    let Wanted { tenant, at, archive } = wanted(cx)?;
+    let Wanted { tenant, at, archive } = wanted(cx);
     let settings = scratch::settings(cx.environment)?;
     let name = server_name(cx, archive).await?;
     let stanza = settings.stanza(&name)?;
@@ -226,7 +226,7 @@ async fn databases_of_others(live: &Server, backup: &BaseBackup, tenant: Uuid) -
 
 /// Has the server of then recover, and copies the tenant's database from it.
 async fn copy_from(cx: &StepContext<'_>, cluster: &RestoredCluster) -> Result<(), StepError> {
-    let Wanted { at, archive, .. } = wanted(cx)?;
+    let Wanted { at, archive, .. } = wanted(cx);
     let running = cluster.start().await.map_err(|error| explain(error, at))?;
     let user = cx.environment.server(archive).await?.url().user().to_owned();
     let then = Server::new(ServerUrl::parse(&running.address(&user))?, 1);
@@ -252,7 +252,7 @@ fn explain(error: EmbeddedError, at: Timestamp) -> StepError {
 }
 
 async fn copy_tenant(cx: &StepContext<'_>, then: &Server) -> Result<(), StepError> {
-    let Wanted { tenant, at, .. } = wanted(cx)?;
+    let Wanted { tenant, at, .. } = wanted(cx);
     let database = find(then, tenant).await?.ok_or_else(|| {
         StepError::fail(
             format!("the server had no database of this tenant at {at}"),
@@ -268,7 +268,7 @@ async fn copy_tenant(cx: &StepContext<'_>, then: &Server) -> Result<(), StepErro
     let total_bytes = table_bytes(&session).await?;
     let from = then.url().with_database(database.as_str()).libpq_env();
 
-    let server = cx.environment.server(restore::target(cx)?).await?;
+    let server = cx.environment.server(restore::target(cx)).await?;
     let attempt = || {
         async {
             let (tools, _) = cx.environment.tools(&server).await?;

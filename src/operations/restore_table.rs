@@ -22,9 +22,9 @@ pub(super) const PLAN: Plan = Plan {
 };
 
 /// The table and the schema that it comes to.
-fn wanted(cx: &StepContext<'_>) -> Result<(String, String), StepError> {
-    match cx.work()? {
-        Work::RestoreTable { table, schema, .. } => Ok((table, schema)),
+fn wanted<'a>(cx: &StepContext<'a>) -> (&'a str, &'a str) {
+    match cx.work {
+        Work::RestoreTable { table, schema, .. } => (table, schema),
         _ => unreachable!("only the restore of a table has these steps"),
     }
 }
@@ -35,14 +35,14 @@ async fn restore_scratch(cx: &StepContext<'_>) -> Result<(), StepError> {
 }
 
 async fn copy_table(cx: &StepContext<'_>) -> Result<(), StepError> {
-    let (table, schema) = wanted(cx)?;
-    let server = cx.environment.server(cx.tenant.server_id).await?;
+    let (table, schema) = wanted(cx);
+    let server = cx.server().await?;
     let live = server.connect(&cx.tenant.database).await?;
     if has_schema(&live, &schema).await? {
         // It came in one transaction, so it is all there.
         return Ok(());
     }
-    let scratch = DatabaseName::build(cx.operation.id);
+    let scratch = cx.build();
     set_apart(&server, &scratch, &table, &schema).await?;
     let (tools, _) = cx.environment.tools(&server).await?;
     let env = |database: &DatabaseName| server.url().with_database(database.as_str()).libpq_env();
@@ -53,7 +53,7 @@ async fn copy_table(cx: &StepContext<'_>) -> Result<(), StepError> {
 }
 
 async fn drop_scratch(cx: &StepContext<'_>) -> Result<(), StepError> {
-    let server = cx.environment.server(cx.tenant.server_id).await?;
+    let server = cx.server().await?;
     provision::drop_build(&server, cx.operation.id).await
 }
 

@@ -32,7 +32,7 @@ async fn choose_password(cx: &StepContext<'_>) -> Result<(), StepError> {
 
 async fn change_role(cx: &StepContext<'_>) -> Result<(), StepError> {
     let password = cx.environment.catalog.open_tenant_password(cx.tenant.id, &sealed(cx)?)?;
-    let server = cx.environment.server(cx.tenant.server_id).await?;
+    let server = cx.server().await?;
     let verifier = scram_verifier(&password);
     Ok(server.rotate_password(&cx.tenant.role, cx.tenant.id, &verifier).await?)
 }
@@ -44,7 +44,7 @@ async fn tell_routers(cx: &StepContext<'_>) -> Result<(), StepError> {
 /// The catalog's word was never changed.
 async fn keep_password(cx: &StepContext<'_>) -> Result<(), StepError> {
     let password = cx.environment.catalog.tenant_password(cx.tenant.id).await?;
-    let server = cx.environment.server(cx.tenant.server_id).await?;
+    let server = cx.server().await?;
     let verifier = scram_verifier(&password);
     Ok(server.rotate_password(&cx.tenant.role, cx.tenant.id, &verifier).await?)
 }

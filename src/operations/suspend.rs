@@ -47,9 +47,7 @@ struct Word {
 }
 
 async fn stop_routing(cx: &StepContext<'_>) -> Result<(), StepError> {
-    let Work::Suspend { reason } = cx.work()? else {
-        unreachable!("only a suspension has this step")
-    };
+    let Work::Suspend { reason } = cx.work else { unreachable!("only a suspension has this step") };
     have_a_say(cx).await?;
     Ok(cx.lock.set_state(TenantState::Suspended, reason.as_deref()).await?)
 }
@@ -129,11 +127,11 @@ fn overruled(by: &str) -> StepError {
 }
 
 async fn shut_out(cx: &StepContext<'_>) -> Result<(), StepError> {
-    let server = cx.environment.server(cx.tenant.server_id).await?;
+    let server = cx.server().await?;
     Ok(server.disable_login(&cx.tenant.role, cx.tenant.id).await?)
 }
 
 async fn let_in(cx: &StepContext<'_>) -> Result<(), StepError> {
-    let server = cx.environment.server(cx.tenant.server_id).await?;
+    let server = cx.server().await?;
     Ok(server.enable_login(&cx.tenant.role, cx.tenant.id).await?)
 }

@@ -23,16 +23,16 @@ pub(super) const PLAN: Plan = Plan {
 };
 
 /// The database that was replaced, and its server.
-fn replaced(cx: &StepContext<'_>) -> Result<(DatabaseName, Uuid), StepError> {
-    match cx.work()? {
-        Work::UndoRestore { operation, server } => Ok((DatabaseName::old(operation), server)),
+fn replaced(cx: &StepContext<'_>) -> (DatabaseName, Uuid) {
+    match *cx.work {
+        Work::UndoRestore { operation, server } => (DatabaseName::old(operation), server),
         _ => unreachable!("only an undo has these steps"),
     }
 }
 
 /// Sees that it is not dropped in the middle of this, although its time may come.
 async fn keep_replaced(cx: &StepContext<'_>) -> Result<(), StepError> {
-    let (database, _) = replaced(cx)?;
+    let (database, _) = replaced(cx);
     let left = cx.environment.catalog.left_by(&cx.tenant).await?;
     if left.iter().any(|left| left.is_following() && DatabaseName::old(left.operation) == database)
     {
@@ -56,7 +56,7 @@ async fn keep_replaced(cx: &StepContext<'_>) -> Result<(), StepError> {
 
 /// Files may have been added since: the application of today has to fit the database of then.
 async fn migrate_beside(cx: &StepContext<'_>) -> Result<(), StepError> {
-    let (database, server_id) = replaced(cx)?;
+    let (database, server_id) = replaced(cx);
     let server = cx.environment.server(server_id).await?;
     // For the administrator alone: the tenant's role lost its right when it was replaced.
     server.unfence(&database, cx.tenant.id).await?;
@@ -66,7 +66,7 @@ async fn migrate_beside(cx: &StepContext<'_>) -> Result<(), StepError> {
 }
 
 async fn cut_over(cx: &StepContext<'_>) -> Result<(), StepError> {
-    let (database, server_id) = replaced(cx)?;
+    let (database, server_id) = replaced(cx);
     let server = cx.environment.server(server_id).await?;
     if restore::is_behind(cx, &server, &database).await? {
         migrate_beside(cx).await?;
@@ -81,31 +81,31 @@ async fn carry_sequences(
     server: &Server,
     replaced: &DatabaseName,
 ) -> Result<(), StepError> {
-    let Work::UndoRestore { operation, .. } = cx.work()? else { return Ok(()) };
+    let Work::UndoRestore { operation, .. } = *cx.work else { return Ok(()) };
     let catalog = &cx.environment.catalog;
     if cx.tenant.state == TenantState::Restoring
         || !catalog.has_followed(cx.tenant.id, operation).await?
     {
         return Ok(());
     }
-    let home = cx.environment.server(cx.tenant.server_id).await?;
+    let home = cx.server().await?;
     let here = home.connect(&cx.tenant.database).await?;
     relocate::carry_sequences(&here, &server.connect(replaced).await?).await
 }
 
 async fn leave_server(cx: &StepContext<'_>) -> Result<(), StepError> {
-    let (database, server_id) = replaced(cx)?;
+    let (database, server_id) = replaced(cx);
     cx.lock.forget_retained(&database, server_id).await?;
     cutover::leave_server(cx).await
 }
 
 async fn let_go(cx: &StepContext<'_>) -> Result<(), StepError> {
-    let (database, server_id) = replaced(cx)?;
+    let (database, server_id) = replaced(cx);
     cutover::let_go(cx, &database, server_id).await
 }
 
 async fn shut_replaced(cx: &StepContext<'_>) -> Result<(), StepError> {
-    let (database, server_id) = replaced(cx)?;
+    let (database, server_id) = replaced(cx);
     let server = cx.environment.server(server_id).await?;
     match server.fence(&database, cx.tenant.id).await {
         Err(tenantry_provisioning::Error::Missing { .. }) => Ok(()),

@@ -84,7 +84,7 @@ pub(super) async fn still_stands(cx: &StepContext<'_>) -> Result<Option<Uuid>, S
         return Ok(None);
     }
     let Ok(before) = serde_json::from_value::<Witness>(witness) else { return Ok(None) };
-    let server = cx.environment.server(cx.tenant.server_id).await?;
+    let server = cx.server().await?;
     let session = server.connect(&cx.tenant.database).await?;
     let looked_at = Timestamp::now();
     if !is_quiet(&session).await? || Witness::of(cx, &server, &session).await? != Some(before) {

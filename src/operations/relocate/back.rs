@@ -115,7 +115,7 @@ async fn follow(
     };
     let (operation, tenant) = (cx.operation.id, cx.tenant.id);
     let (link, old) = (Link::Back(operation), DatabaseName::old(operation));
-    let home = cx.environment.server(cx.tenant.server_id).await?;
+    let home = cx.server().await?;
     let there = cx.environment.server(left).await?;
     if home.slot(link).await?.is_none() {
         return Err(StepError::fail("its replication slot is gone", ""));

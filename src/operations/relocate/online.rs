@@ -129,12 +129,12 @@ pub(in crate::operations) async fn drain(
 
 impl Ends {
     pub(super) async fn of(cx: &StepContext<'_>, target: Uuid) -> Result<Self, StepError> {
-        let source = cx.environment.server(cx.tenant.server_id).await?;
+        let source = cx.server().await?;
         Self::between(cx, source, cx.environment.server(target).await?)
     }
 
     fn between(cx: &StepContext<'_>, source: Server, target: Server) -> Result<Self, StepError> {
-        let owner = Owner { tenant: cx.tenant.id, operation: cx.operation.id };
+        let owner = cx.owner();
         let (follower, live) = (super::incoming(cx)?, cx.tenant.database.clone());
         Ok(Self { source, target, follower, live, link: super::link(cx)?, owner })
     }

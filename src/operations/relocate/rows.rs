@@ -91,7 +91,7 @@ pub(super) async fn copy(
         return Ok(obstacle);
     }
     provision::drop_build(target, cx.operation.id).await?;
-    let build = DatabaseName::build(cx.operation.id);
+    let build = cx.build();
     target.create_clone(&build, &template).await?;
     let there = target.connect_apart(&build).await?;
     let blank = if let Some(blank) = known {

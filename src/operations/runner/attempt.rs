@@ -226,7 +226,7 @@ impl Runner {
             };
             let environment = &self.environment;
             let context =
-                StepContext { environment, operation: record, tenant, lock, files, memory };
+                StepContext { environment, operation: record, work, tenant, lock, files, memory };
             (step.run)(&context).await?;
             if !std::mem::take(&mut again) {
                 break;
