@@ -154,7 +154,7 @@ pub enum CatalogError {
     Unreachable(#[source] tenantry_provisioning::Error),
     /// The catalog's PostgreSQL refused a statement.
     #[error("the catalog refused a statement: {}", describe(.0))]
-    Database(#[source] tokio_postgres::Error),
+    Database(#[from] tokio_postgres::Error),
     /// The schema could not be brought up to date.
     #[error("the catalog's schema could not be migrated")]
     Migration(#[source] refinery_core::Error),
@@ -247,10 +247,7 @@ impl Catalog {
     pub async fn init(&self) -> Result<(), CatalogError> {
         self.ensure_database().await?;
         let mut session = self.url().connect().await.map_err(CatalogError::Unreachable)?;
-        session
-            .execute("select pg_advisory_lock($1)", &[&MIGRATION_LOCK])
-            .await
-            .map_err(CatalogError::Database)?;
+        session.execute("select pg_advisory_lock($1)", &[&MIGRATION_LOCK]).await?;
         if let Some(found) = schema_version(&session).await?
             && found > newest_version()
         {
@@ -273,8 +270,7 @@ impl Catalog {
                  on conflict (name) do nothing",
                 &[&check],
             )
-            .await
-            .map_err(CatalogError::Database)?;
+            .await?;
         self.verify().await
     }
 
@@ -318,7 +314,7 @@ impl Catalog {
             .map_err(|error| CatalogError::Corrupt(error.to_string()))?;
         match session.batch_execute(&format!("create database {}", name.quoted())).await {
             Err(error) if error.code() == Some(&SqlState::DUPLICATE_DATABASE) => Ok(()),
-            other => other.map_err(CatalogError::Database),
+            other => Ok(other?),
         }
     }
 
@@ -386,7 +382,7 @@ async fn schema_version(client: &tokio_postgres::Client) -> Result<Option<i64>, 
     match result {
         Ok(row) => Ok(row.get(0)),
         Err(error) if error.code() == Some(&SqlState::UNDEFINED_TABLE) => Ok(None),
-        Err(error) => Err(CatalogError::Database(error)),
+        Err(error) => Err(error.into()),
     }
 }
 

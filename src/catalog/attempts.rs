@@ -18,7 +18,7 @@ impl Catalog {
     ) -> Result<Option<Duration>, CatalogError> {
         let seconds = window.as_secs_f64();
         let mut client = self.client().await?;
-        let transaction = client.transaction().await.map_err(CatalogError::Database)?;
+        let transaction = client.transaction().await?;
         let mut keys: Vec<&[u8]> = keys.iter().map(Vec::as_slice).collect();
         // Always in the same order, or two requests could wait for each other.
         keys.sort_unstable();
@@ -51,7 +51,7 @@ impl Catalog {
             &[&keys, &seconds],
         )
         .await?;
-        transaction.commit().await.map_err(CatalogError::Database)?;
+        transaction.commit().await?;
         Ok(None)
     }
 }

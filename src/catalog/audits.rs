@@ -85,7 +85,7 @@ impl Catalog {
     ) -> Result<(), CatalogError> {
         let FindingCounts { critical, high, medium, low } = summary.findings;
         let mut client = self.client().await?;
-        let transaction = client.transaction().await.map_err(CatalogError::Database)?;
+        let transaction = client.transaction().await?;
         execute(
             &transaction,
             "-- audits::record
@@ -111,7 +111,7 @@ impl Catalog {
         let detail = json!({ "audit": summary.id, "complete": complete, "findings": findings });
         let (actor, action) = (summary.requested_by.as_str(), "audit.made");
         audit_log::record(&transaction, &Event { actor, action, tenant: None, detail }).await?;
-        transaction.commit().await.map_err(CatalogError::Database)
+        Ok(transaction.commit().await?)
     }
 
     /// Forgets reports that are older than 90 days. The newest of the fleet, of each choice of tenants, and of
@@ -212,7 +212,7 @@ impl Catalog {
     pub async fn accept_finding(&self, acceptance: &Acceptance) -> Result<(), CatalogError> {
         let Acceptance { finding, reason, accepted_by, until } = acceptance;
         let mut client = self.client().await?;
-        let transaction = client.transaction().await.map_err(CatalogError::Database)?;
+        let transaction = client.transaction().await?;
         execute(
             &transaction,
             "-- audits::accept
@@ -226,7 +226,7 @@ impl Catalog {
         let detail = json!({ "finding": finding, "reason": reason, "until": until });
         let event = Event { actor: accepted_by, action: "finding.accepted", tenant: None, detail };
         audit_log::record(&transaction, &event).await?;
-        transaction.commit().await.map_err(CatalogError::Database)
+        Ok(transaction.commit().await?)
     }
 }
 

@@ -149,7 +149,7 @@ impl Catalog {
     /// too many have failed in a row, nor of those in none. One replica at a time looks.
     pub async fn catch_up_in_background(&self) -> Result<Option<CatchingUp>, CatalogError> {
         let mut client = self.client().await?;
-        let transaction = client.transaction().await.map_err(CatalogError::Database)?;
+        let transaction = client.transaction().await?;
         let mine = one(
             &transaction,
             "-- catching_up::look
@@ -194,7 +194,7 @@ impl Catalog {
         for row in &next {
             ask(&transaction, row.get(0), CatchUpMode::Background).await?;
         }
-        transaction.commit().await.map_err(CatalogError::Database)?;
+        transaction.commit().await?;
         Ok(Some(status))
     }
 }

@@ -16,7 +16,7 @@ impl Catalog {
         operation: &NewOperation<'_>,
     ) -> Result<OperationRecord, CatalogError> {
         let mut client = self.client().await?;
-        let transaction = client.transaction().await.map_err(CatalogError::Database)?;
+        let transaction = client.transaction().await?;
         let record = self.insert_tenant(&transaction, id, new, operation).await?;
         if let Some(mask) = mask {
             execute(
@@ -26,7 +26,7 @@ impl Catalog {
             )
             .await?;
         }
-        transaction.commit().await.map_err(CatalogError::Database)?;
+        transaction.commit().await?;
         Ok(record)
     }
 

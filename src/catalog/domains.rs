@@ -38,7 +38,7 @@ impl Catalog {
         let mut bytes = [0; 16];
         rand::fill(&mut bytes).expect("the system has randomness");
         let mut client = self.client().await?;
-        let transaction = client.transaction().await.map_err(CatalogError::Database)?;
+        let transaction = client.transaction().await?;
         let added = execute(
             &transaction,
             "-- domains::add
@@ -60,7 +60,7 @@ impl Catalog {
             &[&tenant, &domain.as_str()],
         )
         .await?;
-        transaction.commit().await.map_err(CatalogError::Database)?;
+        transaction.commit().await?;
         from_row(&row)
     }
 
@@ -74,7 +74,7 @@ impl Catalog {
     ) -> Result<Domain, CatalogError> {
         let (tenant, domain) = (self.tenant(slug).await?.id, &seen.domain);
         let mut client = self.client().await?;
-        let transaction = client.transaction().await.map_err(CatalogError::Database)?;
+        let transaction = client.transaction().await?;
         let row = maybe(
             &transaction,
             "-- domains::verified
@@ -91,7 +91,7 @@ impl Catalog {
         let detail = json!({ "domain": domain });
         let event = Event { actor: by, action: "domain.verified", tenant: Some(slug), detail };
         audit_log::record(&transaction, &event).await?;
-        transaction.commit().await.map_err(CatalogError::Database)?;
+        transaction.commit().await?;
         Ok(verified)
     }
 
@@ -104,7 +104,7 @@ impl Catalog {
     ) -> Result<(), CatalogError> {
         let tenant = self.tenant(slug).await?.id;
         let mut client = self.client().await?;
-        let transaction = client.transaction().await.map_err(CatalogError::Database)?;
+        let transaction = client.transaction().await?;
         let removed = execute(
             &transaction,
             "-- domains::remove
@@ -118,7 +118,7 @@ impl Catalog {
         let detail = json!({ "domain": domain });
         let event = Event { actor: by, action: "domain.removed", tenant: Some(slug), detail };
         audit_log::record(&transaction, &event).await?;
-        transaction.commit().await.map_err(CatalogError::Database)
+        Ok(transaction.commit().await?)
     }
 
     /// The domains of a tenant.

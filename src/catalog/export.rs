@@ -64,8 +64,7 @@ impl Catalog {
             .isolation_level(tokio_postgres::IsolationLevel::RepeatableRead)
             .read_only(true)
             .start()
-            .await
-            .map_err(CatalogError::Database)?;
+            .await?;
         let mut tables = BTreeMap::new();
         for (table, kept) in TABLES {
             let sql = format!(
@@ -76,7 +75,7 @@ impl Catalog {
             let Value::Array(rows) = rows else { unreachable!("an aggregate is an array") };
             tables.insert(table.to_owned(), rows);
         }
-        transaction.commit().await.map_err(CatalogError::Database)?;
+        transaction.commit().await?;
         Ok(CatalogExport {
             format: FORMAT,
             exported_at: Timestamp::now(),

@@ -48,7 +48,7 @@ impl Catalog {
     /// Lets nobody be migrated beyond a version.
     pub async fn freeze_at(&self, version: i64, by: &str) -> Result<Freeze, CatalogError> {
         let mut client = self.client().await?;
-        let transaction = client.transaction().await.map_err(CatalogError::Database)?;
+        let transaction = client.transaction().await?;
         let row = one(
             &transaction,
             "-- freeze::set
@@ -62,14 +62,14 @@ impl Catalog {
         let detail = json!({ "before": row.get::<_, Option<i64>>("before"), "version": version });
         let event = Event { actor: by, action: "migrations.frozen", tenant: None, detail };
         audit_log::record(&transaction, &event).await?;
-        transaction.commit().await.map_err(CatalogError::Database)?;
+        transaction.commit().await?;
         Ok(Freeze::from_row(&row))
     }
 
     /// Lets everybody be migrated again; returns what was in force.
     pub async fn unfreeze(&self, by: &str) -> Result<Option<Freeze>, CatalogError> {
         let mut client = self.client().await?;
-        let transaction = client.transaction().await.map_err(CatalogError::Database)?;
+        let transaction = client.transaction().await?;
         let lifted = maybe(
             &transaction,
             "-- freeze::lift\ndelete from schema_freeze returning version, frozen_by, frozen_at",
@@ -82,7 +82,7 @@ impl Catalog {
             let event = Event { actor: by, action: "migrations.unfrozen", tenant: None, detail };
             audit_log::record(&transaction, &event).await?;
         }
-        transaction.commit().await.map_err(CatalogError::Database)?;
+        transaction.commit().await?;
         Ok(lifted)
     }
 }

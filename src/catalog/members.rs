@@ -107,12 +107,12 @@ impl Catalog {
     ) -> Result<(), CatalogError> {
         let tenant = self.tenant(slug).await?.id;
         let mut client = self.client().await?;
-        let transaction = client.transaction().await.map_err(CatalogError::Database)?;
+        let transaction = client.transaction().await?;
         insert(&transaction, tenant, user, role).await?;
         let detail = json!({ "issuer": user.issuer, "subject": user.subject, "role": role });
         let event = Event { actor: by, action: "member.added", tenant: Some(slug), detail };
         audit_log::record(&transaction, &event).await?;
-        transaction.commit().await.map_err(CatalogError::Database)
+        Ok(transaction.commit().await?)
     }
 
     /// Ends a membership.
@@ -124,7 +124,7 @@ impl Catalog {
     ) -> Result<(), CatalogError> {
         let tenant = self.tenant(slug).await?.id;
         let mut client = self.client().await?;
-        let transaction = client.transaction().await.map_err(CatalogError::Database)?;
+        let transaction = client.transaction().await?;
         let removed = execute(
             &transaction,
             "-- members::remove
@@ -138,7 +138,7 @@ impl Catalog {
         let detail = json!({ "issuer": user.issuer, "subject": user.subject });
         let event = Event { actor: by, action: "member.removed", tenant: Some(slug), detail };
         audit_log::record(&transaction, &event).await?;
-        transaction.commit().await.map_err(CatalogError::Database)
+        Ok(transaction.commit().await?)
     }
 
     /// The members of a tenant.

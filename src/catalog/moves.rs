@@ -45,7 +45,7 @@ impl Catalog {
     /// or a new one.
     pub async fn begin_drain(&self, name: &str) -> Result<Uuid, CatalogError> {
         let mut client = self.client().await?;
-        let transaction = client.transaction().await.map_err(CatalogError::Database)?;
+        let transaction = client.transaction().await?;
         let before = maybe(
             &transaction,
             "-- moves::drain_of\nselect drain from servers where name = $1 for no key update",
@@ -70,7 +70,7 @@ impl Catalog {
         let detail = json!({ "server": name, "batch": batch });
         let event = Event { actor: self.by(), action: "server.draining", tenant: None, detail };
         audit_log::record(&transaction, &event).await?;
-        transaction.commit().await.map_err(CatalogError::Database)?;
+        transaction.commit().await?;
         Ok(batch)
     }
 
@@ -119,7 +119,7 @@ impl Catalog {
         batch: Uuid,
     ) -> Result<(), CatalogError> {
         let mut client = self.client().await?;
-        let transaction = client.transaction().await.map_err(CatalogError::Database)?;
+        let transaction = client.transaction().await?;
         require_room(&transaction, moves).await?;
         let ids: Vec<Uuid> = moves.iter().map(|(_, new)| new.id).collect();
         let tenants: Vec<Uuid> = moves.iter().map(|(_, new)| new.tenant_id).collect();
@@ -137,7 +137,7 @@ impl Catalog {
         let detail = json!({ "batch": batch, "kind": "relocate", "tenants": moves.len() });
         let event = Event { actor: self.by(), action: "batch.asked", tenant: None, detail };
         audit_log::record(&transaction, &event).await?;
-        transaction.commit().await.map_err(CatalogError::Database)
+        Ok(transaction.commit().await?)
     }
 }
 

@@ -108,7 +108,7 @@ impl Catalog {
         items: &[(BatchItem, serde_json::Value)],
     ) -> Result<(), CatalogError> {
         let mut client = self.client().await?;
-        let transaction = client.transaction().await.map_err(CatalogError::Database)?;
+        let transaction = client.transaction().await?;
         for (item, input) in items {
             let operation = NewOperation {
                 id: item.operation,
@@ -118,7 +118,7 @@ impl Catalog {
             };
             super::operations::insert(&transaction, &operation).await?;
         }
-        transaction.commit().await.map_err(CatalogError::Database)
+        Ok(transaction.commit().await?)
     }
 }
 

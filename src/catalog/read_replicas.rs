@@ -55,7 +55,7 @@ impl Catalog {
         let address = parse_url(url)?.host_label();
         let server = self.server_by_name(server).await?;
         let (id, mut client) = (Uuid::now_v7(), self.client().await?);
-        let transaction = client.transaction().await.map_err(CatalogError::Database)?;
+        let transaction = client.transaction().await?;
         let added = rows(
             &transaction,
             "-- read_replicas::add
@@ -76,14 +76,14 @@ impl Catalog {
         let detail = json!({ "server": server.name, "replica": name, "address": address });
         let event = Event { actor: self.by(), action: "replica.added", tenant: None, detail };
         audit_log::record(&transaction, &event).await?;
-        transaction.commit().await.map_err(CatalogError::Database)?;
+        transaction.commit().await?;
         Ok(from_row(&added[0]))
     }
 
     /// Takes a read replica away from a server. Routers hear of it at once.
     pub async fn remove_read_replica(&self, server: &str, name: &str) -> Result<(), CatalogError> {
         let mut client = self.client().await?;
-        let transaction = client.transaction().await.map_err(CatalogError::Database)?;
+        let transaction = client.transaction().await?;
         let removed = execute(
             &transaction,
             "-- read_replicas::remove
@@ -99,7 +99,7 @@ impl Catalog {
         let detail = json!({ "server": server, "replica": name });
         let event = Event { actor: self.by(), action: "replica.removed", tenant: None, detail };
         audit_log::record(&transaction, &event).await?;
-        transaction.commit().await.map_err(CatalogError::Database)
+        Ok(transaction.commit().await?)
     }
 
     /// Every read replica, or those of one server, by name.

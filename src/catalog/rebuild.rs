@@ -72,7 +72,7 @@ impl Catalog {
         operation: &NewOperation<'_>,
     ) -> Result<bool, CatalogError> {
         let mut client = self.client().await?;
-        let transaction = client.transaction().await.map_err(CatalogError::Database)?;
+        let transaction = client.transaction().await?;
         let inserted = execute(
             &transaction,
             // Another epoch: a database that comes back from the dead is not to be taken for this one.
@@ -107,14 +107,14 @@ impl Catalog {
             keep_backups(&transaction, &lost.backups).await?;
             insert(&transaction, operation).await?;
         }
-        transaction.commit().await.map_err(CatalogError::Database)?;
+        transaction.commit().await?;
         Ok(inserted == 1)
     }
 
     /// Writes down a tenant that was deleted, so that it stays so, with the backups that it left.
     pub async fn bury_tenant(&self, dead: &LostTenant) -> Result<(), CatalogError> {
         let mut client = self.client().await?;
-        let transaction = client.transaction().await.map_err(CatalogError::Database)?;
+        let transaction = client.transaction().await?;
         let buried = execute(
             &transaction,
             "-- rebuild::bury_tenant
@@ -130,7 +130,7 @@ impl Catalog {
         if buried == 1 {
             keep_backups(&transaction, &dead.backups).await?;
         }
-        transaction.commit().await.map_err(CatalogError::Database)
+        Ok(transaction.commit().await?)
     }
 
     /// What else a catalog backup knows of the tenants that are there now: aliases, members and domains; and

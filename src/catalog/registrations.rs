@@ -139,7 +139,7 @@ impl Catalog {
     pub async fn register(&self, new: &NewRegistration<'_>) -> Result<Registered, CatalogError> {
         let User { issuer, subject } = new.user;
         let mut client = self.client().await?;
-        let transaction = client.transaction().await.map_err(CatalogError::Database)?;
+        let transaction = client.transaction().await?;
         attempts::lock(&transaction, SLUGS).await?;
         if let Some(earlier) = earlier(&transaction, new.user, new.idempotency_key).await? {
             return Ok(Registered::Done(Box::new(earlier)));
@@ -165,7 +165,7 @@ impl Catalog {
             "organization_name": new.organization_name });
         let actor = format!("user:{subject}");
         record(&transaction, &actor, "registration.made", &found.slug, detail).await?;
-        transaction.commit().await.map_err(CatalogError::Database)?;
+        transaction.commit().await?;
         Ok(Registered::Done(Box::new(found)))
     }
 
@@ -211,7 +211,7 @@ impl Catalog {
         by: &str,
     ) -> Result<Registration, CatalogError> {
         let mut client = self.client().await?;
-        let transaction = client.transaction().await.map_err(CatalogError::Database)?;
+        let transaction = client.transaction().await?;
         let changed = execute(
             &transaction,
             "-- registrations::decide
@@ -234,7 +234,7 @@ impl Catalog {
             let detail = json!({ "registration": id, "reason": reason });
             record(&transaction, by, action, &found.slug, detail).await?;
         }
-        transaction.commit().await.map_err(CatalogError::Database)?;
+        transaction.commit().await?;
         Ok(found)
     }
 
@@ -262,7 +262,7 @@ impl Catalog {
         operation: impl Fn(Uuid) -> NewOperation<'static>,
     ) -> Result<Option<Registration>, CatalogError> {
         let mut client = self.client().await?;
-        let transaction = client.transaction().await.map_err(CatalogError::Database)?;
+        let transaction = client.transaction().await?;
         attempts::lock(&transaction, SLUGS).await?;
         let sql = format!(
             "-- registrations::take
@@ -294,7 +294,7 @@ impl Catalog {
             &[&due.id, &due.slug.as_str()],
         )
         .await?;
-        transaction.commit().await.map_err(CatalogError::Database)?;
+        transaction.commit().await?;
         Ok(Some(due))
     }
 }

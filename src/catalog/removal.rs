@@ -46,7 +46,7 @@ impl Catalog {
         is_free: impl Fn(&Belongings) -> Result<(), CatalogError>,
     ) -> Result<(), CatalogError> {
         let mut client = self.client().await?;
-        let transaction = client.transaction().await.map_err(CatalogError::Database)?;
+        let transaction = client.transaction().await?;
         let locked = maybe(
             &transaction,
             "-- removal::lock\nselect name, address from servers where id = $1 for update",
@@ -68,7 +68,7 @@ impl Catalog {
         let detail = json!({ "server": name, "id": server, "address": address });
         let event = Event { actor: self.by(), action: "server.removed", tenant: None, detail };
         audit_log::record(&transaction, &event).await?;
-        transaction.commit().await.map_err(CatalogError::Database)
+        Ok(transaction.commit().await?)
     }
 }
 

@@ -153,7 +153,7 @@ impl Catalog {
         let mut client = self.client().await?;
         let (mut last, mut resealed) = (Uuid::nil(), 0);
         loop {
-            let transaction = client.transaction().await.map_err(CatalogError::Database)?;
+            let transaction = client.transaction().await?;
             one(&transaction, "select set_config('tenantry.resealing', 'on', true)", &[]).await?;
             let found = rows(&transaction, select, &[&key_id, &last, &PAGE]).await?;
             for row in &found {
@@ -172,7 +172,7 @@ impl Catalog {
                     }
                 }
             }
-            transaction.commit().await.map_err(CatalogError::Database)?;
+            transaction.commit().await?;
             if found.is_empty() {
                 return Ok(resealed);
             }

@@ -243,7 +243,7 @@ impl Catalog {
     /// Writes a rollout down with all its waves. Refused while another one is open.
     pub async fn start_rollout(&self, new: &NewRollout<'_>) -> Result<RolloutRecord, CatalogError> {
         let mut client = self.client().await?;
-        let transaction = client.transaction().await.map_err(CatalogError::Database)?;
+        let transaction = client.transaction().await?;
         let names: Vec<&str> = new.waves.iter().map(|(name, _)| name.as_str()).collect();
         let tenants: usize = new.waves.iter().map(|(_, tenants)| tenants.len()).sum();
         let detail = json!({
@@ -298,7 +298,7 @@ impl Catalog {
         });
         let (actor, action) = (new.requested_by, "rollout.started");
         audit_log::record(&transaction, &Event { actor, action, tenant: None, detail }).await?;
-        transaction.commit().await.map_err(CatalogError::Database)?;
+        transaction.commit().await?;
         Ok(made)
     }
 

@@ -53,7 +53,7 @@ impl Catalog {
         by: &str,
     ) -> Result<(), CatalogError> {
         let mut client = self.client().await?;
-        let transaction = client.transaction().await.map_err(CatalogError::Database)?;
+        let transaction = client.transaction().await?;
         let (name, version, repeatables) = columns(track);
         let before = tenant.track_name().map(Label::as_str);
         let settled = TenantState::SETTLED.map(TenantState::as_str);
@@ -76,7 +76,7 @@ impl Catalog {
         let event =
             Event { actor: by, action: "track.changed", tenant: Some(&tenant.slug), detail };
         audit_log::record(&transaction, &event).await?;
-        transaction.commit().await.map_err(CatalogError::Database)
+        Ok(transaction.commit().await?)
     }
 }
 

@@ -225,7 +225,7 @@ impl Catalog {
     ) -> Result<ServerRecord, CatalogError> {
         let parsed = parse_url(url)?;
         let (id, mut client) = (Uuid::now_v7(), self.client().await?);
-        let transaction = client.transaction().await.map_err(CatalogError::Database)?;
+        let transaction = client.transaction().await?;
         execute(
             &transaction,
             "-- servers::add
@@ -237,7 +237,7 @@ impl Catalog {
         let detail = json!({ "server": name, "id": id, "address": parsed.host_label() });
         let event = Event { actor: self.by(), action: "server.added", tenant: None, detail };
         audit_log::record(&transaction, &event).await?;
-        transaction.commit().await.map_err(CatalogError::Database)?;
+        transaction.commit().await?;
         self.server_by_name(name).await
     }
 
@@ -247,7 +247,7 @@ impl Catalog {
         let before = self.server_by_name(name).await?;
         let id = before.id;
         let mut client = self.client().await?;
-        let transaction = client.transaction().await.map_err(CatalogError::Database)?;
+        let transaction = client.transaction().await?;
         execute(
             &transaction,
             "-- servers::set_url
@@ -260,7 +260,7 @@ impl Catalog {
         let detail = json!({ "server": name, "address": address });
         let event = Event { actor: self.by(), action: "server.readdressed", tenant: None, detail };
         audit_log::record(&transaction, &event).await?;
-        transaction.commit().await.map_err(CatalogError::Database)
+        Ok(transaction.commit().await?)
     }
 
     /// Changes what a server is to its tenants.
@@ -270,7 +270,7 @@ impl Catalog {
         change: &ServerChange,
     ) -> Result<ServerRecord, CatalogError> {
         let mut client = self.client().await?;
-        let transaction = client.transaction().await.map_err(CatalogError::Database)?;
+        let transaction = client.transaction().await?;
         let sql = format!(
             "-- servers::lock\nselect {COLUMNS}, {AWAY} as away from servers s where s.name = $1 for update of s"
         );
@@ -309,7 +309,7 @@ impl Catalog {
         .await?;
         let event = Event { actor: self.by(), action: "server.changed", tenant: None, detail };
         audit_log::record(&transaction, &event).await?;
-        transaction.commit().await.map_err(CatalogError::Database)?;
+        transaction.commit().await?;
         self.server_by_name(name).await
     }
 

@@ -23,9 +23,9 @@ impl Catalog {
         change: impl FnOnce(&TenantSettings) -> Result<TenantSettings, SettingsError>,
     ) -> Result<TenantSettings, CatalogError> {
         let mut client = self.client().await?;
-        let transaction = client.transaction().await.map_err(CatalogError::Database)?;
+        let transaction = client.transaction().await?;
         let after = change_within(&transaction, slug, by, change).await?;
-        transaction.commit().await.map_err(CatalogError::Database)?;
+        transaction.commit().await?;
         Ok(after)
     }
 }

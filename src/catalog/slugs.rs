@@ -44,7 +44,7 @@ impl Catalog {
         operation: &NewOperation<'_>,
     ) -> Result<OperationRecord, CatalogError> {
         let mut client = self.client().await?;
-        let transaction = client.transaction().await.map_err(CatalogError::Database)?;
+        let transaction = client.transaction().await?;
         let record = insert(&transaction, operation).await?;
         let reserved = execute(
             &transaction,
@@ -60,7 +60,7 @@ impl Catalog {
         if reserved == 0 {
             return Err(not_free(to));
         }
-        transaction.commit().await.map_err(CatalogError::Database)?;
+        transaction.commit().await?;
         Ok(record)
     }
 
@@ -109,7 +109,7 @@ impl Catalog {
     ) -> Result<(), CatalogError> {
         let tenant = self.tenant(slug).await?.id;
         let mut client = self.client().await?;
-        let transaction = client.transaction().await.map_err(CatalogError::Database)?;
+        let transaction = client.transaction().await?;
         // The row of the tenant is locked, so that no rename to or from the alias comes in between.
         let row = one(
             &transaction,
@@ -137,7 +137,7 @@ impl Catalog {
         let detail = json!({ "alias": alias });
         let event = Event { actor: by, action: "alias.removed", tenant: Some(&present), detail };
         audit_log::record(&transaction, &event).await?;
-        transaction.commit().await.map_err(CatalogError::Database)
+        Ok(transaction.commit().await?)
     }
 
     /// The slug that a living tenant has now.

@@ -117,9 +117,9 @@ impl Catalog {
         operation: &NewOperation<'_>,
     ) -> Result<OperationRecord, CatalogError> {
         let mut client = self.client().await?;
-        let transaction = client.transaction().await.map_err(CatalogError::Database)?;
+        let transaction = client.transaction().await?;
         let record = self.insert_tenant(&transaction, id, new, operation).await?;
-        transaction.commit().await.map_err(CatalogError::Database)?;
+        transaction.commit().await?;
         Ok(record)
     }
 
@@ -286,7 +286,7 @@ impl Catalog {
         by: &str,
     ) -> Result<Tenant, CatalogError> {
         let mut client = self.client().await?;
-        let transaction = client.transaction().await.map_err(CatalogError::Database)?;
+        let transaction = client.transaction().await?;
         if let Some(settings) = settings {
             change_within(&transaction, slug, by, |_| Ok(settings.clone())).await?;
         }
@@ -306,7 +306,7 @@ impl Catalog {
             let event = Event { actor: by, action: "name.changed", tenant: Some(slug), detail };
             audit_log::record(&transaction, &event).await?;
         }
-        transaction.commit().await.map_err(CatalogError::Database)?;
+        transaction.commit().await?;
         self.tenant(slug).await
     }
 }

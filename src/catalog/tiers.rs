@@ -76,7 +76,7 @@ impl Catalog {
         change: impl FnOnce((&mut Value, &mut Value)),
     ) -> Result<TierRecord, CatalogError> {
         let mut client = self.client().await?;
-        let transaction = client.transaction().await.map_err(CatalogError::Database)?;
+        let transaction = client.transaction().await?;
         let row = one(
             &transaction,
             "-- tiers::lock\nselect limits, backup from tiers where name = $1 for update",
@@ -106,7 +106,7 @@ impl Catalog {
             let event = Event { actor: by, action: "tier.changed", tenant: None, detail };
             audit_log::record(&transaction, &event).await?;
         }
-        transaction.commit().await.map_err(CatalogError::Database)?;
+        transaction.commit().await?;
         self.tier(tier).await
     }
 }

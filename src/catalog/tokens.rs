@@ -111,7 +111,7 @@ impl Catalog {
         let scopes: Vec<&str> = scopes.iter().map(|scope| scope.as_str()).collect();
 
         let (id, mut client) = (Uuid::now_v7(), self.client().await?);
-        let transaction = client.transaction().await.map_err(CatalogError::Database)?;
+        let transaction = client.transaction().await?;
         execute(
             &transaction,
             "-- tokens::create
@@ -123,7 +123,7 @@ impl Catalog {
         let detail = json!({ "token": name, "id": id, "scopes": scopes });
         let event = Event { actor: self.by(), action: "token.created", tenant: None, detail };
         audit_log::record(&transaction, &event).await?;
-        transaction.commit().await.map_err(CatalogError::Database)?;
+        transaction.commit().await?;
         Ok(secret)
     }
 
@@ -158,7 +158,7 @@ impl Catalog {
     /// Voids a token at once.
     pub async fn revoke_token(&self, name: &str) -> Result<(), CatalogError> {
         let mut client = self.client().await?;
-        let transaction = client.transaction().await.map_err(CatalogError::Database)?;
+        let transaction = client.transaction().await?;
         let found = maybe(
             &transaction,
             "-- tokens::revoke
@@ -175,7 +175,7 @@ impl Catalog {
             let event = Event { actor: self.by(), action: "token.revoked", tenant: None, detail };
             audit_log::record(&transaction, &event).await?;
         }
-        transaction.commit().await.map_err(CatalogError::Database)
+        Ok(transaction.commit().await?)
     }
 }
 

@@ -85,7 +85,7 @@ impl Catalog {
         schema: &str,
     ) -> Result<(), CatalogError> {
         let mut client = self.client().await?;
-        let transaction = client.transaction().await.map_err(CatalogError::Database)?;
+        let transaction = client.transaction().await?;
         let noted = rows(
             &transaction,
             "-- way_back::note_following
@@ -102,7 +102,7 @@ impl Catalog {
             let event = Event { actor: self.by(), action, tenant: Some(&tenant.slug), detail };
             audit_log::record(&transaction, &event).await?;
         }
-        transaction.commit().await.map_err(CatalogError::Database)
+        Ok(transaction.commit().await?)
     }
 
     /// Notes why what an operation has left does not follow, and on which server something may be left of the try.
@@ -138,7 +138,7 @@ impl Catalog {
              select {COLUMNS}
              where r.tenant_id = $1 and r.operation_id is distinct from $2 and r.follows is not null"
         );
-        let transaction = client.transaction().await.map_err(CatalogError::Database)?;
+        let transaction = client.transaction().await?;
         let ended = rows(
             &transaction,
             "-- way_back::end_following
@@ -157,7 +157,7 @@ impl Catalog {
             audit_log::record(&transaction, &event).await?;
         }
         let found = rows(&transaction, &sql, &[&id, &spared]).await?;
-        transaction.commit().await.map_err(CatalogError::Database)?;
+        transaction.commit().await?;
         Ok(found.iter().map(from_row).collect())
     }
 
@@ -170,7 +170,7 @@ impl Catalog {
         why: &str,
     ) -> Result<bool, CatalogError> {
         let mut client = self.client().await?;
-        let transaction = client.transaction().await.map_err(CatalogError::Database)?;
+        let transaction = client.transaction().await?;
         let ended = execute(
             &transaction,
             "-- way_back::end_doubtful
@@ -188,7 +188,7 @@ impl Catalog {
             let event = Event { actor: self.by(), action, tenant: Some(slug), detail };
             audit_log::record(&transaction, &event).await?;
         }
-        transaction.commit().await.map_err(CatalogError::Database)?;
+        transaction.commit().await?;
         Ok(ended > 0)
     }
 

@@ -102,8 +102,7 @@ impl Catalog {
             .isolation_level(IsolationLevel::RepeatableRead)
             .read_only(true)
             .start()
-            .await
-            .map_err(CatalogError::Database)?;
+            .await?;
         let mut after = i64::MIN;
         loop {
             let page = rows(
@@ -131,7 +130,7 @@ impl Catalog {
             &[&MOST],
         )
         .await?;
-        transaction.commit().await.map_err(CatalogError::Database)?;
+        transaction.commit().await?;
         let of = |row: &Row| Loose {
             entry: row.get("id"),
             actor: row.get("actor"),
@@ -213,7 +212,7 @@ impl Catalog {
         note: &Event<'_>,
     ) -> Result<u64, CatalogError> {
         let mut client = self.client().await?;
-        let transaction = client.transaction().await.map_err(CatalogError::Database)?;
+        let transaction = client.transaction().await?;
         execute(
             &transaction,
             "-- audit_chain::may_remove\nselect set_config('tenantry.audit_retention', 'on', true)",
@@ -234,7 +233,7 @@ impl Catalog {
         )
         .await?;
         record(&transaction, note).await?;
-        transaction.commit().await.map_err(CatalogError::Database)?;
+        transaction.commit().await?;
         Ok(removed)
     }
 }

@@ -27,14 +27,14 @@ impl Catalog {
              select {COLUMNS} from changed"
         );
         let mut client = self.client().await?;
-        let transaction = client.transaction().await.map_err(CatalogError::Database)?;
+        let transaction = client.transaction().await?;
         let row = maybe(&transaction, &sql, &[&id, &json!(reason)]).await?;
         if row.is_some() {
             let detail = json!({ "rollout": id, "reason": reason });
             let event = Event { actor: self.by(), action: "rollout.paused", tenant: None, detail };
             audit_log::record(&transaction, &event).await?;
         }
-        transaction.commit().await.map_err(CatalogError::Database)?;
+        transaction.commit().await?;
         Ok(row.as_ref().map(RolloutRecord::from_row))
     }
 
@@ -47,7 +47,7 @@ impl Catalog {
             return Ok(before);
         }
         let mut client = self.client().await?;
-        let transaction = client.transaction().await.map_err(CatalogError::Database)?;
+        let transaction = client.transaction().await?;
         let sql = format!(
             "-- rollouts::resume
              with changed as (
@@ -90,14 +90,14 @@ impl Catalog {
         let detail = json!({ "rollout": id });
         let event = Event { actor: by, action: "rollout.resumed", tenant: None, detail };
         audit_log::record(&transaction, &event).await?;
-        transaction.commit().await.map_err(CatalogError::Database)?;
+        transaction.commit().await?;
         Ok(RolloutRecord::from_row(&changed))
     }
 
     /// Gives a rollout up: operations under way end, the others are cancelled. What is done stays done.
     pub async fn abort_rollout(&self, id: Uuid, by: &str) -> Result<RolloutRecord, CatalogError> {
         let mut client = self.client().await?;
-        let transaction = client.transaction().await.map_err(CatalogError::Database)?;
+        let transaction = client.transaction().await?;
         let sql = format!(
             "-- rollouts::abort
              with changed as (
@@ -129,7 +129,7 @@ impl Catalog {
         let detail = json!({ "rollout": id });
         let event = Event { actor: by, action: "rollout.aborted", tenant: None, detail };
         audit_log::record(&transaction, &event).await?;
-        transaction.commit().await.map_err(CatalogError::Database)?;
+        transaction.commit().await?;
         Ok(RolloutRecord::from_row(&row))
     }
 }

@@ -159,7 +159,7 @@ impl Catalog {
         if !found.get::<_, bool>(0) {
             return Ok(());
         }
-        let transaction = client.transaction().await.map_err(CatalogError::Database)?;
+        let transaction = client.transaction().await?;
         // Who holds the row counts alone, and sees every failure that was written before.
         let locked = maybe(
             &transaction,
@@ -215,7 +215,7 @@ impl Catalog {
                 .await?;
             }
         }
-        transaction.commit().await.map_err(CatalogError::Database)
+        Ok(transaction.commit().await?)
     }
 
     /// Ends a wave: the next one waits for so many seconds.
@@ -272,7 +272,7 @@ impl Catalog {
         backup_first: bool,
     ) -> Result<(), CatalogError> {
         let mut client = self.client().await?;
-        let transaction = client.transaction().await.map_err(CatalogError::Database)?;
+        let transaction = client.transaction().await?;
         let waves = i32::try_from(rollout.waves.len()).expect("waves are few");
         let added = execute(
             &transaction,
@@ -285,7 +285,7 @@ impl Catalog {
         if added == 1 {
             add(&transaction, rollout.id, waves, tenants, backup_first).await?;
         }
-        transaction.commit().await.map_err(CatalogError::Database)
+        Ok(transaction.commit().await?)
     }
 
     /// Ends a rollout, well or not.
