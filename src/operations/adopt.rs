@@ -179,7 +179,7 @@ impl Environment {
 async fn examine(cx: &StepContext<'_>) -> Result<(), StepError> {
     let (from, server) = present(cx).await?;
     let work = asked(cx);
-    let mut found = server.plan_adoption(adoption(cx, &from)?).await?.obstacles;
+    let mut found = server.plan_adoption(adoption(cx, &from)).await?.obstacles;
     found.extend(work.baseline.and_then(|version| cx.environment.no_such_file(version)));
     refuse(&found)
 }
@@ -223,7 +223,7 @@ async fn harden_for(cx: &StepContext<'_>, commit: Commit) -> Result<(), StepErro
         Some(facts) if Some(facts.oid) == shut => {}
         _ => return Err(gone(&from)),
     }
-    let found = server.harden_adopted(adoption(cx, &from)?, commit).await?;
+    let found = server.harden_adopted(adoption(cx, &from), commit).await?;
     if commit == Commit::Perform { refuse_late(&found) } else { refuse(&found) }
 }
 
@@ -352,17 +352,14 @@ async fn present(cx: &StepContext<'_>) -> Result<(DatabaseName, Server), StepErr
     Ok((database, server))
 }
 
-fn adoption<'a>(
-    cx: &'a StepContext<'_>,
-    from: &'a DatabaseName,
-) -> Result<Adoption<'a>, StepError> {
-    Ok(Adoption {
+fn adoption<'a>(cx: &'a StepContext<'_>, from: &'a DatabaseName) -> Adoption<'a> {
+    Adoption {
         from,
         database: &cx.tenant.database,
         role: &cx.tenant.role,
         owner: cx.owner(),
         trust_functions: asked(cx).trust_functions,
-    })
+    }
 }
 
 fn asked<'a>(cx: &StepContext<'a>) -> &'a AdoptFrom {

@@ -38,18 +38,18 @@ async fn copy_table(cx: &StepContext<'_>) -> Result<(), StepError> {
     let (table, schema) = wanted(cx);
     let server = cx.server().await?;
     let live = server.connect(&cx.tenant.database).await?;
-    if has_schema(&live, &schema).await? {
+    if has_schema(&live, schema).await? {
         // It came in one transaction, so it is all there.
         return Ok(());
     }
     let scratch = cx.build();
-    set_apart(&server, &scratch, &table, &schema).await?;
+    set_apart(&server, &scratch, table, schema).await?;
     let (tools, _) = cx.environment.tools(&server).await?;
     let env = |database: &DatabaseName| server.url().with_database(database.as_str()).libpq_env();
     let _turn = cx.environment.turn().await;
     let (from, to) = (env(&scratch), env(&cx.tenant.database));
     let end = |libpq_env| CopyEnd { tools: &tools, libpq_env };
-    Ok(copy_schema(&schema, end(&from), end(&to)).await?)
+    Ok(copy_schema(schema, end(&from), end(&to)).await?)
 }
 
 async fn drop_scratch(cx: &StepContext<'_>) -> Result<(), StepError> {
