@@ -14,10 +14,10 @@ test: ## Run the whole suite
 
 soak: ## A quarter of an hour of bad weather, a hundred deaths of three workers, a thousand faults before the bucket
 	@.ci/bootstrap tests
-	TENANTRY_SOAK_SECONDS=900 cargo test --test suite soak:: -- --nocapture
+	TENANTRY_SOAK_SECONDS=900 TENANTRY_SOAK_SEED=$$(date +%s) cargo test --test suite soak:: -- --nocapture
 	TENANTRY_CRASH_ROUNDS=100 cargo test --test suite rollouts::crash:: -- --nocapture
 	TENANTRY_CRASH_ROUNDS=100 cargo test --test suite online::deaths:: -- --nocapture
-	TENANTRY_FAULTS=1000 cargo test --test suite faults::no_fault -- --nocapture
+	TENANTRY_FAULTS=1000 TENANTRY_FAULTS_SEED=$$(date +%s) cargo test --test suite faults::no_fault -- --nocapture
 
 bench: ## Measure against plain PostgreSQL tools and PgBouncer in the same run
 	@.ci/bootstrap bench

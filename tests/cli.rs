@@ -7,7 +7,7 @@ use secrecy::ExposeSecret as _;
 use serde_json::Value;
 
 use crate::harness::Fleet;
-use crate::harness::process::command;
+use crate::harness::process::{KillOnDrop, command};
 
 pub struct Cli<'a> {
     fleet: &'a Fleet,
@@ -296,7 +296,7 @@ async fn a_second_start_of_dev_finds_its_data() {
     let settings = folder.path().join("tenantry.toml");
 
     for round in 0..2 {
-        let mut dev = start_dev(folder.path());
+        let mut dev = KillOnDrop(start_dev(folder.path()));
         crate::harness::eventually("dev has its server", async || {
             text(&run_with(&settings, "server list").await.stdout).contains("default")
         })
@@ -308,9 +308,9 @@ async fn a_second_start_of_dev_finds_its_data() {
         let listed = run_with(&settings, "tenant list").await;
         assert!(text(&listed.stdout).contains("acme"), "{}", text(&listed.stdout));
         let interrupt =
-            Command::new("kill").args(["-INT", &dev.id().to_string()]).status().unwrap();
+            Command::new("kill").args(["-INT", &dev.0.id().to_string()]).status().unwrap();
         assert!(interrupt.success());
-        assert!(dev.wait().unwrap().success());
+        assert!(dev.0.wait().unwrap().success());
     }
 }
 

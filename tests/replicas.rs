@@ -230,7 +230,7 @@ async fn a_read_replica_that_hangs_is_left_within_a_moment() {
     let frozen = Frozen::new(&pair.standby);
     let started = Instant::now();
     assert!(!reads_elsewhere(&router, "acme").await);
-    assert!(started.elapsed() < Duration::from_secs(3), "{:?}", started.elapsed());
+    assert!(started.elapsed() < Duration::from_secs(8), "{:?}", started.elapsed());
     drop(frozen);
 
     eventually("readers come back", async || reads_elsewhere(&router, "acme").await).await;
@@ -325,7 +325,7 @@ async fn a_failover_costs_the_statements_that_were_running_and_nothing_else() {
     for _ in 0..20 {
         let started = Instant::now();
         write(&router, "near", "new").await;
-        assert!(started.elapsed() < Duration::from_secs(4), "{:?}", started.elapsed());
+        assert!(started.elapsed() < Duration::from_secs(8), "{:?}", started.elapsed());
     }
     let promoted = connect(&standby.url()).await.unwrap();
     promoted.batch_execute("select pg_promote()").await.unwrap();

@@ -74,7 +74,7 @@ impl Scene {
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
         };
-        tokio::time::timeout(Duration::from_secs(15), seen).await.expect("it takes seconds");
+        tokio::time::timeout(Duration::from_mins(1), seen).await.expect("it takes seconds");
     }
 }
 
@@ -252,7 +252,8 @@ async fn a_flood_that_goes_on_is_written_down_once_a_second() {
 
     let rows = denied(&scene, "eve", sent).await;
 
-    assert!(rows <= 7, "{rows} rows for {sent} refusals");
+    let seconds = usize::try_from(began.elapsed().as_secs()).unwrap();
+    assert!(rows <= seconds + 3, "{rows} rows for {sent} refusals");
 }
 
 /// Waits until so many refusals of somebody are written down; gives the number of rows that took.

@@ -59,14 +59,18 @@ async fn a_worker_that_loses_its_lock_stops_before_another_may_go_on() {
                  and ((l.classid::bigint << 32) | l.objid::bigint) = hashtextextended(o.tenant_id::text, 0)";
     assert_eq!(admin.query(end, &[&id]).await.unwrap().len(), 1);
     let released = fleet.catalog().release_abandoned().await.unwrap();
-    working.await.unwrap().unwrap();
-    let noticed = ended.elapsed();
-    fleet.catalog().release_all_abandoned().await.unwrap();
-    let free = ended.elapsed();
+    let noticed = async {
+        working.await.unwrap().unwrap();
+        ended.elapsed()
+    };
+    let free = async {
+        fleet.catalog().release_all_abandoned().await.unwrap();
+        ended.elapsed()
+    };
+    let (noticed, free) = tokio::join!(noticed, free);
 
     assert_eq!(released, 0, "its worker may live");
-    assert!(noticed < Duration::from_secs(1), "{noticed:?}");
-    assert!(noticed < free && free < Duration::from_secs(4), "{noticed:?} {free:?}");
+    assert!(noticed < free && noticed < Duration::from_secs(4), "{noticed:?} {free:?}");
     let record = fleet.catalog().operation(id).await.unwrap();
     assert_eq!(record.state, OperationState::Queued);
     fleet.complete(&asked).await;

@@ -60,7 +60,7 @@ async fn whoever_is_refused_is_in_the_log_and_a_flood_of_them_is_a_few_entries()
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     };
-    let found = tokio::time::timeout(Duration::from_secs(10), written).await.expect("all written");
+    let found = tokio::time::timeout(Duration::from_mins(1), written).await.expect("all written");
 
     let [denied] = violations(&found, "missing_scope")[..] else { panic!("{found:#?}") };
     assert_eq!((denied.actor.as_str(), denied.action.as_str()), ("token:reader", "request.denied"));
@@ -119,7 +119,7 @@ async fn whoever_is_let_through_by_another_scope_is_not_in_the_log() {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     };
-    let found = tokio::time::timeout(Duration::from_secs(10), written).await.expect("written");
+    let found = tokio::time::timeout(Duration::from_mins(1), written).await.expect("written");
     let [denied] = violations(&found, "missing_scope")[..] else { panic!("{found:#?}") };
     assert_eq!(denied.actor, "token:scraper");
     assert_eq!(denied.detail["scope"], "tenants:read");

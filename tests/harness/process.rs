@@ -42,6 +42,23 @@ pub fn command(fleet: &Fleet) -> Command {
     command
 }
 
+/// A process that does not outlive its test, however that ends.
+pub struct KillOnDrop(pub Child);
+
+impl KillOnDrop {
+    /// Kills it and waits for its end.
+    pub fn kill(&mut self) {
+        _ = self.0.kill();
+        _ = self.0.wait();
+    }
+}
+
+impl Drop for KillOnDrop {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
 /// A running `tenantry serve` that logs in JSON.
 pub struct Serving {
     child: Child,
@@ -87,7 +104,7 @@ impl Serving {
     /// Waits for a line that says `message`. Every line on the way must be JSON.
     pub async fn logged(&mut self, message: &str) -> Value {
         loop {
-            let line = timeout(Duration::from_secs(30), self.lines.recv()).await;
+            let line = timeout(Duration::from_mins(1), self.lines.recv()).await;
             let line = line.unwrap_or_else(|_| panic!("nobody says `{message}`: {:?}", self.log));
             let line = line.unwrap_or_else(|| panic!("it ended: {:?}", self.log));
             let line = self.note(&line);
@@ -112,7 +129,7 @@ impl Serving {
                 self.note(&line);
             }
         };
-        timeout(Duration::from_secs(20), draining).await.expect("it ends");
+        timeout(Duration::from_mins(1), draining).await.expect("it ends");
         (self.child.wait().unwrap(), std::mem::take(&mut self.log))
     }
 

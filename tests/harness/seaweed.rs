@@ -3,8 +3,10 @@
 //! `.ci/bootstrap tests` brings it. It has what the embedded one lacks: a list of unfinished uploads, versions
 //! and Object Lock.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 use aws_sdk_s3::Client;
@@ -18,6 +20,9 @@ const PROGRAM: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/seaweedfs/site
 const ACCESS_KEY: &str = "conformance";
 const SECRET_KEY: &str = "only-for-a-test";
 const REGION: &str = "us-east-1";
+const CONFIG: &str = "s3.json";
+/// Tries: somebody else may take one of its ports before it does.
+const STARTS: usize = 3;
 /// What it listens on, and what it calls that.
 const PORTS: [&str; 8] = [
     "s3.port",
@@ -34,7 +39,7 @@ const PORTS: [&str; 8] = [
 pub struct SeaweedFs {
     process: Child,
     ports: Vec<u16>,
-    _files: TempDir,
+    _files: Arc<TempDir>,
 }
 
 impl SeaweedFs {
@@ -50,8 +55,19 @@ impl SeaweedFs {
             "credentials": [{ "accessKey": ACCESS_KEY, "secretKey": SECRET_KEY }],
             "actions": ["Admin", "Read", "Write", "List", "Tagging"]
         });
-        let config = files.path().join("s3.json");
-        std::fs::write(&config, json!({ "identities": [identity] }).to_string()).unwrap();
+        let identities = json!({ "identities": [identity] });
+        std::fs::write(files.path().join(CONFIG), identities.to_string()).unwrap();
+        let files = Arc::new(files);
+        for _ in 0..STARTS {
+            let mut server = Self::spawn(Arc::clone(&files));
+            if server.answers().await {
+                return Some(server);
+            }
+        }
+        panic!("SeaweedFS does not start");
+    }
+
+    fn spawn(files: Arc<TempDir>) -> Self {
         let ports = free_ports();
         let named = PORTS.iter().zip(&ports).map(|(name, port)| format!("-{name}={port}"));
         let process = Command::new("setpriv")
@@ -61,7 +77,7 @@ impl SeaweedFs {
             .args(["-volume.max=100", "-volume.minFreeSpace=1", "-master.volumeSizeLimitMB=64"])
             // It tells its maker about itself unless it is told not to.
             .arg("-master.telemetry=false")
-            .arg(format!("-s3.config={}", config.display()))
+            .arg(format!("-s3.config={}", files.path().join(CONFIG).display()))
             .arg(format!("-dir={}", files.path().display()))
             .args(named)
             .current_dir(files.path())
@@ -70,9 +86,7 @@ impl SeaweedFs {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        let server = Self { process, ports, _files: files };
-        server.answers().await;
-        Some(server)
+        Self { process, ports, _files: files }
     }
 
     pub fn endpoint(&self) -> String {
@@ -108,16 +122,20 @@ impl SeaweedFs {
         BackupStore::s3(self.settings(bucket)).await.unwrap()
     }
 
-    /// It takes about four seconds, and longer where much else goes on.
-    async fn answers(&self) {
+    /// It takes about four seconds, and longer where much else goes on. It ends where somebody else has taken one of
+    /// its ports meanwhile.
+    async fn answers(&mut self) -> bool {
         let client = self.client();
         for _ in 0..600 {
+            if self.process.try_wait().unwrap().is_some() {
+                return false;
+            }
             if client.list_buckets().send().await.is_ok() {
-                return;
+                return true;
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
-        panic!("SeaweedFS does not start");
+        false
     }
 }
 
@@ -138,5 +156,9 @@ impl Drop for SeaweedFs {
 }
 
 fn free_ports() -> Vec<u16> {
-    PORTS.iter().map(|_| free_port().unwrap()).collect()
+    let mut ports = BTreeSet::new();
+    while ports.len() < PORTS.len() {
+        ports.insert(free_port().unwrap());
+    }
+    ports.into_iter().collect()
 }

@@ -8,11 +8,11 @@ use tenantry::operations::upkeep;
 use tenantry::router::{RouterSettings, TenantRouter};
 
 use super::{Two, Writers};
-use crate::harness::process::serve_command;
+use crate::harness::process::{KillOnDrop, Moments, serve_command};
 use crate::harness::router_settings;
 
 /// How often, unless `TENANTRY_CRASH_ROUNDS` says otherwise; `make soak` asks for a hundred.
-const ROUNDS: usize = 12;
+const ROUNDS: usize = 10;
 
 #[expect(clippy::disallowed_methods, reason = "a knob of this test, not a setting of the product")]
 fn rounds() -> usize {
@@ -27,10 +27,11 @@ async fn killing_the_worker_in_the_middle_of_a_move_loses_nothing() {
     two.fleet.create_tenant_with("acme", true).await;
     Writers::prepare(&two.fleet.admin("tenant_acme").await).await;
     let patient = RouterSettings { pool_wait_timeout: Duration::from_mins(5), ..router_settings() };
-    let (catalog, changes) = (two.fleet.catalog().clone(), two.fleet.changes.clone());
-    let writers = Writers::start(&TenantRouter::new(catalog, changes, patient), 3);
+    let (catalog, changes) = (two.fleet.catalog(), two.fleet.changes.clone());
+    let writers = Writers::start(&TenantRouter::new(catalog.clone(), changes, patient), 3);
     let mut asked: Option<OperationRecord> = None;
     let mut moves = 0;
+    let mut moments = Moments::new(200, 2300);
 
     for round in 0..rounds() {
         let settled = match &asked {
@@ -45,14 +46,16 @@ async fn killing_the_worker_in_the_middle_of_a_move_loses_nothing() {
         }
         let mut worker = serve_command(&two.fleet, "worker");
         worker.env("TENANTRY_WARM_SPARES", "0").env("TENANTRY_LOG_LEVEL", "off");
-        let mut worker = worker.stderr(Stdio::null()).spawn().unwrap();
-        // From before its first statement to after the move; spread by a fixed rule.
-        let moment = 200 + (round * 7919) % 2300;
-        tokio::time::sleep(Duration::from_millis(moment as u64)).await;
-        worker.kill().unwrap();
-        worker.wait().unwrap();
+        let worker = KillOnDrop(worker.stderr(Stdio::null()).spawn().unwrap());
+        // From before its first statement to after the move.
+        let under_way = asked.as_ref().expect("one is under way").id;
+        let done = catalog.operation(under_way).await.unwrap().completed_steps;
+        tokio::time::sleep(moments.next(i64::from(moves * 10 + done))).await;
+        drop(worker);
     }
 
+    let under_way = catalog.operation(asked.as_ref().unwrap().id).await.unwrap();
+    assert!(moves > 1 || under_way.completed_steps > 0, "the workers got nowhere");
     let ended = two.fleet.runner().complete(asked.unwrap().id).await.unwrap();
     assert_eq!(ended.state, OperationState::Succeeded, "{:?}", ended.error);
     writers.stop_and_check(&two.at_home().await).await;

@@ -143,7 +143,7 @@ async fn a_look_waits_for_a_migration_and_not_for_ever() {
     let server = ground.server().await;
     let acme = made("acme", &server, &set(1)).await;
     let mut files = FILES[..1].to_vec();
-    files.push(("V2__slow.sql", "create table slow (id int); select pg_sleep(3)"));
+    files.push(("V2__slow.sql", "create table slow (id int); select pg_sleep(1)"));
     let slow = migrations(&files);
     let run = {
         let (server, database, slow) = (server.clone(), acme.database.clone(), slow.clone());

@@ -284,13 +284,13 @@ async fn a_drop_that_others_hold_up_is_given_up_with_their_names() {
     })
     .await;
     // The buffers of a connection have room for some more rows now and then.
-    signal(process, "STOP");
+    let stopped = Stopped::new(process);
     let build = DatabaseName::build(Uuid::new_v4());
     server.create_build(&build, Source::Zero).await.unwrap();
 
     let refused = server.drop_owned_database(&build, Proof::Name).await.unwrap_err();
 
-    signal(process, "CONT");
+    drop(stopped);
     let told = refused.to_string();
     assert!(matches!(refused, Error::HeldUp { .. }), "{told}");
     assert!(
@@ -303,7 +303,24 @@ async fn a_drop_that_others_hold_up_is_given_up_with_their_names() {
     assert!(server.database(&build).await.unwrap().is_none());
 }
 
-fn signal(process: i32, name: &str) {
-    let sent = Command::new("kill").args(["-s", name, &process.to_string()]).status().unwrap();
-    assert!(sent.success());
+/// A process that does nothing until this is dropped.
+struct Stopped(i32);
+
+impl Stopped {
+    fn new(process: i32) -> Self {
+        let stopped = Self(process);
+        assert!(stopped.signal("STOP"));
+        stopped
+    }
+
+    fn signal(&self, name: &str) -> bool {
+        let sent = Command::new("kill").args(["-s", name, &self.0.to_string()]).status();
+        sent.unwrap().success()
+    }
+}
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        self.signal("CONT");
+    }
 }

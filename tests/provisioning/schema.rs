@@ -121,7 +121,7 @@ async fn a_migration_does_not_wait_for_long() {
     drop(reading);
     files.push(("V4__slow.sql", "select pg_sleep(30)"));
     let short =
-        MigrationTimeouts { statement: Duration::from_secs(2), ..MigrationTimeouts::default() };
+        MigrationTimeouts { statement: Duration::from_millis(500), ..MigrationTimeouts::default() };
     let slow = apply(&server, &acme.database, &migrations(&files), short).await.unwrap_err();
 
     assert!(waited.is_transient() && waited.to_string().contains("55P03"), "{waited}");

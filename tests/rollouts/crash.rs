@@ -1,7 +1,7 @@
 //! `kill -9` of three workers at once, at moments spread by a fixed rule, over rollouts of forty tenants. Slow:
 //! forty databases, and a start of three processes a round.
 
-use std::process::{Child, Stdio};
+use std::process::Stdio;
 use std::time::Duration;
 
 use tenantry::catalog::rollouts::RolloutState;
@@ -9,11 +9,11 @@ use tenantry::operations::rollouts::{RolloutPlan, Selection};
 
 use super::{complete, start};
 use crate::harness::Fleet;
-use crate::harness::process::{Moments, serve_command};
+use crate::harness::process::{KillOnDrop, Moments, serve_command};
 
 const TENANTS: usize = 40;
 /// How often, unless `TENANTRY_CRASH_ROUNDS` says otherwise; `make soak` asks for a hundred.
-const ROUNDS: usize = 20;
+const ROUNDS: usize = 14;
 
 fn name(number: usize) -> String {
     format!("tenant-{number}")
@@ -34,10 +34,10 @@ fn rounds() -> usize {
     rounds.map_or(ROUNDS, |text| text.parse().expect("a whole number"))
 }
 
-fn worker(fleet: &Fleet) -> Child {
+fn worker(fleet: &Fleet) -> KillOnDrop {
     let mut command = serve_command(fleet, "worker");
     command.env("TENANTRY_WARM_SPARES", "0").env("TENANTRY_LOG_LEVEL", "off");
-    command.stderr(Stdio::null()).spawn().unwrap()
+    KillOnDrop(command.stderr(Stdio::null()).spawn().unwrap())
 }
 
 #[tokio::test]
@@ -80,8 +80,7 @@ async fn killing_three_workers_at_once_runs_every_file_once() {
         // From before the first statement to the middle of a wave.
         tokio::time::sleep(moments.next(migrated().await)).await;
         for worker in &mut workers {
-            worker.kill().unwrap();
-            worker.wait().unwrap();
+            worker.kill();
             tokio::time::sleep(Duration::from_millis((round as u64 * 31) % 60)).await;
         }
     }

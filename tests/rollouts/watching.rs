@@ -37,7 +37,7 @@ async fn another_process_holds_a_rollout_and_goes_on_with_it() {
     for name in names {
         fleet.create_tenant(name).await;
     }
-    fleet.add_migration("V2__slow.sql", "select pg_sleep(2); create table labels (id bigint);");
+    fleet.add_migration("V2__slow.sql", "select pg_sleep(1); create table labels (id bigint);");
     let rollout = start(&fleet, &RolloutPlan::default()).await;
     let (runner, id) = (fleet.runner(), rollout.id);
     let running = tokio::spawn(async move { runner.complete_rollout(id, 1).await.unwrap() });

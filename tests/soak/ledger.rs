@@ -10,7 +10,7 @@ use tenantry::tenant::TenantSlug;
 use uuid::Uuid;
 
 /// Routers hear of a change within this time, also on a machine that has much to do.
-const NEWS: Duration = Duration::from_secs(3);
+const NEWS: Duration = Duration::from_secs(8);
 /// Faults that are told one by one.
 const TOLD: usize = 20;
 
