@@ -196,7 +196,7 @@ async fn large(fleet: &Fleet) {
         middle(peers.iter().map(|peer| peer.1).collect()),
         "<= 0.5",
     );
-    let stored = fleet.catalog().backups(Some(&slug("large")), 1).await.expect("a list");
+    let stored = fleet.backups_of("large").await;
     let size = u64::try_from(stored[0].dump_bytes).expect("a size");
     let dump = fs::metadata(&file).expect("the peer's dump").len();
     compare("  size", "MB", megabytes(size), megabytes(dump), "<= 0.95");

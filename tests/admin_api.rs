@@ -96,6 +96,12 @@ async fn an_idempotency_key_is_for_one_request() {
         let request = replica.client.delete(url).bearer_auth(&replica.token);
         request.header("Idempotency-Key", "once").send().await.unwrap()
     };
+    let unheard = replica
+        .client
+        .delete(format!("{}/api/setup/tenants/acme", replica.admin))
+        .bearer_auth(&replica.token)
+        .json(&json!({ "keep_backups": true }));
+    assert_eq!(unheard.send().await.unwrap().status(), StatusCode::UNPROCESSABLE_ENTITY);
     let first = delete("?keep_backups=true").await;
     assert_eq!(first.status(), StatusCode::ACCEPTED);
     replica.settle(&first.json::<Value>().await.unwrap()).await;

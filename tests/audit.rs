@@ -265,6 +265,9 @@ async fn a_report_is_signed_and_what_is_accepted_counts_no_more() {
         accepted_by: "ana".to_owned(),
         until,
     };
+    let unknown = Acceptance { finding: "mistyped".to_owned(), ..acceptance(Timestamp::now()) };
+    let refused = fleet.catalog().accept_finding(&unknown).await.unwrap_err();
+    assert_eq!(refused.to_string(), "there is no finding `mistyped`");
     fleet.catalog().accept_finding(&acceptance(Timestamp::now() + 1.hour())).await.unwrap();
     let accepted = audited(&fleet).await.report;
     assert_eq!((accepted.open().count(), accepted.findings.len()), (0, 1));

@@ -19,7 +19,7 @@ async fn restore(fleet: &Fleet, name: &str) -> OperationRecord {
 /// Replaces an object of a tenant's newest backup, as somebody with access to the bucket can.
 async fn replace(fleet: &Fleet, name: &str, key: fn(Uuid, Uuid) -> ObjectKey, bytes: Vec<u8>) {
     let tenant = fleet.tenant(name).await.id;
-    let backup = fleet.catalog().backups(Some(&slug(name)), 1).await.unwrap()[0].id;
+    let backup = fleet.backups_of(name).await[0].id;
     let store = fleet.environment.store.as_ref().unwrap();
     store.put(&key(tenant, backup), bytes.into()).await.unwrap();
 }

@@ -32,7 +32,7 @@ async fn drill_all(fleet: &Fleet) -> BTreeMap<String, OperationRecord> {
 
 /// A stored object of a tenant's newest backup.
 async fn object(fleet: &Fleet, name: &str, file: &str) -> PathBuf {
-    let backup = fleet.catalog().backups(Some(&slug(name)), 1).await.unwrap().remove(0);
+    let backup = fleet.backups_of(name).await.remove(0);
     let folder = fleet.s3.data_dir().join("backups/tenantry").join(backup.tenant_id.to_string());
     let path = folder.join(backup.id.to_string()).join(file);
     assert!(path.exists(), "{}", path.display());
@@ -41,7 +41,7 @@ async fn object(fleet: &Fleet, name: &str, file: &str) -> PathBuf {
 
 /// Replaces an object of a tenant's newest backup, as somebody with access to the bucket can.
 async fn put(fleet: &Fleet, name: &str, key: fn(Uuid, Uuid) -> ObjectKey, bytes: Vec<u8>) {
-    let backup = fleet.catalog().backups(Some(&slug(name)), 1).await.unwrap().remove(0);
+    let backup = fleet.backups_of(name).await.remove(0);
     let store = fleet.environment.store.as_ref().unwrap();
     store.put(&key(backup.tenant_id, backup.id), bytes.into()).await.unwrap();
 }
@@ -128,7 +128,7 @@ async fn a_drill_of_twenty_tenants_names_what_is_wrong_with_each() {
         ("tenant-19", "secret of tenant"),
     ];
     for (name, operation) in &drilled {
-        let backup = fleet.catalog().backups(Some(&slug(name)), 1).await.unwrap().remove(0);
+        let backup = fleet.backups_of(name).await.remove(0);
         match flawed.iter().find(|(flawed, _)| flawed == name) {
             None => {
                 assert_eq!(
@@ -153,7 +153,7 @@ async fn a_drill_of_twenty_tenants_names_what_is_wrong_with_each() {
     assert_no_scratch(&fleet).await;
 
     for (name, words) in flawed {
-        let backup = fleet.catalog().backups(Some(&slug(name)), 1).await.unwrap().remove(0);
+        let backup = fleet.backups_of(name).await.remove(0);
         let refused = fleet.environment.verify_backup(&backup).await.unwrap_err();
         assert!(refused.to_string().contains(words), "{name}: {refused}");
     }
@@ -352,9 +352,9 @@ async fn a_backup_that_is_found_again_is_good_again() {
         fleet.back_up(name).await;
     }
     let verify = async || {
-        let backup = fleet.catalog().backups(Some(&slug("acme")), 1).await.unwrap().remove(0);
+        let backup = fleet.backups_of("acme").await.remove(0);
         let verified = fleet.environment.verify_backup(&backup).await.is_ok();
-        let backup = fleet.catalog().backups(Some(&slug("acme")), 1).await.unwrap().remove(0);
+        let backup = fleet.backups_of("acme").await.remove(0);
         (verified, backup.proof.problem)
     };
     for file in ["manifest.json", "dump"] {

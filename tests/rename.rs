@@ -342,7 +342,7 @@ async fn backups_and_what_a_restore_replaced_are_found_under_the_new_name() {
     assert_eq!(fleet.count("initech", "cards").await, 12);
     rename(&fleet, "initech", "hooli").await;
     fleet.back_up("hooli").await;
-    assert_eq!(fleet.catalog().backups(Some(&slug("acme")), 9).await.unwrap().len(), 2);
+    assert_eq!(fleet.backups_of("acme").await.len(), 2);
     fleet.assert_healthy().await;
 
     let delete = fleet.environment.delete(&slug("hooli"), false, BY).await.unwrap();

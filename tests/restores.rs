@@ -337,7 +337,7 @@ async fn an_undo_brings_back_what_was_replaced_last_whatever_was_asked_for_last(
 #[tokio::test]
 async fn before_a_moment_means_the_newest_backup_of_before() {
     let fleet = fleet_with_backup().await;
-    let first = fleet.catalog().backups(Some(&slug("acme")), 1).await.unwrap().remove(0);
+    let first = fleet.backups_of("acme").await.remove(0);
     let later = fleet.back_up("acme").await;
     let at = fleet.catalog().backup(later.id).await.unwrap().started_at;
 
@@ -353,9 +353,14 @@ async fn before_a_moment_means_the_newest_backup_of_before() {
 #[tokio::test]
 async fn a_backup_of_an_earlier_tenant_of_that_slug_never_comes_into_place() {
     let fleet = fleet_with_backup().await;
-    let backup = fleet.catalog().backups(Some(&slug("acme")), 1).await.unwrap()[0].id;
+    let backup = fleet.backups_of("acme").await[0].id;
     let delete = fleet.environment.delete(&slug("acme"), true, BY).await.unwrap();
     fleet.complete(&delete).await;
+    let to = RestoreAs { slug: slug("acme-again"), server: None };
+    let asked =
+        fleet.environment.restore_as(&slug("acme"), BackupChoice::Latest, to, BY).await.unwrap();
+    fleet.complete(&asked).await;
+    assert_eq!(fleet.count("acme-again", "boards").await, 3, "its backups are found by its slug");
     fleet.create_tenant("acme").await;
     let (acme, choice) = (slug("acme"), BackupChoice::Id(backup));
 

@@ -51,7 +51,7 @@ async fn asked(fleet: &Fleet) -> usize {
 
 /// How many backups acme has.
 async fn backups(fleet: &Fleet) -> usize {
-    fleet.catalog().backups(Some(&slug("acme")), 100).await.unwrap().len()
+    fleet.backups_of("acme").await.len()
 }
 
 /// Waits until nobody is connected to acme's database: who has just been there may have written.
@@ -200,7 +200,7 @@ async fn a_backup_stands_for_as_long_as_nothing_is_written() {
         scheduled(&fleet, number).await
     };
     assert!(next().await, "the first one");
-    let newest = async || fleet.catalog().backups(Some(&slug("acme")), 1).await.unwrap().remove(0);
+    let newest = async || fleet.backups_of("acme").await.remove(0);
     assert_eq!(newest().await.confirmed_at, None);
 
     assert!(!next().await, "nothing was written");
@@ -258,7 +258,7 @@ async fn what_cannot_be_proven_counts_as_changed() {
     assert!(!scheduled(&fleet, 6).await);
 
     let tenant = fleet.tenant("acme").await.id.to_string();
-    let newest = fleet.catalog().backups(Some(&slug("acme")), 1).await.unwrap()[0].id.to_string();
+    let newest = fleet.backups_of("acme").await[0].id.to_string();
     let folder = fleet.s3.data_dir().join("backups/tenantry").join(tenant).join(newest);
     std::fs::remove_file(folder.join("dump")).unwrap();
     quiet(&fleet).await;

@@ -81,6 +81,10 @@ async fn a_second_suspension_that_is_given_up_leaves_the_first_with_its_reason()
     fail_at(&fleet, &failed, "disable_login").await;
     give_up(&fleet, &failed).await;
     assert_suspended(&fleet, "unpaid").await;
+
+    let silent = fleet.environment.suspend(&slug("acme"), None, BY).await.unwrap();
+    fleet.complete(&silent).await;
+    assert_suspended(&fleet, "unpaid").await;
 }
 
 #[tokio::test]

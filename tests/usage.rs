@@ -193,7 +193,7 @@ async fn sizes_and_backups_are_in_the_table_the_export_and_the_api() {
     fleet.admin("tenant_acme").await.batch_execute("drop table big").await.unwrap();
     fleet.environment.measure_databases().await.unwrap();
 
-    let backups = fleet.catalog().backups(Some(&slug("acme")), 10).await.unwrap();
+    let backups = fleet.backups_of("acme").await;
     let (_, listed) = replica.get("/api/setup/tenants/acme/usage").await;
     let own = listed["usage"].as_array().unwrap();
     let sum = |name: &str| own.iter().map(|day| day[name].as_i64().unwrap()).sum::<i64>();

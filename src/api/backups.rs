@@ -218,8 +218,8 @@ pub(super) async fn list_of_tenant(
 ) -> Result<Json<Backups>, ApiError> {
     caller.require(Scope::Backup)?;
     let slug = TenantSlug::parse(&slug)?;
-    let tenant = admin.environment.catalog.tenant(&slug).await?;
-    let mut listed = backups(&admin, Some(&slug), query?.0.limit).await?;
+    let tenant = admin.environment.owner_of_backups(&slug).await?;
+    let mut listed = backups(&admin, Some(tenant.id), query?.0.limit).await?;
     let achieved = admin.environment.achieved(tenant.id, Timestamp::now()).await?;
     listed.protection = achieved.map(ProtectionDocument::from);
     Ok(listed)
@@ -251,9 +251,9 @@ pub(super) async fn get(
 
 async fn backups(
     admin: &Admin,
-    slug: Option<&TenantSlug>,
+    tenant: Option<Uuid>,
     limit: Option<i64>,
 ) -> Result<Json<Backups>, ApiError> {
-    let found = admin.environment.catalog.backups(slug, page(limit)?).await?;
+    let found = admin.environment.catalog.backups(tenant, page(limit)?).await?;
     Ok(Json(Backups { backups: found.into_iter().map(Into::into).collect(), protection: None }))
 }

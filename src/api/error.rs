@@ -2,7 +2,9 @@
 //!
 //! `detail` comes from this project's own texts; what PostgreSQL or a driver said goes to the log.
 
+use axum::body::HttpBody as _;
 use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
+use axum::extract::{FromRequest, Request};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde::de::DeserializeOwned;
@@ -50,6 +52,20 @@ pub(super) fn optional_json<T: Default + DeserializeOwned>(body: &[u8]) -> Resul
         )
         .into()
     })
+}
+
+/// Nothing in the body: what is said there would not be heard, such as that backups are to be kept.
+pub(super) struct NoBody;
+
+impl<S: Sync> FromRequest<S> for NoBody {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, _: &S) -> Result<Self, ApiError> {
+        if request.body().is_end_stream() {
+            return Ok(Self);
+        }
+        Err(ApiError::invalid("this takes no body; options go into the address, after a `?`"))
+    }
 }
 
 /// Text that PostgreSQL can store.

@@ -13,7 +13,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::Admin;
 use super::auth::Caller;
 use super::document::{OperationDocument, TenantDocument};
-use super::error::{ApiError, optional_json, plain_text};
+use super::error::{ApiError, NoBody, optional_json, plain_text};
 use super::operations::{WaitQuery, accepted, cut_to, page, settled};
 use super::tracks;
 use crate::catalog::operations::{OperationRecord, OperationState};
@@ -223,6 +223,7 @@ pub(super) async fn delete(
     caller: Caller,
     Path(slug): Path<String>,
     query: Result<Query<DeleteQuery>, QueryRejection>,
+    _: NoBody,
 ) -> Result<Response, ApiError> {
     caller.require(Scope::TenantsWrite)?;
     let Query(query) = query?;

@@ -159,7 +159,7 @@ pub const KINDS: &[Kind] = &[
     kind(
         "out_of_region",
         High,
-        "move it, `tenantry restore SLUG --latest --in-place --server NAME`, or correct `fleet.region` or the server's region",
+        "move it, `tenantry tenant relocate SLUG --to NAME`, or correct `fleet.region` or the server's region",
     ),
     kind(
         "not_tagged",
@@ -169,7 +169,7 @@ pub const KINDS: &[Kind] = &[
     kind(
         "not_apart",
         Medium,
-        "move one of them, `tenantry restore SLUG --latest --in-place --server NAME`, or correct `fleet.apart_from`",
+        "move one of them, `tenantry tenant relocate SLUG --to NAME`, or correct `fleet.apart_from`",
     ),
     kind("schema_drift", Medium, "see what differs: `tenantry migrate verify --tenant SLUG`"),
     kind(

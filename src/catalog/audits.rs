@@ -11,7 +11,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::audit_log::{self, Event};
-use super::{Catalog, CatalogError, execute, maybe, rows};
+use super::{Catalog, CatalogError, execute, maybe, one, rows};
 
 mod contradictions;
 
@@ -213,6 +213,17 @@ impl Catalog {
         let Acceptance { finding, reason, accepted_by, until } = acceptance;
         let mut client = self.client().await?;
         let transaction = client.transaction().await?;
+        let known = one(
+            &transaction,
+            "-- audits::knows
+             select exists (select from audits
+                            where report -> 'findings' @> jsonb_build_array(jsonb_build_object('id', $1::text)))",
+            &[finding],
+        )
+        .await?;
+        if !known.get::<_, bool>(0) {
+            return Err(CatalogError::Missing { what: "finding", name: finding.clone() });
+        }
         execute(
             &transaction,
             "-- audits::accept

@@ -8,7 +8,6 @@ use tokio_postgres::Row;
 use uuid::Uuid;
 
 use super::proofs::Proof;
-use super::slugs::LEADS_TO;
 use super::{Catalog, CatalogError, TenantLock, execute, maybe, rows};
 use crate::tenant::TenantSlug;
 
@@ -82,21 +81,21 @@ pub(super) fn from_row(row: &Row) -> Result<BackupRecord, CatalogError> {
 }
 
 impl Catalog {
-    /// Backups, newest first; of one living tenant, or of all.
+    /// Backups, newest first; of one tenant, or of all.
     pub async fn backups(
         &self,
-        slug: Option<&TenantSlug>,
+        tenant: Option<Uuid>,
         limit: i64,
     ) -> Result<Vec<BackupRecord>, CatalogError> {
         let client = self.client().await?;
         let sql = format!(
             "-- backups::list
              select {COLUMNS} from backups b join tenants t on t.id = b.tenant_id
-             where $1::text is null or (t.id = {LEADS_TO} and t.state <> 'deleted')
+             where $1::uuid is null or t.id = $1
              order by b.started_at desc, b.id desc
              limit $2"
         );
-        let found = rows(&client, &sql, &[&slug.map(TenantSlug::as_str), &limit]).await?;
+        let found = rows(&client, &sql, &[&tenant, &limit]).await?;
         found.iter().map(from_row).collect()
     }
 

@@ -160,12 +160,13 @@ async fn back_up_one(
 }
 
 async fn list(options: ListOptions, context: &Context) -> Result<Outcome> {
-    let catalog = context.catalog().await?;
-    if let Some(slug) = &options.slug {
-        catalog.tenant(slug).await?;
-    }
+    let environment = context.environment().await?;
+    let tenant = match &options.slug {
+        Some(slug) => Some(environment.owner_of_backups(slug).await?.id),
+        None => None,
+    };
     let limit = options.limit;
-    let mut backups = catalog.backups(options.slug.as_ref(), limit.saturating_add(1)).await?;
+    let mut backups = environment.catalog.backups(tenant, limit.saturating_add(1)).await?;
     let shown = usize::try_from(limit).unwrap_or(usize::MAX);
     let was_cut = backups.len() > shown;
     backups.truncate(shown);

@@ -329,6 +329,9 @@ fn help_for_catalog(error: &CatalogError) -> Option<String> {
         CatalogError::Exists { what: "token", .. } => {
             "choose another name; `tenantry token list` shows those in use".to_owned()
         }
+        CatalogError::Missing { what: "finding", .. } => {
+            "`tenantry tenant audit` shows what it finds, each with its id".to_owned()
+        }
         CatalogError::Missing { what: "rollout", .. } => {
             "`tenantry migrate show` tells of the newest".to_owned()
         }

@@ -68,3 +68,7 @@ pub(super) async fn run(command: Command, context: &Context) -> Result<Outcome> 
         Command::Baseline(options) => baseline::run(options, context).await,
     }
 }
+
+fn nothing_to_do(target: i64) -> String {
+    format!("Nothing to do: no tenant is behind version {target}.")
+}

@@ -76,7 +76,8 @@ impl Environment {
             several => {
                 let ids: Vec<String> = several.iter().map(ToString::to_string).collect();
                 Err(CatalogError::Conflict(format!(
-                    "{} deleted tenants were called {slug}; say which with --tenant-id: {}",
+                    "{} deleted tenants were called {slug}; choose a backup by its id (`tenantry backup list`), or say \
+                     which tenant with --tenant-id: {}",
                     several.len(),
                     ids.join(", ")
                 )))

@@ -51,6 +51,7 @@ impl Environment {
         if let Some(earlier) = self.earlier(by, "provision").await? {
             return Ok(earlier);
         }
+        self.require_unedited(&self.migrations()).await?;
         self.make(new, &Work::Provision { sample_data }, by).await
     }
 

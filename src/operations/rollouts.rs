@@ -106,7 +106,7 @@ pub async fn run(environment: Environment, changes: Changes, shutdown: Cancellat
 }
 
 impl Environment {
-    /// Plans a rollout and writes it down. `None` when every tenant is where it should be; that costs one look
+    /// Plans a rollout and writes it down. `None` when every tenant is where it should be; that costs a look
     /// at the catalog.
     pub async fn start_rollout(
         &self,
@@ -116,11 +116,6 @@ impl Environment {
         let drawn = self.draw(plan).await?;
         if drawn.waves.is_empty() {
             return Ok(None);
-        }
-        if let Some(before) = self.catalog.last_rollout_that_reached().await?
-            && let Some(edited) = files::edited_since(&before, &drawn.set)
-        {
-            return Err(CatalogError::Conflict(edited).into());
         }
         let digest = drawn.set.directory_digest();
         let new = NewRollout {
@@ -141,6 +136,7 @@ impl Environment {
     async fn draw(&self, plan: &RolloutPlan) -> Result<Drawn, RolloutError> {
         plan.check()?;
         let set = self.migrations();
+        self.require_unedited(&set).await?;
         let freeze = self.catalog.freeze().await?;
         let target = match (&freeze, plan.to) {
             (Some(freeze), None) => set.up_to(freeze.version).target_version(),

@@ -49,7 +49,9 @@ struct Word {
 async fn stop_routing(cx: &StepContext<'_>) -> Result<(), StepError> {
     let Work::Suspend { reason } = cx.work else { unreachable!("only a suspension has this step") };
     have_a_say(cx).await?;
-    Ok(cx.lock.set_state(TenantState::Suspended, reason.as_deref()).await?)
+    // Whoever suspends once more and says nothing has no other reason.
+    let reason = reason.as_ref().or(cx.tenant.suspended_reason.as_ref());
+    Ok(cx.lock.set_state(TenantState::Suspended, reason.map(String::as_str)).await?)
 }
 
 async fn disable_login(cx: &StepContext<'_>) -> Result<(), StepError> {

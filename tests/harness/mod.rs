@@ -26,6 +26,7 @@ use secrecy::SecretString;
 use tempfile::TempDir;
 use tenantry::TenantConnection;
 use tenantry::catalog::Catalog;
+use tenantry::catalog::backups::BackupRecord;
 use tenantry::catalog::changes::Changes;
 use tenantry::catalog::operations::{OperationRecord, OperationState};
 use tenantry::catalog::servers::ServerChange;
@@ -146,6 +147,11 @@ impl Fleet {
         let tenant = self.tenant(slug).await;
         assert_eq!(tenant.state, TenantState::Active);
         tenant
+    }
+
+    /// The backups of a tenant, the newest first.
+    pub async fn backups_of(&self, name: &str) -> Vec<BackupRecord> {
+        self.catalog().backups_of(self.tenant(name).await.id).await.unwrap()
     }
 
     pub async fn tenant(&self, slug: &str) -> Tenant {

@@ -84,6 +84,34 @@ async fn another_rollout_begins_with_no_file_that_tenants_have_otherwise() {
     let rollout = start(&fleet, &plan).await;
     assert_eq!(complete(&fleet, &rollout).await.state, RolloutState::Succeeded);
     assert_eq!(versions(&fleet, ["acme", "globex"]).await, [3, 3]);
+
+    // Also where nobody is behind, and for tenants to come.
+    fleet.add_migration("V2__labels.sql", EDITED);
+    for line in ["migrate up", "migrate plan", "migrate up --dry-run", "tenant create --slug new"] {
+        let refused = cli(&fleet, line).await;
+        assert_eq!(refused.status.code(), Some(4), "{line}");
+        assert!(text(&refused.stderr).contains("V2__labels.sql is not what rollout"), "{line}");
+    }
+}
+
+#[tokio::test]
+async fn a_rollout_that_failed_over_a_file_that_was_withdrawn_can_be_given_up() {
+    let fleet = Fleet::start().await;
+    fleet.create_tenant("acme").await;
+    fleet.add_migration("V2__broken.sql", "select nonsense");
+    fleet.environment.reload_migrations().await.unwrap();
+    let rollout = start(&fleet, &RolloutPlan::default()).await;
+    let failed = complete(&fleet, &rollout).await;
+    assert_eq!(failed.state, RolloutState::Failed);
+    std::fs::remove_file(fleet.migrations.path().join("V2__broken.sql")).unwrap();
+
+    let refused = cli(&fleet, "migrate resume").await;
+    let aborted = cli(&fleet, "migrate abort").await;
+
+    assert!(text(&refused.stderr).contains(&format!("migrate abort {}", rollout.id)));
+    assert_eq!(aborted.status.code(), Some(0), "{}", text(&aborted.stderr));
+    let ended = fleet.catalog().rollout(rollout.id).await.unwrap();
+    assert_eq!((ended.state, ended.finished_at), (RolloutState::Aborted, failed.finished_at));
 }
 
 #[tokio::test]

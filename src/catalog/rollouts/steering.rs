@@ -94,15 +94,16 @@ impl Catalog {
         Ok(RolloutRecord::from_row(&changed))
     }
 
-    /// Gives a rollout up: operations under way end, the others are cancelled. What is done stays done.
+    /// Gives a rollout up, also one that has failed: operations under way end, the others are cancelled. What is done
+    /// stays done.
     pub async fn abort_rollout(&self, id: Uuid, by: &str) -> Result<RolloutRecord, CatalogError> {
         let mut client = self.client().await?;
         let transaction = client.transaction().await?;
         let sql = format!(
             "-- rollouts::abort
              with changed as (
-                 update rollouts set state = 'aborted', finished_at = now()
-                 where id = $1 and state in ('running', 'paused')
+                 update rollouts set state = 'aborted', finished_at = coalesce(finished_at, now())
+                 where id = $1 and state in ('running', 'paused', 'failed')
                  returning *
              ), told as (
                  insert into rollout_events (rollout_id, kind, detail)
@@ -114,7 +115,7 @@ impl Catalog {
             drop(transaction);
             let state = self.rollout(id).await?.state.as_str();
             return Err(CatalogError::Conflict(format!(
-                "rollout {id} is {state}; only one that is running or paused can be aborted"
+                "rollout {id} is {state}; only one that is running, paused or failed can be aborted"
             )));
         };
         // A backup that has begun may as well be had; nothing comes after it.

@@ -55,7 +55,7 @@ pub(super) async fn run(options: Options, context: &Context) -> Result<Outcome> 
 fn describe(preview: &Preview) -> String {
     let target = preview.target_version;
     if preview.tenants == 0 {
-        return format!("Nothing to do: every tenant is at version {target}.");
+        return super::nothing_to_do(target);
     }
     let all = count(preview.tenants, "tenant");
     let mut text = format!("To version {target}, for {all}.\n\n");

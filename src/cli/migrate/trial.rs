@@ -25,7 +25,7 @@ pub(super) async fn run(
 
 fn describe(trial: &Trial) -> String {
     if trial.tenants == 0 {
-        return format!("Nothing to do: every tenant is at version {}.", trial.target_version);
+        return super::nothing_to_do(trial.target_version);
     }
     let all = count(trial.tenants, "tenant");
     let mut text = format!("To version {}, for {all}.\n\n", trial.target_version);

@@ -110,9 +110,7 @@ pub(super) async fn run(options: Options, context: &Context) -> Result<Outcome> 
             None => environment.permitted().await?.target_version(),
         };
         let nothing = Nothing { status: "nothing_to_do", target_version };
-        context.print_line(&nothing, || {
-            format!("Nothing to do: every tenant is at version {target_version}.")
-        })?;
+        context.print_line(&nothing, || super::nothing_to_do(target_version))?;
         return Ok(Outcome::Done);
     };
     if !options.wait.wait {

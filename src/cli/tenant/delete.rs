@@ -44,7 +44,7 @@ pub(super) async fn run(options: Options, context: &Context) -> Result<Outcome> 
     let environment = context.environment().await?;
     let (slug, catalog) = (options.slug, &environment.catalog);
     let tenant = catalog.tenant(&slug).await?;
-    let backups = catalog.backups(Some(&slug), 1).await?;
+    let backups = catalog.backups(Some(tenant.id), 1).await?;
     if options.erase {
         need_store(&environment)?;
     }
@@ -62,7 +62,11 @@ pub(super) async fn run(options: Options, context: &Context) -> Result<Outcome> 
         ));
     }
     let exported = exported.map_or_else(String::new, |at| format!("; exported at {}", moment(at)));
-    let also = if options.keep_backups { "its backups stay" } else { "and every backup of it" };
+    let also = match options.keep_backups {
+        true if backups.is_empty() => "and it has no backup that could stay",
+        true => "its backups stay",
+        false => "and every backup of it",
+    };
     let what = format!(
         "deleting `{slug}` ({}) removes its database {} for good, {also}{exported}",
         tenant.name, tenant.database

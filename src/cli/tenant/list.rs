@@ -37,6 +37,7 @@ pub(super) async fn run(options: Options, context: &Context) -> Result<Outcome> 
         after: options.after,
         limit: options.limit,
     };
+    let is_filtered = filter.state.is_some() || filter.server.is_some() || filter.after.is_some();
     let catalog = context.catalog().await?;
     if let Some(server) = &filter.server {
         catalog.server_by_name(server).await?;
@@ -56,7 +57,11 @@ pub(super) async fn run(options: Options, context: &Context) -> Result<Outcome> 
                 age(tenant.created_at),
             ]);
         }
-        table.or("No tenants. `tenantry tenant create --slug acme-corp` makes one.")
+        table.or(if is_filtered {
+            "No such tenants."
+        } else {
+            "No tenants. `tenantry tenant create --slug acme-corp` makes one."
+        })
     })?;
     Ok(Outcome::Done)
 }

@@ -25,7 +25,7 @@ pub(in crate::cli) enum Command {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  tenantry tenant member add acme-corp auth0|5f7c8ec7
+  tenantry tenant member add acme-corp 'auth0|5f7c8ec7'
   tenantry tenant member add acme-corp 00u1a2b3 --role read_only --issuer https://id.acme.com")]
 pub(in crate::cli) struct AddOptions {
     #[command(flatten)]
@@ -48,7 +48,7 @@ pub(in crate::cli) struct ListOptions {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  tenantry tenant member remove acme-corp auth0|5f7c8ec7")]
+  tenantry tenant member remove acme-corp 'auth0|5f7c8ec7'")]
 pub(in crate::cli) struct RemoveOptions {
     #[command(flatten)]
     who: Who,

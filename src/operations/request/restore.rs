@@ -163,7 +163,7 @@ impl Environment {
             BackupChoice::Latest => None,
             BackupChoice::Before(moment) => Some(moment),
         };
-        let tenant = self.catalog.tenant(slug).await?;
+        let tenant = self.owner_of_backups(slug).await?;
         let newest = self.catalog.newest_backup(tenant.id, before).await?;
         newest.ok_or_else(|| CatalogError::Missing {
             what: "suitable backup of tenant",

@@ -92,10 +92,9 @@ pub fn contradiction(record: &RolloutRecord, set: &MigrationSet) -> Option<Failu
         RolloutState::Paused => format!(
             "put them back as they were, or go where they are, then `tenantry migrate resume {id}`; or {another}"
         ),
-        _ => format!(
-            "put them back as they were, then `tenantry migrate resume {id}`; or `tenantry migrate up` starts \
-             another"
-        ),
+        _ => {
+            format!("put them back as they were, then `tenantry migrate resume {id}`; or {another}")
+        }
     };
     Some(Failure {
         step: "files".to_owned(),
@@ -106,19 +105,13 @@ pub fn contradiction(record: &RolloutRecord, set: &MigrationSet) -> Option<Failu
     })
 }
 
-/// Why another rollout must not begin with these files: tenants would get another schema than others have from files
-/// of the same name.
-pub(super) fn edited_since(before: &RolloutRecord, set: &MigrationSet) -> Option<String> {
+/// The first of the files that a rollout brought to tenants and that is another one now.
+fn edited_since(before: &RolloutRecord, set: &MigrationSet) -> Option<String> {
     let brought = set.up_to(before.target_version);
     let edited = |(file, sha256): &(&str, &str)| {
         file.starts_with('V') && before.files.get(*file).is_some_and(|then| then != sha256)
     };
-    let (file, _) = brought.checksums().find(edited)?;
-    Some(format!(
-        "{file} is not what rollout {} brought to tenants: put it back as it was, and what is new into a file with \
-         the next number",
-        before.id
-    ))
+    brought.checksums().find(edited).map(|(file, _)| file.to_owned())
 }
 
 /// Why a rollout must wait that goes beyond the version at which the fleet is frozen.
@@ -147,6 +140,21 @@ impl FileChange {
 }
 
 impl Environment {
+    /// Refuses files of which the last rollout brought others of the same name: tenants would get another schema than
+    /// those that have them.
+    pub(in crate::operations) async fn require_unedited(
+        &self,
+        set: &MigrationSet,
+    ) -> Result<(), CatalogError> {
+        let Some(before) = self.catalog.last_rollout_that_reached().await? else { return Ok(()) };
+        let Some(file) = edited_since(&before, set) else { return Ok(()) };
+        Err(CatalogError::Conflict(format!(
+            "{file} is not what rollout {} brought to tenants: put it back as it was, and what is new into a file \
+             with the next number",
+            before.id
+        )))
+    }
+
     /// Leaves a rollout of other files to whoever has those. If that is nobody for long, it is held: a rollout
     /// that does not go on must say so.
     pub(super) async fn leave_to_others(&self, open: &RolloutRecord, seen: &mut Option<Abandoned>) {
