@@ -292,7 +292,7 @@ async fn back_up(fleet: &Fleet, slugs: &[TenantSlug], at_once: usize) -> Duratio
     let runner = Runner::new(environment.clone(), CancellationToken::new());
     let started = Instant::now();
     let batch = environment.back_up_fleet(slugs, "bench").await.expect("a batch");
-    runner.complete_batch(batch, at_once + 2, || {}).await.expect("the catalog answers");
+    runner.complete_batch(batch, at_once + 2).await.expect("the catalog answers");
     started.elapsed()
 }
 

@@ -58,7 +58,7 @@ async fn main() {
     let started = Instant::now();
     let moves = fleet.environment.drain("default", &[], Failed::Retry).await.expect("a plan");
     let batch = moves.batch_id.expect("a batch");
-    fleet.runner().complete_batch(batch, AT_ONCE, || {}).await.expect("a catalog");
+    fleet.runner().complete_batch(batch, AT_ONCE).await.expect("a catalog");
     let ours = started.elapsed();
     let (asked, failed, longest) = load.stop().await;
 

@@ -158,7 +158,7 @@ impl Bench {
             .migrate_fleet(&slugs, "bench")
             .await
             .expect("the catalog answers");
-        self.fleet.runner().complete_batch(batch, 4, || {}).await.expect("the catalog answers");
+        self.fleet.runner().complete_batch(batch, 4).await.expect("the catalog answers");
         row("migrate 200 tenants / xargs -P 2 psql", started.elapsed(), peer, "<= 0.5");
     }
 

@@ -14,7 +14,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use refinery_core::{Migration, Runner};
+use refinery::{Migration, Runner};
 use secrecy::SecretString;
 use tenantry_provisioning::{PooledClient, Server, ServerUrl};
 use thiserror::Error;
@@ -157,7 +157,7 @@ pub enum CatalogError {
     Database(#[from] tokio_postgres::Error),
     /// The schema could not be brought up to date.
     #[error("the catalog's schema could not be migrated")]
-    Migration(#[source] refinery_core::Error),
+    Migration(#[source] refinery::Error),
     /// The schema is not the one this binary knows.
     #[error(transparent)]
     Version(#[from] VersionError),

@@ -222,7 +222,8 @@ impl Cli {
                 let help = "set TENANTRY_OTEL_EXPORTER_OTLP_ENDPOINT to a collector's address, or take it away";
                 Error::usage(format!("traces cannot be sent: {error}"), help)
             })?;
-        let context = Context { settings, output: global.output_format, quiet: global.quiet };
+        let (output, quiet) = (global.output_format, global.quiet);
+        let context = Context { settings, output, quiet, actor: context::actor() };
 
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .enable_all()

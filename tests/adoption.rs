@@ -236,7 +236,7 @@ async fn an_adopted_tenant_is_migrated_backed_up_restored_and_renamed() {
     );
     environment.reload_migrations().await.unwrap();
     let batch = environment.migrate_fleet(&[], "test").await.unwrap();
-    fleet.runner().complete_batch(batch, 1, || {}).await.unwrap();
+    fleet.runner().complete_batch(batch, 1).await.unwrap();
     assert_eq!(fleet.tenant("acme").await.schema_version, 2);
 
     let expected = scene.content("tenant_acme").await;

@@ -112,7 +112,7 @@ async fn a_failed_operation_its_retry_and_its_end_are_in_the_log() {
     fleet.add_migration("V2__wrong.sql", "select nothing from nowhere;");
     fleet.environment.reload_migrations().await.unwrap();
     let batch = fleet.environment.migrate_fleet(&[slug("acme")], "test").await.unwrap();
-    fleet.runner().complete_batch(batch, 1, || ()).await.unwrap();
+    fleet.runner().complete_batch(batch, 1).await.unwrap();
     let batch_asked = events(fleet, "batch.asked").await;
     assert_eq!(batch_asked.len(), 1, "one entry, however many they are");
     assert_eq!(batch_asked[0].detail, json!({ "batch": batch, "kind": "migrate", "tenants": 1 }));

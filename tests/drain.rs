@@ -48,7 +48,7 @@ async fn hosted(fleet: &Fleet) -> BTreeMap<String, (i64, ServerState)> {
 
 /// Drives a batch until nothing of it is open.
 async fn settle(fleet: &Fleet, batch: Uuid) -> Vec<OperationRecord> {
-    fleet.runner().complete_batch(batch, 4, || {}).await.unwrap();
+    fleet.runner().complete_batch(batch, 4).await.unwrap();
     let filter =
         OperationFilter { batch: Some(batch), limit: i64::MAX, ..OperationFilter::default() };
     let found = fleet.catalog().operations(&filter).await.unwrap();

@@ -50,7 +50,7 @@ async fn fleet() -> Fleet {
     fleet.environment.reload_migrations().await.unwrap();
     let named = ["in-place", "restored", "suspended"].map(slug);
     let batch = fleet.environment.migrate_fleet(&named, "test").await.unwrap();
-    fleet.runner().complete_batch(batch, 2, || {}).await.unwrap();
+    fleet.runner().complete_batch(batch, 2).await.unwrap();
     upkeep::tend(&fleet.environment).await.unwrap();
     fleet.create_tenant("cloned").await;
     fleet.back_up("restored").await;

@@ -19,7 +19,7 @@ use crate::harness::{BY, Fleet, s3_settings, slug};
 
 /// Drives a batch to its end; returns its operations by slug.
 async fn settle(fleet: &Fleet, batch: Uuid) -> BTreeMap<String, OperationRecord> {
-    fleet.runner().complete_batch(batch, 2, || {}).await.unwrap();
+    fleet.runner().complete_batch(batch, 2).await.unwrap();
     let filter = OperationFilter { batch: Some(batch), limit: 100, ..Default::default() };
     let operations = fleet.catalog().operations(&filter).await.unwrap();
     operations.into_iter().map(|(operation, slug)| (slug.to_string(), operation)).collect()

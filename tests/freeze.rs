@@ -44,7 +44,7 @@ async fn nobody_is_migrated_beyond_the_version_by_whichever_way() {
 
     let named = [slug("alone")];
     let batch = fleet.environment.migrate_fleet(&named, "test").await.unwrap();
-    fleet.runner().complete_batch(batch, 1, || {}).await.unwrap();
+    fleet.runner().complete_batch(batch, 1).await.unwrap();
     fleet.create_tenant("from-files").await;
     upkeep::tend(&fleet.environment).await.unwrap();
     fleet.create_tenant("from-spare").await;

@@ -95,7 +95,7 @@ async fn another_master_key_takes_over_all_that_the_one_of_before_has_sealed() {
     assert!(catalog.reseal().await.unwrap() > 5);
     let batch = environment.reseal_backups("test").await.unwrap().unwrap();
     let runner = Runner::new(environment.clone(), CancellationToken::new());
-    runner.complete_batch(batch, 2, || {}).await.unwrap();
+    runner.complete_batch(batch, 2).await.unwrap();
     catalog.adopt_master_key().await.unwrap();
 
     assert!(!everything(&fleet).await.contains(&format!("01{old}")));
@@ -129,7 +129,7 @@ async fn what_nobody_can_read_does_not_stop_the_rest_from_being_sealed_again() {
     environment.catalog.reseal().await.unwrap();
     let batch = environment.reseal_backups("test").await.unwrap().unwrap();
     let runner = Runner::new(environment.clone(), CancellationToken::new());
-    runner.complete_batch(batch, 2, || {}).await.unwrap();
+    runner.complete_batch(batch, 2).await.unwrap();
 
     let filter = OperationFilter { batch: Some(batch), limit: 2, ..Default::default() };
     for (operation, slug) in environment.catalog.operations(&filter).await.unwrap() {

@@ -45,7 +45,7 @@ async fn limit(fleet: &Fleet, tenant: &str, limits: Value) {
 
 /// Gives a tier exactly these limits.
 async fn limit_tier(fleet: &Fleet, tier: Tier, limits: Value) {
-    fleet.catalog().change_tier(tier, "test", |before| *before = limits).await.unwrap();
+    fleet.catalog().change_tier(tier, "test", |(before, _)| *before = limits).await.unwrap();
 }
 
 fn router(fleet: &Fleet, settings: RouterSettings) -> TenantRouter {

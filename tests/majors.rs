@@ -53,7 +53,7 @@ async fn a_whole_life_on_the_newest_major() {
     );
     fleet.environment.reload_migrations().await.unwrap();
     let batch = fleet.environment.migrate_fleet(&[], "test").await.unwrap();
-    fleet.runner().complete_batch(batch, 2, || {}).await.unwrap();
+    fleet.runner().complete_batch(batch, 2).await.unwrap();
     let migrated = process::command(&fleet).args(["migrate", "verify"]).output().unwrap();
     assert!(migrated.status.success(), "{}", String::from_utf8_lossy(&migrated.stdout));
     fleet.admin("tenant_acme").await.batch_execute(RICH).await.unwrap();

@@ -10,7 +10,7 @@ use crate::harness::{Fleet, slug};
 async fn migrate(fleet: &Fleet) -> Vec<OperationRecord> {
     fleet.environment.reload_migrations().await.unwrap();
     let batch = fleet.environment.migrate_fleet(&[], "test").await.unwrap();
-    fleet.runner().complete_batch(batch, 4, || {}).await.unwrap();
+    fleet.runner().complete_batch(batch, 4).await.unwrap();
     results(fleet, batch).await
 }
 
@@ -148,7 +148,7 @@ async fn a_lock_that_is_held_postpones_the_migration_and_does_not_queue_behind_i
     assert_eq!(postponed.state, OperationState::Queued);
     assert!(postponed.error.unwrap().message.contains("55P03"), "the error says what it waits for");
     reader.batch_execute("rollback").await.unwrap();
-    runner.complete_batch(batch, 1, || {}).await.unwrap();
+    runner.complete_batch(batch, 1).await.unwrap();
     assert_eq!(fleet.tenant("acme").await.schema_version, 2);
 }
 

@@ -56,7 +56,7 @@ impl Ruins {
 
     async fn complete(&self, found: &Found) -> BTreeMap<String, OperationRecord> {
         let runner = Runner::new(self.environment.clone(), CancellationToken::new());
-        runner.complete_batch(found.batch, 2, || {}).await.unwrap();
+        runner.complete_batch(found.batch, 2).await.unwrap();
         let filter = OperationFilter { batch: Some(found.batch), limit: 100, ..Default::default() };
         let operations = self.catalog().operations(&filter).await.unwrap();
         operations.into_iter().map(|(operation, slug)| (slug.to_string(), operation)).collect()

@@ -231,7 +231,7 @@ async fn a_cutover_that_is_retried_later_comes_at_the_schema_of_then() {
     fleet.add_migration("V2__labels.sql", "create table labels (id bigint primary key);");
     fleet.environment.reload_migrations().await.unwrap();
     let batch = fleet.environment.migrate_fleet(&[], "test").await.unwrap();
-    fleet.runner().complete_batch(batch, 1, || {}).await.unwrap();
+    fleet.runner().complete_batch(batch, 1).await.unwrap();
     assert_eq!(fleet.tenant("acme").await.schema_version, 2);
 
     fleet.catalog().retry(failed.id).await.unwrap();

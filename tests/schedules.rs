@@ -142,7 +142,7 @@ async fn the_nearest_schedule_counts() {
 
     let hourly =
         |(_, backup): (&mut Value, &mut Value)| *backup = json!({ "schedule": "0 * * * *" });
-    fleet.catalog().change_tier_whole(Tier::Shared, "test", hourly).await.unwrap();
+    fleet.catalog().change_tier(Tier::Shared, "test", hourly).await.unwrap();
 
     assert_eq!(fleet.environment.back_up_due(day(3)).await.unwrap().asked, 1);
 }

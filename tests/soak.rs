@@ -210,7 +210,7 @@ impl Weather {
         self.fleet.environment.reload_migrations().await.unwrap();
         let slugs: Vec<_> = self.tenants.iter().map(|tenant| tenant.slug.clone()).collect();
         let batch = self.fleet.environment.migrate_fleet(&slugs, "soak").await.unwrap();
-        self.fleet.runner().complete_batch(batch, 4, || {}).await.unwrap();
+        self.fleet.runner().complete_batch(batch, 4).await.unwrap();
         for slug in slugs {
             let version = self.fleet.catalog().tenant(&slug).await.unwrap().schema_version;
             assert_eq!(version, i64::try_from(number).unwrap(), "{slug}");

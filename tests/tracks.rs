@@ -83,7 +83,7 @@ async fn migrate(fleet: &Fleet, name: &str) -> OperationRecord {
 
     fleet.environment.reload_migrations().await.unwrap();
     let batch = fleet.environment.migrate_fleet(&[slug(name)], "test").await.unwrap();
-    fleet.runner().complete_batch(batch, 1, || {}).await.unwrap();
+    fleet.runner().complete_batch(batch, 1).await.unwrap();
     let filter = OperationFilter { batch: Some(batch), limit: 1, ..OperationFilter::default() };
     fleet.catalog().operations(&filter).await.unwrap().remove(0).0
 }

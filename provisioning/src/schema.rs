@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use futures_util::future;
-use refinery_core::{Runner, Target};
+use refinery::{Runner, Target};
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 

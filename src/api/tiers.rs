@@ -84,7 +84,7 @@ pub(super) async fn change(
         merge(before.0, Value::Object(limits));
         merge(before.1, Value::Object(backup));
     };
-    Ok(Json(admin.environment.catalog.change_tier_whole(tier, by, patch).await?.into()))
+    Ok(Json(admin.environment.catalog.change_tier(tier, by, patch).await?.into()))
 }
 
 fn named(name: String) -> Result<Tier, CatalogError> {

@@ -58,18 +58,9 @@ impl Catalog {
         Ok(from_row(&row))
     }
 
-    /// Changes a tier's limits into what `change` makes of them. Does nothing when that is an error.
+    /// Changes a tier's limits, and how its tenants are backed up, into what `change` makes of them. Does nothing when
+    /// that is an error.
     pub async fn change_tier(
-        &self,
-        tier: Tier,
-        by: &str,
-        change: impl FnOnce(&mut Value),
-    ) -> Result<TierRecord, CatalogError> {
-        self.change_tier_whole(tier, by, |(limits, _)| change(limits)).await
-    }
-
-    /// Changes a tier's limits and how its tenants are backed up, in the same way.
-    pub async fn change_tier_whole(
         &self,
         tier: Tier,
         by: &str,

@@ -12,7 +12,6 @@ use super::report::{Table, age, between, count, elapsed, fields, moment, size};
 use super::{Context, Error, Outcome, Result};
 use crate::api::document::{BackupDocument, BatchDocument};
 use crate::operations::Environment;
-use crate::operations::request::Requester;
 use crate::tenant::TenantSlug;
 
 mod drill;
@@ -118,7 +117,7 @@ async fn back_up(options: RunOptions, context: &Context) -> Result<Outcome> {
         return back_up_one(slug, context, &environment).await;
     }
     let began = Instant::now();
-    let batch = environment.back_up_fleet(&options.slugs, &context.requester()).await?;
+    let batch = environment.back_up_fleet(&options.slugs, &context.actor).await?;
     let driver = Driver { context, environment: &environment };
     let operations = driver.settle_batch(batch, context.settings.worker_concurrency).await?;
     let document = BatchDocument::new(batch, &operations);
@@ -138,9 +137,7 @@ async fn back_up_one(
     context: &Context,
     environment: &Environment,
 ) -> Result<Outcome> {
-    let by = context.requester();
-    let operation =
-        environment.back_up(slug, Requester { name: &by, idempotency_key: None }).await?;
+    let operation = environment.back_up(slug, context.requester()).await?;
     let began = Instant::now();
     let done = Driver { context, environment }.succeed(operation.id, slug).await?;
     // A backup has the id of the operation that made it.

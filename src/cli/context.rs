@@ -6,6 +6,7 @@ use crate::catalog::Catalog;
 use crate::cli::{OutputFormat, Result};
 use crate::config::Settings;
 use crate::operations::Environment;
+use crate::operations::request::Requester;
 
 /// What every command works with.
 #[derive(Clone, Debug)]
@@ -16,6 +17,8 @@ pub struct Context {
     pub output: OutputFormat,
     /// Whether only results and errors are printed.
     pub quiet: bool,
+    /// Who gives the command, for the record.
+    pub actor: String,
 }
 
 impl Context {
@@ -23,7 +26,7 @@ impl Context {
     pub async fn catalog(&self) -> Result<Catalog> {
         let catalog = self.settings.catalog()?;
         catalog.verify().await?;
-        Ok(catalog.asked_by(&self.requester()))
+        Ok(catalog.asked_by(&self.actor))
     }
 
     /// Everything that operations work with.
@@ -51,11 +54,16 @@ impl Context {
         context
     }
 
-    /// Who asks, for the record.
+    /// Who asks for operations.
     #[must_use]
-    pub fn requester(&self) -> String {
-        format!("cli:{}", user_name())
+    pub fn requester(&self) -> Requester<'_> {
+        Requester { name: &self.actor, idempotency_key: None }
     }
+}
+
+/// Who gives this command, for the record.
+pub fn actor() -> String {
+    format!("cli:{}", user_name())
 }
 
 /// The name of the user who runs this process; the number where the system keeps its names elsewhere.

@@ -283,7 +283,7 @@ impl Actors {
     }
 
     async fn complete_batch(&self, batch: Uuid) -> Result<()> {
-        self.runner.complete_batch(batch, 2, || {}).await?;
+        self.runner.complete_batch(batch, 2).await?;
         let counts = self.environment.catalog.count_operations(Some(batch)).await?;
         ensure!(counts == [(OperationState::Succeeded, 3)], "the batch ended as {counts:?}");
         Ok(())

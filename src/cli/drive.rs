@@ -108,7 +108,7 @@ impl Driver<'_> {
         let mut ticks = interval(LOOK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
 
-        let mut completed = pin!(runner.complete_batch(batch, concurrency, || {}));
+        let mut completed = pin!(runner.complete_batch(batch, concurrency));
         loop {
             tokio::select! {
                 ended = &mut completed => { ended?; break }

@@ -43,7 +43,7 @@ struct Document {
 
 pub(super) async fn run(_: Options, context: &Context) -> Result<Outcome> {
     let began = Instant::now();
-    let catalog = context.settings.catalog()?.asked_by(&context.requester());
+    let catalog = context.settings.catalog()?.asked_by(&context.actor);
     catalog.init().await?;
     let (server, problems) = first_server(&catalog, context).await?;
     let tokens = catalog.tokens().await?;

@@ -67,11 +67,10 @@ pub(super) async fn run(command: Command, context: &Context) -> Result<Outcome> 
 async fn rotate(_: RotateOptions, context: &Context) -> Result<Outcome> {
     let environment = context.environment().await?;
     let catalog = &environment.catalog;
-    let by = context.requester();
     let secrets = catalog.reseal().await?;
     let (mut failures, mut outcome) = (String::new(), Outcome::Done);
     let mut tenants = 0;
-    if let Some(batch) = environment.reseal_backups(&by).await? {
+    if let Some(batch) = environment.reseal_backups(&context.actor).await? {
         let driver = Driver { context, environment: &environment };
         let operations = driver.settle_batch(batch, context.settings.worker_concurrency).await?;
         tenants = operations.len();
@@ -89,7 +88,7 @@ async fn rotate(_: RotateOptions, context: &Context) -> Result<Outcome> {
         after = Status::of(catalog).await?;
     }
     let detail = serde_json::json!({ "secrets": secrets, "complete": after.complete });
-    let event = Event { actor: &by, action: "master_key.rotated", tenant: None, detail };
+    let event = Event { actor: &context.actor, action: "master_key.rotated", tenant: None, detail };
     catalog.record(&event).await?;
     context.print(&after, || {
         let secrets = count(usize::try_from(secrets).unwrap_or(usize::MAX), "secret");

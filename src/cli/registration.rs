@@ -115,9 +115,9 @@ async fn show(options: ShowOptions, context: &Context) -> Result<Outcome> {
 }
 
 async fn approve(options: ApproveOptions, context: &Context) -> Result<Outcome> {
-    let (catalog, by) = (context.catalog().await?, context.requester());
+    let catalog = context.catalog().await?;
     let decision = RegistrationState::Approved;
-    let decided = catalog.decide_registration(options.id, decision, None, &by).await?;
+    let decided = catalog.decide_registration(options.id, decision, None, &context.actor).await?;
     let slug = &decided.slug;
     let what = format!("`{slug}` is approved; a worker of `tenantry serve` makes it.");
     let next = format!("See how far it is: tenantry registration show {}", options.id);
@@ -126,9 +126,9 @@ async fn approve(options: ApproveOptions, context: &Context) -> Result<Outcome> 
 }
 
 async fn reject(options: RejectOptions, context: &Context) -> Result<Outcome> {
-    let (catalog, by) = (context.catalog().await?, context.requester());
+    let catalog = context.catalog().await?;
     let (decision, reason) = (RegistrationState::Rejected, Some(options.reason.as_str()));
-    let decided = catalog.decide_registration(options.id, decision, reason, &by).await?;
+    let decided = catalog.decide_registration(options.id, decision, reason, &context.actor).await?;
     let what = format!("The registration of `{}` is rejected.", decided.organization_name);
     context.print_change(&RegistrationDocument::from(decided), &what, "")?;
     Ok(Outcome::Done)

@@ -15,7 +15,7 @@ use super::tenant::Wait;
 use super::{Context, Error, Outcome, Result, backup};
 use crate::catalog::backups::BackupRecord;
 use crate::operations::Environment;
-use crate::operations::request::{BackupChoice, Requester, RestoreAs};
+use crate::operations::request::{BackupChoice, RestoreAs};
 use crate::tenant::{TenantSlug, Tier};
 
 mod at;
@@ -145,7 +145,6 @@ async fn restore_in_place(
     confirm(&what, slug.as_str(), options.yes)?;
 
     let by = context.requester();
-    let by = Requester { name: &by, idempotency_key: None };
     let choice = BackupChoice::Id(backup.id);
     let operation = environment
         .restore_on(slug, choice, options.servers.first().map(String::as_str), by)
@@ -173,7 +172,6 @@ async fn restore_as(
     environment: &Environment,
 ) -> Result<Outcome> {
     let by = context.requester();
-    let by = Requester { name: &by, idempotency_key: None };
     let to = RestoreAs { slug: into.clone(), server: options.servers.first().cloned() };
     let choice = BackupChoice::Id(backup.id);
     let operation = environment.restore_as(slug, choice, to, by).await?;
@@ -200,7 +198,6 @@ async fn restore_table(
     environment: &Environment,
 ) -> Result<Outcome> {
     let by = context.requester();
-    let by = Requester { name: &by, idempotency_key: None };
     let choice = BackupChoice::Id(backup.id);
     let operation = environment.restore_table(slug, choice, table, by).await?;
     let schema = operation.input["schema"].as_str().unwrap_or_default().to_owned();
@@ -231,7 +228,6 @@ async fn undo(
     confirm(&what, slug.as_str(), options.yes)?;
 
     let by = context.requester();
-    let by = Requester { name: &by, idempotency_key: None };
     let operation = environment.undo_restore(slug, by).await?;
     let driver = Driver { context, environment };
     driver

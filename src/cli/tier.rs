@@ -158,8 +158,7 @@ async fn change(
     context: &Context,
 ) -> Result<Outcome> {
     let catalog = context.catalog().await?;
-    let by = context.requester();
-    let changed = catalog.change_tier_whole(tier, &by, |both| {
+    let changed = catalog.change_tier(tier, &context.actor, |both| {
         // The table holds nothing else; what is something else is refused after this.
         if let (Value::Object(limits), Value::Object(backup)) = both {
             change(limits, backup);

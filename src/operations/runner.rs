@@ -209,12 +209,11 @@ impl Runner {
     }
 
     /// Drives a whole batch, `concurrency` at a time, until every operation of it has ended; others may
-    /// be working on it too. Calls `progress` whenever one has ended.
+    /// be working on it too.
     pub async fn complete_batch(
         &self,
         batch: Uuid,
         concurrency: usize,
-        progress: impl Fn(),
     ) -> Result<(), CatalogError> {
         let mut workers = JoinSet::new();
         for _ in 0..concurrency {
@@ -222,9 +221,7 @@ impl Runner {
         }
         loop {
             while let Some(turn) = workers.join_next().await {
-                let found = turn.expect("a batch worker does not panic")?;
-                progress();
-                if found {
+                if turn.expect("a batch worker does not panic")? {
                     self.spawn_batch_worker(&mut workers, batch);
                 }
             }

@@ -125,7 +125,7 @@ async fn a_migration_closes_the_way() {
     two.fleet.environment.reload_migrations().await.unwrap();
 
     let batch = two.fleet.environment.migrate_fleet(&[], "test").await.unwrap();
-    two.fleet.runner().complete_batch(batch, 1, || {}).await.unwrap();
+    two.fleet.runner().complete_batch(batch, 1).await.unwrap();
 
     assert_eq!(why_not(&two).await, "the tenant's schema was migrated");
     two.assert_tidy("after a migration").await;

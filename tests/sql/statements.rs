@@ -92,5 +92,5 @@ async fn migrate(sql: &Sql, file: &str, text: &str) {
     sql.fleet.add_migration(file, text);
     sql.fleet.environment.reload_migrations().await.unwrap();
     let batch = sql.fleet.environment.migrate_fleet(&[], "test").await.unwrap();
-    sql.fleet.runner().complete_batch(batch, 2, || {}).await.unwrap();
+    sql.fleet.runner().complete_batch(batch, 2).await.unwrap();
 }

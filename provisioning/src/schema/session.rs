@@ -7,8 +7,9 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::time::Instant;
 
+use refinery::Migration;
+use refinery_core::AsyncMigrate;
 use refinery_core::traits::r#async::{AsyncQuery, AsyncTransaction};
-use refinery_core::{AsyncMigrate, Migration};
 use time::OffsetDateTime;
 
 use super::history::Row;

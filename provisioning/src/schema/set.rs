@@ -14,7 +14,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use aws_lc_rs::digest::{Context, SHA256};
-use refinery_core::Migration;
+use refinery::Migration;
 
 use super::SchemaError;
 

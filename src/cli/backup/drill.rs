@@ -53,7 +53,7 @@ pub(super) async fn run(options: Options, context: &Context) -> Result<Outcome> 
         None => DrillChoice::Of(&options.slugs),
     };
     let began = Instant::now();
-    let batch = environment.drill(choice, &context.requester()).await?;
+    let batch = environment.drill(choice, &context.actor).await?;
     let driver = Driver { context, environment: &environment };
     let operations = driver.settle_batch(batch, concurrency).await?;
     let document = BatchDocument::new(batch, &operations);

@@ -113,7 +113,6 @@ pub(super) async fn run(options: Options, context: &Context) -> Result<Outcome> 
         track: None,
     };
     let (began, by) = (Instant::now(), context.requester());
-    let by = Requester { name: &by, idempotency_key: None };
     let operation = environment.import(&new, source.clone(), options.trust_functions, by).await?;
     let driver = Driver { context, environment: &environment };
     let record = see_through(&driver, operation.id, &slug, &source).await?;

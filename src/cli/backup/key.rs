@@ -9,7 +9,6 @@ use crate::cli::confirm::confirm;
 use crate::cli::drive::Driver;
 use crate::cli::tenant::Wait;
 use crate::cli::{Context, Error, Outcome, Result};
-use crate::operations::request::Requester;
 use crate::tenant::TenantSlug;
 
 /// The commands about the keys of backups.
@@ -75,7 +74,6 @@ pub(super) async fn run(command: Command, context: &Context) -> Result<Outcome> 
 async fn rotate(options: RotateOptions, context: &Context) -> Result<Outcome> {
     let environment = context.environment().await?;
     let (slug, by) = (options.slug, context.requester());
-    let by = Requester { name: &by, idempotency_key: None };
     let operation = environment.rotate_backup_key(&slug, by).await?;
     let driver = Driver { context, environment: &environment };
     driver
@@ -107,7 +105,6 @@ async fn destroy(options: DestroyOptions, context: &Context) -> Result<Outcome> 
     confirm(&what, slug.as_str(), options.yes)?;
 
     let by = context.requester();
-    let by = Requester { name: &by, idempotency_key: None };
     let operation = environment.destroy_backup_keys_of(&tenant, by).await?;
     let (id, driver) = (operation.id, Driver { context, environment: &environment });
     driver

@@ -76,7 +76,7 @@ pub(super) async fn prune(options: PruneOptions, context: &Context) -> Result<Ou
         return Ok(Outcome::Done);
     }
     ask(&documents, options.yes)?;
-    let batch = environment.prune_fleet(&slugs, &context.requester()).await?;
+    let batch = environment.prune_fleet(&slugs, &context.actor).await?;
     let driver = Driver { context, environment: &environment };
     let operations = driver.settle_batch(batch, context.settings.backup_concurrency).await?;
     context.print(&documents, || {
@@ -115,9 +115,9 @@ fn has_succeeded(operations: &[(OperationRecord, TenantSlug)], slug: &TenantSlug
 
 pub(super) async fn hold(options: HoldOptions, context: &Context) -> Result<Outcome> {
     let HoldOptions { slug, release } = options;
-    let (catalog, by) = (context.catalog().await?, context.requester());
+    let catalog = context.catalog().await?;
     let place: SettingsPath = "backup.legal_hold".parse().expect("it is one of the places");
-    let changed = catalog.change_settings(&slug, &by, |before: &TenantSettings| {
+    let changed = catalog.change_settings(&slug, &context.actor, |before: &TenantSettings| {
         let mut settings = before.to_value();
         if release {
             place.unset(&mut settings);

@@ -23,7 +23,7 @@ pub(in crate::cli) struct Options {
 pub(super) async fn run(options: Options, context: &Context) -> Result<Outcome> {
     let environment = context.environment().await?;
     let id = find(&environment.catalog, options.id).await?.id;
-    let record = environment.catalog.abort_rollout(id, &context.requester()).await?;
+    let record = environment.catalog.abort_rollout(id, &context.actor).await?;
     let what = format!("Rollout {id} is given up.");
     let next = "`tenantry migrate up` starts another, with whoever is behind";
     print_change(&environment, &record, &what, next, context).await

@@ -10,7 +10,6 @@ use crate::cli::drive::Driver;
 use crate::cli::progress::Progress;
 use crate::cli::report::count;
 use crate::cli::{Context, Error, Outcome, Result};
-use crate::operations::request::Requester;
 use crate::tenant::TenantSlug;
 
 #[derive(Debug, Args)]
@@ -88,7 +87,6 @@ pub(super) async fn run(options: Options, context: &Context) -> Result<Outcome> 
 
     let accepted = Some(fingerprint).filter(|_| !differences.is_empty());
     let by = context.requester();
-    let by = Requester { name: &by, idempotency_key: None };
     let operation = environment.baseline(&slug, Some(version), accepted, by).await?;
     let driver = Driver { context, environment: &environment };
     driver

@@ -22,7 +22,7 @@ pub(in crate::cli) struct Options {
 
 pub(super) async fn run(options: Options, context: &Context) -> Result<Outcome> {
     let environment = context.environment().await?;
-    let freeze = environment.freeze_at(options.at, &context.requester()).await?;
+    let freeze = environment.freeze_at(options.at, &context.actor).await?;
     let beyond = environment.fleet_status().await?.ahead();
     let what = format!("The fleet is frozen at version {}.", freeze.version);
     let next = match beyond {

@@ -23,7 +23,7 @@ pub(in crate::cli) struct Options {
 pub(super) async fn run(options: Options, context: &Context) -> Result<Outcome> {
     let environment = context.environment().await?;
     let id = find(&environment.catalog, options.id).await?.id;
-    let record = environment.pause_rollout(id, &context.requester()).await?;
+    let record = environment.pause_rollout(id, &context.actor).await?;
     let what = format!("Rollout {id} is paused.");
     let next = format!("Next: `tenantry migrate resume {id}` or `tenantry migrate abort {id}`");
     print_change(&environment, &record, &what, &next, context).await

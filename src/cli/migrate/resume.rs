@@ -34,7 +34,7 @@ pub(super) async fn run(options: Options, context: &Context) -> Result<Outcome> 
     let id = find(&environment.catalog, options.id).await?.id;
     // What a worker left that has died is nobody's: it may be taken up.
     environment.catalog.release_all_abandoned().await?;
-    let record = environment.resume_rollout(id, &context.requester()).await?;
+    let record = environment.resume_rollout(id, &context.actor).await?;
     if !options.wait.wait {
         return leave(&environment, &record, context).await;
     }

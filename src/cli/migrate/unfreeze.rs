@@ -23,7 +23,7 @@ struct Unfrozen {
 
 pub(super) async fn run(_: Options, context: &Context) -> Result<Outcome> {
     let catalog = context.catalog().await?;
-    let lifted = catalog.unfreeze(&context.requester()).await?;
+    let lifted = catalog.unfreeze(&context.actor).await?;
     let what = match &lifted {
         Some(freeze) => format!("The fleet is no longer frozen at version {}.", freeze.version),
         None => "The fleet was not frozen.".to_owned(),

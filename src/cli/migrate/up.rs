@@ -104,7 +104,7 @@ pub(super) async fn run(options: Options, context: &Context) -> Result<Outcome> 
     if options.dry_run {
         return super::trial::run(&environment, &plan, context).await;
     }
-    let Some(rollout) = environment.start_rollout(&plan, &context.requester()).await? else {
+    let Some(rollout) = environment.start_rollout(&plan, &context.actor).await? else {
         let target_version = match plan.to {
             Some(to) => to,
             None => environment.permitted().await?.target_version(),

@@ -8,7 +8,7 @@ use super::super::report::{elapsed, moment};
 use super::super::{Context, Outcome, Result};
 use super::Options;
 use crate::operations::Environment;
-use crate::operations::request::{PointInTime, Requester, RestoreAs};
+use crate::operations::request::{PointInTime, RestoreAs};
 use crate::tenant::TenantSlug;
 
 pub(super) async fn run(
@@ -21,7 +21,6 @@ pub(super) async fn run(
     let point = PointInTime { at, archive_of: options.archive_of.as_deref() };
     let server = options.servers.first();
     let by = context.requester();
-    let by = Requester { name: &by, idempotency_key: None };
     let driver = Driver { context, environment };
     if let Some(into) = &options.into {
         let to = RestoreAs { slug: into.clone(), server: server.cloned() };

@@ -50,7 +50,7 @@ pub(super) async fn run(options: Options, context: &Context) -> Result<Outcome> 
 
     let began = Instant::now();
     let rebuild = Rebuild { servers: options.servers, tiers };
-    let found = environment.rebuild_from_bucket(&rebuild, &context.requester()).await?;
+    let found = environment.rebuild_from_bucket(&rebuild, &context.actor).await?;
     context.note(&describe(&found));
     for (name, why) in &found.lost {
         warn(&format!("lost: {name}: {why}"));

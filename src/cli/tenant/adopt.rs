@@ -15,7 +15,6 @@ use crate::cli::drive::Driver;
 use crate::cli::report::count;
 use crate::cli::tier::parse_tier;
 use crate::cli::{Context, Error, Outcome, Result};
-use crate::operations::request::Requester;
 use crate::operations::{AdoptFrom, adoption_differences};
 use crate::tenant::{TenantSettings, TenantSlug, Tier};
 
@@ -100,7 +99,6 @@ pub(super) async fn run(options: Options, context: &Context) -> Result<Outcome> 
     confirm(&what, &database, options.yes)?;
 
     let by = context.requester();
-    let by = Requester { name: &by, idempotency_key: None };
     let operation = environment.adopt(&new, from, by).await?;
     let driver = Driver { context, environment: &environment };
     if !wait.wait {

@@ -66,7 +66,7 @@ async fn list(options: ListOptions, context: &Context) -> Result<Outcome> {
 
 async fn remove(options: RemoveOptions, context: &Context) -> Result<Outcome> {
     let RemoveOptions { slug, alias } = options;
-    context.catalog().await?.remove_alias(&slug, &alias, &context.requester()).await?;
+    context.catalog().await?.remove_alias(&slug, &alias, &context.actor).await?;
     let what = format!("`{alias}` leads to `{slug}` no more, and is free.");
     context.print_change(&serde_json::json!({ "alias": alias }), &what, "")?;
     Ok(Outcome::Done)

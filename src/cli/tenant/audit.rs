@@ -19,7 +19,6 @@ use crate::cli::report::{between, count, elapsed};
 use crate::cli::restore::parse_time;
 use crate::cli::{Context, Error, Outcome, OutputFormat, Result};
 use crate::operations::Environment;
-use crate::operations::request::Requester;
 use crate::tenant::TenantSlug;
 
 /// A finding that is mended by another password, and not by a statement.
@@ -123,7 +122,7 @@ async fn audit(environment: &Environment, run: &RunOptions, context: &Context) -
         sessions: usize::from(run.sessions),
         pairs: usize::try_from(run.pairs).unwrap_or(usize::MAX),
     };
-    let begun = Audit::begin(environment, options, &context.requester()).await?;
+    let begun = Audit::begin(environment, options, &context.actor).await?;
     let begun = begun.ok_or_else(|| {
         Error::refused("an audit is under way", "wait for it to end: `tenantry audit list`")
     })?;
@@ -133,7 +132,7 @@ async fn audit(environment: &Environment, run: &RunOptions, context: &Context) -
 async fn take_on(options: AcceptOptions, context: &Context) -> Result<Outcome> {
     let catalog = context.catalog().await?;
     let AcceptOptions { id, reason, until } = options;
-    let acceptance = Acceptance { finding: id, reason, accepted_by: context.requester(), until };
+    let acceptance = Acceptance { finding: id, reason, accepted_by: context.actor.clone(), until };
     catalog.accept_finding(&acceptance).await?;
     let what = format!("Finding {} is accepted until {until:.0}.", acceptance.finding);
     context.print_change(&acceptance, &what, "The next audit shows it as accepted.")?;
@@ -190,7 +189,6 @@ async fn rotate(environment: &Environment, role: &str, context: &Context) -> Res
         return Ok(());
     };
     let by = context.requester();
-    let by = Requester { name: &by, idempotency_key: None };
     let operation = environment.rotate_password(&tenant.slug, by).await?;
     Driver { context, environment }.succeed(operation.id, &tenant.slug).await?;
     Ok(())

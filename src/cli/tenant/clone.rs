@@ -9,7 +9,7 @@ use super::Wait;
 use crate::cli::arguments::name;
 use crate::cli::drive::Driver;
 use crate::cli::{Context, Error, Outcome, Result};
-use crate::operations::request::{CloneAs, Requester};
+use crate::operations::request::CloneAs;
 use crate::tenant::{Label, TenantSlug};
 
 #[derive(Debug, Args)]
@@ -56,7 +56,6 @@ pub(super) async fn run(options: Options, context: &Context) -> Result<Outcome> 
     let tags = (!tags.is_empty()).then(|| tags.into_iter().collect());
     let to = CloneAs { slug: into.clone(), name, server, tags, mask };
     let by = context.requester();
-    let by = Requester { name: &by, idempotency_key: None };
     let operation = environment.clone_tenant(&slug, to, by).await?;
     let driver = Driver { context, environment: &environment };
     driver

@@ -9,7 +9,6 @@ use crate::cli::drive::Driver;
 use crate::cli::server::explain;
 use crate::cli::tier::parse_tier;
 use crate::cli::{Context, Error, Outcome, Result};
-use crate::operations::request::Requester;
 use crate::tenant::{FleetSettings, Label, Tag, TenantSettings, TenantSlug, Tier};
 
 #[derive(Debug, Args)]
@@ -86,7 +85,6 @@ pub(super) async fn run(options: Options, context: &Context) -> Result<Outcome> 
         return explain(&environment.catalog, &new, context).await;
     }
     let by = context.requester();
-    let by = Requester { name: &by, idempotency_key: None };
     let operation = environment.create_tenant(&new, options.sample_data, by).await?;
 
     let driver = Driver { context, environment: &environment };

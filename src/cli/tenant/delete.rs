@@ -8,7 +8,6 @@ use crate::cli::confirm::confirm;
 use crate::cli::drive::Driver;
 use crate::cli::report::moment;
 use crate::cli::{Context, Error, Outcome, Result};
-use crate::operations::request::Requester;
 use crate::tenant::TenantSlug;
 
 #[derive(Debug, Args)]
@@ -74,7 +73,6 @@ pub(super) async fn run(options: Options, context: &Context) -> Result<Outcome> 
     confirm(&what, slug.as_str(), options.yes)?;
 
     let by = context.requester();
-    let by = Requester { name: &by, idempotency_key: None };
     let operation = if options.erase {
         environment.erase(&slug, by).await?
     } else {

@@ -87,7 +87,7 @@ pub(super) async fn run(command: Command, context: &Context) -> Result<Outcome> 
 async fn add(AddOptions { which }: AddOptions, context: &Context) -> Result<Outcome> {
     let Which { slug, domain } = which;
     let domains = context.settings.domains(&context.catalog().await?);
-    let added = domains.add(&slug, &domain, &context.requester()).await?;
+    let added = domains.add(&slug, &domain, &context.actor).await?;
     let document = DomainDocument::from(added);
     context.print(&document, || {
         fields(&[
@@ -109,7 +109,7 @@ async fn add(AddOptions { which }: AddOptions, context: &Context) -> Result<Outc
 async fn verify(VerifyOptions { which }: VerifyOptions, context: &Context) -> Result<Outcome> {
     let Which { slug, domain } = which;
     let domains = context.settings.domains(&context.catalog().await?);
-    let verified = domains.verify(&slug, &domain, &context.requester()).await?;
+    let verified = domains.verify(&slug, &domain, &context.actor).await?;
     let what = format!("`{domain}` names `{slug}` from now on; replicas follow in seconds.");
     context.print_change(&DomainDocument::from(verified), &what, "")?;
     Ok(Outcome::Done)
@@ -135,7 +135,7 @@ async fn list(options: ListOptions, context: &Context) -> Result<Outcome> {
 
 async fn remove(RemoveOptions { which }: RemoveOptions, context: &Context) -> Result<Outcome> {
     let Which { slug, domain } = which;
-    context.catalog().await?.remove_domain(&slug, &domain, &context.requester()).await?;
+    context.catalog().await?.remove_domain(&slug, &domain, &context.actor).await?;
     let what = format!("`{domain}` names `{slug}` no more; replicas follow in seconds.");
     context.print_change(&serde_json::json!({ "domain": domain }), &what, "")?;
     Ok(Outcome::Done)

@@ -28,13 +28,13 @@ pub(in crate::cli) struct Options {
 }
 
 pub(super) async fn run(options: Options, context: &Context) -> Result<Outcome> {
-    let (slug, to, by) = (options.slug, options.to, context.requester());
+    let (slug, to, by) = (options.slug, options.to, &context.actor);
     let environment = context.environment().await?;
     let mut interrupt = Interrupt::listen()
         .map_err(|error| Error::failed("signals cannot be listened to", error))?;
     let began = Instant::now();
     let stop = CancellationToken::new();
-    let mut export = Box::pin(environment.export(&slug, &to, &by, &stop));
+    let mut export = Box::pin(environment.export(&slug, &to, by, &stop));
     let exported = tokio::select! {
         exported = &mut export => exported?,
         () = interrupt.next() => {

@@ -80,7 +80,7 @@ async fn add(AddOptions { who, role }: AddOptions, context: &Context) -> Result<
     let Who { slug, subject, .. } = who;
     let catalog = context.catalog().await?;
     let user = User { issuer: &issuer, subject: &subject };
-    catalog.add_member(&slug, user, role, &context.requester()).await?;
+    catalog.add_member(&slug, user, role, &context.actor).await?;
     let members = catalog.members(&slug).await?;
     let member = members.iter().find(|member| member.issuer == issuer && member.subject == subject);
     let what = format!("`{subject}` is {} of `{slug}`.", role.as_str());
@@ -109,7 +109,7 @@ async fn remove(RemoveOptions { who }: RemoveOptions, context: &Context) -> Resu
     let issuer = who.issuer(context)?;
     let Who { slug, subject, .. } = who;
     let user = User { issuer: &issuer, subject: &subject };
-    context.catalog().await?.remove_member(&slug, user, &context.requester()).await?;
+    context.catalog().await?.remove_member(&slug, user, &context.actor).await?;
     let gone = serde_json::json!({ "issuer": issuer, "subject": subject });
     let what =
         format!("`{subject}` is no member of `{slug}` any more; replicas follow in seconds.");

@@ -7,7 +7,6 @@ use crate::cli::confirm::confirm;
 use crate::cli::drive::Driver;
 use crate::cli::report::elapsed;
 use crate::cli::{Context, Error, Outcome, Result};
-use crate::operations::request::Requester;
 use crate::operations::{Environment, Way};
 use crate::tenant::TenantSlug;
 
@@ -99,7 +98,6 @@ pub(super) async fn run(options: Options, context: &Context) -> Result<Outcome> 
     confirm(&what, slug.as_str(), yes)?;
 
     let by = context.requester();
-    let by = Requester { name: &by, idempotency_key: None };
     let way = if is_online { Way::Online } else { Way::Offline };
     let operation = environment.relocate_by(&slug, &to, way, by).await?;
     let driver = Driver { context, environment: &environment };

@@ -6,7 +6,6 @@ use super::Wait;
 use crate::cli::confirm::confirm;
 use crate::cli::drive::Driver;
 use crate::cli::{Context, Outcome, Result};
-use crate::operations::request::Requester;
 use crate::tenant::TenantSlug;
 
 #[derive(Debug, Args)]
@@ -45,7 +44,6 @@ pub(super) async fn run(options: Options, context: &Context) -> Result<Outcome> 
     confirm(&what, slug.as_str(), yes)?;
 
     let by = context.requester();
-    let by = Requester { name: &by, idempotency_key: None };
     let operation = environment.rename(&slug, &to, by).await?;
     let driver = Driver { context, environment: &environment };
     driver

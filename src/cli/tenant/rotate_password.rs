@@ -5,7 +5,6 @@ use clap::Args;
 use super::Wait;
 use crate::cli::drive::Driver;
 use crate::cli::{Context, Outcome, Result};
-use crate::operations::request::Requester;
 use crate::tenant::TenantSlug;
 
 #[derive(Debug, Args)]
@@ -26,7 +25,6 @@ pub(super) async fn run(options: Options, context: &Context) -> Result<Outcome> 
     let environment = context.environment().await?;
     let slug = options.slug;
     let by = context.requester();
-    let by = Requester { name: &by, idempotency_key: None };
     let operation = environment.rotate_password(&slug, by).await?;
     let driver = Driver { context, environment: &environment };
     driver

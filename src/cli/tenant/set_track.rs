@@ -30,7 +30,7 @@ pub(in crate::cli) struct Options {
 pub(super) async fn run(options: Options, context: &Context) -> Result<Outcome> {
     let Options { slug, track, .. } = options;
     let environment = context.environment().await?;
-    let tenant = environment.set_track(&slug, track.as_ref(), &context.requester()).await?;
+    let tenant = environment.set_track(&slug, track.as_ref(), &context.actor).await?;
     let (what, next) = match &track {
         Some(track) => (
             format!("Tenant `{slug}` is in track `{track}`."),

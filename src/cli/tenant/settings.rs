@@ -97,8 +97,7 @@ async fn set(options: SetOptions, context: &Context) -> Result<Outcome> {
     let sets_region = assignments.iter().any(is_fleet);
     let rules = &context.settings.tenant_settings;
     let catalog = context.catalog().await?;
-    let by = context.requester();
-    let changed = catalog.change_settings(&slug, &by, |before| {
+    let changed = catalog.change_settings(&slug, &context.actor, |before| {
         rules.change(before, |settings| {
             for path in &unset {
                 path.unset(settings);

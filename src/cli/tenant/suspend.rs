@@ -6,7 +6,6 @@ use super::Wait;
 use crate::cli::arguments::reason;
 use crate::cli::drive::Driver;
 use crate::cli::{Context, Outcome, Result};
-use crate::operations::request::Requester;
 use crate::tenant::TenantSlug;
 
 #[derive(Debug, Args)]
@@ -40,7 +39,6 @@ pub(super) async fn suspend(options: SuspendOptions, context: &Context) -> Resul
     let environment = context.environment().await?;
     let slug = options.slug;
     let by = context.requester();
-    let by = Requester { name: &by, idempotency_key: None };
     let operation = environment.suspend(&slug, options.reason, by).await?;
     let driver = Driver { context, environment: &environment };
     driver
@@ -59,7 +57,6 @@ pub(super) async fn resume(options: ResumeOptions, context: &Context) -> Result<
     let environment = context.environment().await?;
     let slug = options.slug;
     let by = context.requester();
-    let by = Requester { name: &by, idempotency_key: None };
     let operation = environment.resume(&slug, by).await?;
     let driver = Driver { context, environment: &environment };
     driver

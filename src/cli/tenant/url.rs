@@ -46,8 +46,8 @@ pub(super) async fn run(options: Options, context: &Context) -> Result<Outcome> 
         context.note(&format!("The tenant is {}: its role cannot log in now.", tenant.state));
     }
     let detail = serde_json::json!({ "role": tenant.role.as_str() });
-    let (actor, action) = (context.requester(), "tenant.url_shown");
-    catalog.record(&Event { actor: &actor, action, tenant: Some(&tenant.slug), detail }).await?;
+    let (actor, action) = (context.actor.as_str(), "tenant.url_shown");
+    catalog.record(&Event { actor, action, tenant: Some(&tenant.slug), detail }).await?;
     context.note("This is a secret: it holds the password of the tenant's role.");
     let url = place
         .server
