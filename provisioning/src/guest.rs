@@ -44,7 +44,8 @@ pub enum ObjectionKind {
     ForeignRight,
     /// A function that runs with the rights of its owner.
     SecurityDefiner,
-    /// An expression that is evaluated when rows are restored, and that calls a function which may do anything.
+    /// Something that calls a function which may do anything, when rows are restored, moved, analyzed or refreshed: as the
+    /// administrator, or as the owner of everything, who can change what the administrator will evaluate.
     RunsOnRestore,
     /// A function or operator that may be taken for one of PostgreSQL's.
     Shadows,
@@ -196,7 +197,7 @@ impl fmt::Display for Objection {
                 write!(f, "the function {subject} runs with the rights of its owner")
             }
             ObjectionKind::RunsOnRestore => {
-                write!(f, "{subject} would run with an administrator's rights at every restore")
+                write!(f, "{subject} would run with more than the tenant's rights at every restore")
             }
             ObjectionKind::Shadows => {
                 write!(f, "{subject} can be taken for PostgreSQL's own of that name")
