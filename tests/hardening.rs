@@ -21,6 +21,7 @@ use crate::cli::Cli;
 use crate::harness::postgres18::Postgres18;
 use crate::harness::{BY, Fleet, Options, connect, new_tenant, slug};
 
+mod bounds;
 mod clients;
 
 async fn strict() -> Fleet {
@@ -276,6 +277,7 @@ async fn a_right_that_came_back_is_found_and_taken_away_again() {
         ("grant select (datname) on pg_database to tenant_acme", "pg_catalog.pg_database"),
         ("grant select on pg_shdescription to tenantry_app", "pg_catalog.pg_shdescription"),
         ("grant select on pg_tablespace to public", "pg_catalog.pg_tablespace"),
+        ("grant usage on language plpgsql to public", "the language plpgsql"),
         (
             "grant execute on function pg_stat_get_activity(int) to public",
             "pg_stat_get_activity(integer)",
@@ -291,7 +293,7 @@ async fn a_right_that_came_back_is_found_and_taken_away_again() {
 
         let [finding] = &found[..] else { panic!("{hole}: {found:#?}") };
         assert_eq!((finding.kind.as_str(), finding.place.as_str()), ("neighbours_seen", "default"));
-        assert_eq!(finding.evidence, format!("it shows tenants {what}"), "{hole}");
+        assert_eq!(finding.evidence, format!("it gives tenants {what}"), "{hole}");
         assert!(finding.remedy.contains("tenant harden"), "{}", finding.remedy);
         if hole.ends_with("tenant_acme") {
             // What one role was given by hand is taken from it by hand.

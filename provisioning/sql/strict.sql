@@ -1,8 +1,9 @@
 -- hardening::look
 -- $1 roles that must see no more than PUBLIC does. Run inside of a database, with an empty search_path. One row for
--- each thing in it by which a tenant learns of others, where PUBLIC had a right to it from the beginning: what it is,
--- whether tenants may see it, a query that shows that, and the statements that hide it and that take this back. There
--- are none for pg_roles, which is replaced (strict_roles.sql). What no profile shows tenants is not here.
+-- each thing in it by which a tenant learns of others, or gets around a bound of its session, where PUBLIC had a right
+-- to it from the beginning: what it is, whether tenants have it, a query that shows that, and the statements that hide
+-- it and that take this back. There are none for pg_roles, which is replaced (strict_roles.sql). What no profile shows
+-- tenants is not here. Whoever adds something raises the number in `Hardening::template_digest`.
 with tenants(oid) as materialized (
     select 0::oid union all select oid from pg_roles where rolname = any ($1::text[])
 ), whom(list) as materialized (
@@ -45,6 +46,20 @@ with tenants(oid) as materialized (
                             'pg_identify_object_as_address', 'pg_get_object_address'))
       and exists (select from aclexplode(coalesce(i.initprivs, acldefault('f', p.proowner))) a
                   where a.grantee = 0 and a.privilege_type = 'EXECUTE')
+), withheld as materialized (
+    -- Before version 16 these write in a transaction that is read-only.
+    select p.oid::regprocedure::text as name, 'execute on function ' || p.oid::regprocedure as what,
+           coalesce(p.proacl, acldefault('f', p.proowner)) as acl,
+           format('select proacl from pg_proc where oid = %L::regprocedure', p.oid::regprocedure) as shows
+    from pg_proc p
+    where p.pronamespace = 'pg_catalog'::regnamespace and current_setting('server_version_num')::int < 160000
+      and p.proname in ('lo_creat', 'lo_create', 'lo_from_bytea', 'lo_put', 'lo_truncate', 'lo_truncate64', 'lo_unlink',
+                        'lowrite')
+    union all
+    -- A `do` block can catch that it was cancelled, and go on. Functions in it are made by the owner, and run for all.
+    select 'the language plpgsql', 'usage on language plpgsql', coalesce(lanacl, acldefault('l', lanowner)),
+           'select lanacl from pg_language where lanname = ''plpgsql'''
+    from pg_language where lanname = 'plpgsql'
 ), look(subject, is_open, shows, hide, unhide) as (
     select name,
            exists (select from aclexplode(coalesce(relacl, acldefault('r', relowner))) a
@@ -70,6 +85,11 @@ with tenants(oid) as materialized (
            format('revoke execute on function %s from tenantry_owner, pg_monitor; '
                   'grant execute on function %1$s to public', name)
     from callable cross join whom w
+    union all
+    select name, exists (select from aclexplode(acl) a where a.grantee in (select oid from tenants)), shows,
+           format('revoke %s from %s; grant %1$s to tenantry_owner', what, w.list),
+           format('revoke %s from tenantry_owner; grant %1$s to public', what)
+    from withheld cross join whom w
     union all
     select 'pg_catalog.pg_roles',
            'security_barrier=true' <> all (coalesce(reloptions, '{}'))

@@ -17,6 +17,10 @@ use crate::server::{Connection, Server};
 /// What its sessions go by.
 const APPLICATION: &str = "tenantry audit";
 
+/// What a role can set for its own sessions, and by which it would end an attack or blunt it.
+const UNDETERRED: &str = "-c default_transaction_read_only=off -c idle_session_timeout=0 -c statement_timeout=60s \
+    -c idle_in_transaction_session_timeout=0 -c lock_timeout=0 -c role=none";
+
 /// How often, and after how long, a full server is asked again.
 const PATIENCE: [Duration; 3] =
     [Duration::from_millis(50), Duration::from_millis(200), Duration::from_millis(800)];
@@ -212,7 +216,7 @@ impl Server {
     async fn enter(&self, attacker: &Attacker, database: &str) -> Result<Connection, Error> {
         let url = self.url().with_database(database);
         let url = url.with_user(attacker.role.as_str(), &attacker.password);
-        let url = url.with_application_name(APPLICATION);
+        let url = url.with_application_name(APPLICATION).with_options(UNDETERRED);
         for pause in PATIENCE {
             match url.connect().await {
                 Err(error) if error.sql_state() == Some(&SqlState::TOO_MANY_CONNECTIONS) => {

@@ -11,6 +11,7 @@ use secrecy::SecretString;
 use tokio_postgres::Row;
 
 use crate::error::Error;
+use crate::hardening::Hardening;
 use crate::isolation::lock_down;
 use crate::marker::{Marker, Owner};
 use crate::name::{DatabaseName, RoleName};
@@ -23,6 +24,11 @@ const ADOPT: &str = include_str!("../sql/guest/adopt.sql");
 /// A dump takes as long as it takes, and is worth nothing until it is whole.
 const GUEST_SETTINGS: &str = "-c synchronous_commit=off -c statement_timeout=0 -c lock_timeout=0 \
     -c idle_in_transaction_session_timeout=0 -c client_min_messages=error -c standard_conforming_strings=on";
+
+/// What a dump may have beside tables, and no tenant where they are strict. It goes when the guest's rights go.
+const LENT: &str = "grant usage on language plpgsql to tenantry_guest;
+    grant execute on function lo_creat(int), lo_create(oid), lo_from_bytea(oid, bytea), lo_put(oid, bigint, bytea),
+        lo_truncate(int, int), lo_truncate64(int, bigint), lo_unlink(oid), lowrite(int, bytea) to tenantry_guest";
 
 /// Something in a build that must not become a tenant's.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,7 +50,8 @@ pub enum ObjectionKind {
     ForeignRight,
     /// A function that runs with the rights of its owner.
     SecurityDefiner,
-    /// An expression that is evaluated when rows are restored, and that calls a function which may do anything.
+    /// Something that calls a function which may do anything, when rows are restored, moved, analyzed or refreshed: as the
+    /// administrator, or as the owner of everything, who can change what the administrator will evaluate.
     RunsOnRestore,
     /// A function or operator that may be taken for one of PostgreSQL's.
     Shadows,
@@ -125,10 +132,11 @@ impl Server {
         transaction.batch_execute(&statements.join(";\n")).await?;
         transaction.commit().await?;
 
-        self.connect_apart(build)
-            .await?
-            .batch_execute(&format!("grant usage, create on schema public to {guest}"))
-            .await?;
+        let session = self.connect_apart(build).await?;
+        session.batch_execute(&format!("grant usage, create on schema public to {guest}")).await?;
+        if self.hardening() == Hardening::Strict {
+            session.batch_execute(&LENT.replace("tenantry_guest", &guest)).await?;
+        }
         Ok(self.as_guest(build, &name, &password))
     }
 
@@ -196,7 +204,7 @@ impl fmt::Display for Objection {
                 write!(f, "the function {subject} runs with the rights of its owner")
             }
             ObjectionKind::RunsOnRestore => {
-                write!(f, "{subject} would run with an administrator's rights at every restore")
+                write!(f, "{subject} would run with more than the tenant's rights at every restore")
             }
             ObjectionKind::Shadows => {
                 write!(f, "{subject} can be taken for PostgreSQL's own of that name")

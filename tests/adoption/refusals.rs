@@ -24,8 +24,29 @@ const INSIDE: &[(&str, &str)] = &[
         "runs_on_restore",
     ),
     (
-        "create function format(text, oid) returns text language sql as 'select $1';
-         reset role; create extension citext; alter extension citext add function format(text, oid)",
+        "create type mood as enum ('fine'); create table p (i int primary key);
+         create function told(mood) returns int language plpgsql as 'begin return 1; end';
+         create cast (mood as int) with function told(mood) as implicit; create table f (x mood references p)",
+        "runs_on_restore",
+    ),
+    (
+        "create view v as select 1; create table t (i int, check (table_to_xml('v', true, false, '') is not null))",
+        "runs_on_restore",
+    ),
+    (
+        "create function f(int) returns int language sql immutable as 'select $1';
+         create table t (a int); create index on t (f(a))",
+        "runs_on_restore",
+    ),
+    (
+        "create function before(int, int) returns int language plpgsql immutable as 'begin return 1; end';
+         reset role; create operator class ints for type int using btree as
+         operator 1 <, operator 3 =, operator 5 >, function 1 before(int, int)",
+        "runs_on_restore",
+    ),
+    (
+        "create function told(text, oid) returns text language sql as 'select $1';
+         reset role; create extension citext; alter extension citext add function told(text, oid)",
         "extension_member",
     ),
     (

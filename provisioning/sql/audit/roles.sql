@@ -24,7 +24,7 @@ with recursive t as materialized (
     where not (o.is_tenant and g.rolname = 'tenantry_app')
 ), settings as materialized (
     select s.setdatabase, s.setrole, d.datname, o.rolname, split_part(value, '=', 1) as name,
-           substr(value, strpos(value, '=') + 1) as value
+           substr(value, strpos(value, '=') + 1) as value, coalesce(o.is_tenant, false) as is_tenant
     from pg_db_role_setting s cross join unnest(s.setconfig) value
     left join pg_database d on d.oid = s.setdatabase left join ours o on o.oid = s.setrole
     where o.oid is not null or s.setrole = 0 and (s.setdatabase = 0 or d.datname in (select database from t))
@@ -92,7 +92,9 @@ select 'setting',
             else format('alter role %s%s reset %I', coalesce(quote_ident(rolname), 'all'),
                         coalesce(' in database ' || quote_ident(datname), ''), name) end
 from settings
-where name in ('search_path', 'role', 'session_preload_libraries', 'local_preload_libraries', 'row_security',
+-- Nothing is ever set for a tenant's role, which can set most for itself: a timeout, or that it only reads.
+where is_tenant and name <> 'tenantry.tenant'
+   or name in ('search_path', 'role', 'session_preload_libraries', 'local_preload_libraries', 'row_security',
                'session_replication_role', 'lo_compat_privileges', 'default_tablespace', 'temp_tablespaces',
                'dynamic_library_path', 'password_encryption')
 union all
