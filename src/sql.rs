@@ -127,12 +127,11 @@ impl Gateway {
         if may_be_elsewhere(access, request.batch) {
             let session =
                 self.sessions.checkout_elsewhere(tenant, access).instrument(waiting()).await?;
-            let replica = session.replica.clone();
-            match (self.answer(session, access, request).await, replica) {
+            let is_elsewhere = session.is_elsewhere;
+            match self.answer(session, access, request).await {
                 // It has changed nothing, and nobody has heard of it: the primary can answer as well.
-                (Err(SqlError::Lost(_)), Some(replica)) => replica.note_away(),
-                (Err(error), Some(_)) if error.is_of_a_standby() => {}
-                (outcome, _) => return outcome,
+                Err(error) if is_elsewhere && error.is_of_a_standby() => {}
+                outcome => return outcome,
             }
         }
         let session = self.sessions.checkout(tenant, access).instrument(waiting()).await?;

@@ -7,8 +7,8 @@ use tokio::sync::Semaphore;
 use uuid::Uuid;
 
 use crate::resolve::Access;
-use crate::router::Meter;
 use crate::router::server::{Opened, Pool, Server, Slot};
+use crate::router::{Backend, Meter};
 use crate::sql::wire::Wire;
 use crate::tenant::EffectiveLimits;
 
@@ -35,6 +35,8 @@ pub(super) struct Idle {
 /// A wire, and the right to have it open.
 pub(super) struct Line {
     pub wire: Wire,
+    /// What answers at the other end.
+    pub backend: Backend,
     /// What [`Tenant::schema`](crate::tenant::Tenant::schema) was when its statements were prepared.
     pub schema: (i64, i64),
     pub _slot: Slot,
