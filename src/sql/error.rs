@@ -27,6 +27,9 @@ pub(crate) enum SqlError {
     /// The statements took too long.
     #[error("the statements took too long")]
     TimedOut,
+    /// Answers that nobody reads took all the room.
+    #[error("too many answers wait to be read")]
+    Unread,
     /// The session broke on the way.
     #[error("the session was lost")]
     Lost(#[source] WireError),

@@ -56,6 +56,8 @@ pub(super) struct Sessions {
 struct Shared {
     router: TenantRouter,
     statement_timeout: Duration,
+    /// KiB that one tenant's answers may take until they are read.
+    unsent: usize,
     tenants: Mutex<HashMap<Whereabouts, Arc<Tenant>>>,
 }
 
@@ -80,8 +82,8 @@ pub(super) struct Session {
 
 impl Sessions {
     /// No session yet. Needs a running tokio runtime for its background task.
-    pub fn new(router: TenantRouter, statement_timeout: Duration) -> Self {
-        let shared = Shared { router, statement_timeout, tenants: Mutex::default() };
+    pub fn new(router: TenantRouter, statement_timeout: Duration, unsent: usize) -> Self {
+        let shared = Shared { router, statement_timeout, unsent, tenants: Mutex::default() };
         let (shared, stop) = (Arc::new(shared), CancellationToken::new());
         tokio::spawn(Arc::clone(&shared).tend(stop.clone()));
         Self { shared, _task: Arc::new(stop.drop_guard()) }
@@ -275,6 +277,7 @@ impl Shared {
             limits: now.limits.clone(),
             most,
             places: Arc::new(Semaphore::new(most)),
+            unsent: Arc::new(Semaphore::new(self.unsent)),
             idle: Mutex::new((!overtaken).then(Vec::new)),
             server: replica.map_or_else(|| self.router.server(now.server_id), ReadReplica::server),
             opened: Opened::default(),
@@ -355,6 +358,11 @@ impl Session {
     /// Counts an answer.
     pub fn answered(&self, rows: usize, bytes: usize) {
         self.tenant.meter.answered(rows, bytes);
+    }
+
+    /// KiB that the tenant's answers may take until they are read.
+    pub fn unsent(&self) -> Arc<Semaphore> {
+        Arc::clone(&self.tenant.unsent)
     }
 
     /// Whether a transaction is open.

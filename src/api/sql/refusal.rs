@@ -94,6 +94,10 @@ impl From<SqlError> for Refusal {
                     _ => Self::Problem(Problem::unavailable()),
                 }
             }
+            SqlError::Unread => {
+                tracing::warn!("answers of /sql that nobody reads take all the room that they may");
+                Self::Either(Problem::unavailable(), "53200")
+            }
             SqlError::TooLong => {
                 too_large("the answer has more bytes than TENANTRY_SQL_MAX_RESPONSE_BYTES allows")
             }

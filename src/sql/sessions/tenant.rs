@@ -19,6 +19,8 @@ pub(super) struct Tenant {
     pub limits: EffectiveLimits,
     pub most: usize,
     pub places: Arc<Semaphore>,
+    /// KiB that answers may take until they are read.
+    pub unsent: Arc<Semaphore>,
     /// None once the generation is over. The one used last is at the end.
     pub idle: Mutex<Option<Vec<Idle>>>,
     pub server: Arc<Server>,
