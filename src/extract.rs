@@ -168,9 +168,25 @@ impl From<RouterError> for Problem {
                 "Isolation refused",
                 "the database that was reached is not this tenant's; the operator has been told",
             ),
+            RouterError::Unreachable { source, .. } if source.is_of_password() => {
+                password_refused()
+            }
             // A secret that does not open will not open in a moment either.
             RouterError::Catalog { source, .. } if !source.is_transient() => Self::internal(),
             RouterError::Unreachable { .. } | RouterError::Catalog { .. } => Self::unavailable(),
         }
     }
+}
+
+/// What an operator does about a password that somebody has changed on the server.
+pub(crate) const ROTATE: &str = "run `tenantry tenant rotate-password`";
+
+/// The server has another password for the tenant's role than the catalog.
+pub(crate) fn password_refused() -> Problem {
+    Problem::new(
+        StatusCode::SERVICE_UNAVAILABLE,
+        "tenant_password_refused",
+        "Tenant unavailable",
+        "the database has another password for the tenant's role than it should; its operator can give it a new one",
+    )
 }

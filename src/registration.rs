@@ -262,7 +262,7 @@ impl From<RegistrationError> for Problem {
                 "Not found",
                 "you have made no such registration",
             ),
-            RegistrationError::Catalog(error) => ResolveError::Catalog(error).into(),
+            RegistrationError::Catalog(error) => ResolveError::from(error).into(),
         }
     }
 }

@@ -7,6 +7,7 @@
 //! Must never: fall back to a tenant that nobody named, or pick one when a request names two.
 
 use std::fmt;
+use std::sync::Arc;
 
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode};
@@ -118,10 +119,16 @@ pub enum ResolveError {
     Denied,
     /// The catalog cannot say who the caller is.
     #[error("the caller cannot be looked up")]
-    Catalog(#[source] CatalogError),
+    Catalog(#[source] Arc<CatalogError>),
     /// The caller's identity provider cannot be reached, and its keys are not known.
     #[error("the caller's token cannot be checked")]
     KeysAway(#[source] TokenError),
+}
+
+impl From<CatalogError> for ResolveError {
+    fn from(error: CatalogError) -> Self {
+        Self::Catalog(Arc::new(error))
+    }
 }
 
 impl Source {

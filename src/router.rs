@@ -21,6 +21,7 @@
 //! - A tenant in a cutover is held: requests wait and then go to the new place. So is one that is behind, where
 //!   tenants are migrated when they are used.
 //! - A tenant with a rate waits for its turn before it holds anything that others could use.
+//! - A caller who leaves in the middle of a statement leaves none running: see [`Backend`].
 //! - What tenants use is counted in memory, and told to the catalog now and then.
 //!
 //! Must never: give out a connection without a slug, or to a tenant that is not active.
@@ -47,6 +48,7 @@ mod error;
 mod fleet;
 mod gate;
 mod harmless;
+mod leaving;
 mod meter;
 mod pool;
 mod rate;
@@ -61,6 +63,7 @@ pub use connection::{TenantConnection, TenantRows, TenantTransaction, TenantTran
 pub use error::RouterError;
 pub use fleet::{Ended, FleetReport, Pace, TenantFailure, WorkError};
 pub(crate) use harmless::is_harmless;
+pub(crate) use leaving::Backend;
 pub(crate) use meter::Meter;
 use meter::Meters;
 use pool::{Admission, CheckoutError, TenantPool};
@@ -70,6 +73,7 @@ use read_replicas::ReadReplicas;
 use routes::{Route, Routes};
 use servers::Servers;
 pub use session::ConnectError;
+pub(crate) use session::KEPT;
 use session::Session;
 pub use tokio_postgres::IsolationLevel;
 

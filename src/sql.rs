@@ -7,14 +7,16 @@
 //! - A batch is one transaction: all of it happens or nothing does.
 //! - Who may only read has a transaction that PostgreSQL made read-only, and that has asked its first query,
 //!   after which PostgreSQL lets nobody make it anything else.
-//! - Time, rows and bytes are bounded. Who goes away, or asks for too much, stops the server's work as well.
+//! - Time, rows and bytes are bounded, and so is what all answers take that nobody has read yet. Who goes away, or asks for too much, stops the server's work as well.
 //! - A statement that was prepared for another schema is prepared again, and its request starts over once.
 //!
 //! Must never: paste a text of a request into another, or let a session that remembers one request serve
 //! another.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 use tracing::Instrument as _;
 
@@ -37,6 +39,12 @@ use sessions::{Session, Sessions};
 pub(crate) use wire::Statement;
 use wire::WireError;
 
+/// What answers that wait to be read may take, over all callers.
+const MAX_UNSENT_BYTES: usize = 256 * 1024 * 1024;
+/// One tenant gets so much of it, or room for one answer.
+const SHARES: usize = 4;
+/// An answer of so many bytes is sent at once, and takes no room of others.
+pub(crate) const SHORT: usize = 64 * 1024;
 /// PostgreSQL stops a statement first, and says so better.
 const GRACE: Duration = Duration::from_secs(1);
 
@@ -51,6 +59,8 @@ pub struct SqlSettings {
     pub max_rows: usize,
     /// How long the statements of one request may run; a tenant's own limit may be lower.
     pub statement_timeout: Duration,
+    /// How long a caller may take none of an answer before it is cut off.
+    pub send_timeout: Duration,
 }
 
 impl Default for SqlSettings {
@@ -60,6 +70,7 @@ impl Default for SqlSettings {
             max_response_bytes: 16 * 1024 * 1024,
             max_rows: 100_000,
             statement_timeout: Duration::from_secs(30),
+            send_timeout: Duration::from_secs(30),
         }
     }
 }
@@ -69,6 +80,16 @@ impl Default for SqlSettings {
 pub(crate) struct Gateway {
     sessions: Sessions,
     settings: SqlSettings,
+    /// KiB of answers that wait to be read.
+    unsent: Arc<Semaphore>,
+}
+
+/// An answer, and its part of what all answers that wait to be read may take.
+pub(crate) struct Answered {
+    /// It.
+    pub json: Vec<u8>,
+    /// Given back when it is sent, or given up; none of a short one.
+    pub place: Option<(OwnedSemaphorePermit, OwnedSemaphorePermit)>,
 }
 
 /// What a caller wants to have run.
@@ -108,7 +129,14 @@ pub(crate) enum Isolation {
 impl Gateway {
     /// Needs a running tokio runtime.
     pub fn new(router: TenantRouter, settings: SqlSettings) -> Self {
-        Self { sessions: Sessions::new(router, settings.statement_timeout), settings }
+        let unsent = kib(MAX_UNSENT_BYTES).max(SHARES * kib(settings.max_response_bytes));
+        let sessions = Sessions::new(router, settings.statement_timeout, unsent / SHARES);
+        Self { sessions, settings, unsent: Arc::new(Semaphore::new(unsent)) }
+    }
+
+    /// Its bounds.
+    pub fn settings(&self) -> &SqlSettings {
+        &self.settings
     }
 
     /// Runs a request in a tenant's database, and gives the answer as JSON.
@@ -117,7 +145,7 @@ impl Gateway {
         tenant: &TenantScope,
         access: Access,
         request: &Request,
-    ) -> Result<Vec<u8>, SqlError> {
+    ) -> Result<Answered, SqlError> {
         for query in &request.queries {
             if let Some(refusal) = words::refusal(&query.statement.text) {
                 return Err(SqlError::Refused(Box::new(refusal)));
@@ -127,12 +155,11 @@ impl Gateway {
         if may_be_elsewhere(access, request.batch) {
             let session =
                 self.sessions.checkout_elsewhere(tenant, access).instrument(waiting()).await?;
-            let replica = session.replica.clone();
-            match (self.answer(session, access, request).await, replica) {
+            let is_elsewhere = session.is_elsewhere;
+            match self.answer(session, access, request).await {
                 // It has changed nothing, and nobody has heard of it: the primary can answer as well.
-                (Err(SqlError::Lost(_)), Some(replica)) => replica.note_away(),
-                (Err(error), Some(_)) if error.is_of_a_standby() => {}
-                (outcome, _) => return outcome,
+                Err(error) if is_elsewhere && error.is_of_a_standby() => {}
+                outcome => return outcome,
             }
         }
         let session = self.sessions.checkout(tenant, access).instrument(waiting()).await?;
@@ -145,13 +172,25 @@ impl Gateway {
         mut session: Session,
         access: Access,
         request: &Request,
-    ) -> Result<Vec<u8>, SqlError> {
+    ) -> Result<Answered, SqlError> {
         let working = tracing::debug_span!("statements", number = request.queries.len());
         let work = self.work(&mut session, access, request).instrument(working);
         // Whoever stops waiting here drops the session, and with that stops its statement.
-        timeout(self.settings.statement_timeout + GRACE, work)
-            .await
-            .unwrap_or(Err(SqlError::TimedOut))
+        let worked = timeout(self.settings.statement_timeout + GRACE, work).await;
+        let json = worked.unwrap_or(Err(SqlError::TimedOut))?;
+        if json.len() <= SHORT {
+            return Ok(Answered { json, place: None });
+        }
+        // While it holds its session, the tenant can make no more of them.
+        let (share, all) = (session.unsent(), Arc::clone(&self.unsent));
+        let room = u32::try_from(kib(json.len())).unwrap_or(u32::MAX);
+        let place = async {
+            let share = share.acquire_many_owned(room).await?;
+            Ok::<_, AcquireError>((share, all.acquire_many_owned(room).await?))
+        };
+        let place = timeout(self.settings.send_timeout, place).await;
+        let place = Some(place.map_err(|_| SqlError::Unread)?.expect("nobody closes them"));
+        Ok(Answered { json, place })
     }
 
     async fn work(
@@ -208,6 +247,11 @@ impl Gateway {
         session.answered(rows, json.len());
         Ok(json)
     }
+}
+
+/// So many, at least one.
+fn kib(bytes: usize) -> usize {
+    bytes / 1024 + 1
 }
 
 /// Whether a request only reads, and in a way that a read replica knows: none has serializable transactions.

@@ -11,6 +11,8 @@ use tokio_postgres::Client;
 
 use crate::harness::{BY, Fleet, eventually, slug};
 
+mod hostile;
+
 /// More rows than a socket holds.
 const MANY: &str = "select generate_series(1, 20000), repeat('x', 2000)";
 

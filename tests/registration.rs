@@ -14,6 +14,8 @@ use crate::harness::provider::Provider;
 use crate::harness::replica::{Replica, Setup};
 use crate::harness::slug;
 
+mod squatting;
+
 /// A replica that takes registrations of users of one provider; those of another are bound to a tenant.
 struct Scene {
     replica: Replica,

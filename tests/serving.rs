@@ -15,6 +15,8 @@ use crate::harness::process::Serving;
 use crate::harness::replica::Replica;
 use crate::harness::{BY, Fleet, new_tenant, slug};
 
+mod readers;
+
 async fn token(fleet: &Fleet) -> String {
     let token = fleet.catalog().create_token("test", &Scope::ALL).await.unwrap();
     token.expose_secret().to_owned()

@@ -19,6 +19,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use crate::harness::replica::serve;
 use crate::harness::{BY, Fleet, eventually, router_settings, slug};
 
+pub mod hostile;
 mod neon;
 mod passwords;
 mod sessions;

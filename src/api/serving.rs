@@ -34,6 +34,8 @@ pub use tls::{Tls, TlsError, TlsFiles};
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often a silent HTTP/2 client is asked whether it is there.
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
+/// Most requests at a time of one HTTP/2 client, who need not read their answers.
+const MAX_STREAMS: u32 = 32;
 /// Most connections of one listener; more wait in the system's queue.
 const MAX_CONNECTIONS: usize = 4096;
 /// How long requests under way may take to end after the shutdown signal.
@@ -106,7 +108,9 @@ impl Service {
     fn new(routes: Router, edge: Edge) -> Self {
         let mut builder = Builder::new(TokioExecutor::new());
         builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
-        builder.http2().timer(TokioTimer::new()).keep_alive_interval(KEEP_ALIVE);
+        let mut http2 = builder.http2();
+        http2.timer(TokioTimer::new()).keep_alive_interval(KEEP_ALIVE);
+        http2.max_concurrent_streams(MAX_STREAMS);
         Self { builder, routes, edge }
     }
 

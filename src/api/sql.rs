@@ -10,8 +10,8 @@ use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
 use axum::extract::{FromRequest as _, Request, State};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, StatusCode, header};
-use axum::response::{IntoResponse as _, Response};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::Response;
 
 use crate::catalog::tenants::Place;
 use crate::extract::{Tenancy, check_tenant};
@@ -20,14 +20,16 @@ use crate::problem::Problem;
 use crate::resolve::connection_string::CONNECTION_STRING;
 use crate::resolve::{Claim, Passwords, denied};
 use crate::router::RouterError;
-use crate::sql::Gateway;
+use crate::sql::{Answered, Gateway};
 use crate::tenant::TenantScope;
 
 mod refusal;
 mod request;
+mod sending;
 
 use refusal::Refusal;
 pub(super) use request::HEADERS;
+use sending::sending;
 
 /// What the endpoint works with.
 #[derive(Clone)]
@@ -42,13 +44,13 @@ pub(super) async fn run(State(endpoint): State<Endpoint>, request: Request) -> R
     // Whoever sends a connection string is the client, which reads an error's fields only in a 400.
     let is_client = request.headers().contains_key(CONNECTION_STRING);
     match endpoint.answer(request).await {
-        Ok(json) => ([(header::CONTENT_TYPE, "application/json")], json).into_response(),
+        Ok(answered) => sending(answered, endpoint.gateway.settings().send_timeout),
         Err(refusal) => refusal.into_response(is_client),
     }
 }
 
 impl Endpoint {
-    async fn answer(&self, request: Request) -> Result<Vec<u8>, Refusal> {
+    async fn answer(&self, request: Request) -> Result<Answered, Refusal> {
         let (mut parts, body) = request.into_parts();
         if let Some(passwords) = &self.passwords {
             self.prove(passwords, &mut parts).await?;

@@ -61,7 +61,14 @@ pub struct Standing {
     pub slugs: Vec<TenantSlug>,
     /// What the user may do there, if they are a member.
     pub role: Option<MemberRole>,
+    /// Whether a user chose its name, and with it its slug, and no operator has looked at them.
+    pub is_unseen: bool,
 }
+
+/// Of a tenant `t`: [`Standing::is_unseen`]. An operator who approves its registration after the settings did, or
+/// gives it another name, has looked.
+const IS_UNSEEN: &str = "exists (select from registrations r
+     where r.tenant_id = t.id and r.organization_name = t.name and r.decided_by = 'settings')";
 
 /// An identity provider that a tenant has for itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -165,7 +172,7 @@ impl Catalog {
         let client = self.client().await?;
         let sql = format!(
             "-- members::standing
-             select t.id, t.slug, m.role, {SLUGS} as slugs
+             select t.id, t.slug, m.role, {IS_UNSEEN} as is_unseen, {SLUGS} as slugs
              from tenants t
              left join members m on m.tenant_id = t.id and m.issuer = $2 and m.subject = $3
              where t.id = {LEADS_TO} and t.state <> 'deleted'"
@@ -174,7 +181,8 @@ impl Catalog {
         let Some(row) = maybe(&client, &sql, params).await? else { return Ok(None) };
         let role = row.get::<_, Option<&str>>("role").is_some().then(|| role_of(&row));
         let (slug, slugs) = (slug_of(&row)?, slugs::all_of(&row)?);
-        Ok(Some(Standing { tenant: Some(row.get("id")), slug, slugs, role }))
+        let (tenant, is_unseen) = (Some(row.get("id")), row.get("is_unseen"));
+        Ok(Some(Standing { tenant, slug, slugs, role, is_unseen }))
     }
 
     /// The living tenants that have an identity provider for themselves.
@@ -205,18 +213,13 @@ impl Catalog {
     /// and no operator has looked at is the user's word: it neither counts nor makes another doubtful.
     pub async fn tenant_known_as(&self, name: &str) -> Result<Option<TenantSlug>, CatalogError> {
         let client = self.client().await?;
-        let found = rows(
-            &client,
+        let sql = format!(
             "-- members::tenant_known_as
              select t.slug from tenants t
-             where t.name = $1 and t.state <> 'deleted'
-               and not exists (select from registrations r
-                               where r.tenant_id = t.id and r.organization_name = t.name
-                                 and r.decided_by = 'settings')
-             limit 2",
-            &[&name],
-        )
-        .await?;
+             where t.name = $1 and t.state <> 'deleted' and not {IS_UNSEEN}
+             limit 2"
+        );
+        let found = rows(&client, &sql, &[&name]).await?;
         match &found[..] {
             [row] => slug_of(row).map(Some),
             _ => Ok(None),

@@ -202,7 +202,8 @@ impl Catalog {
         found.iter().map(from_row).collect()
     }
 
-    /// Decides on a registration, for good. The same decision again changes nothing.
+    /// Decides on a registration, for good. The same decision again changes nothing, but for an operator who says
+    /// yes to what only the settings have approved: from then on the tenant's slug and name count in tokens.
     pub async fn decide_registration(
         &self,
         id: Uuid,
@@ -217,7 +218,7 @@ impl Catalog {
             "-- registrations::decide
              update registrations
              set state = $2, reason = $3, decided_by = $4, decided_at = now()
-             where id = $1 and state = 'pending'",
+             where id = $1 and (state = 'pending' or $2 = state and decided_by = 'settings')",
             &[&id, &decision.as_str(), &reason, &by],
         )
         .await?;

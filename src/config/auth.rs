@@ -93,7 +93,8 @@ pub(super) fn read(r: &mut Reader) -> Identity {
         TokenVerifier::new(Vec::new()).expect("nothing is wrong with nobody")
     });
     let base_domain = r.get("base_domain");
-    let settings = IdentitySettings { trusts, audiences, base_domain, only: None };
+    let settings =
+        IdentitySettings { trusts, audiences, base_domain, ..IdentitySettings::default() };
     Identity { provider, verifier, settings, admin_claim: r.get("admin_claim") }
 }
 

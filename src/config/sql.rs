@@ -45,6 +45,7 @@ pub(super) fn read(r: &mut Reader, environment: Deployment, listen: SocketAddr) 
             .map_or(usual.max_response_bytes, |Size(bytes)| bytes),
         max_rows: r.get("sql_max_rows").map_or(usual.max_rows, |Rows(rows)| rows),
         statement_timeout,
+        send_timeout: usual.send_timeout,
     }
 }
 

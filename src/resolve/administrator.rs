@@ -8,7 +8,7 @@ use axum::http::HeaderMap;
 use serde_json::Value;
 
 use super::bearer::{bearer, is_ours, prove};
-use super::denials::{Denial, Denials, FOLD};
+use super::denials::{Denial, Denials};
 use super::{ClaimPath, IdentitySettings, ResolveError, Tokens};
 use crate::catalog::Catalog;
 use crate::catalog::tokens::Scope;
@@ -91,7 +91,7 @@ impl Administrators {
         claim: Option<AdminClaim>,
     ) -> Self {
         let identity = Arc::new(identity.clone());
-        let denials = Denials::new(catalog.clone(), FOLD);
+        let denials = Denials::new(catalog.clone());
         Self { tokens: Tokens::new(catalog), verifier, identity, claim, denials }
     }
 
@@ -99,7 +99,7 @@ impl Administrators {
     pub async fn of(&self, headers: &HeaderMap) -> Result<Sender, ResolveError> {
         let Some(text) = bearer(headers) else { return Ok(Sender::nobody("no_token")) };
         if is_ours(text) {
-            let token = self.tokens.of(headers).await.map_err(ResolveError::Catalog)?;
+            let token = self.tokens.of(headers).await?;
             let Some(token) = token else { return Ok(Sender::nobody("unknown_token")) };
             return Ok(Sender::Administrator(Administrator {
                 name: format!("token:{}", token.name),

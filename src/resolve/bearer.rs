@@ -8,9 +8,9 @@ use axum::http::header::AUTHORIZATION;
 use secrecy::SecretString;
 
 use super::ResolveError;
-use super::remembered::Remembered;
+use super::remembered::{Remembered, TTL};
+use crate::catalog::Catalog;
 use crate::catalog::tokens::TokenRecord;
-use crate::catalog::{Catalog, CatalogError};
 use crate::oidc::{TokenVerifier, Verified};
 
 /// No token of ours is longer; what is longer is not looked up.
@@ -32,18 +32,18 @@ impl Tokens {
     /// Checks tokens against this catalog.
     #[must_use]
     pub fn new(catalog: Catalog) -> Self {
-        Self { known: Remembered::new(&catalog), catalog }
+        Self { known: Remembered::new(&catalog, TTL), catalog }
     }
 
     /// The token that a request carries; `None` when it carries none that is valid.
-    pub async fn of(&self, headers: &HeaderMap) -> Result<Option<Arc<TokenRecord>>, CatalogError> {
+    pub async fn of(&self, headers: &HeaderMap) -> Result<Option<Arc<TokenRecord>>, ResolveError> {
         match bearer(headers).filter(|token| is_ours(token)) {
             Some(secret) => self.check(secret).await,
             None => Ok(None),
         }
     }
 
-    async fn check(&self, secret: &str) -> Result<Option<Arc<TokenRecord>>, CatalogError> {
+    async fn check(&self, secret: &str) -> Result<Option<Arc<TokenRecord>>, ResolveError> {
         let text = SecretString::from(secret.to_owned());
         let asked = async { Ok(self.catalog.token(&text).await?.map(Arc::new)) };
         self.known.get(hash(secret), asked).await

@@ -19,9 +19,6 @@ use crate::catalog::members::OwnIssuer;
 use crate::oidc::{TokenVerifier, Verified};
 use crate::tenant::TenantSlug;
 
-/// How long a list counts.
-const TTL: Duration = Duration::from_secs(5);
-
 /// How far an issuer of the settings is trusted.
 #[derive(Clone, Debug, Default)]
 pub struct Trust {
@@ -55,21 +52,23 @@ pub(super) struct Bindings {
 pub(super) struct CurrentBindings {
     catalog: Catalog,
     settled: Arc<Settled>,
+    /// How long a list counts.
+    ttl: Duration,
     /// The last list, and when it was read.
     last: RwLock<Option<(Arc<Bindings>, Instant)>>,
     reading: tokio::sync::Mutex<()>,
 }
 
 impl CurrentBindings {
-    pub(super) fn new(catalog: Catalog, settled: Settled) -> Self {
+    pub(super) fn new(catalog: Catalog, settled: Settled, ttl: Duration) -> Self {
         let (settled, last) = (Arc::new(settled), RwLock::new(None));
-        Self { catalog, settled, last, reading: tokio::sync::Mutex::new(()) }
+        Self { catalog, settled, ttl, last, reading: tokio::sync::Mutex::new(()) }
     }
 
     /// One caller reads an old list anew while the others go on with it.
     pub(super) async fn get(&self) -> Result<Arc<Bindings>, ResolveError> {
         let _reading = match self.last() {
-            Some((bindings, at)) if at.elapsed() < TTL => return Ok(bindings),
+            Some((bindings, at)) if at.elapsed() < self.ttl => return Ok(bindings),
             Some((bindings, _)) => match self.reading.try_lock() {
                 Ok(reading) => reading,
                 Err(_) => return Ok(bindings),
@@ -78,7 +77,7 @@ impl CurrentBindings {
         };
         let last = self.last();
         if let Some((bindings, at)) = &last
-            && at.elapsed() < TTL
+            && at.elapsed() < self.ttl
         {
             return Ok(Arc::clone(bindings));
         }
@@ -89,7 +88,7 @@ impl CurrentBindings {
         let bindings = match (answer, earlier) {
             (Ok(own), earlier) => Arc::new(Bindings::new(&self.settled, own, earlier.as_deref())),
             (Err(error), Some(earlier)) if error.is_transient() => earlier,
-            (Err(error), _) => return Err(ResolveError::Catalog(error)),
+            (Err(error), _) => return Err(error.into()),
         };
         *self.last.write().unwrap_or_else(PoisonError::into_inner) =
             Some((Arc::clone(&bindings), Instant::now()));
@@ -125,6 +124,13 @@ impl Bindings {
     /// Where an issuer's tokens name the tenant, before the usual claims.
     pub(super) fn tenant_claim(&self, issuer: &str) -> Option<&ClaimPath> {
         self.settled.trusts.get(issuer)?.tenant_claim.as_ref()
+    }
+
+    /// Whether an operator has said whose tokens speak of the tenant that all these slugs lead to.
+    pub(super) fn has_provider(&self, slugs: &[TenantSlug]) -> bool {
+        let mut trusts = self.settled.trusts.values();
+        slugs.iter().any(|slug| self.own.contains_key(slug))
+            || trusts.any(|trust| slugs.iter().any(|slug| trust.tenants.contains(slug)))
     }
 
     /// Whether a token may name the tenant that all these slugs lead to. Who is bound to one of them is

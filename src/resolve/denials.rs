@@ -1,8 +1,10 @@
 //! [`Denials`]: what was refused, for the audit log.
 //!
 //! An attacker must not be able to fill the catalog, or to slow anything down: refusals are counted
-//! here and written down by one task, alike ones together, the rest of too many different ones as a number. The first
-//! of a kind is written within a second. A replica that ends takes with it the number of those that came after.
+//! here and written down by one task, alike ones together. The first of a kind is written within a second, those that
+//! follow within [`FOLD`] as a number; so is the rest of one user's who is refused in too many ways, by name but without
+//! saying which: nobody hides behind somebody else's. A replica that ends takes with it the number of those that came
+//! after.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -28,17 +30,21 @@ const RETRY: Duration = Duration::from_secs(10);
 const MOST: usize = 100;
 /// Of these, strangers get no more: nobody who is known hides behind them.
 const MOST_OF_STRANGERS: usize = 50;
+/// Of these, one user gets no more.
+const MOST_OF_USER: usize = 10;
+/// Most refusals that are told apart at a time with those of users who are told by name alone.
+const MOST_WITH_NAMES: usize = 300;
+/// What the rest of too many different ones is called.
+const REST: &str = "too_many_to_tell_apart";
 
 /// How long refusals of one kind are gathered once the first of them is written: however many there are, the catalog
 /// gets a few hundred entries an hour.
-pub(super) const FOLD: Duration = Duration::from_mins(5);
+const FOLD: Duration = Duration::from_mins(5);
 
 /// Cheap to clone; clones gather together.
 #[derive(Clone)]
 pub(super) struct Denials {
     catalog: Catalog,
-    /// How long after one of a kind was written the next are gathered.
-    fold: Duration,
     gathered: Arc<Mutex<Gathered>>,
 }
 
@@ -86,8 +92,8 @@ pub(super) struct Caller<'a> {
 }
 
 impl Denials {
-    pub(super) fn new(catalog: Catalog, fold: Duration) -> Self {
-        Self { catalog, fold, gathered: Arc::default() }
+    pub(super) fn new(catalog: Catalog) -> Self {
+        Self { catalog, gathered: Arc::default() }
     }
 
     /// Tells the operator what the caller is not told; gives what the caller is told.
@@ -114,10 +120,8 @@ impl Denials {
     /// Counts a refusal of the request that is being answered.
     pub(super) fn gather(&self, denial: Denial, client: Option<IpAddr>) {
         let mut gathered = self.gathered();
-        let known = &mut gathered.seen;
-        let room = if denial.user.is_some() { MOST } else { MOST_OF_STRANGERS };
-        let fits = known.len() < room || known.contains_key(&Some(denial.clone()));
-        let seen = known.entry(fits.then_some(denial)).or_default();
+        let kind = gathered.kind(denial);
+        let seen = gathered.seen.entry(kind).or_default();
         if seen.count == 0 {
             (seen.request, seen.client) = (request_id(), client);
         }
@@ -158,9 +162,9 @@ impl Denials {
     /// What is to be written now. Without anything to wait for, the next refusal finds another writer.
     fn due(&self) -> Option<Vec<(Option<Denial>, Seen)>> {
         let mut gathered = self.gathered();
-        gathered.seen.retain(|_, seen| seen.count > 0 || !seen.has_rested(self.fold));
+        gathered.seen.retain(|_, seen| seen.count > 0 || !seen.has_rested());
         gathered.is_being_written = !gathered.seen.is_empty();
-        let is_due = |seen: &Seen| seen.count > 0 && seen.has_rested(self.fold);
+        let is_due = |seen: &Seen| seen.count > 0 && seen.has_rested();
         gathered.is_being_written.then(|| {
             let due = gathered.seen.iter().filter(|(_, seen)| is_due(seen));
             due.map(|(denial, seen)| (denial.clone(), seen.clone())).collect()
@@ -172,8 +176,7 @@ impl Denials {
             let actor = denial.user.as_deref().unwrap_or("unknown");
             (actor, denial.tenant.as_ref(), denial.detail(seen))
         } else {
-            let violation = "too_many_to_tell_apart";
-            ("several", None, json!({ "violation": violation, "count": seen.count }))
+            ("several", None, json!({ "violation": REST, "count": seen.count }))
         };
         let event = Event { actor, action: "request.denied", tenant, detail };
         match &seen.request {
@@ -189,6 +192,29 @@ impl Denials {
             seen.count -= count;
             seen.written = Some(Instant::now());
         }
+    }
+}
+
+impl Gathered {
+    /// As what a refusal is counted: what it is, or the rest of its user's, or the rest of everybody's.
+    fn kind(&self, denial: Denial) -> Option<Denial> {
+        let (known, all) = (&self.seen, self.seen.len());
+        let denial = Some(denial);
+        if known.contains_key(&denial) {
+            return denial;
+        }
+        let Denial { issuer, user, .. } = denial.as_ref()?;
+        if user.is_none() {
+            return denial.filter(|_| all < MOST_OF_STRANGERS);
+        }
+        let is_of_user = |other: &&Denial| (&other.issuer, &other.user) == (issuer, user);
+        if all < MOST && known.keys().flatten().filter(is_of_user).count() < MOST_OF_USER {
+            return denial;
+        }
+        let (issuer, user) = (issuer.clone(), user.clone());
+        let rest = Some(Denial { violation: REST, issuer, user, ..Denial::default() });
+        let fits = all < MOST_WITH_NAMES || known.contains_key(&rest);
+        rest.filter(|_| fits)
     }
 }
 
@@ -214,7 +240,50 @@ impl Denial {
 
 impl Seen {
     /// Whether it is time to write the next ones.
-    fn has_rested(&self, fold: Duration) -> bool {
-        self.written.is_none_or(|written| written.elapsed() >= fold)
+    fn has_rested(&self) -> bool {
+        self.written.is_none_or(|written| written.elapsed() >= FOLD)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As what so many different refusals of somebody are counted.
+    fn gather(gathered: &mut Gathered, user: &str, number: usize) -> Vec<Option<Denial>> {
+        let slug = |number| TenantSlug::parse(&format!("guess-{number}")).ok();
+        let kinds = (0..number).map(|number| {
+            let user = (!user.is_empty()).then(|| user.to_owned());
+            let denial = Denial { user, tenant: slug(number), ..Denial::default() };
+            let kind = gathered.kind(denial);
+            gathered.seen.entry(kind.clone()).or_default().count += 1;
+            kind
+        });
+        kinds.collect()
+    }
+
+    #[test]
+    fn nobody_hides_behind_somebody_who_is_refused_in_many_ways() {
+        let mut gathered = Gathered::default();
+
+        gather(&mut gathered, "", 1000);
+        gather(&mut gathered, "mallory", 1000);
+        let others = gather(&mut gathered, "eve", 1);
+
+        assert_eq!(gathered.seen.len(), MOST_OF_STRANGERS + 1 + MOST_OF_USER + 1 + 1);
+        assert!(others[0].as_ref().is_some_and(|eve| eve.tenant.is_some()));
+    }
+
+    #[test]
+    fn of_very_many_who_are_refused_it_is_told_who_and_then_how_many() {
+        let mut gathered = Gathered::default();
+
+        for number in 0..1000 {
+            gather(&mut gathered, &format!("user-{number}"), 20);
+        }
+
+        assert_eq!(gathered.seen.len(), MOST_WITH_NAMES + 1);
+        let by_name = gathered.seen.keys().flatten().filter(|kind| kind.violation == REST);
+        assert!(by_name.count() >= MOST_WITH_NAMES - MOST);
     }
 }

@@ -8,7 +8,8 @@
 //!
 //! - A claim of a provider that the operator trusts is proof of belonging, and so is a proven e-mail
 //!   address at a domain that the tenant has proven to hold. A header or a host names a tenant only for
-//!   its members, or for a token of ours with the scope `data`.
+//!   its members, or for a token of ours with the scope `data`. So does a claim where a user chose the slug,
+//!   until an operator has looked at the tenant or given it a provider.
 //! - Who has proven the password of a tenant's own role ([`super::password`]) belongs to that tenant.
 //! - An issuer that is bound to tenants can name no other, and they accept no other issuer.
 //! - Whether a tenant does not exist or is somebody else's makes no difference, in the answer or in what
@@ -26,7 +27,7 @@ use super::claims::{Named, email_domains, tenant_of};
 use super::denials::{Caller, Denials};
 use super::host::{HostName, named_by_host};
 use super::password::ProvenPassword;
-use super::remembered::Remembered;
+use super::remembered::{Remembered, TTL};
 use super::{Access, ResolveError, Resolved, Source, TenantResolver, Tokens, named_in_header};
 use crate::catalog::Catalog;
 use crate::catalog::members::{MemberRole, Standing, User};
@@ -36,7 +37,7 @@ use crate::oidc::{TokenVerifier, Verified};
 use crate::tenant::{DomainName, TenantSlug};
 
 /// Whose word counts, and for which tenants.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct IdentitySettings {
     /// What is held true of the tokens of each issuer.
     pub trusts: HashMap<String, Trust>,
@@ -47,6 +48,20 @@ pub struct IdentitySettings {
     /// The one tenant of a deployment that has no other: nobody needs to name it, and claims, which
     /// may speak of anything there, are not asked.
     pub only: Option<TenantSlug>,
+    /// How long what the catalog said of a caller counts without asking again.
+    pub ttl: Duration,
+}
+
+impl Default for IdentitySettings {
+    fn default() -> Self {
+        Self {
+            trusts: HashMap::new(),
+            audiences: Vec::new(),
+            base_domain: None,
+            only: None,
+            ttl: TTL,
+        }
+    }
 }
 
 /// Resolves requests by token, header and host.
@@ -58,8 +73,8 @@ pub struct IdentityResolver {
     only: Option<TenantSlug>,
     denials: Denials,
     /// Of members, and of whom a claim makes one. Of others it is asked each time, as of tenants that there
-    /// are not: how fast the answer comes tells nothing.
-    standings: Remembered<(TenantSlug, String, String), Standing>,
+    /// are not: how fast the answer comes tells nothing. So the two never share an answer.
+    standings: Remembered<(bool, TenantSlug, String, String), Standing>,
     /// Which two slugs lead to one tenant.
     same: Remembered<(TenantSlug, TenantSlug), bool>,
     organisations: Remembered<String, TenantSlug>,
@@ -86,16 +101,16 @@ impl IdentityResolver {
     /// themselves, and this catalog's own tokens.
     #[must_use]
     pub fn new(catalog: Catalog, verifier: TokenVerifier, settings: IdentitySettings) -> Self {
-        let IdentitySettings { trusts, audiences, base_domain, only } = settings;
+        let IdentitySettings { trusts, audiences, base_domain, only, ttl } = settings;
         let settled = Settled { verifier, trusts, audiences };
         Self {
             tokens: Tokens::new(catalog.clone()),
-            bindings: CurrentBindings::new(catalog.clone(), settled),
-            denials: Denials::new(catalog.clone(), Duration::ZERO),
-            standings: Remembered::new(&catalog),
-            same: Remembered::new(&catalog),
-            organisations: Remembered::new(&catalog),
-            holders: Remembered::new(&catalog),
+            bindings: CurrentBindings::new(catalog.clone(), settled, ttl),
+            denials: Denials::new(catalog.clone()),
+            standings: Remembered::new(&catalog, ttl),
+            same: Remembered::new(&catalog, ttl),
+            organisations: Remembered::new(&catalog, ttl),
+            holders: Remembered::new(&catalog, ttl),
             catalog,
             base_domain,
             only,
@@ -120,7 +135,7 @@ impl IdentityResolver {
 
     /// For a program of the operator's: it acts as an application, for any tenant.
     async fn by_own_token(&self, parts: &Parts, wanted: Wanted) -> Result<Resolved, ResolveError> {
-        let token = self.tokens.of(&parts.headers).await.map_err(ResolveError::Catalog)?;
+        let token = self.tokens.of(&parts.headers).await?;
         let Some(token) = token else {
             // A request that names nobody is told so first: that is no secret. Whether a domain is
             // somebody's is one.
@@ -166,16 +181,20 @@ impl IdentityResolver {
             None => self.claimed(bindings, token).await?,
         };
         let (source, slug) = self.agreed(claimed, wanted, caller).await?;
-        let is_proof = matches!(source, Source::Claims | Source::Email | Source::SingleTenant);
-        let standing = self.standing(slug, is_proof, User { issuer, subject: user }).await?;
+        let may_be_proof = matches!(source, Source::Claims | Source::Email | Source::SingleTenant);
+        let standing = self.standing(slug, may_be_proof, User { issuer, subject: user }).await?;
         // From here on the tenant has the name that it has now.
         let slug = standing.slug;
         if !bindings.may_name(token, &standing.slugs) {
             return Err(self.denials.note("foreign_issuer", &slug, caller));
         }
+        // What a user chose as a slug may be what another organisation's provider calls that organisation.
+        let is_squat = source == Source::Claims
+            && standing.is_unseen
+            && !bindings.has_provider(&standing.slugs);
         let role = match standing.role {
             Some(role) => role,
-            None if is_proof => MemberRole::Member,
+            None if may_be_proof && !is_squat => MemberRole::Member,
             None => return Err(self.denials.note("not_a_member", &slug, caller)),
         };
         let access = match role {
@@ -236,7 +255,7 @@ impl IdentityResolver {
     async fn is_same(&self, slug: &TenantSlug, other: &TenantSlug) -> Result<bool, ResolveError> {
         let key = (slug.clone(), other.clone());
         let asked = async { self.catalog.is_same_tenant(slug, other).await.map(Some) };
-        let same = self.same.get(key, asked).await.map_err(ResolveError::Catalog)?;
+        let same = self.same.get(key, asked).await?;
         Ok(same.unwrap_or(false))
     }
 
@@ -248,24 +267,25 @@ impl IdentityResolver {
         is_proof: bool,
         user: User<'_>,
     ) -> Result<Standing, ResolveError> {
-        let key = (slug.clone(), user.issuer.to_owned(), user.subject.to_owned());
+        let (issuer, subject) = (user.issuer.to_owned(), user.subject.to_owned());
+        let key = (is_proof, slug.clone(), issuer, subject);
         let asked = async {
             let standing = self.catalog.standing(&slug, user).await?;
             Ok(standing.filter(|standing| is_proof || standing.role.is_some()))
         };
-        let standing = self.standings.get(key, asked).await.map_err(ResolveError::Catalog)?;
+        let standing = self.standings.get(key, asked).await?;
         Ok(standing.unwrap_or_else(|| Standing {
             tenant: None,
             slugs: vec![slug.clone()],
             slug,
             role: None,
+            is_unseen: false,
         }))
     }
 
     async fn known_as(&self, name: String) -> Result<TenantSlug, ResolveError> {
         let asked = self.catalog.tenant_known_as(&name);
-        let slug = self.organisations.get(name.clone(), asked).await;
-        slug.map_err(ResolveError::Catalog)?.ok_or(ResolveError::Denied)
+        self.organisations.get(name.clone(), asked).await?.ok_or(ResolveError::Denied)
     }
 
     /// The tenant that has proven to hold one of these domains.
@@ -274,8 +294,7 @@ impl IdentityResolver {
             return Ok(None);
         }
         let asked = async { self.catalog.tenant_of_domain(&domains).await.map(Some) };
-        let holder = self.holders.get(domains.clone(), asked).await;
-        Ok(holder.map_err(ResolveError::Catalog)?.flatten())
+        Ok(self.holders.get(domains.clone(), asked).await?.flatten())
     }
 }
 

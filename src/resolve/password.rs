@@ -21,7 +21,7 @@ use uuid::Uuid;
 
 use super::attempts::Attempts;
 use super::connection_string::{ConnectionString, Malformed};
-use super::denials::{Denial, Denials, FOLD};
+use super::denials::{Denial, Denials};
 use super::forwarded::ClientAddress;
 use crate::catalog::Catalog;
 use crate::catalog::tenants::Place;
@@ -60,7 +60,7 @@ pub(crate) struct ProvenPassword {
 impl Passwords {
     /// Whoever is refused stands in this catalog's audit log.
     pub fn new(catalog: Catalog) -> Self {
-        Self { attempts: Attempts::new(), denials: Denials::new(catalog, FOLD) }
+        Self { attempts: Attempts::new(), denials: Denials::new(catalog) }
     }
 
     /// The slug in the name of the role that the user says to be, of now or of before a rename; nothing is

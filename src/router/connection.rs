@@ -3,7 +3,7 @@
 //! It does not hand out the driver's client: every statement passes here, so that a connection that may
 //! carry state of one user never reaches the next. Text that may leave state behind (`set`, `begin`,
 //! `listen`, …) and a query that was dropped half way mark the connection, and a marked connection is
-//! closed instead of going back to its pool.
+//! closed instead of going back to its pool. Its place is free once its backend has ended ([`super::Backend`]).
 //!
 //! Each statement counts towards the tenant's usage, and its rate if it has one; what begins and ends transactions
 //! does not.
@@ -36,8 +36,8 @@ pub struct TenantConnection {
     route: Arc<Route>,
     session: Option<Box<Session>>,
     traces: Traces,
-    /// Last: the connection goes back before the right to hold it.
-    admission: Admission,
+    /// Goes back after the connection.
+    admission: Option<Admission>,
 }
 
 /// A transaction on a [`TenantConnection`]; rolled back when dropped without [`TenantTransaction::commit`].
@@ -85,7 +85,7 @@ impl TenantConnection {
             toll,
             is_begun: AtomicBool::new(false),
         };
-        Self { route, session: Some(session), traces, admission }
+        Self { route, session: Some(session), traces, admission: Some(admission) }
     }
 
     /// Whose database this is.
@@ -201,16 +201,26 @@ const HAS_SESSION: &str = "a connection has its session until it is dropped";
 
 impl Drop for TenantConnection {
     fn drop(&mut self) {
-        let Some(session) = self.session.take() else { return };
+        let (Some(session), Some(admission)) = (self.session.take(), self.admission.take()) else {
+            return;
+        };
         if *self.traces.busy.get_mut() > 0 {
-            // Nobody waits for the answer: stop the server's work on it too.
-            let (cancel, tls) = (session.client.cancel_token(), self.admission.pool().tls());
-            drop(session);
+            let Session { client, backend, driver, .. } = *session;
+            // Nobody waits for the answer: stop the server's work on it too. The place is free after that.
             if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-                runtime.spawn(async move { cancel.cancel_query(tls).await });
+                let (cancel, tls) = (client.cancel_token(), admission.pool().tls());
+                runtime.spawn(async move {
+                    let stopping = async {
+                        drop(client);
+                        _ = cancel.cancel_query(tls).await;
+                        _ = driver.await;
+                    };
+                    backend.see_off(stopping).await;
+                    drop(admission);
+                });
             }
         } else if !*self.traces.marked.get_mut() {
-            self.admission.pool().put_back(session);
+            admission.pool().put_back(session);
         }
     }
 }

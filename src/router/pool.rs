@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use super::read_replicas::ReadReplica;
 use super::server::{OpenError as _, Opened, Pool, Server};
-use super::session::{ConnectError, Session, login};
+use super::session::{ConnectError, Session};
 use super::{Mode, RouterSettings};
 use crate::catalog::tenants::Place;
 use crate::tenant::EffectiveLimits;
@@ -158,9 +158,8 @@ impl TenantPool {
         }
         let pool: Arc<dyn Pool> = Arc::<Self>::clone(self);
         let slot = self.server.slot(&pool, deadline).await.map_err(|_| CheckoutError::Busy)?;
-        let url = login(&self.place, &self.home);
-        let open = Session::open(&self.place, &url, self.mode, slot, patience);
-        let session = self.server.ask(deadline, patience, open).await;
+        let open = Session::open(&self.place, &self.home, self.mode, slot, patience);
+        let session = self.server.ask(&self.home, deadline, patience, open).await;
         session.map(Box::new).map_err(CheckoutError::Connect)
     }
 

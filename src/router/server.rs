@@ -5,22 +5,21 @@
 //! [`Slot`]. A request that needs a new connection while all slots are taken closes the idle one that
 //! was used least recently, whosever it is: as no more requests than slots can hold a permit, there is
 //! always one that is idle, or on its way out.
-//!
-//! A server that is away is asked by one request at a time, after growing pauses; the others wait for
-//! its answer, and once it has been away for long they are told at once.
 
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use aws_lc_rs::rand;
 use tokio::sync::{Notify, Semaphore, SemaphorePermit};
-use tokio::time::{sleep_until, timeout_at};
+use tokio::time::timeout_at;
 use uuid::Uuid;
 
-/// The pauses between two attempts to reach a server that is away: the first, and the longest.
-const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+mod away;
+
+use away::Away;
+pub(crate) use away::{OpenError, Verdict, verdict};
+
 /// How long who waits for a slot relies on being told.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 /// Connections that are being opened at a time: each costs the server a process and a handshake.
@@ -49,13 +48,6 @@ struct State {
     away: Option<Away>,
 }
 
-#[derive(Clone, Copy)]
-struct Away {
-    since: Instant,
-    pause: Duration,
-    ask_at: Instant,
-}
-
 /// Connections to one tenant's database, of whichever kind, among which some may lie idle.
 pub(crate) trait Pool: Send + Sync {
     /// Whose they are.
@@ -70,14 +62,6 @@ pub(crate) trait Pool: Send + Sync {
     fn close_oldest(&self) -> bool;
     /// Closes what lies idle for longer than that, and what has ended.
     fn close_idle(&self, timeout: Duration);
-}
-
-/// Why a connection, of whichever kind, could not be opened.
-pub(crate) trait OpenError {
-    /// The server is known to be away, and was not asked.
-    fn away() -> Self;
-    /// Whether the server is away for everybody, rather than closed to one tenant.
-    fn is_away(&self) -> bool;
 }
 
 /// How many physical connections a pool has, wherever they are.
@@ -246,51 +230,6 @@ impl Server {
         self.in_use.available_permits()
     }
 
-    /// Lets `open` ask the server, when it is time for that; see the module.
-    pub async fn ask<T, E: OpenError>(
-        &self,
-        deadline: Instant,
-        patience: Duration,
-        open: impl Future<Output = Result<T, E>>,
-    ) -> Result<T, E> {
-        let _asking = match self.away() {
-            None => None,
-            Some(away) if away.since.elapsed() > patience && Instant::now() < away.ask_at => {
-                return Err(E::away());
-            }
-            Some(_) => {
-                let asking = timeout_at(deadline.into(), self.asking.lock()).await;
-                let asking = asking.map_err(|_| E::away())?;
-                if let Some(away) = self.away() {
-                    sleep_until(away.ask_at.min(deadline).into()).await;
-                    Some(asking)
-                } else {
-                    None
-                }
-            }
-        };
-        let opened = open.await;
-        match &opened {
-            Err(error) if error.is_away() => self.note_away(),
-            _ => self.state().away = None,
-        }
-        opened
-    }
-
-    fn away(&self) -> Option<Away> {
-        self.state().away
-    }
-
-    fn note_away(&self) {
-        let now = Instant::now();
-        let mut state = self.state();
-        let (since, pause) = match state.away {
-            Some(away) => (away.since, (away.pause * 2).min(PAUSES.1)),
-            None => (now, PAUSES.0),
-        };
-        state.away = Some(Away { since, pause, ask_at: now + jittered(pause) });
-    }
-
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -324,13 +263,6 @@ impl Drop for Slot {
         drop(state);
         self.server.freed.notify_one();
     }
-}
-
-/// Between half of it and all of it, so that replicas do not ask together.
-fn jittered(pause: Duration) -> Duration {
-    let mut byte = [0];
-    rand::fill(&mut byte).expect("the system has randomness");
-    pause / 2 + pause * u32::from(byte[0]) / 512
 }
 
 #[cfg(test)]

@@ -7,11 +7,13 @@ use std::time::Duration;
 use lru::LruCache;
 use tenantry_provisioning::ServerUrl;
 use thiserror::Error;
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
-use tokio_postgres::error::SqlState;
+use tokio_postgres::error::{DbError, SqlState};
 use tokio_postgres::{Client, GenericClient, SimpleQueryMessage, Statement};
 
-use super::server::{OpenError, Slot};
+use super::leaving::Backend;
+use super::server::{OpenError, Slot, Verdict, verdict};
 use super::{Mode, is_harmless};
 use crate::catalog::tenants::Place;
 use crate::tenant::EffectiveLimits;
@@ -19,9 +21,17 @@ use crate::tenant::EffectiveLimits;
 /// Most statements that stay prepared on one connection; PostgreSQL keeps a plan for each.
 const MAX_STATEMENTS: NonZeroUsize = NonZeroUsize::new(256).expect("it is more than 0");
 
+/// What a session begins with whatever its role has set for itself: how long it may lie idle is for its pool to say.
+/// `default_transaction_read_only` is not here: a hoster sets it for a server whose disk is nearly full.
+pub(crate) const KEPT: &str = "-c idle_session_timeout=0";
+
 /// A physical connection. When it is dropped, it says goodbye to the server.
 pub(super) struct Session {
     pub client: Client,
+    /// What answers at the other end.
+    pub backend: Backend,
+    /// Ends with the connection.
+    pub driver: JoinHandle<()>,
     pub statements: Statements,
     /// What [`Tenant::schema`](crate::tenant::Tenant::schema) was when the statements were prepared.
     pub schema: (i64, i64),
@@ -35,6 +45,16 @@ pub enum ConnectError {
     /// PostgreSQL or the network said no.
     #[error("the server refused or could not be reached")]
     Driver(#[source] tokio_postgres::Error),
+    /// PostgreSQL has another password for the tenant's role than the catalog.
+    #[error(
+        "the server refused the password of the tenant's role, which somebody has changed there; `tenantry tenant rotate-password` gives the role a new one"
+    )]
+    Password(#[source] tokio_postgres::Error),
+    /// The server lets others in: the tenant's own sessions end as they begin.
+    #[error(
+        "the server is there, and ends the sessions of the tenant's role as they begin; `alter role … reset all` takes away what a role has set for itself"
+    )]
+    Alone(#[source] Box<Self>),
     /// The server did not answer in time.
     #[error("the server did not answer within {} s", .0.as_secs())]
     TimedOut(Duration),
@@ -74,29 +94,32 @@ impl Session {
     /// The slot is given back when the connection has ended.
     pub async fn open(
         place: &Place,
-        url: &ServerUrl,
+        home: &Arc<ServerUrl>,
         mode: Mode,
         slot: Slot,
         patience: Duration,
     ) -> Result<Self, ConnectError> {
+        let url = login(place, home);
         let opening = async {
-            let (config, tls) = (url.config(), url.tls());
-            let (client, driver) = config.connect(tls).await.map_err(ConnectError::Driver)?;
+            let (client, driver) = url.config().connect(url.tls()).await?;
             // Ends by itself once the client is dropped: it says goodbye to the server first.
-            tokio::spawn(async move {
+            let driver = tokio::spawn(async move {
                 if let Err(error) = driver.await {
                     tracing::debug!(%error, "a tenant's connection was lost");
                 }
                 drop(slot);
             });
-            begin(place, mode, &client).await?;
-            Ok(client)
+            let process_id = begin(place, mode, &client).await?;
+            Ok::<_, ConnectError>((client, driver, process_id))
         };
         let opened = timeout(patience, opening).await;
-        let client = opened.map_err(|_| ConnectError::TimedOut(patience))??;
+        let (client, driver, process_id) =
+            opened.map_err(|_| ConnectError::TimedOut(patience))??;
+        let backend =
+            Backend { home: Arc::clone(home), role: place.tenant.role.clone(), process_id };
         let statements = Statements::new();
         let schema = place.tenant.schema();
-        Ok(Self { client, statements, schema, is_used: false })
+        Ok(Self { client, backend, driver, statements, schema, is_used: false })
     }
 
     /// Whether it has ended, by whichever side.
@@ -162,26 +185,31 @@ impl OpenError for ConnectError {
         Self::Away
     }
 
-    fn is_away(&self) -> bool {
+    fn verdict(&self) -> Verdict {
         match self {
-            Self::Driver(error) => match error.code() {
-                None => true,
-                Some(code) => [
-                    SqlState::CANNOT_CONNECT_NOW,
-                    SqlState::TOO_MANY_CONNECTIONS,
-                    SqlState::ADMIN_SHUTDOWN,
-                    SqlState::CRASH_SHUTDOWN,
-                ]
-                .contains(code),
-            },
-            Self::TimedOut(_) | Self::Away => true,
-            Self::WrongStamp => false,
+            Self::Driver(error) => {
+                let routine = error.as_db_error().and_then(DbError::routine);
+                verdict(error.code().map(SqlState::code), routine)
+            }
+            Self::TimedOut(_) => Verdict::Unsure,
+            Self::Away => Verdict::Away,
+            Self::Password(_) | Self::Alone(_) | Self::WrongStamp => Verdict::There,
         }
+    }
+
+    fn alone(self) -> Self {
+        Self::Alone(Box::new(self))
     }
 }
 
 impl ConnectError {
-    /// Whether it can come from a route that is a moment behind the catalog.
+    /// Whether the server has another password for the tenant's role than the catalog.
+    pub(crate) fn is_of_password(&self) -> bool {
+        matches!(self, Self::Password(_))
+    }
+
+    /// Whether it can come from a route that is a moment behind the catalog, or from a server that was away for
+    /// a moment.
     pub(super) fn may_be_stale(&self) -> bool {
         match self {
             Self::Driver(error) => matches!(
@@ -189,51 +217,61 @@ impl ConnectError {
                 Some(
                     &(SqlState::INVALID_CATALOG_NAME
                         | SqlState::INVALID_AUTHORIZATION_SPECIFICATION
-                        | SqlState::INVALID_PASSWORD
                         | SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE)
                 )
             ),
-            Self::WrongStamp => true,
+            Self::Password(_) | Self::Alone(_) | Self::WrongStamp => true,
             Self::TimedOut(_) | Self::Away => false,
         }
     }
 }
 
-/// Where a tenant's role logs in, with what its session begins with.
-pub(super) fn login(place: &Place, home: &ServerUrl) -> ServerUrl {
-    let tenant = &place.tenant;
-    let url = home
-        .with_database(tenant.database.as_str())
-        .with_user(tenant.role.as_str(), &place.password);
-    // A statement that could lift one of them marks its session, which is then closed.
-    match options(&tenant.limits) {
-        options if options.is_empty() => url,
-        options => url.with_options(&options.join(" ")),
+impl From<tokio_postgres::Error> for ConnectError {
+    fn from(error: tokio_postgres::Error) -> Self {
+        match error.code() {
+            Some(&SqlState::INVALID_PASSWORD) => Self::Password(error),
+            _ => Self::Driver(error),
+        }
     }
 }
 
-/// Checks the stamp. Reading only is asked for here and not as the session starts: a driver that looks for
-/// a server that can write would take this one for a standby.
-async fn begin(place: &Place, mode: Mode, client: &Client) -> Result<(), ConnectError> {
+/// Where a tenant's role logs in, with what its session begins with.
+fn login(place: &Place, home: &ServerUrl) -> ServerUrl {
+    let tenant = &place.tenant;
+    // A statement that could lift one of them marks its session, which is then closed.
+    home.with_database(tenant.database.as_str())
+        .with_user(tenant.role.as_str(), &place.password)
+        .with_options(&options(&tenant.limits))
+}
+
+/// Checks the stamp, and says which process answers. Reading only is asked for here and not as the session starts:
+/// a driver that looks for a server that can write would take this one for a standby.
+async fn begin(place: &Place, mode: Mode, client: &Client) -> Result<i32, ConnectError> {
     let question = match mode {
-        Mode::ReadWrite => "-- router::stamp\nselect current_setting('tenantry.tenant', true)",
+        Mode::ReadWrite => {
+            "-- router::stamp
+             select current_setting('tenantry.tenant', true), pg_backend_pid()"
+        }
         Mode::ReadOnly | Mode::Elsewhere(_) => {
             "-- router::stamp_read_only
              set default_transaction_read_only = on;
-             select current_setting('tenantry.tenant', true)"
+             select current_setting('tenantry.tenant', true), pg_backend_pid()"
         }
     };
-    let answer = client.simple_query(question).await.map_err(ConnectError::Driver)?;
+    let answer = client.simple_query(question).await?;
     let found = answer.iter().find_map(|message| match message {
-        SimpleQueryMessage::Row(row) => row.get(0),
+        SimpleQueryMessage::Row(row) => Some((row.get(0)?, row.get(1)?.parse().ok()?)),
         _ => None,
     });
     let expected = format!("{}:{}", place.tenant.id, place.tenant.epoch);
-    if found == Some(expected.as_str()) { Ok(()) } else { Err(ConnectError::WrongStamp) }
+    match found {
+        Some((stamp, process_id)) if stamp == expected.as_str() => Ok(process_id),
+        _ => Err(ConnectError::WrongStamp),
+    }
 }
 
-fn options(limits: &EffectiveLimits) -> Vec<String> {
-    let mut options = Vec::new();
+fn options(limits: &EffectiveLimits) -> String {
+    let mut options = vec![KEPT.to_owned()];
     let timeouts = [
         ("statement_timeout", limits.statement_timeout()),
         ("idle_in_transaction_session_timeout", limits.idle_in_transaction_timeout()),
@@ -241,5 +279,5 @@ fn options(limits: &EffectiveLimits) -> Vec<String> {
     for (name, timeout) in timeouts {
         options.extend(timeout.map(|timeout| format!("-c {name}={}", timeout.as_millis())));
     }
-    options
+    options.join(" ")
 }

@@ -27,6 +27,9 @@ pub(crate) enum SqlError {
     /// The statements took too long.
     #[error("the statements took too long")]
     TimedOut,
+    /// Answers that nobody reads took all the room.
+    #[error("too many answers wait to be read")]
+    Unread,
     /// The session broke on the way.
     #[error("the session was lost")]
     Lost(#[source] WireError),
@@ -34,10 +37,15 @@ pub(crate) enum SqlError {
 
 impl SqlError {
     /// Whether a standby ended a statement for a reason that a primary does not know: its shutdown, or that the
-    /// statement was in the way of replication.
+    /// statement was in the way of replication; or did not say why. That the standby is away is not this tenant's
+    /// to say.
     pub fn is_of_a_standby(&self) -> bool {
         const CODES: [&str; 5] = ["40001", "40P01", "57P01", "57P02", "57P04"];
-        matches!(self, Self::Refused(error) if CODES.contains(&error.code.as_str()))
+        match self {
+            Self::Lost(_) => true,
+            Self::Refused(error) => CODES.contains(&error.code.as_str()),
+            _ => false,
+        }
     }
 }
 

@@ -7,7 +7,8 @@
 //! - A new session proves by the database's stamp that it reached the tenant, as the router's do.
 //! - A session belongs to one tenant, one generation and one kind of access for life.
 //! - It comes back only in step, outside a transaction, and after statements that leave nothing behind as
-//!   far as their text shows. Any other is closed, and a statement that still runs is cancelled first.
+//!   far as their text shows. Any other is closed. A statement that still runs is cancelled first, and its
+//!   place stays taken until its backend has ended.
 //!   Closing leaves nothing to doubt: no command of PostgreSQL makes a session forget the names of
 //!   settings that it has seen.
 //! - What comes back is reset all the same, for a function may have done what no text shows; unless it ran
@@ -31,12 +32,14 @@ use crate::catalog::tenants::Place;
 use crate::metrics;
 use crate::resolve::Access;
 use crate::router::read_replicas::{PATIENCE, ReadReplica};
-use crate::router::server::{Entry, OpenError, Opened, Pool};
-use crate::router::{PAUSE, RouterError, TRIES, TenantRouter, Toll, is_harmless};
+use crate::router::server::{Entry, OpenError as _, Opened, Pool, Verdict};
+use crate::router::{Backend, KEPT, PAUSE, RouterError, TRIES, TenantRouter, Toll, is_harmless};
 use crate::tenant::{EffectiveLimits, TenantScope, TenantSlug};
 
+mod refused;
 mod tenant;
 
+use refused::Refused;
 use tenant::{Idle, Line, Tenant};
 
 /// How often idle sessions are looked for.
@@ -53,6 +56,8 @@ pub(super) struct Sessions {
 struct Shared {
     router: TenantRouter,
     statement_timeout: Duration,
+    /// KiB that one tenant's answers may take until they are read.
+    unsent: usize,
     tenants: Mutex<HashMap<Whereabouts, Arc<Tenant>>>,
 }
 
@@ -68,8 +73,8 @@ pub(super) struct Session {
     /// Whether nothing so far can have left anything to reset.
     is_pure: bool,
     tenant: Arc<Tenant>,
-    /// Where it is, unless on the tenant's server.
-    pub replica: Option<Arc<ReadReplica>>,
+    /// Whether it is on a read replica.
+    pub is_elsewhere: bool,
     /// If the tenant's rate is limited.
     toll: Option<Toll>,
     permit: Option<(Entry, OwnedSemaphorePermit)>,
@@ -77,8 +82,8 @@ pub(super) struct Session {
 
 impl Sessions {
     /// No session yet. Needs a running tokio runtime for its background task.
-    pub fn new(router: TenantRouter, statement_timeout: Duration) -> Self {
-        let shared = Shared { router, statement_timeout, tenants: Mutex::default() };
+    pub fn new(router: TenantRouter, statement_timeout: Duration, unsent: usize) -> Self {
+        let shared = Shared { router, statement_timeout, unsent, tenants: Mutex::default() };
         let (shared, stop) = (Arc::new(shared), CancellationToken::new());
         tokio::spawn(Arc::clone(&shared).tend(stop.clone()));
         Self { shared, _task: Arc::new(stop.drop_guard()) }
@@ -99,7 +104,7 @@ impl Sessions {
             let opening = self.shared.open(&place, Some(&replica), access, until);
             match timeout_at(until.into(), opening).await {
                 Ok(Ok(mut session)) => {
-                    (session.toll, session.replica) = (toll, Some(replica));
+                    (session.toll, session.is_elsewhere) = (toll, true);
                     return Ok(session);
                 }
                 Err(_) | Ok(Err(Refused::Busy)) => {}
@@ -145,7 +150,9 @@ impl Sessions {
                     return Err(away.map_or_else(busy, SqlError::Unreachable));
                 }
                 // It may be coming back, and the server tells when to ask it again.
-                Ok(Err(Refused::Wire(error))) if error.is_away() && Instant::now() < deadline => {
+                Ok(Err(Refused::Wire(error)))
+                    if error.verdict() != Verdict::There && Instant::now() < deadline =>
+                {
                     away = Some(error);
                 }
                 // The route may be a moment behind; look again before saying no. So may the catalog, as when
@@ -159,22 +166,13 @@ impl Sessions {
                 }
                 Ok(Err(Refused::Stamp)) => return Err(TenantRouter::wrong_stamp(slug).into()),
                 Ok(Err(Refused::Away)) => return Err(SqlError::Unreachable(WireError::Away)),
-                Ok(Err(Refused::Wire(error))) => return Err(SqlError::Unreachable(error)),
+                Ok(Err(Refused::Wire(error) | Refused::Alone(error))) => {
+                    return Err(SqlError::Unreachable(error));
+                }
             }
             place = router.active(slug, deadline).await?;
         }
     }
-}
-
-/// Why a place gave no session.
-enum Refused {
-    /// All that may be open is in use.
-    Busy,
-    /// The database is another one.
-    Stamp,
-    /// The server is known to be away, and was not asked again.
-    Away,
-    Wire(WireError),
 }
 
 impl Shared {
@@ -216,8 +214,10 @@ impl Shared {
             let slot = tenant.server.slot(&pool, deadline).await.map_err(|_| Refused::Busy)?;
             let patience = self.router.settings().pool_wait_timeout;
             let connect = self.connect(place, home, access);
-            let wire = tenant.server.ask(deadline, patience, connect).await?;
-            Line { wire, schema, _slot: slot }
+            let wire = tenant.server.ask(home, deadline, patience, connect).await?;
+            let (home, role) = (Arc::clone(home), place.tenant.role.clone());
+            let backend = Backend { home, role, process_id: wire.process_id() };
+            Line { wire, backend, schema, _slot: slot }
         };
         let permit = Some((entry, permit));
         Ok(Session {
@@ -226,7 +226,7 @@ impl Shared {
             marked: false,
             is_pure: true,
             tenant,
-            replica: None,
+            is_elsewhere: false,
             toll: None,
             permit,
         })
@@ -277,6 +277,7 @@ impl Shared {
             limits: now.limits.clone(),
             most,
             places: Arc::new(Semaphore::new(most)),
+            unsent: Arc::new(Semaphore::new(self.unsent)),
             idle: Mutex::new((!overtaken).then(Vec::new)),
             server: replica.map_or_else(|| self.router.server(now.server_id), ReadReplica::server),
             opened: Opened::default(),
@@ -359,6 +360,11 @@ impl Session {
         self.tenant.meter.answered(rows, bytes);
     }
 
+    /// KiB that the tenant's answers may take until they are read.
+    pub fn unsent(&self) -> Arc<Semaphore> {
+        Arc::clone(&self.tenant.unsent)
+    }
+
     /// Whether a transaction is open.
     pub fn in_transaction(&self) -> bool {
         self.line.as_ref().is_some_and(|line| line.wire.in_transaction())
@@ -378,7 +384,11 @@ impl Drop for Session {
             // Nobody waits for the answer: stop the server's work on it too. The place is free after that.
             if let Ok(runtime) = tokio::runtime::Handle::try_current() {
                 runtime.spawn(async move {
-                    line.wire.cancel().send().await;
+                    let stopping = async {
+                        line.wire.cancel().send().await;
+                        line.wire.ended().await;
+                    };
+                    line.backend.clone().see_off(stopping).await;
                     drop((line, permit));
                 });
             }
@@ -396,32 +406,6 @@ impl Drop for Session {
     }
 }
 
-impl Refused {
-    /// Whether it can come from a route that is a moment behind the catalog.
-    fn may_be_stale(&self) -> bool {
-        const CODES: [&str; 5] = ["3D000", "28000", "28P01", "55000", "57P01"];
-        match self {
-            Self::Busy | Self::Away => false,
-            Self::Stamp => true,
-            Self::Wire(error) => error.sql_state().is_some_and(|code| CODES.contains(&code)),
-        }
-    }
-}
-
-impl OpenError for Refused {
-    fn away() -> Self {
-        Self::Away
-    }
-
-    fn is_away(&self) -> bool {
-        match self {
-            Self::Away => true,
-            Self::Busy | Self::Stamp => false,
-            Self::Wire(error) => error.is_away(),
-        }
-    }
-}
-
 /// The slug may have become another tenant's since the caller was let in.
 fn check(tenant: &TenantScope, place: &Place) -> Result<(), RouterError> {
     if place.tenant.id == tenant.id() {
@@ -434,7 +418,8 @@ fn check(tenant: &TenantScope, place: &Place) -> Result<(), RouterError> {
 fn options(access: Access, limits: &EffectiveLimits, statement_timeout: Duration) -> String {
     let timeout = limits.statement_timeout().filter(|own| !own.is_zero());
     let timeout = timeout.map_or(statement_timeout, |own| own.min(statement_timeout));
-    let mut options = vec![format!("-c statement_timeout={}", timeout.as_millis())];
+    let mut options =
+        vec![KEPT.to_owned(), format!("-c statement_timeout={}", timeout.as_millis())];
     let idle = limits.idle_in_transaction_timeout();
     options.extend(
         idle.map(|timeout| {

@@ -182,7 +182,14 @@ impl Wire {
                     answered.value = text.map(std::borrow::Cow::into_owned);
                 }
                 Message::CommandComplete(body) => body.tag()?.clone_into(&mut answered.tag),
-                Message::ErrorResponse(body) => refused = Some(PgError::read(&body)?),
+                Message::ErrorResponse(body) => {
+                    let error = PgError::read(&body)?;
+                    if error.is_fatal() {
+                        self.status = Status::Closed;
+                        return Err(error.into());
+                    }
+                    refused = Some(error);
+                }
                 Message::ReadyForQuery(body) => {
                     self.ready(body.status());
                     return refused.map_or(Ok(answered), |error| Err(error.into()));
@@ -249,6 +256,11 @@ impl Wire {
     /// What stops the statement that runs.
     pub fn cancel(&self) -> Cancel {
         self.cancel.clone()
+    }
+
+    /// Which of the server's processes answers.
+    pub fn process_id(&self) -> i32 {
+        self.cancel.process_id()
     }
 
     /// Gives back the memory that a large statement took.
@@ -346,7 +358,7 @@ impl Wire {
     }
 
     fn out_of_step(&mut self) -> WireError {
-        self.status = Status::Closed;
+        self.status = Status::Busy;
         WireError::Protocol("an unexpected message")
     }
 }

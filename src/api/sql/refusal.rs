@@ -10,6 +10,7 @@ use axum::Json;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
 
+use crate::extract::{ROTATE, password_refused};
 use crate::problem::Problem;
 use crate::resolve::ResolveError;
 use crate::router::RouterError;
@@ -81,6 +82,10 @@ impl From<SqlError> for Refusal {
         match error {
             SqlError::Route(error) => error.into(),
             SqlError::Refused(error) => Self::Postgres(error),
+            SqlError::Unreachable(source) if source.sql_state() == Some("28P01") => {
+                tracing::warn!(error = %source, remedy = ROTATE, "a tenant's database refuses its role's password");
+                Self::Either(password_refused(), "28P01")
+            }
             SqlError::Unreachable(source) | SqlError::Lost(source) => {
                 let cause = source.source();
                 tracing::warn!(error = %source, cause, "a tenant's database cannot be reached");
@@ -88,6 +93,10 @@ impl From<SqlError> for Refusal {
                     Some("53300") => Self::Either(Problem::unavailable(), "53300"),
                     _ => Self::Problem(Problem::unavailable()),
                 }
+            }
+            SqlError::Unread => {
+                tracing::warn!("answers of /sql that nobody reads take all the room that they may");
+                Self::Either(Problem::unavailable(), "53200")
             }
             SqlError::TooLong => {
                 too_large("the answer has more bytes than TENANTRY_SQL_MAX_RESPONSE_BYTES allows")

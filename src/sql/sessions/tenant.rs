@@ -7,8 +7,8 @@ use tokio::sync::Semaphore;
 use uuid::Uuid;
 
 use crate::resolve::Access;
-use crate::router::Meter;
 use crate::router::server::{Opened, Pool, Server, Slot};
+use crate::router::{Backend, Meter};
 use crate::sql::wire::Wire;
 use crate::tenant::EffectiveLimits;
 
@@ -19,6 +19,8 @@ pub(super) struct Tenant {
     pub limits: EffectiveLimits,
     pub most: usize,
     pub places: Arc<Semaphore>,
+    /// KiB that answers may take until they are read.
+    pub unsent: Arc<Semaphore>,
     /// None once the generation is over. The one used last is at the end.
     pub idle: Mutex<Option<Vec<Idle>>>,
     pub server: Arc<Server>,
@@ -35,6 +37,8 @@ pub(super) struct Idle {
 /// A wire, and the right to have it open.
 pub(super) struct Line {
     pub wire: Wire,
+    /// What answers at the other end.
+    pub backend: Backend,
     /// What [`Tenant::schema`](crate::tenant::Tenant::schema) was when its statements were prepared.
     pub schema: (i64, i64),
     pub _slot: Slot,

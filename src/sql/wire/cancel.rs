@@ -25,6 +25,10 @@ impl Cancel {
         Self { url, address, process_id, key }
     }
 
+    pub(super) fn process_id(&self) -> i32 {
+        self.process_id
+    }
+
     /// Asks the server to stop. It says nothing, and may have been done already.
     pub async fn send(self) {
         let sending = async {

@@ -284,6 +284,18 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_session_that_the_server_has_ended_says_why() {
+        let postgres = plain().await;
+        let url = ServerUrl::parse(&postgres.url()).unwrap();
+        let mut wire = connect(&url.with_options("-c idle_session_timeout=1ms")).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(100)).await;
+
+        let ended = wire.command("select 1").await.unwrap_err();
+
+        assert_eq!(ended.sql_state(), Some("57P05"));
+    }
+
+    #[tokio::test]
     async fn a_silent_host_costs_no_more_than_its_time() {
         let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = silent.local_addr().unwrap().port();

@@ -4,6 +4,7 @@ use std::io;
 
 use thiserror::Error;
 
+use crate::router::server::{Verdict, verdict};
 use crate::sql::pg_error::PgError;
 
 /// What went wrong on a session with PostgreSQL.
@@ -59,11 +60,15 @@ impl WireError {
         }
     }
 
-    /// Whether a session could not be opened because the server is away for everybody, rather than closed to
-    /// one tenant.
-    pub fn is_away(&self) -> bool {
-        const CODES: [&str; 4] = ["57P03", "53300", "57P01", "57P02"];
-        self.sql_state().is_none_or(|code| CODES.contains(&code))
+    /// What it says about the server that a session could not be opened on.
+    pub fn verdict(&self) -> Verdict {
+        match self {
+            Self::Postgres(error) | Self::Stale(error) => {
+                verdict(Some(&error.code), error.routine.as_deref())
+            }
+            Self::Away => Verdict::Away,
+            _ => Verdict::Unsure,
+        }
     }
 }
 

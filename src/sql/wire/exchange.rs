@@ -3,6 +3,7 @@
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
+use bytes::BytesMut;
 use postgres_protocol::message::backend::{DATA_ROW_TAG, Header, Message};
 use tokio::io::{AsyncReadExt as _, AsyncWrite as _, AsyncWriteExt as _};
 
@@ -59,6 +60,17 @@ impl Wire {
                 Some(message) => return Ok(message),
                 None => self.fill().await?,
             }
+        }
+    }
+
+    /// Says that nothing more will come, and waits until the server has closed the session. What it still sends
+    /// is read and forgotten, so that it does not wait for us.
+    pub async fn ended(&mut self) {
+        self.status = Status::Closed;
+        _ = self.stream.shutdown().await;
+        self.inbox = BytesMut::with_capacity(READ_SIZE);
+        while !matches!(self.stream.read_buf(&mut self.inbox).await, Ok(0) | Err(_)) {
+            self.inbox.clear();
         }
     }
 
