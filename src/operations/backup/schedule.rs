@@ -75,7 +75,7 @@ pub(crate) async fn run(environment: Environment, changes: Changes, shutdown: Ca
         sleep(FIRST).await;
         tokio::join!(environment.keep_watching_goals(), keep_planning(&environment, &changes));
     };
-    shutdown.run_until_cancelled(work).await;
+    Box::pin(shutdown.run_until_cancelled(work)).await;
 }
 
 async fn keep_planning(environment: &Environment, changes: &Changes) {
