@@ -18,7 +18,6 @@ use uuid::Uuid;
 use crate::catalog::CatalogError;
 use crate::catalog::audit_log::Event;
 use crate::catalog::lock::ChoreLock;
-use crate::catalog::tenants::TenantFilter;
 use crate::operations::{Environment, StepError};
 use crate::tenant::{Tenant, TenantSlug};
 
@@ -131,8 +130,7 @@ pub async fn mend(environment: &Environment, finding: &Finding) -> Result<(), St
 }
 
 async fn hide_neighbours(environment: &Environment, finding: &Finding) -> Result<(), StepError> {
-    let filter = TenantFilter { limit: i64::MAX, ..TenantFilter::default() };
-    let tenants = environment.catalog.tenants(&filter).await?;
+    let tenants = environment.catalog.living_tenants(Some(&finding.place)).await?;
     let database = finding.database.as_deref();
     let found = tenants.iter().find(|tenant| Some(tenant.database.as_str()) == database);
     let Some(tenant) = found else { return Ok(()) };
@@ -158,17 +156,23 @@ impl Place<'_> {
 
     /// The tenants of this server as the catalog has them now.
     async fn tenants(&self) -> Result<Tenants, CatalogError> {
-        let filter = TenantFilter { limit: i64::MAX, ..TenantFilter::default() };
-        let mut all = self.environment.catalog.tenants(&filter).await?;
-        all.retain(|tenant| tenant.server_id == self.id);
+        let all = self.environment.catalog.living_tenants(Some(&self.name)).await?;
         let wanted: HashSet<&TenantSlug> = self.options.tenants.iter().collect();
-        let (mut looked_at, mut others) = (Vec::new(), Vec::new());
-        for tenant in all {
-            let is_wanted = wanted.is_empty() || wanted.contains(&tenant.slug);
-            let is_settled = tenant.state.is_settled();
-            if is_wanted && is_settled { looked_at.push(tenant) } else { others.push(tenant) }
-        }
+        let is_looked_at = |tenant: &Tenant| {
+            tenant.state.is_settled() && (wanted.is_empty() || wanted.contains(&tenant.slug))
+        };
+        let (looked_at, others) = all.into_iter().partition(is_looked_at);
         Ok(Tenants { looked_at, others })
+    }
+
+    /// Whether a tenant is still what it was: what fails because it was moved away meanwhile, is no wonder.
+    async fn is_unchanged(&self, tenant: &Tenant) -> Result<bool, CatalogError> {
+        let now = match self.environment.catalog.tenant_by_id(tenant.id).await {
+            Err(CatalogError::Missing { .. }) => return Ok(false),
+            found => found?,
+        };
+        let place = (now.server_id, now.generation);
+        Ok(place == (tenant.server_id, tenant.generation) && now.state.is_settled())
     }
 }
 

@@ -33,6 +33,7 @@ pub mod audits;
 pub mod backups;
 pub mod catching_up;
 pub mod changes;
+mod chores;
 mod clones;
 mod cutover;
 pub mod domains;
@@ -73,7 +74,7 @@ pub mod way_back;
 pub use lock::TenantLock;
 use query::{Params, execute, maybe, one, rows};
 
-/// Our own schema, in order. `V42__…` goes here and nowhere else.
+/// Our own schema, in order. `V43__…` goes here and nowhere else.
 const MIGRATIONS: &[(&str, &str)] = &[
     ("V1__servers_and_tenants", include_str!("../migrations/catalog/V1__servers_and_tenants.sql")),
     ("V2__operations", include_str!("../migrations/catalog/V2__operations.sql")),
@@ -116,6 +117,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("V39__tracks", include_str!("../migrations/catalog/V39__tracks.sql")),
     ("V40__rollout_items", include_str!("../migrations/catalog/V40__rollout_items.sql")),
     ("V41__away", include_str!("../migrations/catalog/V41__away.sql")),
+    ("V42__large_fleets", include_str!("../migrations/catalog/V42__large_fleets.sql")),
 ];
 
 /// A worker's notes need not reach the disk one by one: a step repeated because the catalog's server lost its

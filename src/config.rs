@@ -59,8 +59,11 @@ use value::{Count, Endpoint, Filter, Positive, PostgresUrl, Ratio};
 
 /// Where sample data lies in a checkout of this repository.
 const SAMPLE_DATA: &str = "./migrations/sample/boards.sql";
-/// Connections to the catalog, and to each server, beyond one for each operation at work.
+/// Connections to each server beyond one for each operation at work.
 const SPARE_SESSIONS: usize = 4;
+/// The same to the catalog: each loop of a worker may hold one for as long as its chore takes, and must not keep the
+/// others, or operations, from theirs.
+const CHORE_SESSIONS: usize = 12;
 
 /// Every setting.
 #[derive(Clone, Debug)]
@@ -309,7 +312,7 @@ impl Settings {
                 key = key.opening_too(self.parse_master_key("master_key_previous", &other)?);
             }
         }
-        Ok(Catalog::new(&url, key, self.sessions()))
+        Ok(Catalog::new(&url, key, self.concurrency() + CHORE_SESSIONS))
     }
 
     fn parse_master_key(
@@ -389,7 +392,7 @@ impl Settings {
             backups: self.backups.clone(),
             nice_ratio: self.relocate_nice_ratio,
             dumps: self.backup_concurrency,
-            admin_connections: self.sessions(),
+            admin_connections: self.concurrency() + SPARE_SESSIONS,
         }
     }
 
@@ -418,8 +421,9 @@ impl Settings {
         })
     }
 
-    fn sessions(&self) -> usize {
-        self.worker_concurrency.max(self.backup_concurrency) + SPARE_SESSIONS
+    /// How many operations may be at work at once.
+    fn concurrency(&self) -> usize {
+        self.worker_concurrency.max(self.backup_concurrency)
     }
 
     /// How the setting is spelled where it was set.

@@ -6,17 +6,19 @@
 
 use std::collections::{HashMap, HashSet};
 
+use futures_util::{FutureExt as _, StreamExt as _, TryStreamExt as _, stream};
 use serde::Serialize;
 use tenantry_provisioning::{DatabaseFacts, Leftover, Link, Marker, RoleFacts, Server};
 use uuid::Uuid;
 
-use crate::catalog::operations::{Failure, OperationFilter, OperationState};
+use crate::catalog::Catalog;
+use crate::catalog::operations::{OperationFilter, OperationState};
 use crate::catalog::rollouts::RolloutState;
 use crate::catalog::servers::ServerRecord;
-use crate::catalog::tenants::TenantFilter;
 use crate::operations::{Environment, StepError};
 use crate::tenant::{Tenant, TenantState};
 
+mod bucket;
 mod expected;
 mod fix;
 mod read_replicas;
@@ -63,6 +65,11 @@ pub enum Severity {
     Warning,
 }
 
+/// Servers that are surveyed at a time.
+const SURVEYS: usize = 8;
+/// Tenants of one server that are looked at at a time.
+const LOOKS: usize = 8;
+
 /// What the catalog knows to be, or to be in the making.
 struct Known {
     tenants: HashMap<Uuid, Tenant>,
@@ -73,15 +80,19 @@ struct Known {
 pub async fn examine(environment: &Environment) -> Result<Report, StepError> {
     let mut report = Report::default();
     // Servers first: what appears there while the catalog is read was announced in it before.
+    let surveys = environment
+        .catalog
+        .servers()
+        .await?
+        .into_iter()
+        .map(|record| async move { (survey(environment, &record).await, record) }.boxed());
+    let surveys: Vec<_> = surveys.collect();
+    let mut surveys = stream::iter(surveys).buffered(SURVEYS);
     let mut seen = Vec::new();
-    for record in environment.catalog.servers().await? {
-        match survey(environment, &record).await {
+    while let Some((survey, record)) = surveys.next().await {
+        match survey {
             Ok(survey) => seen.push((record, survey)),
-            Err(error) => report.error(
-                &record.name,
-                format!("the server does not answer: {error}"),
-                "start it, or mend its address with `tenantry server add --replace`".to_owned(),
-            ),
+            Err(error) => report.is_away(&record, &error),
         }
     }
     let known = known(environment).await?;
@@ -94,13 +105,12 @@ pub async fn examine(environment: &Environment) -> Result<Report, StepError> {
     fix::sort(&mut report.fixes);
     let target = examine_schemas(environment, &mut report).await?;
     examine_operations(environment, &known, target, &mut report).await?;
-    examine_bucket(environment, &known, &mut report).await?;
+    bucket::examine(environment, &mut report).await?;
     Ok(report)
 }
 
 async fn known(environment: &Environment) -> Result<Known, StepError> {
-    let filter = TenantFilter { limit: i64::MAX, ..TenantFilter::default() };
-    let tenants = environment.catalog.tenants(&filter).await?;
+    let tenants = environment.catalog.living_tenants(None).await?;
     let operations = open_operations(&environment.catalog).await?;
     Ok(Known {
         tenants: tenants.into_iter().map(|tenant| (tenant.id, tenant)).collect(),
@@ -139,13 +149,65 @@ async fn examine_server(
     known: &Known,
     report: &mut Report,
 ) -> Result<(), StepError> {
-    let catalog = &environment.catalog;
+    let (catalog, place) = (&environment.catalog, record.name.as_str());
+    let mut looked = compare(catalog, record, survey, known).await?;
+    if !looked.findings.is_empty() || !looked.fixes.is_empty() {
+        looked = look_again(environment, record, looked).await?;
+    }
+    report.findings.extend(looked.findings);
+    report.fixes.extend(looked.fixes);
+    let mut problems = survey.server.check().await?;
+    problems.extend(examine_read_replicas(catalog, record.id, &survey.server).await?);
+    for problem in problems {
+        report.warn(place, problem.what, problem.remedy);
+    }
+    Ok(())
+}
+
+/// A fleet does not stand still while it is looked at: what counts is what is found the second time too, with the
+/// catalog read anew.
+async fn look_again(
+    environment: &Environment,
+    record: &ServerRecord,
+    first: Report,
+) -> Result<Report, StepError> {
+    let survey = match self::survey(environment, record).await {
+        Ok(survey) => survey,
+        Err(error) => {
+            let mut report = Report::default();
+            report.is_away(record, &error);
+            return Ok(report);
+        }
+    };
+    let known = known(environment).await?;
+    let mut looked = compare(&environment.catalog, record, &survey, &known).await?;
+    looked.findings.retain(|found| first.findings.iter().any(|before| before.what == found.what));
+    looked.fixes.retain(|fix| first.fixes.contains(fix));
+    Ok(looked)
+}
+
+/// What is otherwise on a server than the catalog says.
+async fn compare(
+    catalog: &Catalog,
+    record: &ServerRecord,
+    survey: &Survey,
+    known: &Known,
+) -> Result<Report, StepError> {
+    let mut found = Report::default();
+    let report = &mut found;
     let place = record.name.as_str();
     let mut expected = expected_databases(catalog, record.id, &known.operations).await?;
 
-    for tenant in known.tenants.values().filter(|tenant| tenant.server_id == record.id) {
-        examine_tenant(record, tenant, survey, report).await?;
-        expected.insert(tenant.database.to_string());
+    let mut tenants: Vec<&Tenant> =
+        known.tenants.values().filter(|tenant| tenant.server_id == record.id).collect();
+    tenants.sort_by_key(|tenant| &tenant.slug);
+    expected.extend(tenants.iter().map(|tenant| tenant.database.to_string()));
+    let looks = tenants.into_iter().map(|tenant| examine_tenant(record, tenant, survey).boxed());
+    let looks: Vec<_> = looks.collect();
+    let mut looks = stream::iter(looks).buffered(LOOKS);
+    while let Some(looked) = looks.try_next().await? {
+        report.findings.extend(looked.findings);
+        report.fixes.extend(looked.fixes);
     }
     let mut strays = Strays::default();
     for database in &survey.databases {
@@ -191,12 +253,7 @@ async fn examine_server(
         strays.leftovers.push(leftover);
     }
     report.fixes.extend(fix::plan(catalog, record, survey, known, &strays).await?);
-    let mut problems = survey.server.check().await?;
-    problems.extend(examine_read_replicas(catalog, record.id, &survey.server).await?);
-    for problem in problems {
-        report.warn(place, problem.what, problem.remedy);
-    }
-    Ok(())
+    Ok(found)
 }
 
 /// What to do about a database that the catalog does not know. What may be a tenant's is never dropped from here.
@@ -215,10 +272,10 @@ async fn examine_tenant(
     record: &ServerRecord,
     tenant: &Tenant,
     survey: &Survey,
-    report: &mut Report,
-) -> Result<(), StepError> {
+) -> Result<Report, StepError> {
+    let mut report = Report::default();
     if !tenant.state.is_settled() {
-        return Ok(());
+        return Ok(report);
     }
     let (place, slug) = (record.name.as_str(), &tenant.slug);
     let database = survey.databases.iter().find(|facts| facts.name == tenant.database.as_str());
@@ -228,7 +285,7 @@ async fn examine_tenant(
             format!("tenant `{slug}` has no database `{}` of its own", tenant.database),
             format!("restore it: `tenantry restore {slug} --latest --in-place`"),
         );
-        return Ok(());
+        return Ok(report);
     }
     let findings =
         survey.server.findings(&tenant.database, &tenant.role, tenant.id, tenant.epoch).await?;
@@ -241,7 +298,7 @@ async fn examine_tenant(
                 .to_owned(),
         );
     }
-    Ok(())
+    Ok(report)
 }
 
 /// How the last rollout went, and who had drifted. Returns the version at which tenants should be.
@@ -306,54 +363,19 @@ async fn examine_operations(
     Ok(())
 }
 
-async fn examine_bucket(
-    environment: &Environment,
-    known: &Known,
-    report: &mut Report,
-) -> Result<(), StepError> {
-    let Some(store) = &environment.store else { return Ok(()) };
-    let indexed: HashSet<Uuid> =
-        environment.catalog.backups(None, i64::MAX).await?.iter().map(|backup| backup.id).collect();
-    let listed: Result<HashSet<Uuid>, _> = async {
-        let mut stored = HashSet::new();
-        for tenant in store.tenants().await.map_err(StepError::from)? {
-            stored.extend(store.backups_of(tenant).await.map_err(StepError::from)?);
-        }
-        Ok::<_, StepError>(stored)
-    }
-    .await;
-    let stored = match listed {
-        Ok(stored) => stored,
-        Err(error) => {
-            let Failure { message, remedy, .. } = error.to_failure("bucket");
-            let what = format!("the bucket cannot be listed: {message}");
-            report.error("bucket", what, remedy.unwrap_or_else(|| "look at the store".to_owned()));
-            return Ok(());
-        }
-    };
-    report.backups = stored.len();
-    for id in indexed.difference(&stored) {
-        report.error(
-            "bucket",
-            format!("backup {id} is in the catalog but not in the bucket"),
-            "find out who deleted it; take a new backup of its tenant".to_owned(),
-        );
-    }
-    for id in stored.difference(&indexed).filter(|id| !known.operations.contains(id)) {
-        report.warn(
-            "bucket",
-            format!("backup {id} is in the bucket but not in the catalog"),
-            "it may belong to another catalog; remove it by hand if it does not".to_owned(),
-        );
-    }
-    Ok(())
-}
-
 impl Report {
     /// Whether nothing needs anybody.
     #[must_use]
     pub fn is_healthy(&self) -> bool {
         self.findings.iter().all(|finding| finding.severity != Severity::Error)
+    }
+
+    fn is_away(&mut self, record: &ServerRecord, error: &StepError) {
+        self.error(
+            &record.name,
+            format!("the server does not answer: {error}"),
+            "start it, or mend its address with `tenantry server add --replace`".to_owned(),
+        );
     }
 
     fn error(&mut self, place: &str, what: String, remedy: String) {

@@ -124,6 +124,10 @@ fn describe() {
         "Tenants whose newest backup is older than its goal allows."
     );
     describe_gauge!(
+        "tenantry_catalog_backup_age_seconds",
+        "How old the newest backup of the catalog is."
+    );
+    describe_gauge!(
         "tenantry_audit_findings",
         "Findings of the last isolation audit that nobody has accepted, by severity."
     );
@@ -243,6 +247,11 @@ pub fn backup_ages(sorted: &[u64]) {
 #[expect(clippy::cast_precision_loss, reason = "nobody has 2^52 tenants")]
 pub fn backup_goals_missed(number: usize) {
     gauge!("tenantry_backup_goals_missed").set(number as f64);
+}
+
+/// How old the newest backup of the catalog is.
+pub fn catalog_backup_age(age: Duration) {
+    gauge!("tenantry_catalog_backup_age_seconds").set(age.as_secs_f64());
 }
 
 /// How many findings of a severity the last audit of the fleet has that nobody has accepted.

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 use tenantry::catalog::catching_up::CatchUpMode;
+use tenantry::catalog::changes::Change;
 use tenantry::catalog::lock::Claim;
 use tenantry::catalog::operations::OperationState;
 use tenantry::operations::catching_up::CatchingUpWorker;
@@ -13,6 +14,7 @@ use tenantry::operations::{Environment, Runner, upkeep};
 use tenantry::router::{RouterSettings, TenantRouter};
 use tenantry::worker::Worker;
 use tokio_util::sync::{CancellationToken, DropGuard};
+use uuid::Uuid;
 
 use crate::harness::process::command;
 use crate::harness::{Fleet, eventually, router_settings, slug};
@@ -230,6 +232,39 @@ async fn a_rollout_a_freeze_and_files_that_do_not_run_migrate_nobody_on_demand()
 
     upkeep::tend(&fleet.environment).await.unwrap();
     eventually("it is migrated", async || use_it().await).await;
+}
+
+/// Routers forget every route when they hear of one.
+#[tokio::test]
+async fn a_template_that_stands_is_no_news() {
+    let fleet = Fleet::start().await;
+    worker(&fleet, CatchUpMode::OnDemand, "V2__labels.sql", LABELS).await;
+    let (admin, mut news) = (fleet.admin("tenantry").await, fleet.changes.subscribe());
+    let mut told = async || {
+        let mark = Uuid::now_v7();
+        let tell = format!("select pg_notify('tenantry_rollouts', '{mark}')");
+        admin.batch_execute(&tell).await.unwrap();
+        let mut told = 0;
+        loop {
+            match news.next().await {
+                Change::Migrations => told += 1,
+                Change::Rollout(id) if id == mark => return told,
+                _ => {}
+            }
+        }
+    };
+    told().await;
+
+    for _ in 0..2 {
+        upkeep::tend(&fleet.environment).await.unwrap();
+    }
+    let again = "update templates set ready = ready, timings = timings";
+    admin.batch_execute(again).await.unwrap();
+    assert_eq!(told().await, 0);
+    admin.batch_execute("update templates set ready = false where version = 2").await.unwrap();
+    upkeep::tend(&fleet.environment).await.unwrap();
+
+    assert_eq!(told().await, 1, "now it stands again");
 }
 
 #[tokio::test]

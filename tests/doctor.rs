@@ -2,12 +2,14 @@
 
 use serde_json::Value;
 use tenantry::doctor::{examine, put_right};
+use tenantry_backup::{BackupStore, S3Settings};
 use tokio_postgres::Client;
 use uuid::Uuid;
 
 use crate::cli::Cli;
+use crate::harness::faulty_s3::FaultyS3;
 use crate::harness::process::command;
-use crate::harness::{BY, Fleet, slug};
+use crate::harness::{BY, Fleet, eventually, s3_settings, slug};
 
 /// A number that no operation has.
 const NOBODYS: &str = "00000000000000000000000000000007";
@@ -154,7 +156,7 @@ async fn what_somebody_uses_or_another_catalog_may_have_is_left_alone() {
     assert!(refused.to_string().contains("no longer what it was"), "{refused}");
     drop(inside);
     // Nor is another one of the same name dropped.
-    crate::harness::eventually("nobody is in it", async || fixes(&fleet).await.len() == 2).await;
+    eventually("nobody is in it", async || fixes(&fleet).await.len() == 2).await;
     admin.batch_execute(&format!("drop database {build}")).await.unwrap();
     make(&admin, &build, None).await;
     put_right(&fleet.environment, planned).await.unwrap_err();
@@ -216,4 +218,61 @@ async fn a_bucket_that_does_not_answer_and_a_rollout_that_failed_are_findings_am
     for told in ["the bucket cannot be listed", "role `tenantry_stray` is unknown", "is failed: "] {
         assert!(found.contains(told), "{found}");
     }
+}
+
+/// A large bucket is listed for minutes.
+#[tokio::test]
+async fn backups_that_come_and_go_while_the_bucket_is_listed_are_no_finding() {
+    let fleet = Fleet::start().await;
+    let acme = fleet.create_tenant("acme").await.id;
+    let (pruned, lost) = (fleet.back_up("acme").await.id, fleet.back_up("acme").await.id);
+    let bucket = FaultyS3::before(&fleet.s3.endpoint()).await;
+    let behind = S3Settings { endpoint: Some(bucket.endpoint()), ..s3_settings(&fleet.s3) };
+    let mut environment = fleet.environment.clone();
+    environment.store = Some(BackupStore::s3(behind).await.unwrap());
+    let examined = async || examine(&environment).await.unwrap().findings;
+    let meanwhile = async || {
+        let held = bucket.hold().await;
+        eventually("it is listed", async || bucket.is_held_up()).await;
+        let store = fleet.environment.store.as_ref().unwrap();
+        store.remove_backup(acme, pruned).await.unwrap();
+        let forget = format!("delete from backups where id = '{pruned}'");
+        fleet.admin("tenantry").await.batch_execute(&forget).await.unwrap();
+        fleet.back_up("acme").await;
+        drop(held);
+    };
+
+    let (findings, ()) = tokio::join!(examined(), meanwhile());
+
+    assert!(findings.is_empty(), "{findings:#?}");
+    let store = fleet.environment.store.as_ref().unwrap();
+    store.remove_backup(acme, lost).await.unwrap();
+    let findings = examined().await;
+    assert_eq!(findings.len(), 1, "{findings:#?}");
+    let what = format!("backup {lost} is in the catalog but not in the bucket");
+    assert_eq!(findings[0].what, what);
+}
+
+#[tokio::test]
+async fn a_tenant_that_is_made_while_its_server_is_looked_at_is_no_finding() {
+    let fleet = Fleet::start().await;
+    fleet.create_tenant("acme").await;
+    let (admin, catalog) = (fleet.admin("postgres").await, fleet.admin("tenantry").await);
+    // The first look at the server sees none of it; the catalog answers once it is there.
+    let away = "alter database tenant_acme rename to elsewhere";
+    admin.batch_execute(away).await.unwrap();
+    catalog.batch_execute("begin; lock table operations in access exclusive mode").await.unwrap();
+    let environment = fleet.environment.clone();
+    let examined = tokio::spawn(async move { examine(&environment).await.unwrap().findings });
+    let waits = "select exists (select from pg_stat_activity
+                                where wait_event_type = 'Lock' and query like '-- operations::list%')";
+    eventually("it asks the catalog", async || admin.query_one(waits, &[]).await.unwrap().get(0))
+        .await;
+
+    let back = "alter database elsewhere rename to tenant_acme";
+    admin.batch_execute(back).await.unwrap();
+    catalog.batch_execute("commit").await.unwrap();
+
+    let findings = examined.await.unwrap();
+    assert!(findings.is_empty(), "{findings:#?}");
 }

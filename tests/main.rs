@@ -39,6 +39,7 @@ mod hardening;
 mod identity;
 mod imports;
 mod keys;
+mod large_fleets;
 mod layer;
 mod limits;
 mod lock_queue;

@@ -1,10 +1,15 @@
 //! Backups on a schedule: each tenant once for each moment, a few at a time, and none where nothing has changed.
 
+use std::time::Instant;
+
 use jiff::{SignedDuration, Timestamp};
+use reqwest::Client;
+use secrecy::ExposeSecret as _;
 use serde_json::{Value, json};
 use tenantry::catalog::lock::Claim;
 use tenantry::catalog::operations::{OperationFilter, OperationState};
 use tenantry::catalog::tenants::NewTenant;
+use tenantry::catalog::tokens::Scope;
 use tenantry::embedded::{EmbeddedPostgres, PostgresSettings};
 use tenantry::operations::Environment;
 use tenantry::operations::backup::Look;
@@ -353,17 +358,33 @@ async fn a_crash_that_loses_the_counts_counts_as_a_change() {
 }
 
 #[tokio::test]
-async fn a_replica_backs_up_what_is_due() {
-    let fleet = fleet(&["acme", "globex"]).await;
+async fn a_replica_backs_up_what_is_due_one_after_the_other_without_a_look_at_all_for_each() {
+    let names = ["acme", "globex", "hooli", "initech", "umbrella", "vandelay", "wonka", "zorg"];
+    let fleet = fleet(&names).await;
     let earlier = "update tenants set created_at = now() - interval '2 days'";
     fleet.admin("tenantry").await.batch_execute(earlier).await.unwrap();
+    let token = fleet.catalog().create_token("metrics", &[Scope::Metrics]).await.unwrap();
 
-    let serving = Serving::start_with(&fleet, &[("TENANTRY_BACKUP_SCHEDULE", "@daily")]);
+    let began = Instant::now();
+    let settings = [("TENANTRY_BACKUP_SCHEDULE", "@daily"), ("TENANTRY_BACKUP_CONCURRENCY", "1")];
+    let mut serving = Serving::start_as(&fleet, "worker", &settings);
+    let admin = serving.address("the admin API").await;
 
-    eventually("both are backed up", async || {
-        fleet.catalog().backups(None, 10).await.unwrap().len() == 2
+    eventually("all are backed up", async || {
+        fleet.catalog().backups(None, 10).await.unwrap().len() == names.len()
     })
     .await;
+    let asked = Client::new().get(format!("{admin}/metrics")).bearer_auth(token.expose_secret());
+    let metrics = asked.send().await.unwrap().text().await.unwrap();
+    let looks = metrics
+        .lines()
+        .find_map(|line| {
+            line.strip_prefix("tenantry_catalog_queries_total{query=\"protection::list\"} ")
+        })
+        .map(|number| number.parse::<u64>().unwrap());
+    // One for what is due and one for the goals, and more of them as time goes by.
+    let most = 2 + began.elapsed().as_secs() / 12 + began.elapsed().as_secs() / 54;
+    assert!(looks.is_some_and(|looks| looks <= most), "{looks:?} of {most}: {metrics}");
     serving.terminate().await;
 }
 

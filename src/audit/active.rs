@@ -6,12 +6,12 @@
 
 use std::sync::Arc;
 
-use futures_util::{FutureExt as _, StreamExt as _, stream};
+use futures_util::{FutureExt as _, StreamExt as _, TryStreamExt as _, stream};
 use tenantry_provisioning::{ACTS, Attacker, Attempt, Login, Server, is_shut_out};
 
-use super::passive::is_unchanged;
 use super::report::{AuditReport, Finding};
 use super::{AuditOptions, Place};
+use crate::catalog::CatalogError;
 use crate::operations::{StepError, chain};
 use crate::tenant::TenantState;
 
@@ -25,12 +25,18 @@ pub(super) async fn attack(
     report: &mut AuditReport,
 ) -> Result<(), StepError> {
     let databases = server.every_database().await?;
-    let mut attackers = Vec::new();
-    for tenant in place.tenants().await?.looked_at {
-        let password = place.environment.catalog.tenant_password(tenant.id).await?;
-        let (database, role) = (tenant.database.clone(), tenant.role.clone());
-        attackers.push((tenant, Attacker { database, role, password }));
-    }
+    let attackers = place.tenants().await?.looked_at.into_iter().map(|tenant| {
+        let catalog = &place.environment.catalog;
+        async move {
+            let password = catalog.tenant_password(tenant.id).await?;
+            let (database, role) = (tenant.database.clone(), tenant.role.clone());
+            Ok::<_, CatalogError>((tenant, Attacker { database, role, password }))
+        }
+        .boxed()
+    });
+    let attackers: Vec<_> = attackers.collect();
+    let attackers = stream::iter(attackers).buffered(place.options.sessions.max(1));
+    let attackers: Vec<_> = attackers.try_collect().await?;
     let pairs = attackers.len() * databases.len().saturating_sub(1);
     report.tried.pairs += pairs as u64;
 
@@ -46,7 +52,7 @@ pub(super) async fn attack(
     while let Some((login, tenant)) = logins.next().await {
         // What fails because the tenant was changed meanwhile is no wonder.
         let is_good = matches!(login, LoggedIn::Attacked(..) | LoggedIn::Suspended);
-        if !is_good && !is_unchanged(place, &tenant).await? {
+        if !is_good && !place.is_unchanged(&tenant).await? {
             continue;
         }
         if let Some(attacker) = login.note(place, report) {

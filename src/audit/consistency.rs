@@ -1,14 +1,14 @@
 //! What the catalog and the bucket say that cannot all be true.
 
-use std::collections::HashMap;
-
-use uuid::Uuid;
+use futures_util::{FutureExt as _, StreamExt as _, TryStreamExt as _, stream};
 
 use super::report::{AuditReport, Finding};
 use crate::operations::{Environment, StepError};
 
 const CATALOG: &str = "catalog";
 const BUCKET: &str = "bucket";
+/// Tenants whose backups are listed at a time.
+const LISTS: usize = 16;
 
 /// Compares the catalog with itself, and with what lies in the bucket.
 pub(super) async fn examine(
@@ -50,20 +50,20 @@ async fn examine_bucket(
     report: &mut AuditReport,
 ) -> Result<(), StepError> {
     let Some(store) = &environment.store else { return Ok(()) };
-    let backups = environment.catalog.backups(None, i64::MAX).await?;
-    let owners: HashMap<Uuid, Uuid> =
-        backups.iter().map(|backup| (backup.id, backup.tenant_id)).collect();
-    for prefix in store.tenants().await? {
-        if environment.catalog.tenant_by_id(prefix).await.is_err() {
-            let evidence = "backups lie under a tenant that the catalog does not know".to_owned();
-            report.findings.push(Finding::new(
-                "stray_backups",
-                BUCKET,
-                &prefix.to_string(),
-                evidence,
-            ));
-        }
-        for backup in store.backups_of(prefix).await? {
+    let owners = environment.catalog.backup_owners(None).await?;
+    let prefixes = store.tenants().await?;
+    for prefix in environment.catalog.strangers(&prefixes).await? {
+        let evidence = "backups lie under a tenant that the catalog does not know".to_owned();
+        let subject = prefix.to_string();
+        report.findings.push(Finding::new("stray_backups", BUCKET, &subject, evidence));
+    }
+    let lists = prefixes.into_iter().map(|prefix| {
+        async move { Ok::<_, StepError>((prefix, store.backups_of(prefix).await?)) }.boxed()
+    });
+    let lists: Vec<_> = lists.collect();
+    let mut lists = stream::iter(lists).buffered(LISTS);
+    while let Some((prefix, backups)) = lists.try_next().await? {
+        for backup in backups {
             if let Some(owner) = owners.get(&backup).filter(|owner| **owner != prefix) {
                 let evidence = format!("a backup of tenant {owner} lies under tenant {prefix}");
                 let subject = backup.to_string();

@@ -56,7 +56,7 @@ pub(super) async fn examine(
                 let found = holes.into_iter().map(|hole| Finding::of_hole(&place.name, hole));
                 report.findings.extend(found);
             }
-            Err(error) if is_unchanged(place, &tenant).await? => {
+            Err(error) if place.is_unchanged(&tenant).await? => {
                 let (database, why) = (&tenant.database, chain(&error));
                 report.untried.push(format!("the inside of {database} on {}: {why}", place.name));
             }
@@ -64,12 +64,6 @@ pub(super) async fn examine(
         }
     }
     Ok(())
-}
-
-/// Whether a tenant is still what it was: what fails because it was moved away meanwhile, is no wonder.
-pub(super) async fn is_unchanged(place: &Place<'_>, tenant: &Tenant) -> Result<bool, CatalogError> {
-    let now = place.tenants().await?.looked_at;
-    Ok(now.iter().any(|other| other.id == tenant.id && other.generation == tenant.generation))
 }
 
 async fn look(place: &Place<'_>, server: &Server) -> Result<Looked, StepError> {

@@ -1,6 +1,6 @@
 //! Rows of `backups`: an index of what lies in the bucket. The manifests there are the truth.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use jiff::Timestamp;
 use serde_json::Value;
@@ -97,6 +97,34 @@ impl Catalog {
         );
         let found = rows(&client, &sql, &[&tenant, &limit]).await?;
         found.iter().map(from_row).collect()
+    }
+
+    /// Whose each backup is; of these tenants, or of all.
+    pub async fn backup_owners(
+        &self,
+        tenants: Option<&[Uuid]>,
+    ) -> Result<HashMap<Uuid, Uuid>, CatalogError> {
+        let found = rows(
+            &self.client().await?,
+            "-- backups::owners
+             select id, tenant_id from backups where $1::uuid[] is null or tenant_id = any ($1)",
+            &[&tenants],
+        )
+        .await?;
+        Ok(found.iter().map(|row| (row.get(0), row.get(1))).collect())
+    }
+
+    /// Which of these are no tenants that the catalog has, or had.
+    pub async fn strangers(&self, tenants: &[Uuid]) -> Result<Vec<Uuid>, CatalogError> {
+        let found = rows(
+            &self.client().await?,
+            "-- backups::strangers
+             select p.id from unnest($1::uuid[]) as p (id)
+             where not exists (select from tenants t where t.id = p.id) order by p.id",
+            &[&tenants],
+        )
+        .await?;
+        Ok(found.iter().map(|row| row.get(0)).collect())
     }
 
     /// Every backup of one tenant, newest first.

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::{Catalog, CatalogError, one};
+use super::{Catalog, CatalogError, rows};
 use crate::sealing::Purpose;
 
 /// What a later version must be able to read.
@@ -67,13 +67,13 @@ impl Catalog {
             .await?;
         let mut tables = BTreeMap::new();
         for (table, kept) in TABLES {
+            // Row by row: one value of PostgreSQL cannot hold a large table.
             let sql = format!(
                 "-- export::table
-                 select coalesce(jsonb_agg(to_jsonb(t) - 'backup_key_sealed'), '[]') from {table} t where {kept}"
+                 select to_jsonb(t) - 'backup_key_sealed' from {table} t where {kept}"
             );
-            let rows: Value = one(&transaction, &sql, &[]).await?.get(0);
-            let Value::Array(rows) = rows else { unreachable!("an aggregate is an array") };
-            tables.insert(table.to_owned(), rows);
+            let found = rows(&transaction, &sql, &[]).await?;
+            tables.insert(table.to_owned(), found.iter().map(|row| row.get(0)).collect());
         }
         transaction.commit().await?;
         Ok(CatalogExport {

@@ -1,5 +1,7 @@
 //! How well each tenant is protected: what its backups are to be, and the newest good one that it has.
 
+use std::collections::HashMap;
+
 use jiff::Timestamp;
 use serde_json::Value;
 use tokio_postgres::Row;
@@ -94,6 +96,21 @@ impl Catalog {
         found.iter().map(Protection::from_row).collect()
     }
 
+    /// How many backups are queued or under way on each server.
+    pub async fn open_backups_by_server(&self) -> Result<HashMap<Uuid, usize>, CatalogError> {
+        let found = rows(
+            &self.client().await?,
+            "-- protection::open_by_server
+             select t.server_id, count(*) from operations o join tenants t on t.id = o.tenant_id
+             where o.kind = 'backup' and o.state in ('queued', 'running') and t.server_id is not null
+             group by t.server_id",
+            &[],
+        )
+        .await?;
+        let number = |row: &Row| usize::try_from(row.get::<_, i64>(1)).unwrap_or(usize::MAX);
+        Ok(found.iter().map(|row| (row.get(0), number(row))).collect())
+    }
+
     /// What a tenant's own settings and its tier say of its backups.
     pub async fn backup_policy(&self, tenant: Uuid) -> Result<BackupPolicy, CatalogError> {
         let row = one(
@@ -134,6 +151,31 @@ impl Catalog {
         )
         .await?;
         Ok(told.iter().map(|row| row.get(0)).collect())
+    }
+
+    /// Asks for the backup of a tenant, unless it was asked for with its idempotency key, or another one is open, or
+    /// the tenant cannot be backed up any more. Says whether it did.
+    pub async fn enqueue_backup(&self, new: &NewOperation<'_>) -> Result<bool, CatalogError> {
+        let made = execute(
+            &self.client().await?,
+            "-- protection::enqueue_backup
+             insert into operations (id, tenant_id, kind, input, requested_by, idempotency_key)
+             select $1, t.id, $3, $4, $5, $6 from tenants t
+             where t.id = $2 and t.state in ('active', 'suspended')
+               and not exists (select from operations o where o.tenant_id = t.id and o.kind = 'backup'
+                                                          and o.state in ('queued', 'running'))
+             on conflict (idempotency_key) do nothing",
+            &[
+                &new.id,
+                &new.tenant_id,
+                &new.kind,
+                &new.input,
+                &new.requested_by,
+                &new.idempotency_key,
+            ],
+        )
+        .await?;
+        Ok(made == 1)
     }
 
     /// Asks for an operation, unless one was asked for with its idempotency key. Says whether it did.

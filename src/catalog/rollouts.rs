@@ -17,14 +17,16 @@ use super::operations::Failure;
 use super::{Catalog, CatalogError, execute, maybe, one};
 use crate::tenant::TenantSlug;
 
+mod enqueue;
 mod events;
 mod status;
 mod steering;
 mod waves;
 
+pub use enqueue::Enqueue;
 pub use events::RolloutEvent;
 pub use status::{FleetStatus, TenantStanding, TrackCount, TrackStanding, VersionCount};
-pub use waves::Enqueue;
+pub use waves::Failures;
 
 /// One row: a rollout as the catalog knows it.
 #[derive(Clone, Debug)]

@@ -2,13 +2,14 @@
 //! that a restore replaced. Each row names what may exist on a server before it is made there, so that
 //! nothing on a server is ever without an owner.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
 use tenantry_provisioning::DatabaseName;
 use tokio_postgres::types::Json;
 use uuid::Uuid;
 
+use super::servers::AWAY;
 use super::{Catalog, CatalogError, TenantLock, execute, maybe, rows};
 
 /// A clone of the template, ready or being made.
@@ -80,7 +81,8 @@ impl Catalog {
             .collect())
     }
 
-    /// Writes down a template: about to be made, or complete. Timings that are known stay known.
+    /// Writes down a template: about to be made, or complete. Timings that are known stay known. What is known
+    /// already is not written again.
     pub async fn record_template(
         &self,
         server: Uuid,
@@ -96,7 +98,9 @@ impl Catalog {
              insert into templates (server_id, digest, version, ready, timings)
              values ($1, $2, $3, $4, $5)
              on conflict (server_id, digest) do update
-                 set ready = excluded.ready, timings = coalesce(excluded.timings, templates.timings)",
+                 set ready = excluded.ready, timings = coalesce(excluded.timings, templates.timings)
+                 where templates.ready <> excluded.ready or templates.timings is distinct from
+                       coalesce(excluded.timings, templates.timings)",
             &[&server, &digest, &version, &ready, &timings.map(Json)],
         )
         .await
@@ -113,6 +117,23 @@ impl Catalog {
         )
         .await
         .map(drop)
+    }
+
+    /// Servers that somebody may come to, that answer, and that have fewer ready spares than this.
+    pub async fn short_of_spares(&self, spares: usize) -> Result<HashSet<Uuid>, CatalogError> {
+        let found = rows(
+            &self.client().await?,
+            &format!(
+                "-- stock::short_of_spares
+                 select s.id from servers s
+                 where s.cordoned is null and not {AWAY}
+                   and $1 > (select count(*) from spares p
+                             where p.server_id = s.id and p.ready and p.claimed_by is null)"
+            ),
+            &[&i64::try_from(spares).unwrap_or(i64::MAX)],
+        )
+        .await?;
+        Ok(found.iter().map(|row| row.get(0)).collect())
     }
 
     /// Every spare of a server.

@@ -229,6 +229,12 @@ impl Catalog {
         found.iter().map(tenant_of).collect()
     }
 
+    /// Every living tenant by slug; of the server with this name, or of all.
+    pub async fn living_tenants(&self, server: Option<&str>) -> Result<Vec<Tenant>, CatalogError> {
+        let server = server.map(str::to_owned);
+        self.tenants(&TenantFilter { server, limit: i64::MAX, ..TenantFilter::default() }).await
+    }
+
     /// Living tenants by id, one page: an order that no rename changes.
     pub async fn tenants_after(&self, id: Uuid, limit: i64) -> Result<Vec<Tenant>, CatalogError> {
         let client = self.client().await?;

@@ -11,6 +11,7 @@ use uuid::Uuid;
 use super::{Environment, StepError, chain};
 use crate::catalog::CatalogError;
 use crate::catalog::export::CatalogExport;
+use crate::metrics;
 
 /// How often to look.
 const PAUSE: Duration = Duration::from_mins(1);
@@ -73,10 +74,15 @@ pub async fn run(environment: Environment, shutdown: CancellationToken) {
 
 async fn back_up_if_due(environment: &Environment) -> Result<(), StepError> {
     let newest = environment.store()?.catalogs().await?.pop();
-    if newest.and_then(made_at).is_some_and(|made| Timestamp::now() - EVERY < made) {
-        return Ok(());
+    if let Some(made) = newest.and_then(made_at) {
+        let age = Duration::try_from(Timestamp::now().duration_since(made)).unwrap_or_default();
+        metrics::catalog_backup_age(age);
+        if age < EVERY {
+            return Ok(());
+        }
     }
     let id = environment.back_up_catalog().await?;
+    metrics::catalog_backup_age(Duration::ZERO);
     tracing::info!(%id, "the catalog is backed up");
     Ok(())
 }

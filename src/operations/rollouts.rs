@@ -29,8 +29,7 @@ use super::{Environment, StepError, Work, migrate, tracks, upkeep, webhook};
 use crate::catalog::CatalogError;
 use crate::catalog::changes::{Change, Changes};
 use crate::catalog::operations::Failure;
-use crate::catalog::rollouts::{ItemState, NewRollout, RolloutRecord, RolloutState};
-use crate::catalog::tenants::TenantFilter;
+use crate::catalog::rollouts::{Failures, ItemState, NewRollout, RolloutRecord, RolloutState};
 use crate::tenant::{Tenant, TenantSlug, TenantState};
 
 mod files;
@@ -212,9 +211,9 @@ impl Environment {
                 return;
             }
         };
-        let mut told = false;
+        let (mut told, mut seen) = (false, None);
         loop {
-            let pause = match self.advance(id).await {
+            let pause = match self.advance_since(id, &mut seen).await {
                 Ok(record) if record.state != RolloutState::Running => break,
                 // Somebody with its files must lead: leave them the way.
                 Ok(record) if record.migrations_digest != self.migrations().directory_digest() => {
@@ -236,6 +235,15 @@ impl Environment {
     /// Does what is due for a rollout, and says how it stands. Twice equals once: every step names the row that
     /// it leaves behind.
     pub async fn advance(&self, id: Uuid) -> Result<RolloutRecord, StepError> {
+        self.advance_since(id, &mut None).await
+    }
+
+    /// The same for whoever has seen these failures, and looks closely only where there are others.
+    async fn advance_since(
+        &self,
+        id: Uuid,
+        seen: &mut Option<Failures>,
+    ) -> Result<RolloutRecord, StepError> {
         let record = self.catalog.rollout(id).await?;
         let set = self.migrations();
         if record.state != RolloutState::Running
@@ -252,7 +260,11 @@ impl Environment {
             return Ok(self.catalog.rollout(id).await?);
         }
         let plan = RolloutPlan::of(&record)?;
-        self.catalog.guard_rollout(id).await?;
+        let failures = self.catalog.failures(id).await?;
+        if *seen != Some(failures) {
+            self.catalog.guard_rollout(id).await?;
+            *seen = Some(failures);
+        }
         self.catalog.enqueue_wave(id, &enqueue(&plan, &record)).await?;
         if self.catalog.is_rollout_busy(id).await? {
             return Ok(record);
@@ -276,11 +288,8 @@ impl Environment {
                 Ok(()) => {}
                 Err(error @ StepError::Fail(..)) => {
                     let reason = error.to_failure("template");
-                    let failed = RolloutState::Failed;
-                    return Ok(self
-                        .catalog
-                        .finish_rollout(record.id, failed, Some(&reason))
-                        .await?);
+                    let (catalog, failed) = (&self.catalog, RolloutState::Failed);
+                    return Ok(catalog.finish_rollout(record.id, failed, Some(&reason)).await?);
                 }
                 Err(error) if Timestamp::now() < record.created_at + TEMPLATE_PATIENCE => {
                     return Err(error);
@@ -401,8 +410,7 @@ impl Environment {
         if !slugs.is_empty() {
             return self.fleet(slugs).await;
         }
-        let filter = TenantFilter { limit: i64::MAX, ..TenantFilter::default() };
-        let mut all = self.catalog.tenants(&filter).await?;
+        let mut all = self.catalog.living_tenants(None).await?;
         all.retain(|tenant| {
             matches!(
                 tenant.state,

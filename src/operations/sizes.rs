@@ -10,7 +10,6 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::{Environment, StepError};
-use crate::catalog::tenants::TenantFilter;
 use crate::catalog::usage::Measured;
 use crate::tenant::Tenant;
 
@@ -45,9 +44,8 @@ async fn measure_if_due(environment: &Environment) -> Result<(), StepError> {
 impl Environment {
     /// Writes down how large every tenant's database is now. A server that is away keeps the others from nothing.
     pub async fn measure_databases(&self) -> Result<(), StepError> {
-        let filter = TenantFilter { limit: i64::MAX, ..TenantFilter::default() };
         let mut by_server: HashMap<Uuid, Vec<Tenant>> = HashMap::new();
-        for tenant in self.catalog.tenants(&filter).await? {
+        for tenant in self.catalog.living_tenants(None).await? {
             by_server.entry(tenant.server_id).or_default().push(tenant);
         }
         let mut outcome = Ok(());

@@ -10,10 +10,11 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use aws_lc_rs::rand;
 use tenantry_provisioning::{
     Applied, DatabaseName, MigrationSet, Proof, Server, Source, build_from_zero,
 };
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -21,35 +22,33 @@ use super::{Environment, StepError, restore_at, way_back};
 use crate::catalog::changes::{Change, Changes};
 use crate::catalog::operations::OperationState;
 use crate::catalog::servers::ServerRecord;
+use crate::catalog::stock::Template;
 
-/// The longest time between two looks.
+/// The time between two rounds, give or take a fifth of it: replicas that began together go their own ways.
 const PAUSE: Duration = Duration::from_secs(10);
-/// After a change, how long to wait for more of them.
-const SETTLE: Duration = Duration::from_millis(200);
+/// After a change, how long to wait for more of them: a busy fleet always has some.
+const SETTLE: Duration = Duration::from_secs(1);
 
-/// Tends every server until shutdown.
+/// Tends every server until shutdown. Between two rounds, only what has run out is replaced.
 pub async fn run(environment: Environment, changes: Changes, shutdown: CancellationToken) {
     let mut news = changes.subscribe();
-    while !shutdown.is_cancelled() {
-        let round = async {
+    let work = async {
+        loop {
             if let Err(error) = environment.reload_migrations().await {
                 tracing::error!(error = %super::chain(&error), "the migration files cannot be used");
-                return;
-            }
-            if let Err(error) = tend(&environment).await {
+            } else if let Err(error) = tend(&environment).await {
                 tracing::warn!(%error, "upkeep is incomplete; it will be tried again");
             }
-        };
-        tokio::select! {
-            () = shutdown.cancelled() => return,
-            () = round => {}
+            let next = Instant::now() + jittered(PAUSE);
+            while timeout_at(next, settled(&mut news)).await.is_ok() {
+                sleep(SETTLE).await;
+                if let Err(error) = restock(&environment).await {
+                    tracing::debug!(%error, "spares are not replaced; they will be in the next round");
+                }
+            }
         }
-        tokio::select! {
-            () = shutdown.cancelled() => return,
-            () = sleep(PAUSE) => {}
-            () = settled(&mut news) => sleep(SETTLE).await,
-        }
-    }
+    };
+    shutdown.run_until_cancelled(work).await;
 }
 
 async fn settled(news: &mut crate::catalog::changes::Subscription) {
@@ -62,6 +61,12 @@ async fn settled(news: &mut crate::catalog::changes::Subscription) {
     }
 }
 
+fn jittered(pause: Duration) -> Duration {
+    let mut byte = [0];
+    rand::fill(&mut byte).expect("the system has randomness");
+    pause.mul_f64(0.8 + 0.4 * f64::from(byte[0]) / 255.0)
+}
+
 /// One round over every server that no other replica is tending. A server that is down does not keep
 /// the others waiting for theirs.
 pub async fn tend(environment: &Environment) -> Result<(), StepError> {
@@ -69,20 +74,43 @@ pub async fn tend(environment: &Environment) -> Result<(), StepError> {
     outcome = outcome.and(restore_at::sweep(environment).await);
     outcome = outcome.and(way_back::tend(environment).await);
     for server in environment.catalog.servers().await? {
-        let chore = templates_of(server.id);
-        let tended =
-            environment.catalog.chore(&chore, Box::pin(tend_server(environment, &server))).await;
-        outcome = outcome.and(tended.map(drop));
+        outcome = outcome.and(tend_server(environment, &server).await);
     }
     outcome
 }
 
+/// Replaces the spares that were taken: one look at the catalog where none was.
+async fn restock(environment: &Environment) -> Result<(), StepError> {
+    let spares = environment.limits.spares;
+    if spares == 0 {
+        return Ok(());
+    }
+    let short = environment.catalog.short_of_spares(spares).await?;
+    if short.is_empty() || environment.catalog.is_provisioning().await? {
+        return Ok(());
+    }
+    let mut outcome = Ok(());
+    for server in environment.catalog.servers().await? {
+        if short.contains(&server.id) {
+            outcome = outcome.and(tend_server(environment, &server).await);
+        }
+    }
+    outcome
+}
+
+/// Tends a server, unless another replica does.
 async fn tend_server(environment: &Environment, record: &ServerRecord) -> Result<(), StepError> {
+    let chore = templates_of(record.id);
+    let tended = environment.catalog.chore(&chore, Box::pin(tend_now(environment, record)));
+    tended.await.map(drop)
+}
+
+async fn tend_now(environment: &Environment, record: &ServerRecord) -> Result<(), StepError> {
     let server_id = record.id;
     let set = environment.permitted().await?;
     let server = environment.server(server_id).await?;
-    clear_out(environment, server_id, &server, &set).await?;
-    make_template(environment, server_id, &server, &set).await?;
+    let templates = clear_out(environment, server_id, &server, &set).await?;
+    make_template(environment, server_id, &server, &set, &templates).await?;
     // Nobody comes to a cordoned server, so nobody would take a spare there.
     if record.cordoned.is_some() {
         return Ok(());
@@ -104,7 +132,7 @@ pub async fn ensure_template(
     }
     let chore = environment.catalog.await_chore(&templates_of(server_id)).await?;
     let server = environment.server(server_id).await?;
-    let made = make_template(environment, server_id, &server, set).await;
+    let made = make_template(environment, server_id, &server, set, &templates).await;
     chore.end().await;
     made
 }
@@ -119,11 +147,15 @@ async fn make_template(
     server_id: Uuid,
     server: &Server,
     set: &MigrationSet,
+    known: &[Template],
 ) -> Result<(), StepError> {
     let (catalog, version) = (&environment.catalog, set.target_version());
     let digest = &environment.template_digest(set);
     let template = DatabaseName::template(digest);
     if server.database(&template).await?.is_some_and(|facts| facts.is_template) {
+        if known.iter().any(|known| known.ready && known.digest == *digest) {
+            return Ok(());
+        }
         return Ok(catalog.record_template(server_id, digest, version, true, None).await?);
     }
     catalog.record_template(server_id, digest, version, false, None).await?;
@@ -150,12 +182,13 @@ pub(super) fn timing_key(version: i64, name: &str) -> String {
 }
 
 /// Drops templates and spares of older migrations or of another hardening, and spares that were never finished.
+/// Returns the templates that the catalog knew.
 async fn clear_out(
     environment: &Environment,
     server_id: Uuid,
     server: &Server,
     set: &MigrationSet,
-) -> Result<(), StepError> {
+) -> Result<Vec<Template>, StepError> {
     let catalog = &environment.catalog;
     let digest = environment.template_digest(set);
     for spare in catalog.spares(server_id).await? {
@@ -166,7 +199,8 @@ async fn clear_out(
             catalog.forget_spare(spare.id).await?;
         }
     }
-    for old in catalog.templates(server_id).await? {
+    let templates = catalog.templates(server_id).await?;
+    for old in &templates {
         if old.digest != digest && old.version <= set.target_version() {
             server
                 .drop_owned_database(&DatabaseName::build(build_id(&old.digest)), Proof::Name)
@@ -175,7 +209,7 @@ async fn clear_out(
             catalog.forget_template(server_id, &old.digest).await?;
         }
     }
-    Ok(())
+    Ok(templates)
 }
 
 async fn stock_up(

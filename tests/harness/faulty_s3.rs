@@ -6,11 +6,13 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedRwLockWriteGuard, RwLock};
 use tokio::task::JoinHandle;
 
 const END_OF_HEAD: &[u8] = b"\r\n\r\n";
@@ -59,7 +61,15 @@ pub struct Trouble {
 pub struct FaultyS3 {
     address: SocketAddr,
     state: Arc<Mutex<State>>,
+    gate: Arc<Gate>,
     accepting: JoinHandle<()>,
+}
+
+/// Held, it lets no request through.
+#[derive(Default)]
+struct Gate {
+    lock: Arc<RwLock<()>>,
+    waiting: AtomicUsize,
 }
 
 #[derive(Default)]
@@ -75,15 +85,31 @@ impl FaultyS3 {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let state = Arc::new(Mutex::new(State::default()));
-        let shared = Arc::clone(&state);
+        let gate = Arc::<Gate>::default();
+        let shared = (Arc::clone(&state), Arc::clone(&gate));
         let accepting = tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                let shared = Arc::clone(&shared);
-                // A broken connection is what it is for.
-                tokio::spawn(async move { drop(pass(client, server, &shared).await) });
+                let (state, gate) = shared.clone();
+                tokio::spawn(async move {
+                    gate.waiting.fetch_add(1, Ordering::Relaxed);
+                    drop(gate.lock.read().await);
+                    gate.waiting.fetch_sub(1, Ordering::Relaxed);
+                    // A broken connection is what it is for.
+                    drop(pass(client, server, &state).await);
+                });
             }
         });
-        Self { address, state, accepting }
+        Self { address, state, gate, accepting }
+    }
+
+    /// Lets no request through until this is dropped.
+    pub async fn hold(&self) -> OwnedRwLockWriteGuard<()> {
+        Arc::clone(&self.gate.lock).write_owned().await
+    }
+
+    /// Whether a request waits to be let through.
+    pub fn is_held_up(&self) -> bool {
+        self.gate.waiting.load(Ordering::Relaxed) > 0
     }
 
     pub fn endpoint(&self) -> String {

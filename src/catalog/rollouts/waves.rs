@@ -1,6 +1,7 @@
 //! From wave to wave: each statement names the wave that it leaves, so that it can be made once only.
 
 use deadpool_postgres::GenericClient;
+use jiff::Timestamp;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -9,19 +10,13 @@ use super::super::{Catalog, CatalogError, execute, maybe, one, rows};
 use super::{ItemState, RolloutRecord, RolloutState, RolloutTenant, WaveCount, failure_of};
 use crate::catalog::operations::Failure;
 
-/// What a wave's operations are enqueued with.
-#[derive(Clone, Debug)]
-pub struct Enqueue {
-    /// The input of the migrations.
-    pub migrate: Value,
-    /// The input of the backups before them.
-    pub backup: Value,
-    /// The set of migration files that their worker needs.
-    pub migrations_digest: String,
-    /// At most so many that are not settled, over all servers.
-    pub overall: Option<i64>,
-    /// At most so many that are not settled, on one server.
-    pub per_server: Option<i64>,
+/// What of a batch has gone wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Failures {
+    /// How many operations.
+    pub number: i64,
+    /// When the last of them did.
+    pub newest: Option<Timestamp>,
 }
 
 /// Puts tenants into a wave; one that was in an earlier wave comes once more.
@@ -38,86 +33,17 @@ pub(super) async fn add(
     execute(
         client,
         "-- rollouts::add
-         insert into rollout_tenants (rollout_id, wave, tenant_id, operation_id, backup_id)
-         select $1, $2, * from unnest($3::uuid[], $4::uuid[], $5::uuid[])
+         insert into rollout_tenants (rollout_id, wave, tenant_id, operation_id, backup_id, server_id)
+         select $1, $2, i.*, t.server_id
+         from unnest($3::uuid[], $4::uuid[], $5::uuid[]) as i (tenant_id, operation_id, backup_id)
+         join tenants t on t.id = i.tenant_id
          on conflict (rollout_id, tenant_id) do update
-         set wave = excluded.wave, operation_id = excluded.operation_id, backup_id = excluded.backup_id, asked = null",
+         set wave = excluded.wave, operation_id = excluded.operation_id, backup_id = excluded.backup_id,
+             server_id = excluded.server_id, asked = null",
         &[&rollout, &wave, &tenants, &operations, &backups],
     )
     .await
     .map(drop)
-}
-
-/// The statement that enqueues: how many of those that wait it looks at, and which of them are `due`.
-fn enqueue(limit: &str, due: &str) -> String {
-    format!(
-        "-- rollouts::enqueue
-         with lazy as materialized (
-             select set_config('synchronous_commit', 'off', true)
-         ), rollout as materialized (
-             select r.* from lazy, rollouts r
-             where r.id = $1 and r.state = 'running' and r.begun_at is not null for update of r
-         ), open as (
-             select t.server_id, count(*) as operations
-             from operations o join tenants t on t.id = o.tenant_id
-             where o.batch_id = $1 and o.state in ('queued', 'running')
-               and t.state not in ('deleting', 'deleted')
-             group by t.server_id
-         ), waiting as (
-             select i.tenant_id, i.operation_id, i.backup_id, t.server_id, i.asked is null as is_first,
-                    i.backup_id is null or i.asked is not null as backed_up
-             from rollout_tenants i
-             join tenants t on t.id = i.tenant_id and t.state not in ('deleting', 'deleted')
-             left join operations b on b.id = i.backup_id
-             where i.rollout_id = $1 and i.wave <= (select wave from rollout)
-               and i.asked is distinct from 'migration' and (i.asked is null or b.state = 'succeeded')
-             order by (i.asked is null), i.tenant_id
-             limit {limit}
-         ), {due}, noted as (
-             update rollout_tenants i set asked = case when d.backed_up then 'migration' else 'backup' end
-             from due d where i.rollout_id = $1 and i.tenant_id = d.tenant_id
-         )
-         insert into operations (id, tenant_id, kind, input, batch_id, migrations_digest, requested_by)
-         select case when backed_up then operation_id else backup_id end, tenant_id,
-                case when backed_up then 'migrate' else 'backup' end,
-                case when backed_up then $2::jsonb else $3::jsonb end, $1,
-                case when backed_up then $4::text end, (select requested_by from rollout)
-         from due
-         on conflict (id) do nothing"
-    )
-}
-
-impl Enqueue {
-    /// See [`Catalog::enqueue_wave`].
-    pub(in crate::catalog) async fn run(
-        &self,
-        client: &impl GenericClient,
-        id: Uuid,
-    ) -> Result<u64, CatalogError> {
-        let Self { migrate, backup, migrations_digest, overall, per_server } = self;
-        let Some(per_server) = per_server else {
-            // Asked after each tenant of a fleet: it is planned anew each time, and this is half of the planning.
-            let due = "due as (select * from waiting)";
-            let room = "case when $5::bigint is not null
-                             then greatest($5 - (select coalesce(sum(operations), 0) from open), 0) end";
-            let sql = enqueue(room, due);
-            return execute(client, &sql, &[&id, migrate, backup, migrations_digest, overall])
-                .await;
-        };
-        let due = "on_servers as (
-                 select w.*, coalesce(o.operations, 0) + row_number() over (
-                     partition by w.server_id order by w.is_first, w.tenant_id) as on_server
-                 from waiting w left join open o on o.server_id = w.server_id
-             ), numbered as (
-                 select *, (select coalesce(sum(operations), 0) from open) + row_number() over (
-                     order by is_first, on_server, tenant_id) as overall
-                 from on_servers where on_server <= $6
-             ), due as (
-                 select * from numbered where $5::bigint is null or overall <= $5
-             )";
-        let sql = enqueue("null", due);
-        execute(client, &sql, &[&id, migrate, backup, migrations_digest, overall, per_server]).await
-    }
 }
 
 impl Catalog {
@@ -139,26 +65,26 @@ impl Catalog {
         .map(drop)
     }
 
-    /// Enqueues what the wave under way may have in the queue now. Returns how many operations that were. Need not
-    /// reach the disk: what is lost is enqueued again.
-    pub async fn enqueue_wave(&self, id: Uuid, new: &Enqueue) -> Result<u64, CatalogError> {
-        new.run(&self.client().await?, id).await
+    /// What of a batch has gone wrong until now: as long as this stays the same, nothing more has.
+    pub async fn failures(&self, id: Uuid) -> Result<Failures, CatalogError> {
+        let found = one(
+            &self.client().await?,
+            "-- rollouts::failures
+             select count(*), max(finished_at) from operations
+             where batch_id = $1 and state in ('failed', 'cancelled')",
+            &[&id],
+        )
+        .await?;
+        Ok(Failures { number: found.get(0), newest: found.get(1) })
     }
 
     /// Writes down who has failed since the last look, and pauses a rollout in which too many have.
     /// A batch that is no rollout is left alone.
     pub async fn guard_rollout(&self, id: Uuid) -> Result<(), CatalogError> {
-        let mut client = self.client().await?;
-        let found = one(
-            &client,
-            "-- rollouts::has_failures
-             select exists (select from operations where batch_id = $1 and state in ('failed', 'cancelled'))",
-            &[&id],
-        )
-        .await?;
-        if !found.get::<_, bool>(0) {
+        if self.failures(id).await?.number == 0 {
             return Ok(());
         }
+        let mut client = self.client().await?;
         let transaction = client.transaction().await?;
         // Who holds the row counts alone, and sees every failure that was written before.
         let locked = maybe(

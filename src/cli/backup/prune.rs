@@ -1,6 +1,7 @@
 //! `tenantry backup prune`, `tenantry backup hold`
 
 use clap::Args;
+use futures_util::{FutureExt as _, StreamExt as _, TryStreamExt as _, stream};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
@@ -12,6 +13,7 @@ use crate::cli::drive::{self, Driver};
 use crate::cli::migrate::describe_failures;
 use crate::cli::report::{Table, count, moment, size, warn};
 use crate::cli::{Context, Outcome, Result};
+use crate::operations::StepError;
 use crate::tenant::settings::SettingsPath;
 use crate::tenant::{TenantSettings, TenantSlug};
 
@@ -59,11 +61,17 @@ pub(super) async fn prune(options: PruneOptions, context: &Context) -> Result<Ou
     let environment = context.environment().await?;
     need_store(&environment)?;
     let now = Timestamp::now();
-    let mut documents = Vec::new();
-    for tenant in environment.fleet(&options.slugs).await? {
-        let plan = environment.prune_plan(&tenant, now).await;
-        documents.push(PruneDocument::new(&tenant.slug, plan?));
-    }
+    let plans = environment.fleet(&options.slugs).await?.into_iter().map(|tenant| {
+        let environment = &environment;
+        async move {
+            let plan = environment.prune_plan(&tenant, now).await?;
+            Ok::<_, StepError>(PruneDocument::new(&tenant.slug, plan))
+        }
+        .boxed()
+    });
+    let plans: Vec<_> = plans.collect();
+    let plans = stream::iter(plans).buffered(context.settings.worker_concurrency);
+    let mut documents: Vec<PruneDocument> = plans.try_collect().await?;
     if options.dry_run {
         context.print(&documents, || describe(&documents, false))?;
         return Ok(Outcome::Done);

@@ -1,11 +1,11 @@
 //! `tenantry tenant harden`
 
 use clap::Args;
+use futures_util::{FutureExt as _, StreamExt as _, stream};
 use serde::Serialize;
 use tenantry_provisioning::Hardening;
 
 use crate::catalog::operations::Failure;
-use crate::catalog::tenants::TenantFilter;
 use crate::cli::confirm::confirm;
 use crate::cli::report::{Table, count, warn};
 use crate::cli::{Context, Outcome, Result};
@@ -58,8 +58,14 @@ pub(super) async fn run(options: Options, context: &Context) -> Result<Outcome> 
         confirm(&what, "harden --undo", options.yes)?;
     }
     let mut done = Vec::with_capacity(tenants.len());
-    for tenant in tenants {
-        let (changed, error) = match environment.harden(&tenant, hardening).await {
+    let tenants = tenants.into_iter().map(|tenant| {
+        let environment = &environment;
+        async move { (environment.harden(&tenant, hardening).await, tenant) }.boxed()
+    });
+    let tenants: Vec<_> = tenants.collect();
+    let mut hardened = stream::iter(tenants).buffered(context.settings.worker_concurrency);
+    while let Some((outcome, tenant)) = hardened.next().await {
+        let (changed, error) = match outcome {
             Ok(changed) => (changed, None),
             Err(error) => {
                 let failure = error.to_failure("harden");
@@ -92,6 +98,5 @@ async fn chosen(options: &Options, environment: &Environment) -> Result<Vec<Tena
         return Ok(environment.fleet(&options.slugs).await?);
     }
     // Also those that cannot be changed now: each is told of.
-    let filter = TenantFilter { limit: i64::MAX, ..TenantFilter::default() };
-    Ok(environment.catalog.tenants(&filter).await?)
+    Ok(environment.catalog.living_tenants(None).await?)
 }

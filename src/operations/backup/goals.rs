@@ -4,16 +4,22 @@
 //! A tenant that has none counts from its beginning. Every miss is told once, in the log and to the webhook, and so
 //! is its end, however many replicas look.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 use serde_json::{Value, json};
+use tokio::time::sleep;
 use uuid::Uuid;
 
 use super::schedule::SCHEDULE;
 use crate::catalog::protection::Protection;
 use crate::catalog::{Catalog, CatalogError};
 use crate::metrics;
-use crate::operations::Environment;
+use crate::operations::{Environment, chain};
 use crate::tenant::settings::BackupPolicy;
+
+/// How often the goals are looked at.
+const PAUSE: Duration = Duration::from_mins(1);
 
 /// How well a tenant is protected at a moment.
 #[derive(Clone, Debug)]
@@ -69,6 +75,24 @@ impl Environment {
         now: Timestamp,
     ) -> Result<Option<Achieved>, CatalogError> {
         Achieved::of(&self.catalog, tenant, &self.limits.backups.policy, now).await
+    }
+
+    /// Looks at the goals once a minute, unless another replica has: only in whose metrics they stand changes with who
+    /// looks.
+    pub(super) async fn keep_watching_goals(&self) {
+        // The first time for its own metrics.
+        let mut is_due = Ok(true);
+        loop {
+            let watched = match is_due {
+                Ok(true) => self.watch_goals(Timestamp::now()).await,
+                other => other.map(drop),
+            };
+            if let Err(error) = watched {
+                tracing::debug!(error = %chain(&error), "the goals of backups cannot be looked at");
+            }
+            sleep(PAUSE).await;
+            is_due = self.catalog.begin_chore("backup goals", PAUSE.mul_f64(0.9)).await;
+        }
     }
 
     /// Measures the backups of all, and tells which goals are missed, and which are met again.

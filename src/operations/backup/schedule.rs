@@ -1,6 +1,7 @@
 //! Backups on a schedule: what is due is asked for, a few at a time.
 //!
-//! One replica at a time looks ([`Environment::back_up_due`]). A tenant is due when the newest moment of its schedule
+//! One replica at a time looks at the fleet ([`Environment::back_up_due`]), and goes on with what it saw there as
+//! backups end. A tenant is due when the newest moment of its schedule
 //! has come and nothing has been done about it: however many moments were missed, there is one backup for all of
 //! them. One that failed is tried again every hour until there is one. The moment is the operation's idempotency key,
 //! so two replicas ask for one; the queue and the tenant's lock see to the rest.
@@ -10,13 +11,14 @@
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use jiff::Timestamp;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::catalog::CatalogError;
-use crate::catalog::changes::{Change, Changes};
+use crate::catalog::changes::{Change, Changes, Subscription};
 use crate::catalog::protection::Protection;
 use crate::operations::{Environment, Work, chain};
 use crate::tenant::settings::BackupPolicy;
@@ -25,12 +27,17 @@ use crate::tenant::settings::BackupPolicy;
 pub(crate) const SCHEDULE: &str = "schedule";
 /// A replica that has just started has more urgent things to do.
 const FIRST: Duration = Duration::from_secs(1);
-/// How often to look.
+/// How often to look at the whole fleet.
 const POLL: Duration = Duration::from_secs(15);
-/// After a backup has ended, how long to wait for more of them.
-const SETTLE: Duration = Duration::from_millis(50);
+/// After an operation has ended, how long to wait for more of them.
+const SETTLE: Duration = Duration::from_millis(100);
 /// How long a server may take to say how much it has to do.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// For how long one that is not under pressure is taken to be so still.
+const FREE: Duration = Duration::from_secs(2);
+/// For how long one that does not say it is not asked again.
+const SILENT: Duration = Duration::from_mins(1);
+const CHORE: &str = "backup schedule";
 
 /// What holds for scheduled backups.
 #[derive(Clone, Debug)]
@@ -62,46 +69,73 @@ impl Default for BackupRules {
     }
 }
 
-/// Asks for what is due, until `shutdown`.
+/// Asks for what is due and watches the goals, until `shutdown`.
 pub(crate) async fn run(environment: Environment, changes: Changes, shutdown: CancellationToken) {
+    let work = async {
+        sleep(FIRST).await;
+        tokio::join!(environment.keep_watching_goals(), keep_planning(&environment, &changes));
+    };
+    Box::pin(shutdown.run_until_cancelled(work)).await;
+}
+
+async fn keep_planning(environment: &Environment, changes: &Changes) {
     let mut news = changes.subscribe();
-    let mut paused = 0;
-    if shutdown.run_until_cancelled(sleep(FIRST)).await.is_none() {
-        return;
-    }
+    let (mut planner, mut look) = (Planner::default(), Look::default());
     loop {
-        let watched = shutdown.run_until_cancelled(environment.watch_goals(Timestamp::now())).await;
-        if let Some(Err(error)) = watched {
-            tracing::debug!(error = %chain(&error), "the goals of backups cannot be looked at");
-        }
-        let looked = shutdown.run_until_cancelled(environment.back_up_due(Timestamp::now())).await;
-        let look = match looked {
-            None => return,
-            Some(Ok(look)) => look,
-            Some(Err(error)) => {
+        let next = Instant::now() + POLL;
+        match environment.look_if_due(&mut planner).await {
+            Ok(looked) => note(&mut look, looked),
+            Err(error) => {
                 tracing::warn!(error = %chain(&error), "scheduled backups cannot be looked for");
-                Look::default()
+                look = Look::default();
             }
-        };
-        if look.paused > 0 && paused == 0 {
-            tracing::warn!(
-                tenants = look.paused,
-                "scheduled backups wait: their server is under pressure"
-            );
         }
-        paused = look.paused;
-        let settled = async {
-            loop {
-                match news.next().await {
-                    Change::Operation(_, state) if look.waiting > 0 && state.is_settled() => break,
-                    _ => {}
+        // Whoever has looked goes on with what is left of that, as backups end.
+        while timeout_at(next, settled(&mut news, look.waiting)).await.is_ok() {
+            match environment.ask_while_there_is_room(&mut planner).await {
+                Ok(Some(asked)) => note(&mut look, asked),
+                Ok(None) => {}
+                Err(error) => {
+                    tracing::debug!(error = %chain(&error), "no backup takes the place of one that ended");
                 }
             }
-            sleep(SETTLE).await;
-        };
-        if shutdown.run_until_cancelled(timeout(POLL, settled)).await.is_none() {
-            return;
         }
+    }
+}
+
+/// An operation has ended for which one of those that wait may have been waiting.
+async fn settled(news: &mut Subscription, waiting: usize) {
+    loop {
+        match news.next().await {
+            Change::Operation(_, state) if waiting > 0 && state.is_settled() => break,
+            _ => {}
+        }
+    }
+    sleep(SETTLE).await;
+}
+
+fn note(before: &mut Look, now: Look) {
+    if now.paused > 0 && before.paused == 0 {
+        tracing::warn!(
+            tenants = now.paused,
+            "scheduled backups wait: their server is under pressure"
+        );
+    }
+    *before = now;
+}
+
+/// What a replica keeps between two looks.
+#[derive(Debug, Default)]
+struct Planner {
+    /// Who was due at the last look at the whole fleet and has not been asked for since; the longest first.
+    due: Vec<(Timestamp, Protection)>,
+    /// Whether servers were under pressure, and until when that is taken to be so.
+    pressed: HashMap<Uuid, (bool, Instant)>,
+}
+
+impl Planner {
+    fn is_pressed(&self, server: Uuid) -> bool {
+        self.pressed.get(&server).is_some_and(|(pressed, _)| *pressed)
     }
 }
 
@@ -109,48 +143,104 @@ impl Environment {
     /// Asks for the backups that are due at a moment, as many as there is room for; does nothing while another
     /// replica is at it.
     pub async fn back_up_due(&self, now: Timestamp) -> Result<Look, CatalogError> {
+        self.look_at_all(&mut Planner::default(), now).await
+    }
+
+    /// The same, unless another replica has just looked.
+    async fn look_if_due(&self, planner: &mut Planner) -> Result<Look, CatalogError> {
+        planner.due.clear();
+        if self.store.is_none() || !self.catalog.begin_chore(CHORE, POLL.mul_f64(0.8)).await? {
+            return Ok(Look::default());
+        }
+        self.look_at_all(planner, Timestamp::now()).await
+    }
+
+    async fn look_at_all(
+        &self,
+        planner: &mut Planner,
+        now: Timestamp,
+    ) -> Result<Look, CatalogError> {
         if self.store.is_none() {
             return Ok(Look::default());
         }
-        let look = self.catalog.chore("backup schedule", self.ask_for_due(now)).await?;
-        Ok(look.unwrap_or_default())
+        let look = async {
+            planner.due = self.due_at(now).await?;
+            self.ask_for_due(planner).await
+        };
+        Ok(self.catalog.chore(CHORE, look).await?.unwrap_or_default())
     }
 
-    async fn ask_for_due(&self, now: Timestamp) -> Result<Look, CatalogError> {
-        let mut look = Look::default();
-        let rules = &self.limits.backups;
+    /// Asks for more of those who were due at the last look. None where another replica is at it.
+    async fn ask_while_there_is_room(
+        &self,
+        planner: &mut Planner,
+    ) -> Result<Option<Look>, CatalogError> {
+        self.catalog.chore(CHORE, self.ask_for_due(planner)).await
+    }
+
+    /// Who is due, the longest first.
+    async fn due_at(&self, now: Timestamp) -> Result<Vec<(Timestamp, Protection)>, CatalogError> {
+        let policy = &self.limits.backups.policy;
         let fleet = self.catalog.protections(SCHEDULE, None).await?;
-        let mut open: HashMap<Uuid, usize> = HashMap::new();
-        for tenant in fleet.iter().filter(|tenant| tenant.open) {
-            *open.entry(tenant.server_id).or_default() += 1;
-        }
-        let mut total: usize = open.values().sum();
-        let mut due: Vec<(Timestamp, &Protection)> = fleet
-            .iter()
-            .filter_map(|tenant| Some((due(tenant, &rules.policy, now)?, tenant)))
+        let mut due: Vec<_> = fleet
+            .into_iter()
+            .filter_map(|tenant| Some((due(&tenant, policy, now)?, tenant)))
             .collect();
         due.sort_by_key(|(moment, tenant)| (*moment, tenant.tenant_id));
+        Ok(due)
+    }
 
-        let servers: HashSet<Uuid> = due.iter().map(|(_, tenant)| tenant.server_id).collect();
-        let mut pressed = HashSet::new();
-        for server in servers {
-            if self.is_pressed(server).await {
-                pressed.insert(server);
-            }
+    /// Asks for as many of those who are due as there is room for; those who wait stay in the plan.
+    async fn ask_for_due(&self, planner: &mut Planner) -> Result<Look, CatalogError> {
+        let mut look = Look::default();
+        if planner.due.is_empty() {
+            return Ok(look);
         }
+        let rules = &self.limits.backups;
+        let mut open = self.catalog.open_backups_by_server().await?;
+        let mut total: usize = open.values().sum();
+        if total < rules.concurrency {
+            self.measure(planner, |server| {
+                open.get(&server).is_none_or(|here| *here < rules.per_server)
+            })
+            .await;
+        }
+        let due = std::mem::take(&mut planner.due);
         for (moment, tenant) in due {
             let here = open.entry(tenant.server_id).or_default();
-            if pressed.contains(&tenant.server_id) {
+            if planner.is_pressed(tenant.server_id) {
                 look.paused += 1;
             } else if total >= rules.concurrency || *here >= rules.per_server {
                 look.waiting += 1;
-            } else if self.ask_for_scheduled(tenant, moment).await? {
-                look.asked += 1;
-                *here += 1;
-                total += 1;
+            } else {
+                if self.ask_for_scheduled(&tenant, moment).await? {
+                    look.asked += 1;
+                    *here += 1;
+                    total += 1;
+                }
+                continue;
             }
+            planner.due.push((moment, tenant));
         }
         Ok(look)
+    }
+
+    /// Asks the servers of those who are due that have room whether they are under pressure, all at once, unless that
+    /// is known.
+    async fn measure(&self, planner: &mut Planner, has_room: impl Fn(Uuid) -> bool) {
+        planner.pressed.retain(|_, (_, until)| *until > Instant::now());
+        let servers: HashSet<Uuid> = planner.due.iter().map(|(_, due)| due.server_id).collect();
+        let unknown =
+            servers.into_iter().filter(|id| has_room(*id) && !planner.pressed.contains_key(id));
+        let asked = unknown.map(|id| async move { (id, self.pressure(id).await) });
+        for (id, pressed) in join_all(asked).await {
+            let known_for = match pressed {
+                Some(false) => FREE,
+                Some(true) => POLL,
+                None => SILENT,
+            };
+            planner.pressed.insert(id, (pressed.unwrap_or(true), Instant::now() + known_for));
+        }
     }
 
     async fn ask_for_scheduled(
@@ -170,12 +260,12 @@ impl Environment {
         let work = Work::Backup { unless_unchanged: true };
         let mut operation = work.new_operation(tenant.tenant_id, SCHEDULE);
         operation.idempotency_key = Some(&key);
-        self.catalog.enqueue_once(&operation).await
+        self.catalog.enqueue_backup(&operation).await
     }
 
-    /// Whether a server has so much to do that no backup should begin there. One that does not answer is left
-    /// alone too.
-    async fn is_pressed(&self, id: Uuid) -> bool {
+    /// Whether a server has so much to do that no backup should begin there; none where it does not answer, which is
+    /// left alone too.
+    async fn pressure(&self, id: Uuid) -> Option<bool> {
         let measured = async {
             let client = self.server(id).await.ok()?.client().await.ok()?;
             let row = client
@@ -189,7 +279,7 @@ impl Environment {
                 .await;
             row.ok().map(|row| row.get(0))
         };
-        timeout(PATIENCE, measured).await.ok().flatten().unwrap_or(true)
+        timeout(PATIENCE, measured).await.ok().flatten()
     }
 }
 
