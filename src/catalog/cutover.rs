@@ -129,6 +129,30 @@ impl TenantLock {
         Ok(found.iter().map(|row| (row.get(0), row.get(1))).collect())
     }
 
+    /// Serves the tenant from the database that was to be replaced, which has its name again and is kept no more: both
+    /// or none, as what is kept tells how far a cutover is.
+    pub async fn serve_again(
+        &self,
+        state: TenantState,
+        reason: Option<&str>,
+        replaced: (&DatabaseName, Uuid),
+    ) -> Result<(), CatalogError> {
+        let from = self.read_tenant().await?.state;
+        let to =
+            from.transition(state).map_err(|error| CatalogError::Conflict(error.to_string()))?;
+        let (database, server) = replaced;
+        self.update(
+            "-- cutover::serve_again
+             with forgotten as (
+                 delete from retained_databases
+                 where tenant_id = $1 and database_name = $4 and server_id = $5
+             )
+             update tenants set state = $2, suspended_reason = $3 where id = $1",
+            &[&self.tenant(), &to.as_str(), &reason, &database.as_str(), &server],
+        )
+        .await
+    }
+
     /// Forgets a replaced database that has another name again.
     pub async fn forget_retained(
         &self,
