@@ -12,6 +12,7 @@ use crate::harness::{BY, Fleet, Options, connect, slug};
 
 mod given_up;
 mod lost_server;
+mod moved;
 mod roles;
 
 /// A tenant `acme` with sample rows and a backup of them, and one board less since then.

@@ -153,6 +153,28 @@ impl TenantLock {
         .await
     }
 
+    /// Where operations that never ended well may have left what they built, each with its server: not where the
+    /// tenant is now, but where it was when they began. Those of old have not noted that, so it may be wherever the
+    /// tenant has been.
+    pub async fn builds_left(&self) -> Result<Vec<(Uuid, Uuid)>, CatalogError> {
+        let found = rows(
+            self.session()?,
+            "-- cutover::builds_left
+             select o.id, s.id
+             from operations o join servers s
+               on case when o.memory ? 'place' then s.id = (o.memory ->> 'place')::uuid
+                       else o.kind in ('restore', 'restore_at', 'restore_table', 'drill') and o.started_at is not null
+                        and s.id in (select (b.memory -> 'before' ->> 'server_id')::uuid
+                                     from operations b where b.tenant_id = o.tenant_id)
+                  end
+             where o.tenant_id = $1 and o.state <> 'succeeded'
+             order by o.id, s.id",
+            &[&self.tenant()],
+        )
+        .await?;
+        Ok(found.iter().map(|row| (row.get(0), row.get(1))).collect())
+    }
+
     /// Forgets a replaced database that has another name again.
     pub async fn forget_retained(
         &self,

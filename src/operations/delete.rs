@@ -55,6 +55,9 @@ async fn drop_databases(cx: &StepContext<'_>) -> Result<(), StepError> {
     }
     provision::drop_build(&server, cx.operation.id).await?;
     restore_at::remove_scratch(cx.environment, cx.operation.id).await?;
+    for (operation, place) in cx.lock.builds_left().await? {
+        provision::drop_build(&cx.environment.server(place).await?, operation).await?;
+    }
     for (operation, place) in cx.lock.failed_moves().await? {
         clear_place(cx, operation, place).await?;
     }
