@@ -11,6 +11,7 @@ use tenantry_provisioning::{Server, ServerUrl};
 use crate::harness::{BY, Fleet, Options, connect, slug};
 
 mod given_up;
+mod kept;
 mod lost_server;
 mod moved;
 mod roles;
