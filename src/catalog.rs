@@ -120,9 +120,17 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("V42__large_fleets", include_str!("../migrations/catalog/V42__large_fleets.sql")),
 ];
 
-/// A worker's notes need not reach the disk one by one: a step repeated because the catalog's server lost its
-/// last moments changes nothing. What ends an operation is written through, with everything before it.
+/// What a worker commits need not reach the disk at once where the catalog's server may lose it with its last moments:
+/// that an operation was taken, for how long, and how many of its steps are done, as a step that is repeated changes
+/// nothing; and the end of a rollout's migration. Lazy is also what is followed by something that is not, before
+/// anything is done on a server that hangs on it: a commit that is written through takes all before it along.
 const LAZY_COMMIT: &str = "-c synchronous_commit=off";
+
+/// A condition that holds, and has the commit of its statement reach the disk before the answer comes. Thus is written
+/// what a server is about to be changed for, and what clients are sent elsewhere by: every note of an operation, every
+/// change of a tenant's row, and how an operation ends. Who forgot that a cutover has begun, or is done, could neither
+/// go on with it nor undo it.
+const WRITTEN_THROUGH: &str = "set_config('synchronous_commit', 'on', true) = 'on'";
 
 /// How long whoever has an earlier answer waits for a new one.
 const PATIENCE: Duration = Duration::from_secs(1);

@@ -16,6 +16,7 @@ mod backups;
 mod budget;
 mod burst;
 mod catalog_away;
+mod catalog_crash;
 mod catching_up;
 mod cli;
 mod clones;

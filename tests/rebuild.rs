@@ -20,6 +20,8 @@ use uuid::Uuid;
 
 use crate::harness::{self, BY, Fleet, connect, new_tenant, router_settings, slug};
 
+mod survivors;
+
 /// What there is after a disaster: another cluster with an empty catalog, the bucket and the master key.
 struct Ruins {
     environment: Environment,

@@ -20,6 +20,7 @@ use tokio::task::JoinSet;
 use crate::harness::replica::Replica;
 use crate::harness::{BY, Fleet, connect, new_tenant, once, process, router_settings, slug};
 
+mod left;
 mod rows;
 
 /// A fleet of two servers, `default` and `eu-2`.

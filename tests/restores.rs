@@ -11,7 +11,9 @@ use tenantry_provisioning::{Server, ServerUrl};
 use crate::harness::{BY, Fleet, Options, connect, slug};
 
 mod given_up;
+mod kept;
 mod lost_server;
+mod moved;
 mod roles;
 
 /// A tenant `acme` with sample rows and a backup of them, and one board less since then.

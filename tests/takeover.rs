@@ -1,15 +1,18 @@
-//! Operations that change hands: given back on shutdown, taken over from a worker that has lost its lock, or left with
-//! notes that nobody can read.
+//! Operations that change hands: given back on shutdown, taken over from a worker that has lost its lock, left with
+//! notes that nobody can read, or gone on with after another has moved or replaced what they were at.
 
 use std::time::{Duration, Instant};
 
 use tenantry::catalog::lock::Claim;
-use tenantry::catalog::operations::OperationState;
+use tenantry::catalog::operations::{OperationRecord, OperationState};
+use tenantry::embedded::{EmbeddedPostgres, PostgresSettings};
 use tenantry::operations::Runner;
-use tenantry::operations::request::CloneAs;
+use tenantry::operations::request::{BackupChoice, CloneAs};
+use tenantry::operations::runner::Disturbance;
+use tenantry::tenant::TenantState;
 use tokio_util::sync::CancellationToken;
 
-use crate::harness::{BY, Fleet, clone_as, eventually, slug};
+use crate::harness::{BY, Fleet, clone_as, eventually, once, slug};
 
 #[tokio::test]
 async fn what_is_handed_back_on_shutdown_was_no_attempt() {
@@ -90,4 +93,87 @@ async fn a_note_that_cannot_be_read_is_not_taken_for_none() {
     assert_eq!(failed.state, OperationState::Failed);
     let message = failed.error.unwrap().message;
     assert!(message.contains("note `sealed` cannot be read"), "{message}");
+}
+
+/// Has a worker die before the last step, and others at the tenant before another one goes on.
+async fn die_before(fleet: &Fleet, asked: &OperationRecord, step: &'static str) {
+    let runner = fleet.disturbed_runner(once(step, false, Disturbance::Vanish));
+    assert_eq!(runner.run_one(Claim::Operation(asked.id)).await.unwrap(), Some(asked.id));
+    fleet.catalog().release_all_abandoned().await.unwrap();
+}
+
+async fn move_to_another(fleet: &Fleet) -> EmbeddedPostgres {
+    let other = EmbeddedPostgres::start_scratch(PostgresSettings::scratch()).await.unwrap();
+    let record = fleet.catalog().add_server("eu-2", &other.url().into()).await.unwrap();
+    fleet.environment.server(record.id).await.unwrap().prepare().await.unwrap();
+    let moved = fleet.environment.relocate(&slug("acme"), "eu-2", BY).await.unwrap();
+    fleet.complete(&moved).await;
+    other
+}
+
+#[tokio::test]
+async fn who_is_resumed_is_let_in_where_the_tenant_is_by_then() {
+    let fleet = Fleet::start().await;
+    fleet.create_tenant("acme").await;
+    let suspend = fleet.environment.suspend(&slug("acme"), None, BY).await.unwrap();
+    fleet.complete(&suspend).await;
+    let asked = fleet.environment.resume(&slug("acme"), BY).await.unwrap();
+    die_before(&fleet, &asked, "route_again").await;
+    let _other = move_to_another(&fleet).await;
+
+    fleet.complete(&asked).await;
+
+    assert_eq!(fleet.tenant("acme").await.state, TenantState::Active);
+    fleet.router().connection(&slug("acme")).await.unwrap();
+    fleet.assert_healthy().await;
+}
+
+#[tokio::test]
+async fn a_suspension_that_is_given_up_lets_in_where_the_tenant_is_by_then() {
+    let fleet = Fleet::start().await;
+    fleet.create_tenant("acme").await;
+    let asked = fleet.environment.suspend(&slug("acme"), None, BY).await.unwrap();
+    let runner = fleet.disturbed_runner(once("disable_login", true, Disturbance::Vanish));
+    runner.run_one(Claim::Operation(asked.id)).await.unwrap();
+    fleet.catalog().release_all_abandoned().await.unwrap();
+    fleet.environment.cancel(asked.id).await.unwrap();
+    die_before(&fleet, &asked, "route_again").await;
+    let _other = move_to_another(&fleet).await;
+
+    let ended = fleet.runner().complete(asked.id).await.unwrap();
+
+    assert_eq!(ended.state, OperationState::Cancelled, "{:?}", ended.error);
+    fleet.router().connection(&slug("acme")).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_new_password_is_that_of_the_server_where_the_tenant_is_by_then() {
+    let fleet = Fleet::start().await;
+    fleet.create_tenant("acme").await;
+    let asked = fleet.environment.rotate_password(&slug("acme"), BY).await.unwrap();
+    die_before(&fleet, &asked, "tell_routers").await;
+    let _other = move_to_another(&fleet).await;
+
+    fleet.complete(&asked).await;
+
+    fleet.router().connection(&slug("acme")).await.unwrap();
+    fleet.assert_healthy().await;
+}
+
+#[tokio::test]
+async fn a_baseline_claims_no_history_that_a_restore_has_taken_away() {
+    let fleet = Fleet::start().await;
+    fleet.create_tenant("acme").await;
+    fleet.admin("tenant_acme").await.batch_execute("drop schema tenantry cascade").await.unwrap();
+    let catalog = fleet.admin("tenantry").await;
+    catalog.batch_execute("update tenants set schema_version = 0").await.unwrap();
+    fleet.back_up("acme").await;
+    let asked = fleet.environment.baseline(&slug("acme"), None, None, BY).await.unwrap();
+    die_before(&fleet, &asked, "record_version").await;
+    let restore = fleet.environment.restore(&slug("acme"), BackupChoice::Latest, BY).await.unwrap();
+    fleet.complete(&restore).await;
+
+    fleet.complete(&asked).await;
+
+    assert_eq!(fleet.tenant("acme").await.schema_version, 0);
 }

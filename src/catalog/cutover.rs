@@ -129,6 +129,52 @@ impl TenantLock {
         Ok(found.iter().map(|row| (row.get(0), row.get(1))).collect())
     }
 
+    /// Serves the tenant from the database that was to be replaced, which has its name again and is kept no more: both
+    /// or none, as what is kept tells how far a cutover is.
+    pub async fn serve_again(
+        &self,
+        state: TenantState,
+        reason: Option<&str>,
+        replaced: (&DatabaseName, Uuid),
+    ) -> Result<(), CatalogError> {
+        let from = self.read_tenant().await?.state;
+        let to =
+            from.transition(state).map_err(|error| CatalogError::Conflict(error.to_string()))?;
+        let (database, server) = replaced;
+        self.update(
+            "-- cutover::serve_again
+             with forgotten as (
+                 delete from retained_databases
+                 where tenant_id = $1 and database_name = $4 and server_id = $5
+             )
+             update tenants set state = $2, suspended_reason = $3 where id = $1",
+            &[&self.tenant(), &to.as_str(), &reason, &database.as_str(), &server],
+        )
+        .await
+    }
+
+    /// Where operations that never ended well may have left what they built, each with its server: not where the
+    /// tenant is now, but where it was when they began. Those of old have not noted that, so it may be wherever the
+    /// tenant has been.
+    pub async fn builds_left(&self) -> Result<Vec<(Uuid, Uuid)>, CatalogError> {
+        let found = rows(
+            self.session()?,
+            "-- cutover::builds_left
+             select o.id, s.id
+             from operations o join servers s
+               on case when o.memory ? 'place' then s.id = (o.memory ->> 'place')::uuid
+                       else o.kind in ('restore', 'restore_at', 'restore_table', 'drill') and o.started_at is not null
+                        and s.id in (select (b.memory -> 'before' ->> 'server_id')::uuid
+                                     from operations b where b.tenant_id = o.tenant_id)
+                  end
+             where o.tenant_id = $1 and o.state <> 'succeeded'
+             order by o.id, s.id",
+            &[&self.tenant()],
+        )
+        .await?;
+        Ok(found.iter().map(|row| (row.get(0), row.get(1))).collect())
+    }
+
     /// Forgets a replaced database that has another name again.
     pub async fn forget_retained(
         &self,

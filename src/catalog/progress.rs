@@ -11,7 +11,7 @@ use super::lock::{Claim, Claimant, Claimed};
 use super::operations::{Failure, OperationState};
 use super::rollouts::Enqueue;
 use super::schema::columns;
-use super::{CatalogError, TenantLock, execute, maybe};
+use super::{CatalogError, Params, TenantLock, WRITTEN_THROUGH, execute, maybe};
 
 impl TenantLock {
     /// Writes down that the first `completed` steps are done.
@@ -27,17 +27,15 @@ impl TenantLock {
         held(changed)
     }
 
-    /// Writes down what a later step, or a later attempt, must know.
+    /// Writes down what a later step, or a later attempt, must know. It is on the disk when this returns.
     pub async fn remember(&self, key: &str, value: &Value) -> Result<(), CatalogError> {
-        let changed = execute(
-            self.session()?,
+        let sql = format!(
             "-- operations::remember
              update operations set memory = memory || jsonb_build_object($3::text, $4::jsonb)
-             where id = $1 and lease_token = $2 and state = 'running'",
-            &[&self.operation(), &self.token(), &key, value],
-        )
-        .await?;
-        held(changed)
+             where id = $1 and lease_token = $2 and state = 'running' and {WRITTEN_THROUGH}"
+        );
+        let params: Params<'_> = &[&self.operation(), &self.token(), &key, value];
+        held(execute(self.session()?, &sql, params).await?)
     }
 
     /// Ends the operation: done, or given up and undone.

@@ -91,7 +91,7 @@ async fn belongings(client: &impl GenericClient, server: Uuid) -> Result<Belongi
         "-- removal::operations
          select kind, id from operations
          where state in ('queued', 'running', 'failed')
-           and (input ->> 'server' = $1 or input ->> 'archive' = $1)
+           and (input ->> 'server' = $1 or input ->> 'archive' = $1 or memory ->> 'place' = $1)
          order by id",
         &[&server.to_string()],
     )

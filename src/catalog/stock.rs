@@ -34,6 +34,8 @@ pub struct Retained {
     pub database: DatabaseName,
     /// Where it is.
     pub server_id: Uuid,
+    /// The name of that server.
+    pub server_name: String,
     /// Whose data it holds.
     pub tenant_id: Uuid,
     /// The operation that replaced it.
@@ -41,7 +43,8 @@ pub struct Retained {
 }
 
 /// What [`retained_of`] reads.
-pub(super) const RETAINED: &str = "r.database_name, r.server_id, r.tenant_id, r.operation_id";
+pub(super) const RETAINED: &str = "r.database_name, r.server_id, r.tenant_id, r.operation_id, \
+     (select s.name from servers s where s.id = r.server_id)";
 
 /// A template database, ready or being made.
 #[derive(Clone, Debug, PartialEq)]
@@ -347,5 +350,6 @@ pub(super) fn retained_of(row: &tokio_postgres::Row) -> Result<Retained, Catalog
         server_id: row.get(1),
         tenant_id: row.get(2),
         operation_id: row.get(3),
+        server_name: row.get(4),
     })
 }

@@ -17,7 +17,9 @@ use super::operations::{NewOperation, OperationRecord, insert};
 use super::schema::{columns, track_of};
 use super::settings::{self, change_within};
 use super::slugs::{self, LEADS_TO, SLUGS};
-use super::{Catalog, CatalogError, TenantLock, execute, maybe, placement, rows, servers};
+use super::{
+    Catalog, CatalogError, TenantLock, WRITTEN_THROUGH, execute, maybe, placement, rows, servers,
+};
 use crate::sealing::Purpose;
 use crate::tenant::settings::Limits;
 use crate::tenant::{
@@ -408,12 +410,14 @@ impl TenantLock {
         .map(drop)
     }
 
+    /// Changes the tenant's row by a statement that ends in its condition. It is on the disk when this returns.
     pub(super) async fn update(
         &self,
         sql: &str,
         params: super::Params<'_>,
     ) -> Result<(), CatalogError> {
-        match execute(self.session()?, sql, params).await? {
+        let sql = format!("{sql} and {WRITTEN_THROUGH}");
+        match execute(self.session()?, &sql, params).await? {
             1 => Ok(()),
             _ => Err(CatalogError::Missing { what: "tenant", name: self.tenant().to_string() }),
         }

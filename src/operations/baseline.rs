@@ -5,10 +5,8 @@
 //! accepted, by its fingerprint. A history is never overwritten. It is about the common files: those of a track are run
 //! by the next migration.
 
-use std::future::ready;
-
 use futures_util::FutureExt as _;
-use tenantry_provisioning::{MigrationSet, SchemaError, baseline};
+use tenantry_provisioning::{MigrationSet, SchemaError, baseline, current_version};
 
 use super::{Plan, Step, StepContext, StepError, Work};
 use crate::tenant::SchemaState;
@@ -17,7 +15,7 @@ pub(super) const PLAN: Plan = Plan {
     steps: &[
         Step::new("compare_schema", |cx| compare_schema(cx).boxed()),
         Step::new("write_history", |cx| write_history(cx).boxed()),
-        Step::new("record_version", |cx| ready(record_version(cx)).boxed()),
+        Step::new("record_version", |cx| record_version(cx).boxed()),
     ],
     abandon: &[],
     no_return: 1,
@@ -58,8 +56,10 @@ async fn write_history(cx: &StepContext<'_>) -> Result<(), StepError> {
     Ok(baseline(&server, &cx.tenant.database, &files(cx, version)?, timeouts).await?)
 }
 
-fn record_version(cx: &StepContext<'_>) -> Result<(), StepError> {
-    let (version, _) = parameters(cx);
+/// What is there: a restore may have come in between.
+async fn record_version(cx: &StepContext<'_>) -> Result<(), StepError> {
+    let server = cx.server().await?;
+    let version = current_version(&server.connect(&cx.tenant.database).await?).await?;
     cx.lock.leave_schema(SchemaState { version, ..SchemaState::default() });
     Ok(())
 }

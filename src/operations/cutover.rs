@@ -51,11 +51,14 @@ struct Before {
     epoch: i64,
     /// The operation that the marker of its database names; none if the database is missing.
     marker: Option<Uuid>,
+    /// Whether it was found where it is to go: the catalog had lost its word. There is no way but forward then.
+    #[serde(default)]
+    has_come: bool,
 }
 
 /// Puts a database into the place of the tenant's.
 pub(super) async fn cut_over(cx: &StepContext<'_>, incoming: &Incoming) -> Result<(), StepError> {
-    let before = before(cx).await?;
+    let before = before(cx, incoming.server_id).await?;
     let is_done = cx.tenant.state != TenantState::Restoring && cx.tenant.epoch > before.epoch;
     if is_done {
         return Ok(());
@@ -64,8 +67,8 @@ pub(super) async fn cut_over(cx: &StepContext<'_>, incoming: &Incoming) -> Resul
     // The catalog may have taken its word, and only the answer was lost.
     match cx.lock.read_tenant().await {
         Ok(tenant) if tenant.epoch > before.epoch => return Ok(()),
-        Ok(_) => {}
-        Err(_) => return Err(error),
+        Ok(_) if !before.has_come => {}
+        Ok(_) | Err(_) => return Err(error),
     }
     let (database, server_id) = (&incoming.database, incoming.server_id);
     let undone = match put_back(cx, &before, database, server_id).await {
@@ -84,7 +87,15 @@ pub(super) async fn let_go(
     incoming: &DatabaseName,
     server_id: Uuid,
 ) -> Result<(), StepError> {
-    let Some(before) = cx.recall::<Before>(BEFORE)? else { return Ok(()) };
+    let before = cx.recall::<Before>(BEFORE)?;
+    let is_found = before.as_ref().is_some_and(|before| before.has_come);
+    if is_found || has_come(cx, server_id).await? {
+        return Err(StepError::fail(
+            "the tenant is on the other server already, which the catalog has lost",
+            "retry; it is served there then",
+        ));
+    }
+    let Some(before) = before else { return Ok(()) };
     if is_under_way(cx, &before).await? {
         put_back(cx, &before, incoming, server_id).await?;
         return clear_target(cx, &before, incoming, server_id).await;
@@ -147,12 +158,32 @@ pub(super) async fn require_nothing_prepared(
     ))
 }
 
-/// How the tenant stands; or, in the middle of a cutover, how it stood before that.
-async fn before(cx: &StepContext<'_>) -> Result<Before, StepError> {
+/// Whether this operation has brought the tenant to another server, and its own has nothing to serve, although the
+/// catalog has it there as before: it was restored from a moment ago, or has failed over to a standby that lacked that.
+pub(super) async fn has_come(cx: &StepContext<'_>, server_id: Uuid) -> Result<bool, StepError> {
+    if cx.tenant.server_id == server_id || !cx.tenant.state.is_settled() {
+        return Ok(false);
+    }
+    let live = &cx.tenant.database;
+    let is_there = is_ours(&cx.environment.server(server_id).await?, live, cx.operation.id).await?;
+    Ok(is_there && cx.server().await?.database(live).await?.is_none())
+}
+
+/// Whether a cutover of this operation has come to its end, whatever others did with the tenant since.
+pub(super) async fn was_done(cx: &StepContext<'_>) -> Result<bool, StepError> {
+    let Some(before) = cx.recall::<Before>(BEFORE)? else { return Ok(false) };
+    let is_later = cx.tenant.state != TenantState::Restoring && cx.tenant.epoch > before.epoch;
+    Ok(is_later && has_replaced(cx).await?)
+}
+
+/// How the tenant stands; or, in the middle of a cutover and after it, how it stood before that.
+async fn before(cx: &StepContext<'_>, server_id: Uuid) -> Result<Before, StepError> {
     let noted = cx.recall::<Before>(BEFORE)?;
     let marker = marker(cx).await?;
     if let Some(noted) = noted
-        && (marker == Some(cx.operation.id) || is_under_way(cx, &noted).await?)
+        && (marker == Some(cx.operation.id)
+            || is_under_way(cx, &noted).await?
+            || was_done(cx).await?)
     {
         return Ok(noted);
     }
@@ -161,6 +192,7 @@ async fn before(cx: &StepContext<'_>) -> Result<Before, StepError> {
         state: cx.tenant.state,
         server_id: cx.tenant.server_id,
         epoch: cx.tenant.epoch,
+        has_come: marker.is_none() && has_come(cx, server_id).await?,
         marker,
     };
     cx.remember(BEFORE, &before).await?;
@@ -172,7 +204,12 @@ async fn is_under_way(cx: &StepContext<'_>, before: &Before) -> Result<bool, Ste
     if cx.tenant.state != TenantState::Restoring || cx.tenant.epoch != before.epoch {
         return Ok(false);
     }
-    // Another's may be stuck: each notes what it replaces before it begins, and forgets that once it is undone.
+    // Another's may be stuck.
+    has_replaced(cx).await
+}
+
+/// A cutover notes what it replaces before it begins, and forgets that when it is undone.
+async fn has_replaced(cx: &StepContext<'_>) -> Result<bool, StepError> {
     let retained = cx.lock.retained_databases().await?;
     Ok(retained.iter().any(|retained| retained.operation_id == cx.operation.id))
 }
@@ -243,6 +280,10 @@ async fn exchange(
     }
     provision::prove_isolation(cx, &target, epoch).await?;
     cx.lock.serve_at(incoming.server_id, before.state, epoch, &incoming.schema).await?;
+    if before.has_come {
+        // Made once more, for nothing.
+        provision::drop_build(&target, cx.operation.id).await?;
+    }
     tracing::info!(held_secs = held.elapsed().as_secs_f64(), "requests waited for the cutover");
     Ok(())
 }
@@ -267,9 +308,8 @@ async fn put_back(
             possess(cx, before, &source, &old, owner, epoch).await?;
         }
     }
-    cx.lock.set_state(before.state, cx.tenant.suspended_reason.as_deref()).await?;
-    // Not before that: it tells that the cutover is under way.
-    Ok(cx.lock.forget_retained(&old, before.server_id).await?)
+    let reason = cx.tenant.suspended_reason.as_deref();
+    Ok(cx.lock.serve_again(before.state, reason, (&old, before.server_id)).await?)
 }
 
 /// Takes back what a cutover gave the tenant on a server that it did not come to, nor by another operation since.

@@ -1,19 +1,24 @@
 //! Deleting a tenant: its sessions, its databases, its role, its backups and its keys, in this order.
 //! It works from every state, also on a tenant that was never finished, and there is no way back.
 //!
-//! Only what carries the tenant's marker, or a name that one of its operations gave it, is dropped.
+//! Only what carries the tenant's marker, or a name that one of its operations gave it, is dropped. Where it undoes the
+//! making of a tenant, what another operation has made stays, shut: after a disaster that is what survived, and newer
+//! than any backup.
 
 use std::collections::BTreeSet;
 
 use futures_util::FutureExt as _;
 use tenantry_backup::KeyScope;
-use tenantry_provisioning::{DatabaseName, Error, Link, NameError, Proof, RoleName, Server};
+use tenantry_provisioning::{
+    DatabaseName, Error, Link, Marker, NameError, Proof, RoleName, Server,
+};
 use uuid::Uuid;
 
 use super::request::refuse_hold;
 use super::{
     Plan, Step, StepContext, StepError, Work, adopt, erase, import, provision, restore_at, way_back,
 };
+use crate::catalog::stock::Retained;
 use crate::tenant::TenantState;
 
 pub(super) const PLAN: Plan = Plan { steps: STEPS, abandon: &[], no_return: 0 };
@@ -55,18 +60,23 @@ async fn drop_databases(cx: &StepContext<'_>) -> Result<(), StepError> {
     }
     provision::drop_build(&server, cx.operation.id).await?;
     restore_at::remove_scratch(cx.environment, cx.operation.id).await?;
+    for (operation, place) in cx.lock.builds_left().await? {
+        provision::drop_build(&cx.environment.server(place).await?, operation).await?;
+    }
     for (operation, place) in cx.lock.failed_moves().await? {
         clear_place(cx, operation, place).await?;
     }
     for retained in cx.lock.retained_databases().await? {
-        // A relocation may have been cut off between its switch and its end.
-        let (tenant, operation) = (cx.tenant.id, retained.operation_id);
-        let host = cx.environment.server(retained.server_id).await?;
-        server.unpublish(&[&cx.tenant.database], Link::Back(operation), tenant).await?;
-        host.unpublish(&[&retained.database], Link::Move(operation), tenant).await?;
-        way_back::drop_kept(cx.environment, &retained).await?;
+        let dropped = drop_retained(cx, &server, &retained).await;
+        dropped.map_err(|error| way_back::name_way_out(error, &retained.server_name))?;
     }
     for database in names(cx, &cx.tenant.database, DatabaseName::tenant).await? {
+        let facts = server.database(&database).await?;
+        if is_anothers(cx, facts.and_then(|facts| facts.marker).as_ref()) {
+            server.fence(&database, cx.tenant.id).await?;
+            tracing::warn!(%database, "a database that was there before is left, and shut");
+            continue;
+        }
         match server.drop_owned_database(&database, Proof::Owner(cx.tenant.id)).await {
             // Another database has the name: this tenant never got that far.
             Err(Error::NotOurs { .. }) => {}
@@ -74,6 +84,28 @@ async fn drop_databases(cx: &StepContext<'_>) -> Result<(), StepError> {
         }
     }
     Ok(())
+}
+
+/// Drops a database that the tenant has left, and its role, where a relocation was cut off after its switch.
+async fn drop_retained(
+    cx: &StepContext<'_>,
+    home: &Server,
+    retained: &Retained,
+) -> Result<(), StepError> {
+    let (tenant, operation) = (cx.tenant.id, retained.operation_id);
+    let host = cx.environment.server(retained.server_id).await?;
+    home.unpublish(&[&cx.tenant.database], Link::Back(operation), tenant).await?;
+    host.unpublish(&[&retained.database], Link::Move(operation), tenant).await?;
+    way_back::drop_kept(cx.environment, retained).await?;
+    if retained.server_id == cx.tenant.server_id { Ok(()) } else { drop_roles(cx, &host).await }
+}
+
+/// Whether something of this tenant's was made by another operation than the one that is undone.
+fn is_anothers(cx: &StepContext<'_>, marker: Option<&Marker>) -> bool {
+    let is_undone = !matches!(cx.work, Work::Delete { .. });
+    is_undone
+        && matches!(marker, Some(Marker::Tenant(owner))
+                    if owner.tenant == cx.tenant.id && owner.operation != cx.operation.id)
 }
 
 /// A client of the tenant's that does not read would keep the server from dropping any database.
@@ -112,7 +144,15 @@ async fn drop_role(cx: &StepContext<'_>) -> Result<(), StepError> {
     }
     let server = cx.server().await?;
     import::dismiss_guests(cx, &server).await?;
+    drop_roles(cx, &server).await
+}
+
+async fn drop_roles(cx: &StepContext<'_>, server: &Server) -> Result<(), StepError> {
     for role in names(cx, &cx.tenant.role, RoleName::tenant).await? {
+        let facts = server.role(&role).await?;
+        if is_anothers(cx, facts.and_then(|facts| facts.marker).as_ref()) {
+            continue;
+        }
         match server.drop_role(&role, cx.tenant.id).await {
             Err(Error::NotOurs { .. }) => {}
             other => other?,

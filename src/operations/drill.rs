@@ -14,8 +14,9 @@ use tenantry_provisioning::{Connection, Pace, Schema, Server};
 use uuid::Uuid;
 
 use super::backup::count_rows;
+use super::restore::drop_build;
 use super::verify_backup::blames_backup;
-use super::{Plan, Step, StepContext, StepError, Work, provision, restore};
+use super::{Plan, Step, StepContext, StepError, Work, restore};
 
 pub(super) const PLAN: Plan = Plan {
     steps: &[
@@ -64,6 +65,7 @@ async fn restore_scratch(cx: &StepContext<'_>) -> Result<(), StepError> {
 async fn try_restore(cx: &StepContext<'_>) -> Result<(), Flaw> {
     let (manifest, key) = open(cx).await?;
     let server = cx.server().await.map_err(Flaw::Elsewhere)?;
+    restore::settle_place(cx).await.map_err(Flaw::Elsewhere)?;
     restore::restore_into(cx, &manifest, &key, &server).await.map(drop).map_err(Flaw::of)
 }
 
@@ -90,10 +92,6 @@ async fn drop_scratch(cx: &StepContext<'_>) -> Result<(), StepError> {
     drop_build(cx).await?;
     let took = Duration::from_secs_f64(cx.recall(TOOK)?.unwrap_or_default());
     Ok(cx.lock.record_proven(backup(cx), took).await?)
-}
-
-async fn drop_build(cx: &StepContext<'_>) -> Result<(), StepError> {
-    provision::drop_build(&cx.server().await?, cx.operation.id).await
 }
 
 /// The manifest, proven to be of this tenant and unaltered, and the key.

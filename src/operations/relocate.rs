@@ -166,6 +166,11 @@ async fn preflight(cx: &StepContext<'_>) -> Result<(), StepError> {
     }
     let source = cx.server().await?;
     let target = cx.environment.server(target_id).await?;
+    if cutover::has_come(cx, target_id).await? {
+        // Whether a slot is to be seen to on the server that was left.
+        let is_followed = source.slot(Link::Move(cx.operation.id)).await?.is_some();
+        return cx.remember(ONLINE, &(is_followed || is_online(cx)?)).await;
+    }
     let owner = cx.owner();
     cutover::refuse_stranger(&target, &cx.tenant.database, owner).await?;
     cutover::require_nothing_prepared(&source, &cx.tenant.database).await?;
@@ -258,7 +263,7 @@ async fn choose_way(
 }
 
 async fn follow(cx: &StepContext<'_>) -> Result<(), StepError> {
-    if !is_online(cx)? || cx.tenant.server_id == target(cx) {
+    if needs_no_follower(cx).await? {
         return Ok(());
     }
     keep_to_way_back(cx).await?;
@@ -276,8 +281,14 @@ async fn keep_to_way_back(cx: &StepContext<'_>) -> Result<(), StepError> {
     if returning(cx)? == Some(before) { Ok(()) } else { back::withdraw(&ends).await }
 }
 
+/// Whether there is nothing to follow: it goes offline, or is over there.
+async fn needs_no_follower(cx: &StepContext<'_>) -> Result<bool, StepError> {
+    let target = target(cx);
+    Ok(!is_online(cx)? || cx.tenant.server_id == target || cutover::has_come(cx, target).await?)
+}
+
 async fn verify(cx: &StepContext<'_>) -> Result<(), StepError> {
-    if !is_online(cx)? || cx.tenant.server_id == target(cx) {
+    if needs_no_follower(cx).await? {
         return Ok(());
     }
     keep_to_way_back(cx).await?;
@@ -290,7 +301,7 @@ async fn verify(cx: &StepContext<'_>) -> Result<(), StepError> {
 async fn move_over(cx: &StepContext<'_>) -> Result<(), StepError> {
     // In the middle of a cutover, the database that is followed may be shut already, and have another name.
     let is_before = cx.tenant.state != TenantState::Restoring;
-    if is_before {
+    if is_before && !cutover::has_come(cx, target(cx)).await? {
         cutover::clear_stale(cx, &incoming(cx)?, target(cx)).await?;
         verify(cx).await?;
         if is_online(cx)? && cx.tenant.server_id != target(cx) {

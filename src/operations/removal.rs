@@ -27,7 +27,7 @@ pub enum Stock {
     Refuse,
     /// They are dropped.
     Drop,
-    /// They stay there, and nobody knows of them any more.
+    /// They stay there, and nobody knows of them any more; so does what tenants have left, where that is to go.
     Leave,
 }
 
@@ -73,7 +73,7 @@ impl Environment {
         let mut removed =
             Removed { server: name.to_owned(), dropped: Vec::new(), roles_left: Vec::new() };
         if drop_kept {
-            self.drop_kept(&record, &mut removed).await?;
+            self.drop_kept(&record, stock, &mut removed).await?;
         }
         let _tending = match stock {
             Stock::Drop => {
@@ -115,10 +115,16 @@ impl Environment {
     async fn drop_kept(
         &self,
         record: &ServerRecord,
+        stock: Stock,
         removed: &mut Removed,
     ) -> Result<(), RemovalError> {
         for kept in self.catalog.retained_databases(record.id).await? {
-            way_back::drop_kept(self, &kept).await?;
+            if stock == Stock::Leave {
+                way_back::forget_kept(self, &kept).await?;
+                continue;
+            }
+            let dropped = way_back::drop_kept(self, &kept).await;
+            dropped.map_err(|error| way_back::name_way_out(error, &record.name))?;
             removed.dropped.push(kept.database.to_string());
         }
         Ok(())

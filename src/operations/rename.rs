@@ -8,7 +8,7 @@
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
-use tenantry_provisioning::{DatabaseName, Rename, RoleName};
+use tenantry_provisioning::{DatabaseName, Rename, RoleName, Server};
 
 use super::cutover::require_nothing_prepared;
 use super::{Plan, Step, StepContext, StepError, Work, chain, require_settled, way_back};
@@ -46,6 +46,9 @@ async fn check_names(cx: &StepContext<'_>) -> Result<(), StepError> {
     let server = cx.server().await?;
     require_nothing_prepared(&server, &cx.tenant.database).await?;
     let new = names(cx)?;
+    if has_new_names(cx, &server).await? {
+        return Ok(());
+    }
     let database =
         server.database(&new.database).await?.map(|_| format!("database `{}`", new.database));
     let role = server.role(&new.role).await?.map(|_| format!("role `{}`", new.role));
@@ -56,6 +59,14 @@ async fn check_names(cx: &StepContext<'_>) -> Result<(), StepError> {
             "see whose it is; drop or rename it by hand and retry, or cancel and choose another slug",
         )),
     }
+}
+
+/// Whether the tenant has the new names on its server: a catalog that was restored from a moment ago, or has failed
+/// over to a standby that lacked that, does not know how far this was.
+async fn has_new_names(cx: &StepContext<'_>, server: &Server) -> Result<bool, StepError> {
+    let found = server.database(&names(cx)?.database).await?;
+    let is_renamed = found.is_some_and(|facts| facts.belongs_to(cx.tenant.id));
+    Ok(is_renamed && server.database(&cx.tenant.database).await?.is_none())
 }
 
 async fn cut_over(cx: &StepContext<'_>) -> Result<(), StepError> {
@@ -91,11 +102,9 @@ async fn serve(cx: &StepContext<'_>) -> Result<(), StepError> {
 
 /// Gives up before the catalog has the new names: the old ones are in force again.
 async fn name_back(cx: &StepContext<'_>) -> Result<(), StepError> {
-    // In no other state has anything been renamed.
-    if cx.tenant.state == TenantState::Renaming {
-        undo(cx).await?;
-    }
-    Ok(())
+    let is_renamed =
+        cx.tenant.state == TenantState::Renaming || has_new_names(cx, &cx.server().await?).await?;
+    if is_renamed { undo(cx).await } else { Ok(()) }
 }
 
 async fn let_go(cx: &StepContext<'_>) -> Result<(), StepError> {

@@ -22,6 +22,11 @@ use super::transfer::watched;
 use super::{Plan, Step, StepContext, StepError, Work, delete, provision, require_settled, tracks};
 use crate::tenant::{SchemaState, TenantState, TenantTrack};
 
+mod place;
+
+use place::come_along;
+pub(super) use place::{drop_build, has_moved, note_made, settle_place};
+
 pub(super) const IN_PLACE: Plan = Plan {
     steps: &[
         Step::new("restore_beside", |cx| restore_beside(cx).boxed()),
@@ -92,8 +97,9 @@ async fn origin(cx: &StepContext<'_>) -> Result<Origin, StepError> {
 pub(super) async fn restore_beside(cx: &StepContext<'_>) -> Result<(), StepError> {
     require_state(cx)?;
     let Origin { manifest, key, server, .. } = origin(cx).await?;
+    settle_place(cx).await?;
     restore_into(cx, &manifest, &key, &server).await?;
-    Ok(())
+    note_made(cx).await
 }
 
 /// Restores a backup into the operation's build.
@@ -191,6 +197,11 @@ pub(super) fn require_state(cx: &StepContext<'_>) -> Result<(), StepError> {
 }
 
 async fn verify(cx: &StepContext<'_>) -> Result<(), StepError> {
+    come_along(cx).await?;
+    compare_with_backup(cx).await
+}
+
+async fn compare_with_backup(cx: &StepContext<'_>) -> Result<(), StepError> {
     let Origin { manifest, server, .. } = origin(cx).await?;
     compare(cx, &server, &manifest.tables, manifest.schema_version).await
 }
@@ -233,6 +244,7 @@ pub(super) fn difference(backed_up: &[TableRows], restored: &[TableRows]) -> Opt
 
 /// Brings the restored database to the version that the live one has, so that the application fits it.
 pub(super) async fn migrate_beside(cx: &StepContext<'_>) -> Result<(), StepError> {
+    come_along(cx).await?;
     let server = cx.environment.server(target(cx)).await?;
     migrate(cx, &server, &cx.build()).await
 }
@@ -302,9 +314,14 @@ pub(super) fn incoming(
 }
 
 pub(super) async fn cut_over(cx: &StepContext<'_>) -> Result<(), StepError> {
+    if cutover::was_done(cx).await? {
+        return Ok(());
+    }
     let server = cx.environment.server(target(cx)).await?;
     let build = cx.build();
-    if is_behind(cx, &server, &build).await? {
+    if cx.tenant.state != TenantState::Restoring && has_moved(cx)? {
+        migrate_beside(cx).await?;
+    } else if is_behind(cx, &server, &build).await? {
         server.open_build(&build).await?;
         migrate(cx, &server, &build).await?;
     }
@@ -323,11 +340,6 @@ async fn prove_backup(cx: &StepContext<'_>) -> Result<(), StepError> {
 /// Gives up before the cutover has come to its end: the live database is served again.
 pub(super) async fn let_go(cx: &StepContext<'_>) -> Result<(), StepError> {
     cutover::let_go(cx, &cx.build(), target(cx)).await
-}
-
-pub(super) async fn drop_build(cx: &StepContext<'_>) -> Result<(), StepError> {
-    let server = cx.environment.server(target(cx)).await?;
-    provision::drop_build(&server, cx.operation.id).await
 }
 
 /// The server that a restore goes to.

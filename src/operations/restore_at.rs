@@ -120,6 +120,7 @@ async fn restore_beside(cx: &StepContext<'_>) -> Result<(), StepError> {
     if is_copied(cx).await? {
         return remove_scratch(cx.environment, cx.operation.id).await;
     }
+    restore::settle_place(cx).await?;
     let cluster = scratch::open(cx).await?;
     // Another machine may have done the step before.
     let copied = match ensure_restored(cx, &cluster).await {
@@ -129,8 +130,18 @@ async fn restore_beside(cx: &StepContext<'_>) -> Result<(), StepError> {
     scratch::conclude(cluster, copied, false).await
 }
 
+/// For a tenant that has moved since: what was restored beside it is on the server that it has left.
+pub(super) async fn restore_anew(cx: &StepContext<'_>) -> Result<(), StepError> {
+    restore_beside(cx).await?;
+    compare(cx).await
+}
+
 /// Compares what was restored with what was there then.
 async fn verify(cx: &StepContext<'_>) -> Result<(), StepError> {
+    if restore::has_moved(cx)? { restore_anew(cx).await } else { compare(cx).await }
+}
+
+async fn compare(cx: &StepContext<'_>) -> Result<(), StepError> {
     let then: Then = cx.recall(THEN)?.ok_or_else(|| {
         StepError::fail("what the tenant had then was not written down", "restore it again")
     })?;
@@ -142,7 +153,7 @@ async fn verify(cx: &StepContext<'_>) -> Result<(), StepError> {
 async fn is_copied(cx: &StepContext<'_>) -> Result<bool, StepError> {
     let server = cx.environment.server(restore::target(cx)).await?;
     let build = server.database(&cx.build()).await?;
-    Ok(build.is_some() && cx.recall::<Then>(THEN)?.is_some())
+    Ok(build.is_some() && cx.recall::<Then>(THEN)?.is_some() && !restore::has_moved(cx)?)
 }
 
 /// Brings the files of the server as they were, unless an earlier attempt has.
@@ -283,7 +294,8 @@ async fn copy_tenant(cx: &StepContext<'_>, then: &Server) -> Result<(), StepErro
         .boxed()
     };
     restore::with_lent_roles(cx, &server, attempt).await?;
-    cx.remember(THEN, &Then { tables, schema_version }).await
+    cx.remember(THEN, &Then { tables, schema_version }).await?;
+    restore::note_made(cx).await
 }
 
 /// The tenant's database, by its marker. One that a restore had replaced carries it too.

@@ -9,15 +9,15 @@ use futures_util::FutureExt as _;
 use tenantry_backup::{CopyEnd, copy_schema};
 use tenantry_provisioning::{Connection, DatabaseName, Server};
 
-use super::{Plan, Step, StepContext, StepError, Work, provision, require_settled, restore};
+use super::{Plan, Step, StepContext, StepError, Work, require_settled, restore};
 
 pub(super) const PLAN: Plan = Plan {
     steps: &[
         Step::new("restore_scratch", |cx| restore_scratch(cx).boxed()),
         Step::new("copy_table", |cx| copy_table(cx).boxed()),
-        Step::new("drop_scratch", |cx| drop_scratch(cx).boxed()),
+        Step::new("drop_scratch", |cx| restore::drop_build(cx).boxed()),
     ],
-    abandon: &[Step::new("drop_scratch", |cx| drop_scratch(cx).boxed())],
+    abandon: &[Step::new("drop_scratch", |cx| restore::drop_build(cx).boxed())],
     no_return: 2,
 };
 
@@ -42,6 +42,9 @@ async fn copy_table(cx: &StepContext<'_>) -> Result<(), StepError> {
         // It came in one transaction, so it is all there.
         return Ok(());
     }
+    if restore::has_moved(cx)? {
+        restore::restore_beside(cx).await?;
+    }
     let scratch = cx.build();
     set_apart(&server, &scratch, table, schema).await?;
     let (tools, _) = cx.environment.tools(&server).await?;
@@ -50,11 +53,6 @@ async fn copy_table(cx: &StepContext<'_>) -> Result<(), StepError> {
     let (from, to) = (env(&scratch), env(&cx.tenant.database));
     let end = |libpq_env| CopyEnd { tools: &tools, libpq_env };
     Ok(copy_schema(schema, end(&from), end(&to)).await?)
-}
-
-async fn drop_scratch(cx: &StepContext<'_>) -> Result<(), StepError> {
-    let server = cx.server().await?;
-    provision::drop_build(&server, cx.operation.id).await
 }
 
 async fn has_schema(session: &Connection, schema: &str) -> Result<bool, StepError> {

@@ -38,6 +38,8 @@ async fn change_role(cx: &StepContext<'_>) -> Result<(), StepError> {
 }
 
 async fn tell_routers(cx: &StepContext<'_>) -> Result<(), StepError> {
+    // The tenant may have come to another server since, with the password that the catalog still has.
+    change_role(cx).await?;
     Ok(cx.lock.set_password(&sealed(cx)?).await?)
 }
 

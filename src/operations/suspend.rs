@@ -73,6 +73,8 @@ async fn route_again(cx: &StepContext<'_>) -> Result<(), StepError> {
     if cx.lock.turns().await?.others > turn {
         return Err(overruled("suspended"));
     }
+    // It may have come to another server since.
+    let_in(cx).await?;
     Ok(cx.lock.set_state(TenantState::Active, None).await?)
 }
 
@@ -86,7 +88,10 @@ async fn enable_login_again(cx: &StepContext<'_>) -> Result<(), StepError> {
 
 async fn route_as_before(cx: &StepContext<'_>) -> Result<(), StepError> {
     match last_word(cx).await? {
-        Some(Word { state, reason, .. }) => Ok(cx.lock.set_state(state, reason.as_deref()).await?),
+        Some(Word { state, reason, .. }) => {
+            enable_login_again(cx).await?;
+            Ok(cx.lock.set_state(state, reason.as_deref()).await?)
+        }
         None => Ok(()),
     }
 }

@@ -22,7 +22,7 @@ use super::{Environment, StepError, restore_at, way_back};
 use crate::catalog::changes::{Change, Changes};
 use crate::catalog::operations::OperationState;
 use crate::catalog::servers::ServerRecord;
-use crate::catalog::stock::Template;
+use crate::catalog::stock::{Retained, Template};
 
 /// The time between two rounds, give or take a fifth of it: replicas that began together go their own ways.
 const PAUSE: Duration = Duration::from_secs(10);
@@ -240,15 +240,26 @@ async fn stock_up(
 async fn drop_expired(environment: &Environment) -> Result<(), StepError> {
     let mut outcome = Ok(());
     for retained in environment.catalog.expired_databases().await? {
-        let dropped = way_back::drop_kept(environment, &retained).await;
-        if dropped.is_ok() {
-            let database = retained.database.as_str();
-            tracing::info!(database, "replaced database dropped after its time");
-        }
         // A server that is away keeps no other database longer.
-        outcome = outcome.and(dropped);
+        outcome = outcome.and(drop_if_expired(environment, &retained).await);
     }
     outcome
+}
+
+/// An undo may have been asked for since it was listed, and keeps what it brings back: none begins while this looks.
+async fn drop_if_expired(environment: &Environment, listed: &Retained) -> Result<(), StepError> {
+    let catalog = &environment.catalog;
+    let Some(hold) = catalog.try_hold(listed.tenant_id).await? else { return Ok(()) };
+    let mut expired = catalog.expired_databases().await?;
+    expired
+        .retain(|now| (now.server_id, now.operation_id) == (listed.server_id, listed.operation_id));
+    if let Some(retained) = expired.pop() {
+        way_back::drop_kept(environment, &retained).await?;
+        let database = retained.database.as_str();
+        tracing::info!(database, "replaced database dropped after its time");
+    }
+    hold.end().await;
+    Ok(())
 }
 
 /// The name under which a template is built: always the same for one set, so that a crash is resumed.

@@ -237,6 +237,41 @@ async fn still_idle(environment: &Environment, left: &Left) -> Result<Option<Lef
 
 /// Drops a kept database, with everything that joins it to the tenant's.
 pub(super) async fn drop_kept(environment: &Environment, kept: &Retained) -> Result<(), StepError> {
+    cut_home(environment, kept).await?;
+    let server = environment.server(kept.server_id).await?;
+    let back = Link::Back(kept.operation_id);
+    unsubscribe(&server, &kept.database, back, kept.tenant_id).await?;
+    server.drop_owned_database(&kept.database, Proof::Owner(kept.tenant_id)).await?;
+    Ok(environment.catalog.forget_database(kept).await?)
+}
+
+/// Forgets a kept database whose server is gone for good.
+pub(super) async fn forget_kept(
+    environment: &Environment,
+    kept: &Retained,
+) -> Result<(), StepError> {
+    cut_home(environment, kept).await?;
+    Ok(environment.catalog.forget_database(kept).await?)
+}
+
+/// What to do where the server of a kept database does not answer.
+pub(super) fn name_way_out(error: StepError, server: &str) -> StepError {
+    match error {
+        StepError::Retry(cause, remedy) => {
+            let remedy = remedy.map_or_else(String::new, |remedy| format!("{remedy}; "));
+            let gone = format!(
+                "{remedy}if server `{server}`, which keeps a database that the tenant has left, is gone for good, let \
+                 another one take its place (`tenantry server add {server} --replace`) or forget what it kept \
+                 (`tenantry server remove {server} --leave --drop-kept`)"
+            );
+            StepError::Retry(cause, Some(gone))
+        }
+        other => other,
+    }
+}
+
+/// Removes from the tenant's own server what a kept database follows it with.
+async fn cut_home(environment: &Environment, kept: &Retained) -> Result<(), StepError> {
     let tenant = environment.catalog.tenant_by_id(kept.tenant_id).await?;
     let back = Link::Back(kept.operation_id);
     // The catalog may have been restored from a time at which it did not follow yet.
@@ -250,8 +285,5 @@ pub(super) async fn drop_kept(environment: &Environment, kept: &Retained) -> Res
         let home = environment.server(home).await?;
         home.unpublish(&[&tenant.database], back, tenant.id).await?;
     }
-    let server = environment.server(kept.server_id).await?;
-    unsubscribe(&server, &kept.database, back, tenant.id).await?;
-    server.drop_owned_database(&kept.database, Proof::Owner(kept.tenant_id)).await?;
-    Ok(environment.catalog.forget_database(kept).await?)
+    Ok(())
 }

@@ -63,7 +63,11 @@ pub(super) async fn mark(cx: &StepContext<'_>, target: &Server) -> Result<(), St
 
 /// Lets what the tenant left follow, and writes down whether it does.
 pub(super) async fn open(cx: &StepContext<'_>, left: Uuid) -> Result<(), StepError> {
-    let Some(prepared) = cx.recall::<Prepared>(PREPARED)? else { return Ok(()) };
+    let Some(prepared) = cx.recall::<Prepared>(PREPARED)? else {
+        // The catalog has lost what it knew of it; see `cutover::has_come`.
+        let (home, link) = (cx.server().await?, Link::Back(cx.operation.id));
+        return Ok(home.unpublish(&[&cx.tenant.database], link, cx.tenant.id).await?);
+    };
     let (catalog, operation) = (&cx.environment.catalog, cx.operation.id);
     match in_time(follow(cx, left, &prepared)).await {
         Ok(schema) => Ok(catalog.note_following(&cx.tenant, operation, &schema).await?),

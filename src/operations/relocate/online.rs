@@ -106,13 +106,18 @@ pub(in crate::operations) async fn drain(
 ) -> Result<(), StepError> {
     let ends = Ends::between(cx, source.clone(), target.clone())?;
     let Ends { live, follower, owner, link, .. } = &ends;
-    if source.database(live).await?.is_none() {
+    let Some(facts) = source.database(live).await? else {
         // An attempt that was cut off has come further than this.
         return Ok(());
+    };
+    if !facts.allow_connections {
+        // Such an attempt may also have shut it, and what is written from now on may not come across any more: it is
+        // opened for us alone. Whoever puts the tenant back lets its role in again.
+        source.disable_login(&cx.tenant.role, owner.tenant).await?;
+        source.unfence(live, owner.tenant).await?;
     }
-    // Such an attempt may also have shut it.
-    source.unfence(live, owner.tenant).await?;
     let here = source.connect(live).await?;
+    require_published(&here, *link).await?;
     let there = target.connect(follower).await?;
     // Who sends has to be there already: once the door is shut, nobody comes in any more.
     ends.require_followed().await?;
@@ -326,6 +331,16 @@ fn open_transaction(error: tenantry_provisioning::Error) -> StepError {
     StepError::Fail(Box::new(error), Some(remedy.to_owned()))
 }
 
+/// Refuses to leave a database that an attempt which was cut off offers no more. Servers from version 18 on pass over
+/// what is written then, and say nothing.
+async fn require_published(here: &Connection, link: Link) -> Result<(), StepError> {
+    if offered(here, link).await? != Offered::Nothing {
+        return Ok(());
+    }
+    let lost = format!("the tenant's database is not followed any more; {SERVED_ON}");
+    Err(StepError::Retry(lost.into(), Some("it begins anew".to_owned())))
+}
+
 /// Refuses to leave a database whose schema is not the one that was copied, or that has got something which does not
 /// come along.
 async fn require_unchanged(
@@ -342,8 +357,7 @@ async fn require_unchanged(
         ));
     }
     // A table that was dropped and made again looks as before, and what is written to it stays behind.
-    if offered(here, link).await? != Offered::Some
-        && followed(cx)? == Some(fingerprint(here).await?)
+    if offered(here, link).await? == Offered::All && followed(cx)? == Some(fingerprint(here).await?)
     {
         return Ok(());
     }
