@@ -48,7 +48,7 @@ pub async fn run(environment: Environment, changes: Changes, shutdown: Cancellat
             }
         }
     };
-    shutdown.run_until_cancelled(work).await;
+    shutdown.run_until_cancelled(Box::pin(work)).await;
 }
 
 async fn settled(news: &mut crate::catalog::changes::Subscription) {
