@@ -184,8 +184,8 @@ fn tenantry(fleet: &Fleet, arguments: &[&str]) -> Duration {
     let started = Instant::now();
     let mut command = harness::process::command(fleet);
     let command = command.env("TENANTRY_WARM_SPARES", "0").args(arguments);
-    let status = command.stdout(Stdio::null()).stderr(Stdio::null()).status();
+    let ended = command.stdout(Stdio::null()).output().expect("the program runs");
     let time = started.elapsed();
-    assert!(status.expect("the program runs").success(), "{arguments:?}");
+    assert!(ended.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&ended.stderr));
     time
 }

@@ -21,7 +21,7 @@
 //! - A tenant in a cutover is held: requests wait and then go to the new place. So is one that is behind, where
 //!   tenants are migrated when they are used.
 //! - A tenant with a rate waits for its turn before it holds anything that others could use.
-//! - A caller who leaves in the middle of a statement leaves none running: see [`Backend`].
+//! - A caller who leaves in the middle of a statement leaves none running (`router/leaving.rs`).
 //! - What tenants use is counted in memory, and told to the catalog now and then.
 //!
 //! Must never: give out a connection without a slug, or to a tenant that is not active.
