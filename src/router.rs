@@ -73,8 +73,8 @@ use read_replicas::ReadReplicas;
 use routes::{Route, Routes};
 use servers::Servers;
 pub use session::ConnectError;
-pub(crate) use session::KEPT;
 use session::Session;
+pub(crate) use session::{KEPT, STALE_CODES};
 pub use tokio_postgres::IsolationLevel;
 
 /// How often idle pools and connections are looked for.

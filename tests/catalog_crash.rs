@@ -1,8 +1,6 @@
 //! The catalog's server dies and takes the last moments of its log with it, or is put back to an earlier moment: what
 //! was begun on the servers of tenants comes to its end all the same, and nobody loses what was acknowledged.
 
-use std::sync::Arc;
-
 use tenantry::catalog::lock::Claim;
 use tenantry::catalog::operations::{OperationRecord, OperationState};
 use tenantry::catalog::tenants::NewTenant;
@@ -229,8 +227,8 @@ async fn a_rename_is_found_on_the_server() {
         apart.forget(&asked, &before).await;
 
         if is_given_up {
-            let disturb = Arc::clone(&once("check_names", false, Disturbance::Fail));
-            let runner = apart.fleet.disturbed_runner(disturb);
+            let runner =
+                apart.fleet.disturbed_runner(once("check_names", false, Disturbance::Fail));
             assert_eq!(runner.complete(asked.id).await.unwrap().state, OperationState::Failed);
             apart.fleet.environment.cancel(asked.id).await.unwrap();
             let ended = apart.fleet.runner().complete(asked.id).await.unwrap();

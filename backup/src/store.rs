@@ -19,6 +19,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::{FutureExt as _, StreamExt as _, TryStreamExt as _, stream};
 use jiff::Timestamp;
 use tokio::io::{AsyncRead, ReadBuf};
 use uuid::Uuid;
@@ -34,6 +35,8 @@ pub const MAX_SMALL_OBJECT_BYTES: u64 = 1024 * 1024;
 
 /// How long [`BackupStore::check`] may take.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(8);
+/// Tenants whose backups are listed at a time.
+const LISTS: usize = 16;
 
 /// A place for backups; a cheap clone of one handle.
 #[derive(Clone)]
@@ -226,6 +229,23 @@ impl BackupStore {
             .filter(|key| **key == ObjectKey::manifest(tenant, key.backup()))
             .map(ObjectKey::backup)
             .collect())
+    }
+
+    /// The same of many tenants, some at a time: each tenant with each of its backups, in the order of the tenants.
+    pub async fn backups_of_each(
+        &self,
+        tenants: Vec<Uuid>,
+    ) -> Result<Vec<(Uuid, Uuid)>, StoreError> {
+        let lists = tenants.into_iter().map(|tenant| {
+            async move { Ok::<_, StoreError>((tenant, self.backups_of(tenant).await?)) }.boxed()
+        });
+        let lists: Vec<_> = lists.collect();
+        let mut lists = stream::iter(lists).buffered(LISTS);
+        let mut found = Vec::new();
+        while let Some((tenant, backups)) = lists.try_next().await? {
+            found.extend(backups.into_iter().map(|backup| (tenant, backup)));
+        }
+        Ok(found)
     }
 
     /// Every tenant that has an object here, complete backup or not.

@@ -1,14 +1,10 @@
 //! What the catalog and the bucket say that cannot all be true.
 
-use futures_util::{FutureExt as _, StreamExt as _, TryStreamExt as _, stream};
-
 use super::report::{AuditReport, Finding};
 use crate::operations::{Environment, StepError};
 
 const CATALOG: &str = "catalog";
 const BUCKET: &str = "bucket";
-/// Tenants whose backups are listed at a time.
-const LISTS: usize = 16;
 
 /// Compares the catalog with itself, and with what lies in the bucket.
 pub(super) async fn examine(
@@ -57,18 +53,11 @@ async fn examine_bucket(
         let subject = prefix.to_string();
         report.findings.push(Finding::new("stray_backups", BUCKET, &subject, evidence));
     }
-    let lists = prefixes.into_iter().map(|prefix| {
-        async move { Ok::<_, StepError>((prefix, store.backups_of(prefix).await?)) }.boxed()
-    });
-    let lists: Vec<_> = lists.collect();
-    let mut lists = stream::iter(lists).buffered(LISTS);
-    while let Some((prefix, backups)) = lists.try_next().await? {
-        for backup in backups {
-            if let Some(owner) = owners.get(&backup).filter(|owner| **owner != prefix) {
-                let evidence = format!("a backup of tenant {owner} lies under tenant {prefix}");
-                let subject = backup.to_string();
-                report.findings.push(Finding::new("misplaced_backup", BUCKET, &subject, evidence));
-            }
+    for (prefix, backup) in store.backups_of_each(prefixes).await? {
+        if let Some(owner) = owners.get(&backup).filter(|owner| **owner != prefix) {
+            let evidence = format!("a backup of tenant {owner} lies under tenant {prefix}");
+            let subject = backup.to_string();
+            report.findings.push(Finding::new("misplaced_backup", BUCKET, &subject, evidence));
         }
     }
     Ok(())

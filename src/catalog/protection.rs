@@ -7,7 +7,7 @@ use serde_json::Value;
 use tokio_postgres::Row;
 use uuid::Uuid;
 
-use super::{Catalog, CatalogError, execute, one, rows};
+use super::{Catalog, CatalogError, Params, execute, one, rows};
 use crate::catalog::operations::NewOperation;
 use crate::tenant::TenantSlug;
 use crate::tenant::settings::BackupPolicy;
@@ -156,47 +156,30 @@ impl Catalog {
     /// Asks for the backup of a tenant, unless it was asked for with its idempotency key, or another one is open, or
     /// the tenant cannot be backed up any more. Says whether it did.
     pub async fn enqueue_backup(&self, new: &NewOperation<'_>) -> Result<bool, CatalogError> {
-        let made = execute(
-            &self.client().await?,
-            "-- protection::enqueue_backup
+        let sql = "-- protection::enqueue_backup
              insert into operations (id, tenant_id, kind, input, requested_by, idempotency_key)
              select $1, t.id, $3, $4, $5, $6 from tenants t
              where t.id = $2 and t.state in ('active', 'suspended')
                and not exists (select from operations o where o.tenant_id = t.id and o.kind = 'backup'
                                                           and o.state in ('queued', 'running'))
-             on conflict (idempotency_key) do nothing",
-            &[
-                &new.id,
-                &new.tenant_id,
-                &new.kind,
-                &new.input,
-                &new.requested_by,
-                &new.idempotency_key,
-            ],
-        )
-        .await?;
-        Ok(made == 1)
+             on conflict (idempotency_key) do nothing";
+        self.enqueue_by(sql, new).await
     }
 
     /// Asks for an operation, unless one was asked for with its idempotency key. Says whether it did.
     pub async fn enqueue_once(&self, new: &NewOperation<'_>) -> Result<bool, CatalogError> {
-        let made = execute(
-            &self.client().await?,
-            "-- protection::enqueue_once
+        let sql = "-- protection::enqueue_once
              insert into operations (id, tenant_id, kind, input, requested_by, idempotency_key)
              values ($1, $2, $3, $4, $5, $6)
-             on conflict (idempotency_key) do nothing",
-            &[
-                &new.id,
-                &new.tenant_id,
-                &new.kind,
-                &new.input,
-                &new.requested_by,
-                &new.idempotency_key,
-            ],
-        )
-        .await?;
-        Ok(made == 1)
+             on conflict (idempotency_key) do nothing";
+        self.enqueue_by(sql, new).await
+    }
+
+    async fn enqueue_by(&self, sql: &str, new: &NewOperation<'_>) -> Result<bool, CatalogError> {
+        let NewOperation { id, tenant_id, kind, input, requested_by, idempotency_key, .. } = new;
+        let client = self.client().await?;
+        let params: Params<'_> = &[id, tenant_id, kind, input, requested_by, idempotency_key];
+        Ok(execute(&client, sql, params).await? == 1)
     }
 }
 

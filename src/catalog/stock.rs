@@ -228,8 +228,12 @@ impl Catalog {
         Ok(row.get(0))
     }
 
-    /// Replaced databases whose time has come. One that a cutover may still have to bring back is not among them.
-    pub async fn expired_databases(&self) -> Result<Vec<Retained>, CatalogError> {
+    /// Replaced databases whose time has come, of one tenant or of all. One that a cutover may still have to bring back
+    /// is not among them.
+    pub async fn expired_databases(
+        &self,
+        tenant: Option<Uuid>,
+    ) -> Result<Vec<Retained>, CatalogError> {
         let client = self.client().await?;
         let found = rows(
             &client,
@@ -237,10 +241,11 @@ impl Catalog {
                 "-- stock::expired_databases
                  select {RETAINED} from retained_databases r join operations o on o.id = r.operation_id
                  where r.drop_after < now() and o.state not in ('queued', 'running', 'failed')
+                   and ($1::uuid is null or r.tenant_id = $1)
                    and not exists (select from operations u
                                    where u.tenant_id = r.tenant_id and u.state = 'running')"
             ),
-            &[],
+            &[&tenant],
         )
         .await?;
         found.iter().map(retained_of).collect()

@@ -5,15 +5,11 @@
 
 use std::collections::HashMap;
 
-use futures_util::{FutureExt as _, StreamExt as _, TryStreamExt as _, stream};
 use uuid::Uuid;
 
 use super::{Report, open_operations};
 use crate::catalog::operations::Failure;
 use crate::operations::{Environment, StepError};
-
-/// Tenants whose backups are listed at a time.
-const LISTS: usize = 16;
 
 /// Backups, and whose they are.
 type Owners = HashMap<Uuid, Uuid>;
@@ -99,16 +95,8 @@ async fn list(environment: &Environment, tenants: Option<&[Uuid]>) -> Result<Own
         Some(tenants) => tenants.to_vec(),
         None => store.tenants().await?,
     };
-    let lists = tenants.into_iter().map(|tenant| {
-        async move { Ok::<_, StepError>((tenant, store.backups_of(tenant).await?)) }.boxed()
-    });
-    let lists: Vec<_> = lists.collect();
-    let mut lists = stream::iter(lists).buffer_unordered(LISTS);
-    let mut stored = Owners::new();
-    while let Some((tenant, backups)) = lists.try_next().await? {
-        stored.extend(backups.into_iter().map(|backup| (backup, tenant)));
-    }
-    Ok(stored)
+    let stored = store.backups_of_each(tenants).await?;
+    Ok(stored.into_iter().map(|(tenant, backup)| (backup, tenant)).collect())
 }
 
 impl Differences {

@@ -16,7 +16,6 @@ use crate::catalog::CatalogError;
 use crate::catalog::moves::OpenMove;
 use crate::catalog::operations::OperationState;
 use crate::catalog::servers::{Edit, ServerChange, ServerRecord};
-use crate::catalog::tenants::TenantFilter;
 use crate::tenant::moves::{Board, Destination};
 use crate::tenant::placement::{Host, Judged, Unfit};
 use crate::tenant::{Tenant, TenantSlug};
@@ -204,8 +203,7 @@ impl Environment {
 
     /// Reads the fleet, and how large the databases on these servers are.
     async fn survey(&self, measured: &[Uuid]) -> Result<Survey, CatalogError> {
-        let filter = TenantFilter { limit: i64::MAX, ..TenantFilter::default() };
-        let tenants = self.catalog.tenants(&filter).await?;
+        let tenants = self.catalog.living_tenants(None).await?;
         let servers = self.catalog.servers().await?;
         let open = self.catalog.open_moves().await?;
         let leads = self.catalog.earlier_slugs().await?;

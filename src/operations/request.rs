@@ -9,7 +9,7 @@ use super::{Environment, Way, Work, migrate};
 use crate::catalog::CatalogError;
 use crate::catalog::operations::{BatchItem, NewOperation, OperationRecord};
 use crate::catalog::slugs::require_another_slug;
-use crate::catalog::tenants::{NewTenant, TenantFilter};
+use crate::catalog::tenants::NewTenant;
 use crate::tenant::{Tenant, TenantSettings, TenantSlug, TenantState};
 
 mod again;
@@ -237,8 +237,7 @@ impl Environment {
     /// The served and suspended tenants, or those named.
     pub async fn fleet(&self, slugs: &[TenantSlug]) -> Result<Vec<Tenant>, CatalogError> {
         if slugs.is_empty() {
-            let filter = TenantFilter { limit: i64::MAX, ..TenantFilter::default() };
-            let mut all = self.catalog.tenants(&filter).await?;
+            let mut all = self.catalog.living_tenants(None).await?;
             all.retain(|tenant| tenant.state.is_settled());
             return Ok(all);
         }

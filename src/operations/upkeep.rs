@@ -239,7 +239,7 @@ async fn stock_up(
 /// Drops the databases that restores replaced and whose time has come.
 async fn drop_expired(environment: &Environment) -> Result<(), StepError> {
     let mut outcome = Ok(());
-    for retained in environment.catalog.expired_databases().await? {
+    for retained in environment.catalog.expired_databases(None).await? {
         // A server that is away keeps no other database longer.
         outcome = outcome.and(drop_if_expired(environment, &retained).await);
     }
@@ -250,7 +250,7 @@ async fn drop_expired(environment: &Environment) -> Result<(), StepError> {
 async fn drop_if_expired(environment: &Environment, listed: &Retained) -> Result<(), StepError> {
     let catalog = &environment.catalog;
     let Some(hold) = catalog.try_hold(listed.tenant_id).await? else { return Ok(()) };
-    let mut expired = catalog.expired_databases().await?;
+    let mut expired = catalog.expired_databases(Some(listed.tenant_id)).await?;
     expired
         .retain(|now| (now.server_id, now.operation_id) == (listed.server_id, listed.operation_id));
     if let Some(retained) = expired.pop() {

@@ -25,6 +25,10 @@ const MAX_STATEMENTS: NonZeroUsize = NonZeroUsize::new(256).expect("it is more t
 /// `default_transaction_read_only` is not here: a hoster sets it for a server whose disk is nearly full.
 pub(crate) const KEPT: &str = "-c idle_session_timeout=0";
 
+/// PostgreSQL's codes for what a route that is a moment behind the catalog may meet: a database that is gone, a role
+/// that is gone or may not log in, another password, and a database that takes no connections.
+pub(crate) const STALE_CODES: [&str; 4] = ["3D000", "28000", "28P01", "55000"];
+
 /// A physical connection. When it is dropped, it says goodbye to the server.
 pub(super) struct Session {
     pub client: Client,
@@ -212,14 +216,9 @@ impl ConnectError {
     /// a moment.
     pub(super) fn may_be_stale(&self) -> bool {
         match self {
-            Self::Driver(error) => matches!(
-                error.code(),
-                Some(
-                    &(SqlState::INVALID_CATALOG_NAME
-                        | SqlState::INVALID_AUTHORIZATION_SPECIFICATION
-                        | SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE)
-                )
-            ),
+            Self::Driver(error) => {
+                error.code().is_some_and(|code| STALE_CODES.contains(&code.code()))
+            }
             Self::Password(_) | Self::Alone(_) | Self::WrongStamp => true,
             Self::TimedOut(_) | Self::Away => false,
         }

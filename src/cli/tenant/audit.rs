@@ -10,7 +10,6 @@ use uuid::Uuid;
 
 use crate::audit::{Audit, AuditOptions, AuditReport, Audited, Finding, NEIGHBOURS_SEEN, mend};
 use crate::catalog::audits::Acceptance;
-use crate::catalog::tenants::TenantFilter;
 use crate::cli::arguments::reason;
 use crate::cli::audit::read_unchecked;
 use crate::cli::confirm::confirm;
@@ -183,8 +182,7 @@ async fn fix(
 }
 
 async fn rotate(environment: &Environment, role: &str, context: &Context) -> Result<()> {
-    let filter = TenantFilter { limit: i64::MAX, ..TenantFilter::default() };
-    let tenants = environment.catalog.tenants(&filter).await?;
+    let tenants = environment.catalog.living_tenants(None).await?;
     let Some(tenant) = tenants.iter().find(|tenant| tenant.role.as_str() == role) else {
         return Ok(());
     };

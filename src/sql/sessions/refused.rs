@@ -1,5 +1,6 @@
 //! [`Refused`]: why a place gave no session.
 
+use crate::router::STALE_CODES;
 use crate::router::server::{OpenError, Verdict};
 use crate::sql::wire::WireError;
 
@@ -20,11 +21,10 @@ impl Refused {
     /// Whether it can come from a route that is a moment behind the catalog, or from a server that was away for
     /// a moment.
     pub fn may_be_stale(&self) -> bool {
-        const CODES: [&str; 4] = ["3D000", "28000", "28P01", "55000"];
         match self {
             Self::Busy | Self::Away => false,
             Self::Stamp | Self::Alone(_) => true,
-            Self::Wire(error) => error.sql_state().is_some_and(|code| CODES.contains(&code)),
+            Self::Wire(error) => error.sql_state().is_some_and(|code| STALE_CODES.contains(&code)),
         }
     }
 }
