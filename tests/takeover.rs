@@ -10,6 +10,7 @@ use tenantry::operations::Runner;
 use tenantry::operations::request::{BackupChoice, CloneAs};
 use tenantry::operations::runner::Disturbance;
 use tenantry::tenant::TenantState;
+use tenantry_backup::{KeyScope, ObjectKey};
 use tokio_util::sync::CancellationToken;
 
 use crate::harness::{BY, Fleet, clone_as, eventually, once, slug};
@@ -93,6 +94,33 @@ async fn a_note_that_cannot_be_read_is_not_taken_for_none() {
     assert_eq!(failed.state, OperationState::Failed);
     let message = failed.error.unwrap().message;
     assert!(message.contains("note `sealed` cannot be read"), "{message}");
+}
+
+#[tokio::test]
+async fn what_a_dead_worker_still_sends_replaces_no_backup() {
+    let fleet = Fleet::start().await;
+    fleet.create_tenant_with("acme", true).await;
+    let asked = fleet.environment.back_up(&slug("acme"), BY).await.unwrap();
+    let runner = fleet.disturbed_runner(once("upload_dump", true, Disturbance::Vanish));
+    runner.run_one(Claim::Operation(asked.id)).await.unwrap();
+    let store = fleet.environment.store.as_ref().unwrap();
+    let tenant = fleet.tenant("acme").await.id;
+    let object = ObjectKey::dump(tenant, asked.id);
+    let sent = store.get(&object).await.unwrap();
+    fleet.catalog().release_all_abandoned().await.unwrap();
+    fleet.complete(&asked).await;
+
+    store.put(&object, sent).await.unwrap();
+
+    let backup = fleet.backups_of("acme").await.remove(0);
+    fleet.environment.verify_backup(&backup).await.unwrap();
+    let choice = BackupChoice::Latest;
+    let restored = fleet.environment.restore(&slug("acme"), choice, BY).await.unwrap();
+    fleet.complete(&restored).await;
+    assert_eq!(fleet.count("acme", "cards").await, 12);
+    store.remove_backup(tenant, asked.id).await.unwrap();
+    let left = store.list(KeyScope::Backup { tenant, backup: asked.id }).await.unwrap();
+    assert_eq!(left, [], "the late dump goes with its backup");
 }
 
 /// Has a worker die before the last step, and others at the tenant before another one goes on.

@@ -12,7 +12,6 @@ use std::time::Duration;
 
 use futures_util::future::{Either, select};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use uuid::Uuid;
 
 use crate::key::{BackupKey, Recipient};
 use crate::manifest::Manifest;
@@ -152,13 +151,11 @@ impl DumpError {
     }
 }
 
-/// Dumps a database into the dump object of `backup`, encrypted for `key` and for whom else the request
-/// names. `progress` hears how far it
-/// is. Without [`finish`] the result is no backup yet.
+/// Dumps a database into `object`, encrypted for `key` and for whom else the request names. `progress` hears how far
+/// it is. Without [`finish`] the result is no backup yet.
 pub async fn dump(
     store: &BackupStore,
-    tenant: Uuid,
-    backup: Uuid,
+    object: &ObjectKey,
     key: &BackupKey,
     request: DumpRequest<'_>,
     progress: impl Fn(DumpProgress) + Send + Sync,
@@ -166,7 +163,7 @@ pub async fn dump(
     let also_for = request.also_for.clone();
     let recipients = (key, also_for.as_slice());
     let mut process = start(request).map_err(DumpError::Run)?;
-    let stored = stream_to(store, tenant, backup, recipients, &mut process, progress).await;
+    let stored = stream_to(store, object, recipients, &mut process, progress).await;
     if stored.is_err() {
         process.kill().await;
     }
@@ -226,16 +223,14 @@ fn start(request: DumpRequest<'_>) -> io::Result<Process> {
 /// Runs both ends of the pipe until each has come to its end, or one has failed.
 async fn stream_to(
     store: &BackupStore,
-    tenant: Uuid,
-    backup: Uuid,
+    object: &ObjectKey,
     recipients: (&BackupKey, &[Recipient]),
     process: &mut Process,
     progress: impl Fn(DumpProgress) + Send + Sync,
 ) -> Result<Dumped, DumpError> {
-    let object = ObjectKey::dump(tenant, backup);
     let (writer, reader) = pipe(PIPE_BYTES);
     let producing = pin!(produce(process, recipients, writer, progress));
-    let uploading = pin!(store.upload(&object, reader));
+    let uploading = pin!(store.upload(object, reader));
     let (produced, uploaded) = match select(producing, uploading).await {
         // When the producing side failed, the pipe is cut, and the upload fails and cleans up.
         Either::Left((produced, uploading)) => (produced, uploading.await),

@@ -24,7 +24,7 @@ pub use foreign::{
     DumpFormat, ForeignDump, ForeignError, ForeignScript, Input, Script, ScriptError, Statement,
 };
 pub use key::{BackupKey, KeyError, Recipient};
-pub use manifest::{MANIFEST_FORMAT, Manifest, ManifestError, TableRows};
+pub use manifest::{Manifest, ManifestError, TableRows};
 pub use object_key::{KeyScope, ObjectKey};
 pub use plain::dump_plain;
 pub use restore::{

@@ -13,10 +13,13 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use crate::key::BackupKey;
+use crate::object_key::ObjectKey;
 use crate::tools::major_of;
 
-/// The format that this version writes, and the newest that it reads.
-pub const MANIFEST_FORMAT: u32 = 1;
+/// The newest format that this version reads.
+const MANIFEST_FORMAT: u32 = 2;
+/// The format of a manifest whose dump has the usual name: versions that know no other name read it.
+const USUAL_FORMAT: u32 = 1;
 
 /// Hex digits in front of the MAC that tell a wrong key from an altered manifest.
 const KEY_CHECK_DIGITS: usize = 16;
@@ -24,7 +27,7 @@ const KEY_CHECK_DIGITS: usize = 16;
 /// What one backup holds and how to check it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Manifest {
-    /// The version of this format: [`MANIFEST_FORMAT`].
+    /// The version of this format: see [`Manifest::format_of`].
     pub format: u32,
     /// The tenant whose data this is.
     pub tenant: Uuid,
@@ -34,6 +37,9 @@ pub struct Manifest {
     pub started_at: Timestamp,
     /// When the dump was stored.
     pub finished_at: Timestamp,
+    /// The attempt that the dump is of and is named after, where that was not the first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attempt: Option<Uuid>,
     /// Size of the stored object, in bytes: compressed and encrypted.
     pub dump_bytes: u64,
     /// SHA-256 of the stored object, in lower-case hex.
@@ -134,6 +140,18 @@ impl ManifestError {
 }
 
 impl Manifest {
+    /// The format of a manifest whose dump is of this attempt.
+    #[must_use]
+    pub fn format_of(attempt: Option<Uuid>) -> u32 {
+        if attempt.is_some() { MANIFEST_FORMAT } else { USUAL_FORMAT }
+    }
+
+    /// Where the dump lies.
+    #[must_use]
+    pub fn dump_key(&self) -> ObjectKey {
+        ObjectKey::dump_by(self.tenant, self.backup, self.attempt)
+    }
+
     /// Reads a manifest as it lies in the store. This checks its form only: [`Manifest::verify`] it.
     pub fn from_json(bytes: &[u8]) -> Result<Self, ManifestError> {
         let manifest: Self = serde_json::from_slice(bytes).map_err(ManifestError::Unreadable)?;
@@ -237,11 +255,12 @@ mod tests {
 
     fn signed(key: &BackupKey) -> Manifest {
         let mut manifest = Manifest {
-            format: MANIFEST_FORMAT,
+            format: Manifest::format_of(None),
             tenant: Uuid::from_u128(1),
             backup: Uuid::from_u128(2),
             started_at: "2026-01-02T03:04:05.678901Z".parse().unwrap(),
             finished_at: "2026-01-02T03:05:05Z".parse().unwrap(),
+            attempt: None,
             dump_bytes: 1_000,
             dump_sha256: "ab".repeat(32),
             plain_bytes: 4_000,
@@ -284,6 +303,7 @@ mod tests {
             ("backup", json!(Uuid::from_u128(3))),
             ("started_at", json!("2026-01-02T03:04:05.678902Z")),
             ("finished_at", json!("2026-01-02T03:05:06Z")),
+            ("attempt", json!(Uuid::from_u128(3))),
             ("dump_bytes", json!(1_001)),
             ("dump_sha256", json!("cd".repeat(32))),
             ("plain_bytes", json!(4_001)),
@@ -358,7 +378,7 @@ mod tests {
         newer["format"] = json!(MANIFEST_FORMAT + 1);
         padded["tables"][0]["bytes"] = json!(1);
 
-        assert!(matches!(reread(&newer), Err(ManifestError::UnsupportedFormat { found: 2 })));
+        assert!(matches!(reread(&newer), Err(ManifestError::UnsupportedFormat { found: 3 })));
         assert!(matches!(reread(&padded), Err(ManifestError::Unreadable(_))));
     }
 }

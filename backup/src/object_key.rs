@@ -20,10 +20,17 @@ pub struct ObjectKey {
 }
 
 impl ObjectKey {
-    /// The encrypted dump of a backup.
+    /// The encrypted dump of a backup, by the first attempt at it.
     #[must_use]
     pub fn dump(tenant: Uuid, backup: Uuid) -> Self {
-        Self { tenant, backup, name: DUMP.to_owned() }
+        Self::dump_by(tenant, backup, None)
+    }
+
+    /// The same by a later attempt: the worker of an earlier one may have been given up and still be sending.
+    #[must_use]
+    pub fn dump_by(tenant: Uuid, backup: Uuid, attempt: Option<Uuid>) -> Self {
+        let name = attempt.map_or_else(|| DUMP.to_owned(), |attempt| format!("{DUMP}-{attempt}"));
+        Self { tenant, backup, name }
     }
 
     /// The manifest of a backup; it is written last, so a backup without one does not exist.
@@ -55,6 +62,15 @@ impl ObjectKey {
     #[must_use]
     pub fn backup(&self) -> Uuid {
         self.backup
+    }
+
+    /// Whether this is a dump, of whichever attempt.
+    #[must_use]
+    pub fn is_dump(&self) -> bool {
+        let attempt = self.name.strip_prefix(DUMP);
+        attempt.is_some_and(|rest| {
+            rest.is_empty() || rest.strip_prefix('-').is_some_and(|id| parse_id(id).is_some())
+        })
     }
 
     /// Whether this is the manifest, whose presence makes a backup.
@@ -107,8 +123,11 @@ mod tests {
     fn a_key_reads_back_as_it_was_written() {
         let (tenant, backup) = (Uuid::now_v7(), Uuid::now_v7());
 
-        for key in [ObjectKey::dump(tenant, backup), ObjectKey::manifest(tenant, backup)] {
-            assert_eq!(ObjectKey::parse(&key.to_string()), Some(key));
+        let again = ObjectKey::dump_by(tenant, backup, Some(Uuid::now_v7()));
+        for key in [&ObjectKey::dump(tenant, backup), &again, &ObjectKey::manifest(tenant, backup)]
+        {
+            assert_eq!(ObjectKey::parse(&key.to_string()).as_ref(), Some(key));
+            assert_eq!(key.is_dump(), !key.is_manifest());
         }
         assert!(ObjectKey::manifest(tenant, backup).is_manifest());
         assert!(!ObjectKey::dump(tenant, backup).is_manifest());

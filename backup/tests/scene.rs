@@ -8,8 +8,8 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use tempfile::TempDir;
 use tenantry_backup::{
-    BackupKey, BackupStore, DumpError, DumpRequest, Dumped, MANIFEST_FORMAT, Manifest, ObjectKey,
-    PgTools, Recipient, RestoreError, RestoreRequest, Restored, TableRows, dump, finish, restore,
+    BackupKey, BackupStore, DumpError, DumpRequest, Dumped, Manifest, ObjectKey, PgTools,
+    Recipient, RestoreError, RestoreRequest, Restored, TableRows, dump, finish, restore,
 };
 use tokio::io::AsyncReadExt;
 use uuid::Uuid;
@@ -56,7 +56,8 @@ impl Scene {
             absent: Vec::new(),
             also_for: self.also_for.clone(),
         };
-        dump(&self.store, self.tenant, self.backup, &self.key, request, |_| {}).await
+        let object = ObjectKey::dump(self.tenant, self.backup);
+        dump(&self.store, &object, &self.key, request, |_| {}).await
     }
 
     /// Dumps and stores the manifest.
@@ -70,11 +71,12 @@ impl Scene {
     /// A signed manifest for a dump.
     pub(crate) fn manifest(&self, dumped: Dumped) -> Manifest {
         let mut manifest = Manifest {
-            format: MANIFEST_FORMAT,
+            format: Manifest::format_of(None),
             tenant: self.tenant,
             backup: self.backup,
             started_at: Timestamp::UNIX_EPOCH,
             finished_at: Timestamp::UNIX_EPOCH,
+            attempt: None,
             dump_bytes: dumped.dump_bytes,
             dump_sha256: dumped.dump_sha256,
             plain_bytes: dumped.plain_bytes,

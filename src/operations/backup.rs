@@ -13,7 +13,7 @@ use base64::engine::general_purpose::STANDARD;
 use futures_util::FutureExt as _;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use tenantry_backup::{DumpProgress, MANIFEST_FORMAT, Manifest, Recipient, TableRows, finish};
+use tenantry_backup::{DumpProgress, Manifest, ObjectKey, Recipient, TableRows, finish};
 use uuid::Uuid;
 
 use self::reading::{Read, Reading};
@@ -51,6 +51,8 @@ const STANDS: &str = "stands";
 /// What the manifest will say of the dump.
 #[derive(Serialize, Deserialize)]
 struct Note {
+    #[serde(default)]
+    attempt: Option<Uuid>,
     dump_bytes: u64,
     dump_sha256: String,
     plain_bytes: u64,
@@ -94,9 +96,12 @@ async fn upload_dump(cx: &StepContext<'_>) -> Result<(), StepError> {
     let key = cx.environment.catalog.backup_key(cx.tenant.id).await?;
     let also_for = also_for(cx)?;
     // An earlier attempt may have left an upload, or an object; `retry` counts attempts from the beginning.
-    if cx.operation.attempts > 1 || cx.operation.error.is_some() {
+    let is_again = cx.operation.attempts > 1 || cx.operation.error.is_some();
+    if is_again {
         store.remove_backup(cx.tenant.id, cx.operation.id).await?;
     }
+    let attempt = is_again.then(Uuid::now_v7);
+    let object = ObjectKey::dump_by(cx.tenant.id, cx.operation.id, attempt);
 
     // A turn is for the dump alone: the session is opened before it, and the upload ends after it.
     let session = server.connect(&cx.tenant.database).await?;
@@ -109,10 +114,11 @@ async fn upload_dump(cx: &StepContext<'_>) -> Result<(), StepError> {
     let witness = Witness::of(cx, &server, &session).await?;
     let started_at = Timestamp::now();
     let readers = also_for.iter().map(ToString::to_string).collect();
-    let reading = Reading { server: &server, tools: &tools, key: &key.open, also_for };
+    let reading = Reading { server: &server, tools: &tools, key: &key.open, also_for, object };
     let reading = Box::pin(reading.read(cx, session, progress));
     let Read { dumped, tables, schema_digest } = reading.await?;
     let note = Note {
+        attempt,
         dump_bytes: dumped.dump_bytes,
         dump_sha256: dumped.dump_sha256,
         plain_bytes: dumped.plain_bytes,
@@ -160,11 +166,12 @@ async fn write_manifest(cx: &StepContext<'_>) -> Result<(), StepError> {
         other => other.into(),
     })?;
     let mut manifest = Manifest {
-        format: MANIFEST_FORMAT,
+        format: Manifest::format_of(note.attempt),
         tenant: cx.tenant.id,
         backup: cx.operation.id,
         started_at: note.started_at,
         finished_at: note.finished_at,
+        attempt: note.attempt,
         dump_bytes: note.dump_bytes,
         dump_sha256: note.dump_sha256,
         plain_bytes: note.plain_bytes,

@@ -245,9 +245,10 @@ impl Fleet {
                 if path.is_dir() {
                     folders.push(path);
                 } else {
-                    let name = path.file_name().unwrap().to_string_lossy().into_owned();
+                    let name = path.file_name().unwrap().to_string_lossy();
+                    let name = if name.starts_with("dump-") { "dump".into() } else { name };
                     if !name.starts_with('.') {
-                        found.push(name);
+                        found.push(name.into_owned());
                     }
                 }
             }

@@ -9,7 +9,6 @@ use tokio::io::AsyncReadExt;
 use super::{BUFFER_BYTES, RestoreError, Restored};
 use crate::key::BackupKey;
 use crate::manifest::Manifest;
-use crate::object_key::ObjectKey;
 use crate::store::{BackupStore, StoreError};
 use crate::stream::{self, Compressed, Meter, Metered};
 
@@ -29,7 +28,7 @@ impl<'a> Archive<'a> {
         manifest: &'a Manifest,
         key: &BackupKey,
     ) -> Result<Self, RestoreError> {
-        let object = store.open(&ObjectKey::dump(manifest.tenant, manifest.backup)).await?;
+        let object = store.open(&manifest.dump_key()).await?;
         let (expected, found) = (manifest.dump_bytes, object.size());
         if found < expected {
             return Err(RestoreError::Truncated { expected, found });

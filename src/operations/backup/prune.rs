@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, HashSet};
 
 use futures_util::FutureExt as _;
 use jiff::{SignedDuration, Timestamp};
-use tenantry_backup::{BackupStore, KeyScope, ObjectInfo, ObjectKey};
+use tenantry_backup::{BackupStore, KeyScope, ObjectInfo};
 use uuid::Uuid;
 
 use crate::catalog::CatalogError;
@@ -178,9 +178,12 @@ async fn locked_until(
     store: &BackupStore,
     backup: &BackupRecord,
 ) -> Result<Option<Timestamp>, StepError> {
-    let dump = store.locked_until(&ObjectKey::dump(backup.tenant_id, backup.id)).await?;
-    let manifest = store.locked_until(&ObjectKey::manifest(backup.tenant_id, backup.id)).await?;
-    Ok(dump.max(manifest))
+    let scope = KeyScope::Backup { tenant: backup.tenant_id, backup: backup.id };
+    let mut latest = None;
+    for object in store.list(scope).await? {
+        latest = latest.max(store.locked_until(&object.key).await?);
+    }
+    Ok(latest)
 }
 
 const WHOLE: &str = "it is a whole backup that only the catalog does not know";

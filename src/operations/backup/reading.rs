@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use futures_util::future::{self, Either};
 use tenantry_backup::{
-    BackupKey, DumpProgress, DumpRequest, Dumped, ObjectClass, PgTools, Recipient, TableRows, dump,
+    BackupKey, DumpProgress, DumpRequest, Dumped, ObjectClass, ObjectKey, PgTools, Recipient,
+    TableRows, dump,
 };
 use tenantry_provisioning::{Connection, Loan, Schema, Server};
 use tokio_postgres::types::Type;
@@ -35,6 +36,8 @@ pub(super) struct Reading<'a> {
     pub(super) tools: &'a PgTools,
     pub(super) key: &'a BackupKey,
     pub(super) also_for: Vec<Recipient>,
+    /// Where the dump goes.
+    pub(super) object: ObjectKey,
 }
 
 /// What was read.
@@ -80,9 +83,7 @@ impl Reading<'_> {
             also_for: self.also_for,
         };
         let store = cx.environment.store()?;
-        let dumped = async {
-            Ok(dump(store, cx.tenant.id, cx.operation.id, self.key, request, progress).await?)
-        };
+        let dumped = async { Ok(dump(store, &self.object, self.key, request, progress).await?) };
         let (dumped, (tables, schema_digest)) = match loan {
             Some(loan) => both(dumped, after(loan, session, counts)).await?,
             None => both(dumped, beside(&session, counts, is_large)).await?,

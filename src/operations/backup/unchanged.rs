@@ -18,7 +18,7 @@
 use futures_util::future::try_join;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use tenantry_backup::{KeyScope, ObjectKey};
+use tenantry_backup::{KeyScope, ObjectInfo};
 use tenantry_provisioning::{Connection, DatabaseName, Server};
 use tokio_postgres::Row;
 use uuid::Uuid;
@@ -93,13 +93,9 @@ pub(super) async fn still_stands(cx: &StepContext<'_>) -> Result<Option<Uuid>, S
     let stored = cx.environment.store()?;
     let scope = KeyScope::Backup { tenant: cx.tenant.id, backup: backup.id };
     let stored = stored.list(scope).await?;
-    let has = |key: ObjectKey, bytes: Option<u64>| {
-        stored.iter().any(|found| found.key == key && bytes.is_none_or(|bytes| bytes == found.size))
-    };
     let bytes = u64::try_from(backup.dump_bytes).ok();
-    if !has(ObjectKey::manifest(cx.tenant.id, backup.id), None)
-        || !has(ObjectKey::dump(cx.tenant.id, backup.id), bytes)
-    {
+    let is_dump = |found: &ObjectInfo| found.key.is_dump() && Some(found.size) == bytes;
+    if !stored.iter().any(|found| found.key.is_manifest()) || !stored.iter().any(is_dump) {
         tracing::warn!(backup = %backup.id, "objects of the newest backup are missing; another one is taken");
         return Ok(None);
     }
