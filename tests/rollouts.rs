@@ -232,7 +232,6 @@ async fn a_wave_that_is_not_well_afterwards_is_the_last() {
     let plan = RolloutPlan { canary: vec![tenant("acme")], ..RolloutPlan::default() };
     let rollout = start(&fleet, &plan).await;
     turn(&fleet, rollout.id).await;
-    turn(&fleet, rollout.id).await;
     let admin = fleet.admin("postgres").await;
     admin.batch_execute("alter database tenant_acme allow_connections false").await.unwrap();
 
@@ -264,7 +263,6 @@ async fn whoever_is_made_or_restored_on_the_way_ends_at_the_version() {
     labels(&fleet);
     let plan = RolloutPlan { canary: vec![tenant("globex")], ..RolloutPlan::default() };
     let rollout = start(&fleet, &plan).await;
-    turn(&fleet, rollout.id).await;
     turn(&fleet, rollout.id).await;
     assert_eq!(versions(&fleet, ["acme", "globex"]).await, [1, 2]);
 

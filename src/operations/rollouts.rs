@@ -244,7 +244,7 @@ impl Environment {
         id: Uuid,
         seen: &mut Option<Failures>,
     ) -> Result<RolloutRecord, StepError> {
-        let record = self.catalog.rollout(id).await?;
+        let mut record = self.catalog.rollout(id).await?;
         let set = self.migrations();
         if record.state != RolloutState::Running
             || record.migrations_digest != set.directory_digest()
@@ -257,7 +257,10 @@ impl Environment {
         }
         if record.begun_at.is_none() {
             self.prepare(&record, &set).await?;
-            return Ok(self.catalog.rollout(id).await?);
+            record = self.catalog.rollout(id).await?;
+            if record.state != RolloutState::Running || record.begun_at.is_none() {
+                return Ok(record);
+            }
         }
         let plan = RolloutPlan::of(&record)?;
         let failures = self.catalog.failures(id).await?;
