@@ -22,6 +22,7 @@ mod cli;
 mod clones;
 mod conformance;
 mod connections;
+mod contract;
 mod crash;
 mod doctor;
 mod domains;
