@@ -99,6 +99,10 @@ async fn a_fleet_comes_back_from_the_bucket_with_its_names_states_and_aliases() 
     fleet.complete(&suspend).await;
     let delete = fleet.environment.delete(&slug("hooli"), true, BY).await.unwrap();
     fleet.complete(&delete).await;
+    let crowd = "insert into members (tenant_id, issuer, subject, role)
+                 select t.id, 'https://id.example', 'user-' || n, 'member'
+                 from tenants t, generate_series(1, 2500) n where t.slug = 'acme-corp'";
+    fleet.admin("tenantry").await.batch_execute(crowd).await.unwrap();
     fleet.environment.back_up_catalog().await.unwrap();
     let before = fleet.tenant("acme").await;
 
@@ -124,6 +128,7 @@ async fn a_fleet_comes_back_from_the_bucket_with_its_names_states_and_aliases() 
         TenantRouter::new(ruins.catalog().clone(), ruins.catalog().changes(), router_settings());
     router.connection(&slug("acme")).await.unwrap();
     assert_eq!(ruins.backups_of("zorg").await.len(), 1);
+    assert_eq!(ruins.count("tenantry", "members").await, 2500);
     ruins.assert_healthy().await;
 
     let again = ruins.ask().await;

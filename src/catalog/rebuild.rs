@@ -15,6 +15,9 @@ use super::secrets::TenantBackupKey;
 use super::{Catalog, CatalogError, execute, maybe};
 use crate::sealing::Purpose;
 
+/// Rows of a catalog backup that are written down at a time.
+const ROWS: usize = 1000;
+
 /// A tenant that the catalog has lost.
 pub struct LostTenant {
     /// Its row, as a catalog backup has it or as it was made up; sealed secrets and all.
@@ -162,8 +165,10 @@ impl Catalog {
         ];
         let client = self.client().await?;
         for (table, sql) in FILL {
-            execute(&client, &format!("-- rebuild::rest\n{sql}"), &[&Json(export.rows(table))])
-                .await?;
+            // One value of PostgreSQL cannot hold a large table.
+            for some in export.rows(table).chunks(ROWS) {
+                execute(&client, &format!("-- rebuild::rest\n{sql}"), &[&Json(some)]).await?;
+            }
         }
         execute(
             &client,
