@@ -40,6 +40,7 @@ pub mod domains;
 pub mod erasures;
 pub mod export;
 pub mod freeze;
+pub mod history;
 pub mod lock;
 pub mod members;
 pub mod messages;
@@ -74,7 +75,7 @@ pub mod way_back;
 pub use lock::TenantLock;
 use query::{Params, execute, maybe, one, rows};
 
-/// Our own schema, in order. `V43__…` goes here and nowhere else.
+/// Our own schema, in order. `V44__…` goes here and nowhere else.
 const MIGRATIONS: &[(&str, &str)] = &[
     ("V1__servers_and_tenants", include_str!("../migrations/catalog/V1__servers_and_tenants.sql")),
     ("V2__operations", include_str!("../migrations/catalog/V2__operations.sql")),
@@ -118,6 +119,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("V40__rollout_items", include_str!("../migrations/catalog/V40__rollout_items.sql")),
     ("V41__away", include_str!("../migrations/catalog/V41__away.sql")),
     ("V42__large_fleets", include_str!("../migrations/catalog/V42__large_fleets.sql")),
+    ("V43__history", include_str!("../migrations/catalog/V43__history.sql")),
 ];
 
 /// What a worker commits need not reach the disk at once where the catalog's server may lose it with its last moments:

@@ -244,7 +244,7 @@ impl Command {
             Self::Init(options) => init::run(options, context).await,
             Self::Serve(options) => serve::run(options, context).await,
             Self::Tenant(command) => tenant::run(command, context).await,
-            Self::Migrate(command) => migrate::run(command, context).await,
+            Self::Migrate(command) => Box::pin(migrate::run(command, context)).await,
             Self::Backup(command) => backup::run(command, context).await,
             Self::Restore(options) => Box::pin(restore::run(options, context)).await,
             Self::Operation(command) => operation::run(command, context).await,

@@ -21,6 +21,7 @@ use crate::catalog::Catalog;
 use crate::catalog::catching_up::CatchUpMode;
 use crate::operations::backup::BackupRules;
 use crate::operations::drills::{DrillSchedule, DrillTimes};
+use crate::operations::history::HistoryRules;
 use crate::operations::webhook::Webhook;
 use crate::operations::{ArchiveSettings, Limits};
 use crate::router::RouterSettings;
@@ -35,6 +36,7 @@ mod backup;
 mod choice;
 mod edge;
 mod error;
+mod history;
 mod key;
 mod pitr;
 mod reader;
@@ -63,7 +65,7 @@ const SAMPLE_DATA: &str = "./migrations/sample/boards.sql";
 const SPARE_SESSIONS: usize = 4;
 /// The same to the catalog: each loop of a worker may hold one for as long as its chore takes, and must not keep the
 /// others, or operations, from theirs.
-const CHORE_SESSIONS: usize = 12;
+const CHORE_SESSIONS: usize = 13;
 
 /// Every setting.
 #[derive(Clone, Debug)]
@@ -149,6 +151,8 @@ pub struct Settings {
     pub audit_schedule: Option<DrillTimes>,
     /// How long entries of the audit log are kept; for good where nothing is set.
     pub audit_retention: Option<Duration>,
+    /// How long what has ended is kept.
+    pub history: HistoryRules,
     /// How long the database that a restore replaced is kept.
     pub restore_keep: Duration,
     /// Online moves rest for so many times as long as they work.
@@ -265,6 +269,7 @@ impl Settings {
             drill_sample: r.get("drill_sample").map_or(5, |Positive(number)| number),
             audit_schedule: r.get("audit_schedule"),
             audit_retention: backup::audit_retention(r),
+            history: history::read(r),
             restore_keep: r.get("restore_keep").unwrap_or(Duration::from_hours(7 * 24)),
             relocate_nice_ratio: r
                 .get("relocate_nice_ratio")
@@ -388,6 +393,7 @@ impl Settings {
             }),
             audits: self.audit_schedule.clone().map(Box::new),
             audit_retention: self.audit_retention,
+            history: self.history,
             spares: self.warm_spares,
             backups: self.backups.clone(),
             nice_ratio: self.relocate_nice_ratio,

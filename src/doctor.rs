@@ -19,10 +19,12 @@ use crate::operations::{Environment, StepError};
 use crate::tenant::{Tenant, TenantState};
 
 mod bucket;
+mod budget;
 mod expected;
 mod fix;
 mod read_replicas;
 
+pub use budget::examine_budget;
 pub(crate) use expected::{expected_databases, open_operations, relocating_tenants};
 pub use fix::{Fix, put_right};
 pub use read_replicas::examine_read_replicas;
@@ -158,6 +160,8 @@ async fn examine_server(
     report.fixes.extend(looked.fixes);
     let mut problems = survey.server.check().await?;
     problems.extend(examine_read_replicas(catalog, record.id, &survey.server).await?);
+    let (ours, facts) = (environment.limits.admin_connections, survey.server.facts().await?);
+    problems.extend(examine_budget(place, record.connection_budget, ours, &facts));
     for problem in problems {
         report.warn(place, problem.what, problem.remedy);
     }

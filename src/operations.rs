@@ -39,6 +39,7 @@ mod erase;
 mod error;
 pub mod export;
 mod hardening;
+pub mod history;
 pub mod import;
 mod migrate;
 pub mod moves;

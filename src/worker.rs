@@ -1,6 +1,6 @@
 //! The loops of a replica that does control-plane work: drive operations, lead rollouts, bring tenants up to
-//! date, ask for scheduled backups, audit, sign checkpoints of the audit log, measure databases, make the tenants of
-//! registrations, tend templates and spares, keep the gauges. Every loop ends with the shutdown signal; operations
+//! date, ask for scheduled backups, audit, sign checkpoints of the audit log, measure databases, remove what ended long ago,
+//! make the tenants of registrations, tend templates and spares, keep the gauges. Every loop ends with the shutdown signal; operations
 //! under way are handed back between two steps.
 
 use std::time::Duration;
@@ -13,8 +13,8 @@ use crate::catalog::CatalogError;
 use crate::catalog::changes::Changes;
 use crate::metrics;
 use crate::operations::{
-    Environment, Runner, backup, catalog_backup, catching_up, checkpoints, drills, registrations,
-    rollouts, sizes, upkeep,
+    Environment, Runner, backup, catalog_backup, catching_up, checkpoints, drills, history,
+    registrations, rollouts, sizes, upkeep,
 };
 use crate::tenant::TenantState;
 
@@ -49,6 +49,7 @@ impl Worker {
             catalog_backup::run(self.environment.clone(), shutdown.clone()),
             checkpoints::run(self.environment.clone(), shutdown.clone()),
             sizes::run(self.environment.clone(), shutdown.clone()),
+            history::run(self.environment.clone(), shutdown.clone()),
             drills::run(self.environment.clone(), shutdown.clone()),
             audit::schedule::run(self.environment.clone(), shutdown.clone()),
             upkeep::run(self.environment.clone(), self.changes.clone(), shutdown.clone()),

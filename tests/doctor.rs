@@ -9,7 +9,7 @@ use uuid::Uuid;
 use crate::cli::Cli;
 use crate::harness::faulty_s3::FaultyS3;
 use crate::harness::process::command;
-use crate::harness::{BY, Fleet, eventually, s3_settings, slug};
+use crate::harness::{BY, Fleet, budget, eventually, s3_settings, slug};
 
 /// A number that no operation has.
 const NOBODYS: &str = "00000000000000000000000000000007";
@@ -275,4 +275,33 @@ async fn a_tenant_that_is_made_while_its_server_is_looked_at_is_no_finding() {
 
     let findings = examined.await.unwrap();
     assert!(findings.is_empty(), "{findings:#?}");
+}
+
+#[tokio::test]
+async fn a_budget_that_a_server_cannot_bear_is_found_with_the_one_that_it_can() {
+    let fleet = Fleet::start().await;
+    let ours = fleet.environment.limits.admin_connections;
+    let facts = fleet.server().facts().await.unwrap();
+    let fits = i32::try_from(facts.usable_connections() as usize - ours).unwrap();
+    let told = async |connections: i32| -> Vec<(String, String)> {
+        let change = budget(Some(connections));
+        fleet.catalog().change_server("default", &change).await.unwrap();
+        let found = examine(&fleet.environment).await.unwrap().findings;
+        found.into_iter().map(|finding| (finding.what, finding.remedy)).collect()
+    };
+
+    assert_eq!(told(fits).await, []);
+    let found = told(fits + 1).await;
+
+    let [(what, remedy)] = &found[..] else { panic!("{found:?}") };
+    assert!(what.contains(&format!("its connection budget of {}", fits + 1)), "{what}");
+    for words in [
+        format!("`tenantry server set default --connection-budget {fits}`"),
+        format!("raise max_connections to {}", facts.max_connections + 1),
+    ] {
+        assert!(remedy.contains(&words), "{remedy}");
+    }
+    let (status, told) = Cli::new(&fleet).told("server check default").await;
+    assert_eq!(status, 1, "{told}");
+    assert!(told.contains("its connection budget of"), "{told}");
 }

@@ -38,6 +38,7 @@ mod fleet;
 mod freeze;
 mod goals;
 mod hardening;
+mod history;
 mod identity;
 mod imports;
 mod keys;

@@ -79,6 +79,8 @@ pub struct ServerFacts {
     pub major: u32,
     /// How many connections the server accepts in all.
     pub max_connections: u32,
+    /// How many of these are for superusers, or for roles of `pg_use_reserved_connections`.
+    pub reserved_connections: u32,
     /// Whether the administrator is a superuser.
     pub superuser: bool,
     /// Whether the administrator may create databases.
@@ -89,6 +91,14 @@ pub struct ServerFacts {
     pub can_set_stamp: bool,
     /// Whether the server is a standby.
     pub in_recovery: bool,
+}
+
+impl ServerFacts {
+    /// How many connections everybody may have together: all but the reserved ones.
+    #[must_use]
+    pub fn usable_connections(&self) -> u32 {
+        self.max_connections.saturating_sub(self.reserved_connections)
+    }
 }
 
 impl Server {
@@ -177,6 +187,8 @@ impl Server {
              select current_setting('server_version_num')::int8 as version_num,
                     current_setting('server_version') as version,
                     current_setting('max_connections')::int8 as max_connections,
+                    current_setting('superuser_reserved_connections')::int8
+                        + coalesce(current_setting('reserved_connections', true)::int8, 0) as reserved,
                     r.rolsuper, r.rolcreatedb or r.rolsuper as createdb,
                     r.rolcreaterole or r.rolsuper as createrole,
                     pg_is_in_recovery() as in_recovery
@@ -189,6 +201,7 @@ impl Server {
             version: row.get("version"),
             major: version_num / 10_000,
             max_connections: narrow(row.get("max_connections")),
+            reserved_connections: narrow(row.get("reserved")),
             superuser,
             createdb: row.get("createdb"),
             createrole: row.get("createrole"),

@@ -17,6 +17,7 @@ use crate::catalog::operations::{OperationRecord, OperationState};
 use crate::catalog::tenants::NewTenant;
 use crate::embedded::{EmbeddedPostgres, EmbeddedS3, PostgresSettings};
 use crate::operations::backup::BackupRules;
+use crate::operations::history::HistoryRules;
 use crate::operations::request::{BackupChoice, Requester};
 use crate::operations::{Environment, Limits, Runner, upkeep};
 use crate::router::{RouterSettings, TenantRouter};
@@ -91,6 +92,7 @@ async fn prepare(
         drills: None,
         audits: None,
         audit_retention: None,
+        history: HistoryRules::default(),
         configuration: std::collections::BTreeMap::default(),
         spares: TENANTS.len(),
         backups: BackupRules::default(),

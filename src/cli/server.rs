@@ -9,7 +9,7 @@ use super::{Context, Outcome, Result};
 use crate::api::document::ServerDocument;
 use crate::catalog::Catalog;
 use crate::catalog::audit_log::Event;
-use crate::doctor::examine_read_replicas;
+use crate::doctor::{examine_budget, examine_read_replicas};
 use crate::tenant::tag::listed;
 use crate::tenant::{Label, Tier};
 
@@ -169,7 +169,7 @@ async fn show(options: NameOptions, context: &Context) -> Result<Outcome> {
     let catalog = context.catalog().await?;
     let document = ServerDocument::from(catalog.server_by_name(&options.name).await?);
     let server = connect(&catalog, &document, context).await?;
-    let examined = examine(&catalog, document, &server).await?;
+    let examined = examine(&catalog, document, &server, context).await?;
     context.print(&examined, || {
         let problems: Vec<String> =
             examined.problems.iter().map(|problem| problem.what.clone()).collect();
@@ -203,7 +203,7 @@ async fn check(options: CheckOptions, context: &Context) -> Result<Outcome> {
     for record in records {
         let document = ServerDocument::from(record);
         let server = connect(&catalog, &document, context).await?;
-        examined.push(examine(&catalog, document, &server).await?);
+        examined.push(examine(&catalog, document, &server, context).await?);
     }
     context.print(&examined, || {
         let texts: Vec<String> = examined.iter().map(describe).collect();
@@ -237,13 +237,21 @@ async fn connect(
 }
 
 /// Asks a server; that it does not answer is a problem like others.
-async fn examine(catalog: &Catalog, document: ServerDocument, server: &Server) -> Result<Examined> {
+async fn examine(
+    catalog: &Catalog,
+    document: ServerDocument,
+    server: &Server,
+    context: &Context,
+) -> Result<Examined> {
     let asked = async { Ok((server.facts().await?, server.check().await?)) };
     let asked: std::result::Result<(ServerFacts, Vec<Problem>), tenantry_provisioning::Error> =
         asked.await;
     let examined = match asked {
         Ok((facts, mut problems)) => {
             problems.extend(examine_read_replicas(catalog, document.id, server).await?);
+            let ours = context.settings.limits().admin_connections;
+            let ServerDocument { name, connection_budget, .. } = &document;
+            problems.extend(examine_budget(name, *connection_budget, ours, &facts));
             Examined {
                 server: document,
                 postgres: Some(facts.version),

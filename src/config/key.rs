@@ -221,6 +221,16 @@ pub const KEYS: &[Key] = &[
         "how long entries of the audit log are kept, such as 400d; none means for good",
     ),
     plain(
+        "operation_retention",
+        "90d",
+        "how long operations and rollouts are kept that have ended; 0s means for good",
+    ),
+    plain(
+        "usage_retention",
+        "",
+        "how long the days of tenants' usage are kept, such as 800d; none means for good",
+    ),
+    plain(
         "relocate_nice_ratio",
         "5",
         "while a tenant that is served is copied and compared, rest so many times as long as to work; 0 means full speed",

@@ -16,6 +16,7 @@ use uuid::Uuid;
 
 use super::backup::BackupRules;
 use super::drills::{DrillSchedule, DrillTimes};
+use super::history::HistoryRules;
 use super::import::ImportSource;
 use super::webhook::Webhook;
 use super::{ArchiveSettings, StepError, tracks};
@@ -95,6 +96,8 @@ pub struct Limits {
     pub audits: Option<Box<DrillTimes>>,
     /// How long entries of the audit log are kept; for good where nothing is set.
     pub audit_retention: Option<Duration>,
+    /// How long what has ended is kept.
+    pub history: HistoryRules,
     /// How many ready clones to keep on each server.
     pub spares: usize,
     /// What holds for scheduled backups.

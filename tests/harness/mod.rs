@@ -33,6 +33,7 @@ use tenantry::catalog::servers::ServerChange;
 use tenantry::catalog::tenants::NewTenant;
 use tenantry::embedded::{EmbeddedPostgres, EmbeddedS3, PostgresSettings};
 use tenantry::operations::backup::BackupRules;
+use tenantry::operations::history::HistoryRules;
 use tenantry::operations::request::{CloneAs, Requester};
 use tenantry::operations::runner::{Disturb, Disturbance, StepPoint};
 use tenantry::operations::{Environment, Limits, Runner, upkeep};
@@ -326,6 +327,7 @@ pub fn limits(migrations_dir: PathBuf, spares: usize) -> Limits {
         drills: None,
         audits: None,
         audit_retention: None,
+        history: HistoryRules::default(),
         configuration: std::collections::BTreeMap::default(),
         spares,
         backups: BackupRules::default(),

@@ -167,13 +167,12 @@ impl Server {
             .await?
             .query_one(
                 "-- server::connection_problems
-                 select count(*), current_setting('superuser_reserved_connections')::int8
-                 from pg_stat_activity where usesysid is not null",
+                 select count(*) from pg_stat_activity where usesysid is not null",
                 &[],
             )
             .await?;
-        let (used, reserved): (i64, i64) = (row.get(0), row.get(1));
-        let usable = i64::from(facts.max_connections) - reserved;
+        let used: i64 = row.get(0);
+        let usable = i64::from(facts.usable_connections());
         let free = usable - used;
         Ok((free * 10 < usable).then(|| {
             Problem::new(
@@ -238,6 +237,7 @@ mod tests {
             version: "15.18".to_owned(),
             major: 15,
             max_connections: 100,
+            reserved_connections: 3,
             superuser: false,
             createdb: true,
             createrole: true,
