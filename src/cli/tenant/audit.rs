@@ -14,13 +14,13 @@ use crate::cli::arguments::reason;
 use crate::cli::audit::read_unchecked;
 use crate::cli::confirm::confirm;
 use crate::cli::drive::Driver;
-use crate::cli::report::{between, count, elapsed};
+use crate::cli::report::{Complaint, between, count, elapsed, warn};
 use crate::cli::restore::parse_time;
 use crate::cli::{Context, Error, Outcome, OutputFormat, Result};
 use crate::operations::Environment;
 use crate::tenant::TenantSlug;
 
-/// A finding that is mended by another password, and not by a statement.
+/// A finding that is fixed by another password, and not by a statement.
 const WEAK_PASSWORD: &str = "weak_password";
 
 #[derive(Debug, Args)]
@@ -59,7 +59,7 @@ struct RunOptions {
     /// Show only what an earlier report does not have
     #[arg(long, value_name = "FILE")]
     baseline: Option<PathBuf>,
-    /// Mend what can be mended without harm: revoke, reset, comment, harden, another password
+    /// Fix what can be fixed without harm: revoke, reset, comment, harden, another password
     #[arg(long)]
     fix: bool,
     /// Do not ask
@@ -138,7 +138,7 @@ async fn take_on(options: AcceptOptions, context: &Context) -> Result<Outcome> {
     Ok(Outcome::Done)
 }
 
-/// Mends what can be mended without harm; returns whether there was anything.
+/// Fixes what can be fixed without harm; returns whether there was anything.
 async fn fix(
     environment: &Environment,
     report: &AuditReport,
@@ -151,22 +151,17 @@ async fn fix(
         |finding: &&Finding| finding.fix.is_some() || is_weak(finding) || is_open(finding);
     let mendable: Vec<&Finding> = report.open().filter(can_mend).collect();
     if mendable.is_empty() {
-        context.note("Nothing was found that can be mended without somebody looking at it.");
+        context.note("Nothing was found that can be fixed without somebody looking at it.");
         return Ok(false);
     }
     for finding in &mendable {
         let place = finding.database.as_deref().unwrap_or(&finding.place);
         match &finding.fix {
-            Some(statement) => crate::cli::report::warn(&format!("on {place}: {statement}")),
+            Some(statement) => warn(&format!("on {place}: {statement}")),
             None if is_open(finding) => {
-                crate::cli::report::warn(&format!(
-                    "on {place}: hide the shared catalogs from tenants"
-                ));
+                warn(&format!("on {place}: hide the shared catalogs from tenants"));
             }
-            None => crate::cli::report::warn(&format!(
-                "on {place}: another password for {}",
-                finding.subject
-            )),
+            None => warn(&format!("on {place}: another password for {}", finding.subject)),
         }
     }
     let what = format!("this runs {} on the servers", count(mendable.len(), "statement"));
@@ -175,7 +170,13 @@ async fn fix(
         if is_weak(finding) {
             rotate(environment, &finding.subject, context).await?;
         } else if let Err(error) = mend(environment, finding).await {
-            crate::cli::report::warn(&format!("finding {} stays: {error}", finding.id));
+            let failure = error.to_failure("fix");
+            let complaint = Complaint {
+                error: format!("finding {} stays: {}", finding.id, failure.message),
+                detail: failure.remedy,
+                code: None,
+            };
+            complaint.print(context.output);
         }
     }
     Ok(true)
