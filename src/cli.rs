@@ -7,6 +7,7 @@
 //! Exit status: 0 done, 1 failed, 2 wrong usage or settings, 3 partly done, 4 refused by a guard or drift
 //! found, 130 interrupted.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -191,10 +192,18 @@ pub enum Outcome {
 pub fn main() -> ExitCode {
     // Fails only when a provider is installed already, which is as good.
     _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    let cli: Cli = arguments::read(std::env::args_os()).unwrap_or_else(|error| error.exit());
+    let line: Vec<OsString> = std::env::args_os().collect();
+    let cli: Cli = match arguments::read(&line) {
+        Ok(cli) => cli,
+        Err(error) if error.use_stderr() && arguments::asks_for_json(&line) => {
+            return arguments::wrong_usage(&error).report(OutputFormat::Json);
+        }
+        Err(error) => error.exit(),
+    };
+    let output = cli.global.output_format;
     match cli.run() {
         Ok(outcome) => outcome.into(),
-        Err(error) => error.report(),
+        Err(error) => error.report(output),
     }
 }
 

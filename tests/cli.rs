@@ -226,6 +226,53 @@ async fn destruction_needs_a_yes() {
     assert_eq!(fleet.count("acme", "boards").await, 3);
 }
 
+/// A program reads what went wrong as it reads the rest: the last line of stderr, and nothing on stdout.
+#[tokio::test]
+async fn whoever_asks_for_json_gets_errors_as_json() {
+    let fleet = Fleet::start().await;
+    fleet.create_tenant("acme").await;
+    let cli = Cli::new(&fleet);
+
+    for (line, status, error, detail, code) in [
+        (
+            "tenant show nobody",
+            1,
+            "there is no tenant `nobody`",
+            "`tenantry tenant list`",
+            "not_found",
+        ),
+        (
+            "tenant create --slug acme",
+            1,
+            "tenant `acme` exists already",
+            "choose another name",
+            "exists",
+        ),
+        ("tenant delete acme", 4, "delet", "add --yes", ""),
+        (
+            "tenant show acme --colour",
+            2,
+            "unexpected argument '--colour'",
+            "Usage: tenantry tenant show",
+            "",
+        ),
+        ("tenant", 2, "requires a subcommand", "--help", ""),
+    ] {
+        let output = cli.run(&format!("{line} --output-format json")).await;
+        let said = text(&output.stderr);
+        let told: Value = serde_json::from_str(said.lines().last().unwrap()).unwrap();
+
+        assert_eq!((output.status.code(), text(&output.stdout)), (Some(status), String::new()));
+        assert!(told["error"].as_str().unwrap().contains(error), "{line}: {told}");
+        assert!(told["detail"].as_str().unwrap().contains(detail), "{line}: {told}");
+        assert_eq!(told["code"].as_str().unwrap_or_default(), code, "{line}: {told}");
+    }
+    let wrong = cli.with("TENANTRY_COLOUR", "red");
+    let output = wrong.run("tenant list --output-format=json").await;
+    let told: Value = serde_json::from_slice(&output.stderr).unwrap();
+    assert!(told["error"].as_str().unwrap().contains("TENANTRY_COLOUR"), "{told}");
+}
+
 #[tokio::test]
 async fn a_fleet_run_with_a_failure_is_partly_done() {
     let fleet = Fleet::start().await;

@@ -6,6 +6,7 @@ use std::ffi::OsString;
 use clap::{Arg, Command, Parser};
 use uuid::Uuid;
 
+use super::Error;
 use crate::tenant::check_name;
 
 /// Most characters of a reason.
@@ -28,6 +29,23 @@ pub(super) fn read<C: Parser>(
     let mut command = taking_numbers(C::command());
     let mut matches = command.try_get_matches_from_mut(line)?;
     C::from_arg_matches_mut(&mut matches).map_err(|error| error.format(&mut command))
+}
+
+/// Whether a line, even one that cannot be read, asks for JSON.
+pub(super) fn asks_for_json(line: &[OsString]) -> bool {
+    let options = line.split(|word| word == "--").next().unwrap_or_default();
+    options.iter().any(|word| word == "--output-format=json")
+        || options.windows(2).any(|pair| pair[0] == "--output-format" && pair[1] == "json")
+}
+
+/// Why a line cannot be read, without the layout that it has on a terminal.
+pub(super) fn wrong_usage(error: &clap::Error) -> Error {
+    let text = error.render().to_string();
+    let told = text.strip_prefix("error: ").unwrap_or(&text);
+    let (what, help) = told.split_once("\n\n").unwrap_or((told, "see --help"));
+    let line = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let help: Vec<String> = help.split("\n\n").map(line).collect();
+    Error::usage(line(what), help.join("\n"))
 }
 
 /// Reads an id. `where_from` tells, in a sentence, who shows the ids that there are.
@@ -81,6 +99,37 @@ mod tests {
         ] {
             let error = read::<Cli>(line.split(' ')).unwrap_err().to_string();
             assert!(error.starts_with("error: invalid value '-"), "{line}: {error}");
+        }
+    }
+
+    #[test]
+    fn whoever_asks_for_json_is_heard_in_a_line_that_is_wrong() {
+        for (asks, line) in [
+            (true, "tenantry --output-format json nonsense"),
+            (true, "tenantry tenant list --colour --output-format=json"),
+            (false, "tenantry tenant list --output-format table json"),
+            (false, "tenantry tenant show -- --output-format json"),
+            (false, "tenantry tenant show json --output-format"),
+        ] {
+            let line: Vec<OsString> = line.split(' ').map(OsString::from).collect();
+            assert_eq!(asks_for_json(&line), asks, "{line:?}");
+        }
+    }
+
+    #[test]
+    fn wrong_usage_is_told_without_layout() {
+        for (line, what) in [
+            (
+                "tenantry tenant create",
+                "the following required arguments were not provided: --slug <SLUG>",
+            ),
+            ("tenantry tenant list --colour", "unexpected argument '--colour' found"),
+            ("tenantry tenant --quiet", "'tenantry tenant' requires a subcommand"),
+        ] {
+            let error = wrong_usage(&read::<Cli>(line.split(' ')).unwrap_err());
+
+            assert!(error.to_string().starts_with(what), "{error}");
+            assert!(error.help().unwrap().contains("--help"), "{:?}", error.help());
         }
     }
 

@@ -1,14 +1,15 @@
 //! [`Error`]: why a command did not run to its end, what to do about it, and with which status the
 //! process ends.
 
-use std::fmt::Write as _;
-use std::io::{self, ErrorKind, Write as _};
+use std::io::{self, ErrorKind};
 use std::process::ExitCode;
 
 use thiserror::Error;
 use tokio_postgres::error::SqlState;
 use uuid::Uuid;
 
+use super::OutputFormat;
+use super::report::Complaint;
 use crate::api::serving::TlsError;
 use crate::catalog::CatalogError;
 use crate::catalog::operations::{Failure, OperationRecord};
@@ -124,16 +125,14 @@ impl Error {
         }
     }
 
-    /// Prints the error and what to do about it; returns the status to end with.
+    /// Prints the error and what to do about it, to stderr: for people, or as one line of JSON. Returns the status to
+    /// end with.
     #[must_use]
-    pub fn report(&self) -> ExitCode {
+    pub fn report(&self, output: OutputFormat) -> ExitCode {
         if !matches!(self, Self::ClosedPipe) {
-            let mut text = format!("error: {}\n", chain(self));
-            if let Some(help) = self.help() {
-                _ = writeln!(text, "help: {help}");
-            }
-            // There is nobody left to tell if this fails.
-            _ = io::stderr().write_all(text.as_bytes());
+            let complaint =
+                Complaint { error: chain(self), detail: self.help(), code: self.code() };
+            complaint.print(output);
         }
         ExitCode::from(self.status())
     }
@@ -159,6 +158,23 @@ impl Error {
             }
             Self::Failed { source, .. } => help_for_io(source).map(str::to_owned),
             Self::Embedded(_) | Self::ClosedPipe => None,
+        }
+    }
+
+    /// The stable name that the admin API has for it, too.
+    fn code(&self) -> Option<&'static str> {
+        let Self::Catalog(error) = self else { return None };
+        match error {
+            CatalogError::Exists { .. } => Some("exists"),
+            CatalogError::Missing { .. } => Some("not_found"),
+            CatalogError::Conflict(_) => Some("conflict"),
+            CatalogError::Settings(_) => Some("invalid_settings"),
+            CatalogError::Version(_) => Some("catalog_version"),
+            CatalogError::Unreachable(_) | CatalogError::LostLock => Some("unavailable"),
+            CatalogError::Database(_)
+            | CatalogError::Migration(_)
+            | CatalogError::Sealed(_)
+            | CatalogError::Corrupt(_) => None,
         }
     }
 

@@ -65,7 +65,36 @@ impl Context {
 
 /// Says something that must not be missed.
 pub(super) fn warn(text: &str) {
-    _ = writeln!(io::stderr(), "{text}");
+    // In one piece, and there is nobody left to tell if this fails.
+    _ = io::stderr().write_all(format!("{text}\n").as_bytes());
+}
+
+/// An error, in the shape that it has over HTTP.
+#[derive(Serialize)]
+pub(super) struct Complaint {
+    /// What went wrong.
+    pub error: String,
+    /// What to do about it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
+    /// Its stable name, where the admin API has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub code: Option<&'static str>,
+}
+
+impl Complaint {
+    /// Prints it to stderr: for people, or as one line of JSON.
+    pub fn print(&self, output: OutputFormat) {
+        match (output, &self.detail) {
+            (OutputFormat::Json, _) => {
+                warn(&serde_json::to_string(self).expect("documents are plain data"));
+            }
+            (OutputFormat::Table, Some(help)) => {
+                warn(&format!("error: {}\nhelp: {help}", self.error));
+            }
+            (OutputFormat::Table, None) => warn(&format!("error: {}", self.error)),
+        }
+    }
 }
 
 /// Prints one JSON document.

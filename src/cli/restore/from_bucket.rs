@@ -10,7 +10,7 @@ use crate::cli::backup::need_store;
 use crate::cli::confirm::confirm;
 use crate::cli::drive::{self, Driver};
 use crate::cli::migrate::describe_failures;
-use crate::cli::report::{count, elapsed, warn};
+use crate::cli::report::{Complaint, count, elapsed};
 use crate::cli::{Context, Outcome, Result};
 use crate::operations::rebuild::{Found, Rebuild};
 use crate::tenant::Tier;
@@ -53,7 +53,8 @@ pub(super) async fn run(options: Options, context: &Context) -> Result<Outcome> 
     let found = environment.rebuild_from_bucket(&rebuild, &context.actor).await?;
     context.note(&describe(&found));
     for (name, why) in &found.lost {
-        warn(&format!("lost: {name}: {why}"));
+        let error = format!("`{name}` is lost: {why}");
+        Complaint { error, detail: None, code: None }.print(context.output);
     }
     let driver = Driver { context, environment: &environment };
     let operations = driver.settle_batch(found.batch, concurrency).await?;

@@ -14,7 +14,7 @@ use crate::cli::arguments::reason;
 use crate::cli::audit::read_unchecked;
 use crate::cli::confirm::confirm;
 use crate::cli::drive::Driver;
-use crate::cli::report::{between, count, elapsed};
+use crate::cli::report::{Complaint, between, count, elapsed, warn};
 use crate::cli::restore::parse_time;
 use crate::cli::{Context, Error, Outcome, OutputFormat, Result};
 use crate::operations::Environment;
@@ -157,16 +157,11 @@ async fn fix(
     for finding in &mendable {
         let place = finding.database.as_deref().unwrap_or(&finding.place);
         match &finding.fix {
-            Some(statement) => crate::cli::report::warn(&format!("on {place}: {statement}")),
+            Some(statement) => warn(&format!("on {place}: {statement}")),
             None if is_open(finding) => {
-                crate::cli::report::warn(&format!(
-                    "on {place}: hide the shared catalogs from tenants"
-                ));
+                warn(&format!("on {place}: hide the shared catalogs from tenants"));
             }
-            None => crate::cli::report::warn(&format!(
-                "on {place}: another password for {}",
-                finding.subject
-            )),
+            None => warn(&format!("on {place}: another password for {}", finding.subject)),
         }
     }
     let what = format!("this runs {} on the servers", count(mendable.len(), "statement"));
@@ -175,7 +170,13 @@ async fn fix(
         if is_weak(finding) {
             rotate(environment, &finding.subject, context).await?;
         } else if let Err(error) = mend(environment, finding).await {
-            crate::cli::report::warn(&format!("finding {} stays: {error}", finding.id));
+            let failure = error.to_failure("fix");
+            let complaint = Complaint {
+                error: format!("finding {} stays: {}", finding.id, failure.message),
+                detail: failure.remedy,
+                code: None,
+            };
+            complaint.print(context.output);
         }
     }
     Ok(true)

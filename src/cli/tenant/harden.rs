@@ -7,7 +7,7 @@ use tenantry_provisioning::Hardening;
 
 use crate::catalog::operations::Failure;
 use crate::cli::confirm::confirm;
-use crate::cli::report::{Table, count, warn};
+use crate::cli::report::{Complaint, Table, count};
 use crate::cli::{Context, Outcome, Result};
 use crate::operations::Environment;
 use crate::tenant::{Tenant, TenantSlug};
@@ -70,7 +70,12 @@ pub(super) async fn run(options: Options, context: &Context) -> Result<Outcome> 
             Err(error) => {
                 let failure = error.to_failure("harden");
                 let help = failure.remedy.as_deref().unwrap_or("try again in a moment");
-                warn(&format!("{}: {}\n  help: {help}", tenant.slug, failure.message));
+                let complaint = Complaint {
+                    error: format!("{}: {}", tenant.slug, failure.message),
+                    detail: Some(help.to_owned()),
+                    code: None,
+                };
+                complaint.print(context.output);
                 (0, Some(failure))
             }
         };
