@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use axum::http::{HeaderMap, HeaderName, StatusCode};
 use serde::Deserialize;
+use serde_json::error::Category;
 use serde_json::value::RawValue;
 
 use super::refusal::Refusal;
@@ -48,7 +49,7 @@ struct One<'a> {
 
 /// What the caller wants to have run. The content type does not matter: the client sets none of its own.
 pub(super) fn read(headers: &HeaderMap, body: &[u8]) -> Result<Request, Refusal> {
-    let body: Body<'_> = serde_json::from_slice(body).map_err(|_| malformed())?;
+    let body: Body<'_> = serde_json::from_slice(body).map_err(|error| unreadable(&error))?;
     let array_mode = flag(headers, &ARRAY_MODE)?.unwrap_or(false);
     let raw_text = flag(headers, &RAW_TEXT)?.unwrap_or(false);
     match body {
@@ -66,7 +67,15 @@ pub(super) fn read(headers: &HeaderMap, body: &[u8]) -> Result<Request, Refusal>
             let queries = queries.collect::<Result<_, _>>()?;
             Ok(Request { queries, batch: Some(batch), raw_text })
         }
-        _ => Err(malformed().into()),
+        Body { query: None, queries: None, .. } => {
+            Err(malformed("it has neither `query` nor `queries`").into())
+        }
+        Body { query: Some(_), queries: Some(_), .. } => {
+            Err(malformed("it has both `query` and `queries`").into())
+        }
+        Body { query: None, params: Some(_), queries: Some(_), .. } => {
+            Err(malformed("with `queries`, each of these has its own `params`").into())
+        }
     }
 }
 
@@ -119,13 +128,24 @@ fn bad_header(name: &HeaderName, expected: &str) -> Problem {
     Problem::new(StatusCode::BAD_REQUEST, "header_malformed", "Invalid header", detail)
 }
 
-fn malformed() -> Problem {
-    Problem::new(
-        StatusCode::BAD_REQUEST,
-        "body_malformed",
-        "Invalid body",
-        "send {\"query\": \"select $1::int\", \"params\": [1]}, or {\"queries\": [{\"query\": …}, …]}",
-    )
+/// Where the JSON is wrong, in our words: serde's may repeat a value.
+fn unreadable(error: &serde_json::Error) -> Problem {
+    let place = format!("line {}, column {}", error.line(), error.column());
+    malformed(&match error.classify() {
+        Category::Eof => format!("the JSON ends too early, at {place}"),
+        Category::Syntax | Category::Io => format!("the JSON cannot be read at {place}"),
+        Category::Data => format!(
+            "a value has the wrong type, or a field comes twice, at {place}: `query` is a string, `params` an array, \
+             `arrayMode` a boolean, `queries` an array of objects"
+        ),
+    })
+}
+
+fn malformed(what: &str) -> Problem {
+    let detail = format!(
+        "{what}; send {{\"query\": \"select $1::int\", \"params\": [1]}}, or {{\"queries\": [{{\"query\": …}}, …]}}"
+    );
+    Problem::new(StatusCode::BAD_REQUEST, "body_malformed", "Invalid body", detail)
 }
 
 #[cfg(test)]
@@ -168,6 +188,28 @@ mod tests {
         assert!(read(&HeaderMap::new(), b"{\"query\": \"\xff\"}").is_err());
         let deep = format!(r#"{{"query": "a", "params": [{deep}], "x": {deep}}}"#);
         assert!(read(&HeaderMap::new(), deep.as_bytes()).is_err());
+    }
+
+    /// It may hold a secret.
+    #[test]
+    fn who_sends_rubbish_is_told_where_and_never_what() {
+        for (body, what) in [
+            ("", "the JSON ends too early, at line 1, column 0"),
+            ("{\n\"query\": hush}", "the JSON cannot be read at line 2, column 10"),
+            (r#"{"query": ["hush"]}"#, "a value has the wrong type"),
+            (r#"{"query": "a", "params": "hush"}"#, "at line 1, column 31"),
+            (r#"{"hush": 1}"#, "it has neither `query` nor `queries`"),
+            (r#"{"query": "hush", "queries": []}"#, "it has both"),
+            (r#"{"params": ["hush"], "queries": []}"#, "each of these has its own `params`"),
+        ] {
+            let Err(Refusal::Problem(problem)) = read(&HeaderMap::new(), body.as_bytes()) else {
+                panic!("{body} is taken");
+            };
+
+            assert!(problem.detail.contains(what), "{body}: {}", problem.detail);
+            assert!(problem.detail.contains("; send {\"query\": "), "{}", problem.detail);
+            assert!(!problem.detail.contains("hush"), "{}", problem.detail);
+        }
     }
 
     #[test]
