@@ -108,10 +108,10 @@ impl Audit {
     }
 }
 
-/// What is mended by hardening the tenant's database, and not by one statement.
+/// What is fixed by hardening the tenant's database, and not by one statement.
 pub const NEIGHBOURS_SEEN: &str = "neighbours_seen";
 
-/// Mends a finding, by its statement or by hardening. One without either is left alone.
+/// Fixes a finding, by its statement or by hardening. One without either is left alone.
 pub async fn mend(environment: &Environment, finding: &Finding) -> Result<(), StepError> {
     if finding.kind == NEIGHBOURS_SEEN {
         return hide_neighbours(environment, finding).await;
@@ -125,7 +125,7 @@ pub async fn mend(environment: &Environment, finding: &Finding) -> Result<(), St
         "statement": statement,
     });
     let catalog = &environment.catalog;
-    let event = Event { actor: catalog.by(), action: "finding.mended", tenant: None, detail };
+    let event = Event { actor: catalog.by(), action: "finding.fixed", tenant: None, detail };
     Ok(catalog.record(&event).await?)
 }
 

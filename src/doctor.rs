@@ -374,7 +374,7 @@ impl Report {
         self.error(
             &record.name,
             format!("the server does not answer: {error}"),
-            "start it, or mend its address with `tenantry server add --replace`".to_owned(),
+            "start it, or fix its address with `tenantry server add --replace`".to_owned(),
         );
     }
 

@@ -174,8 +174,8 @@ async fn a_mask_runs_as_the_tenant_and_without_it_nothing_opens() {
     impatient.limits.migration_timeouts.statement = Duration::from_secs(8);
     let impatient = Runner::new(impatient, CancellationToken::new());
     for (bad, said, help) in [
-        ("update secrets set name = 1 / 0", "refused: division by zero", "mend the masking SQL"),
-        ("\nselect nothing from nowhere", "line 2: relation", "mend the masking SQL"),
+        ("update secrets set name = 1 / 0", "refused: division by zero", "fix the masking SQL"),
+        ("\nselect nothing from nowhere", "line 2: relation", "fix the masking SQL"),
         ("update tenantry.schema_history set version = 7", "permission denied", "and no more"),
         ("drop table secrets", "must be owner", "and no more"),
         ("select nap()", "ran for longer than 8s", "let it do less"),

@@ -128,8 +128,8 @@ async fn what_is_ours_and_nobodys_is_put_right_and_the_rest_is_left_with_what_to
     assert!(done.to_string().contains("keep a dump (`pg_dump`)"), "{done}");
     assert_eq!(fleet.count("acme", "boards").await, 0);
     // One line each.
-    let (_, log) = cli.told("audit-log --action server.mended --output-format json").await;
-    assert_eq!(log.matches("server.mended").count(), 7, "{log}");
+    let (_, log) = cli.told("audit-log --action server.fixed --output-format json").await;
+    assert_eq!(log.matches("server.fixed").count(), 7, "{log}");
     let (status, told) = cli.told("doctor --fix").await;
     assert_eq!(status, 1, "{told}");
     assert!(told.contains("nothing that can be put right"), "{told}");

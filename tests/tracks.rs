@@ -220,6 +220,6 @@ async fn a_track_that_cannot_be_used_keeps_nobody_else_from_anything() {
     assert_eq!(standing(&fleet, "newcomer").await, (2, None, 0));
     let new = NewTenant { track: Some(label("gold")), ..new_tenant("late") };
     let refused = fleet.environment.create_tenant(&new, false, BY).await.unwrap_err();
-    assert!(refused.to_string().contains("mend tracks/gold"), "{refused}");
+    assert!(refused.to_string().contains("fix tracks/gold"), "{refused}");
     fleet.router().connection(&slug("acme")).await.unwrap();
 }

@@ -162,7 +162,7 @@ impl RestoreError {
             Self::Run { .. } => {
                 "check that pg_restore is installed, may be run here, and has a PGDATABASE"
             }
-            Self::PgDump { .. } => "read what pg_dump says, mend it, and try again",
+            Self::PgDump { .. } => "read what pg_dump says, fix it, and try again",
             Self::PgRestore { .. } => {
                 "read what pg_restore says: the target has to be made from template0, the roles that own the \
                  objects have to exist (and, unless a superuser restores, may create in its schema public), and \

@@ -37,7 +37,7 @@ const LINGERS: Duration = Duration::from_secs(2);
 /// Nobody else is in there, so nothing but PostgreSQL's own vacuum holds a lock.
 const LOCK_TIMEOUT: &str = "set local lock_timeout = '60s'";
 
-/// What an audit finds in a database before its adoption, and what adopting mends.
+/// What an audit finds in a database before its adoption, and what adopting fixes.
 const MENDED: [&str; 5] =
     ["schema_right", "object_right", "object_owner", "default_privilege", "large_object"];
 
@@ -277,7 +277,7 @@ fn refused(statement: &str, error: tokio_postgres::Error) -> Result<Vec<Obstacle
     Ok(vec![Obstacle {
         kind: "statement".to_owned(),
         what: format!("the server refuses `{statement}`: {}", reason(&error)),
-        remedy: "mend what it names; where locks run out, raise max_locks_per_transaction"
+        remedy: "fix what it names; where locks run out, raise max_locks_per_transaction"
             .to_owned(),
     }])
 }

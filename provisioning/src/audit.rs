@@ -63,7 +63,7 @@ pub struct Hole {
     pub evidence: String,
     /// A query that shows it.
     pub shows: String,
-    /// A statement that mends it, where one does so without harm.
+    /// A statement that fixes it, where one does so without harm.
     pub mend: Option<String>,
     /// The database in which both are run, where it is not the maintenance database.
     pub database: Option<String>,
@@ -123,7 +123,7 @@ impl Server {
         Ok(holes)
     }
 
-    /// Runs the statement that mends a hole, in the hole's database.
+    /// Runs the statement that fixes a hole, in the hole's database.
     pub async fn mend(&self, database: Option<&str>, statement: &str) -> Result<(), Error> {
         match database {
             None => Ok(self.client().await?.batch_execute(statement).await?),

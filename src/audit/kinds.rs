@@ -1,4 +1,4 @@
-//! The kinds of findings, as a table: how bad each is, and what to do where no statement mends it.
+//! The kinds of findings, as a table: how bad each is, and what to do where no statement fixes it.
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -105,7 +105,7 @@ pub const KINDS: &[Kind] = &[
     kind("hba_trust", Critical, "change the line's method to scram-sha-256 and reload"),
     kind("hba_cleartext", High, "change the line's method to scram-sha-256 and reload"),
     kind("hba_no_tls", Medium, "change the line's type to hostssl and reload"),
-    kind("hba_error", Low, "mend the line: the whole file is not read while it is there"),
+    kind("hba_error", Low, "fix the line: the whole file is not read while it is there"),
     kind("no_tls", Medium, "set ssl = on with a certificate"),
     kind(
         "server_setting",

@@ -97,7 +97,7 @@ pub struct Finding {
     pub database: Option<String>,
     /// What to do about it.
     pub remedy: String,
-    /// The statement with which `--fix` mends it.
+    /// The statement that `--fix` runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fix: Option<String>,
     /// Who takes it on, why, and until when.

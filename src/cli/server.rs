@@ -82,7 +82,7 @@ Examples:
   tenantry server check                 every server
   tenantry server check eu-1
 
-Changes nothing. Exit status 1 when something is to be mended.")]
+Changes nothing. Exit status 1 when something is to be fixed.")]
 pub(super) struct CheckOptions {
     /// The server's name [default: all]
     name: Option<String>,
@@ -107,7 +107,7 @@ struct Examined {
     problems: Vec<ProblemDocument>,
 }
 
-/// Something to mend on a server.
+/// Something to fix on a server.
 #[derive(Serialize)]
 struct ProblemDocument {
     what: String,

@@ -147,7 +147,7 @@ pub async fn put_right(environment: &Environment, fix: &Fix) -> Result<(), StepE
         Cure::Dismiss(owner) => server.dismiss_guest(*owner).await?,
     }
     let detail = json!({ "server": fix.place, "what": fix.what });
-    let event = Event { actor: catalog.by(), action: "server.mended", tenant: None, detail };
+    let event = Event { actor: catalog.by(), action: "server.fixed", tenant: None, detail };
     Ok(catalog.record(&event).await?)
 }
 

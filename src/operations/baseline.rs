@@ -42,7 +42,7 @@ async fn compare_schema(cx: &StepContext<'_>) -> Result<(), StepError> {
             first.object
         ),
         format!(
-            "`tenantry migrate baseline {slug} --version {version}` shows them; mend them, choose the version \
+            "`tenantry migrate baseline {slug} --version {version}` shows them; fix them, choose the version \
              that fits, or accept them with --accept-drift",
             slug = cx.tenant.slug
         ),

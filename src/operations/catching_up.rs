@@ -103,7 +103,7 @@ impl CatchingUpWorker {
                 version = status.version,
                 failed = status.failed,
                 "too many tenants failed in a row, so no other is migrated in the background: `tenantry migrate \
-                 status --detail` names them; mend them, then `tenantry operation retry` or `tenantry migrate up`"
+                 status --detail` names them; fix them, then `tenantry operation retry` or `tenantry migrate up`"
             );
         }
         self.was_stopped = status.is_stopped;

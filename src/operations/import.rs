@@ -44,7 +44,7 @@ pub(super) const PLAN: Plan = Plan {
 const LOADED: &str = "loaded";
 const ROWS: &str = "rows";
 const REFUSED: &str = "refused";
-/// So many objections are named; who mends these sees the rest.
+/// So many objections are named; who fixes these sees the rest.
 const MOST_NAMED: usize = 8;
 const AGAIN: &str = "import it from where the file is: `tenantry backup import FILE --as SLUG`";
 

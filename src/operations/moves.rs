@@ -345,7 +345,7 @@ fn has_failed(open: &OpenMove) -> String {
     let error = open.error.as_deref().unwrap_or("nobody knows why");
     let id = open.operation;
     format!(
-        "its relocation failed: {error}; see `tenantry operation show {id}`, mend that and drain again, or give it up \
+        "its relocation failed: {error}; see `tenantry operation show {id}`, fix that and drain again, or give it up \
          (`tenantry operation cancel {id}`) to have another place chosen"
     )
 }

@@ -169,7 +169,7 @@ async fn load_sample_data(cx: &StepContext<'_>) -> Result<(), StepError> {
     };
     loaded.await.map_err(|error| {
         let error = tenantry_provisioning::Error::from(error);
-        StepError::Fail(Box::new(error), Some(format!("mend {}, then retry", path.display())))
+        StepError::Fail(Box::new(error), Some(format!("fix {}, then retry", path.display())))
     })
 }
 
@@ -200,7 +200,7 @@ pub(super) async fn prove_isolation(
     let list: Vec<String> = findings.iter().map(ToString::to_string).collect();
     Err(StepError::fail(
         format!("the tenant is not isolated: {}", list.join("; ")),
-        "run `tenantry server check`, mend what it names, then retry",
+        "run `tenantry server check`, fix what it names, then retry",
     ))
 }
 

@@ -5,7 +5,7 @@
 //! are what a tenant had before; `{template}` and `{spare}` are the databases of those kinds.
 
 pub struct Hole {
-    /// The database in which it is punched and mended.
+    /// The database in which it is punched and fixed.
     pub at: &'static str,
     pub punch: &'static str,
     pub kind: &'static str,
@@ -28,7 +28,7 @@ const fn hole(
 const SERVER: &str = "postgres";
 const CATALOG: &str = "tenantry";
 
-/// They stand beside each other: none hides another. They are mended from the last to the first.
+/// They stand beside each other: none hides another. They are fixed from the last to the first.
 #[rustfmt::skip] // a hole a line: it is read as a table
 pub const HOLES: &[Hole] = &[
     // Somebody else's roles, that others are about.
@@ -92,7 +92,7 @@ pub const HOLES: &[Hole] = &[
     hole(SERVER, "copy (select 'host all all 10.0.0.0/8 trust') to program 'cat >> pg_hba.conf'", "hba_trust", "pg_hba.conf", "scram-sha-256", "copy (select 1) to program 'cat >> /dev/null && sed -i /10.0.0.0/d pg_hba.conf'"),
     hole(SERVER, "copy (select 'host all all 10.0.0.0/8 password') to program 'cat >> pg_hba.conf'", "hba_cleartext", "pg_hba.conf", "scram-sha-256", ""),
     hole(SERVER, "copy (select 'host all all 10.0.0.0/8 scram-sha-256') to program 'cat >> pg_hba.conf'", "hba_no_tls", "pg_hba.conf", "hostssl", ""),
-    hole(SERVER, "copy (select 'hots all all 10.0.0.0/8 md5') to program 'cat >> pg_hba.conf'", "hba_error", "pg_hba.conf", "mend the line", ""),
+    hole(SERVER, "copy (select 'hots all all 10.0.0.0/8 md5') to program 'cat >> pg_hba.conf'", "hba_error", "pg_hba.conf", "fix the line", ""),
     hole(SERVER, "alter system set password_encryption = 'md5' ;; select pg_reload_conf()", "server_setting", "password_encryption", "scram-sha-256", "alter system reset password_encryption ;; select pg_reload_conf()"),
     hole("tenant_t03", "select pg_create_logical_replication_slot('leak', 'pgoutput')", "replication_slot", "leak", "pg_drop_replication_slot", "select pg_drop_replication_slot('leak')"),
     hole("tenant_t04", "create subscription pull connection 'dbname=nowhere' publication p with (connect = false)", "subscription", "pull", "drop the subscription", "alter subscription pull set (slot_name = none) ;; drop subscription pull"),

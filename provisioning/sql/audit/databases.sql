@@ -1,7 +1,7 @@
 -- audit::databases
 -- $1 databases, $2 roles, $3 tenants and $4 stamps of the tenants that are looked at, $5 the other databases
 -- that the catalog knows, $6 the tenants that are on the move. One row for each thing that is not as it was
--- made: a kind of hole, what it is about, what is seen, a query that shows it, and a statement that mends it
+-- made: a kind of hole, what it is about, what is seen, a query that shows it, and a statement that fixes it
 -- where one does no harm.
 with t as materialized (
     select * from unnest($1::text[], $2::text[], $3::text[], $4::text[]) t(database, role, tenant, stamp)

@@ -189,7 +189,7 @@ impl SchemaError {
     pub fn remedy(&self) -> Option<Cow<'static, str>> {
         let text = match self {
             Self::Directory { .. } => "check TENANTRY_TENANT_MIGRATIONS_DIR",
-            Self::File { .. } => "mend the file or move it out of the directory",
+            Self::File { .. } => "fix the file or move it out of the directory",
             Self::Edited { .. } => {
                 "put the file back as it was (mind line ends), and what is new into a file with the next number"
             }
@@ -204,7 +204,7 @@ impl SchemaError {
             }
             Self::BrokenTrack { track, .. } => {
                 return Some(
-                    format!("mend tracks/{track} in TENANTRY_TENANT_MIGRATIONS_DIR").into(),
+                    format!("fix tracks/{track} in TENANTRY_TENANT_MIGRATIONS_DIR").into(),
                 );
             }
             Self::OtherTrack { held, .. } => {
@@ -216,7 +216,7 @@ impl SchemaError {
                 return Some(format!("give the file a number above {newest}").into());
             }
             Self::History(_) => {
-                "compare tenantry.schema_history with a healthy tenant's, and mend it by hand"
+                "compare tenantry.schema_history with a healthy tenant's, and fix it by hand"
             }
             Self::HasHistory { .. } => {
                 "there is nothing to adopt: `tenantry migrate verify` compares it with the files"
@@ -272,9 +272,9 @@ fn failed_remedy(cause: &Cause) -> &'static str {
             "migrations run as tenantry_owner, which may not do this: a superuser has to"
         }
         Some(code) if code.starts_with(INTEGRITY) => {
-            "rows are in the way: mend them, then run it again; or mend the file, if no tenant has it yet"
+            "rows are in the way: fix them, then run it again; or fix the file, if no tenant has it yet"
         }
-        _ => "mend the file, if no tenant has it yet, then run it again",
+        _ => "fix the file, if no tenant has it yet, then run it again",
     }
 }
 

@@ -199,7 +199,7 @@ impl MaskError {
                  migration grant it; give this clone up (`tenantry operation cancel`), and clone again"
             }
             Self::Refused { .. } => {
-                "mend the masking SQL; give this clone up (`tenantry operation cancel`), and clone again"
+                "fix the masking SQL; give this clone up (`tenantry operation cancel`), and clone again"
             }
             Self::TooLong(_) => {
                 "let it do less, or raise TENANTRY_MIGRATION_STATEMENT_TIMEOUT, then retry"

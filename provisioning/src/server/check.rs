@@ -6,7 +6,7 @@ use super::{Server, ServerFacts};
 use crate::error::Error;
 use crate::role;
 
-/// Something that an operator should mend.
+/// Something that an operator should fix.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
     /// What is wrong.

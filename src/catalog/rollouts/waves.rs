@@ -125,7 +125,7 @@ impl Catalog {
                     step: "guard".to_owned(),
                     message: format!("{failed} tenants have failed, and {most} may"),
                     remedy: Some(format!(
-                        "`tenantry migrate show {id}` lists them; mend them, then `tenantry migrate resume {id}`"
+                        "`tenantry migrate show {id}` lists them; fix them, then `tenantry migrate resume {id}`"
                     )),
                 };
                 execute(

@@ -76,7 +76,7 @@ pub(super) async fn run(options: Options, context: &Context) -> Result<Outcome> 
                 format!("{what}\n{}", list(&comparison.differences)).trim_end().to_owned()
             })?;
             context.note(
-                "\nNothing was changed. Mend them, choose the --version that fits, or add --accept-drift",
+                "\nNothing was changed. Fix them, choose the --version that fits, or add --accept-drift",
             );
             return Ok(Outcome::Drifted);
         }

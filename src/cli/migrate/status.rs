@@ -151,7 +151,7 @@ fn next(fleet: &FleetDocument) -> String {
             format!("\nNext: `tenantry migrate show {id}` tells who failed and why")
         }
         _ if fleet.catching_up.is_some_and(|how| how.failed > 0) => {
-            "\nNext: `tenantry migrate status --detail` tells who failed and why; mend them, then `tenantry \
+            "\nNext: `tenantry migrate status --detail` tells who failed and why; fix them, then `tenantry \
              operation retry` or `tenantry migrate up`"
                 .to_owned()
         }

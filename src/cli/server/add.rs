@@ -75,7 +75,7 @@ pub(super) async fn run(options: Options, context: &Context) -> Result<Outcome> 
         let list: Vec<String> = problems.iter().map(describe).collect();
         return Err(Error::refused(
             format!("the server cannot keep tenants apart yet\n{}", list.join("\n")),
-            "mend this and try again, or add it all the same with --force",
+            "fix this and try again, or add it all the same with --force",
         ));
     }
     let mut record = put(&catalog, &options.name, &url, options.replace).await?;

@@ -100,7 +100,7 @@ async fn add(options: AddOptions, context: &Context) -> Result<Outcome> {
         let list: Vec<String> = problems.iter().map(describe).collect();
         return Err(Error::refused(
             format!("nobody can read there in the place of `{}`\n{}", server.name, list.join("\n")),
-            "mend this and try again, or add it all the same with --force",
+            "fix this and try again, or add it all the same with --force",
         ));
     }
     let record = catalog.add_read_replica(&server.name, &options.name, &url).await?;

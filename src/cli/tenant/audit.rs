@@ -20,7 +20,7 @@ use crate::cli::{Context, Error, Outcome, OutputFormat, Result};
 use crate::operations::Environment;
 use crate::tenant::TenantSlug;
 
-/// A finding that is mended by another password, and not by a statement.
+/// A finding that is fixed by another password, and not by a statement.
 const WEAK_PASSWORD: &str = "weak_password";
 
 #[derive(Debug, Args)]
@@ -59,7 +59,7 @@ struct RunOptions {
     /// Show only what an earlier report does not have
     #[arg(long, value_name = "FILE")]
     baseline: Option<PathBuf>,
-    /// Mend what can be mended without harm: revoke, reset, comment, harden, another password
+    /// Fix what can be fixed without harm: revoke, reset, comment, harden, another password
     #[arg(long)]
     fix: bool,
     /// Do not ask
@@ -138,7 +138,7 @@ async fn take_on(options: AcceptOptions, context: &Context) -> Result<Outcome> {
     Ok(Outcome::Done)
 }
 
-/// Mends what can be mended without harm; returns whether there was anything.
+/// Fixes what can be fixed without harm; returns whether there was anything.
 async fn fix(
     environment: &Environment,
     report: &AuditReport,
@@ -151,7 +151,7 @@ async fn fix(
         |finding: &&Finding| finding.fix.is_some() || is_weak(finding) || is_open(finding);
     let mendable: Vec<&Finding> = report.open().filter(can_mend).collect();
     if mendable.is_empty() {
-        context.note("Nothing was found that can be mended without somebody looking at it.");
+        context.note("Nothing was found that can be fixed without somebody looking at it.");
         return Ok(false);
     }
     for finding in &mendable {

@@ -34,7 +34,7 @@ pub(super) struct Loaded {
 const IN_TRANSACTION: &str = "end it with `commit`, or dump the database with `pg_dump -Fc`";
 const RIGHTS: &str = "a dump comes in with the rights of the owner of one database, and no others: dump the database \
     without what needs more (`pg_dump --exclude-schema` or `--exclude-table`, or `pg_restore --use-list`)";
-const MEND: &str = "mend that line of the dump, or dump the database again with `pg_dump -Fc`; then import it again";
+const FIX: &str = "fix that line of the dump, or dump the database again with `pg_dump -Fc`; then import it again";
 
 impl From<ForeignError> for StepError {
     fn from(error: ForeignError) -> Self {
@@ -217,7 +217,7 @@ fn explain(error: tokio_postgres::Error, statement: &Statement) -> StepError {
     let remedy = match state.as_ref().map(SqlState::code) {
         Some("42501") => RIGHTS,
         Some("53100") => "free disk space on the server, then import it again",
-        Some(code) if !code.starts_with("57P") => MEND,
+        Some(code) if !code.starts_with("57P") => FIX,
         _ => "look whether the server runs, then import it again",
     };
     let error = Cause::from(error);

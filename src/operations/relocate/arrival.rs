@@ -126,7 +126,7 @@ impl Ends {
 fn hopeless(why: &str) -> StepError {
     StepError::fail(
         format!("{why}; {SERVED_ON}"),
-        "mend that, then retry (with a smaller TENANTRY_RELOCATE_NICE_RATIO it is over sooner); or cancel, and \
+        "fix that, then retry (with a smaller TENANTRY_RELOCATE_NICE_RATIO it is over sooner); or cancel, and \
          relocate with `--offline`",
     )
 }

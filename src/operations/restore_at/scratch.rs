@@ -1,7 +1,7 @@
 //! Where a server of then is restored to: one directory of this machine for each operation, under its id.
 //!
 //! It has everybody's data, so it goes as soon as nobody needs it: after the step that reads it, with an error that
-//! trying again cannot mend, and when the operation is given up. What a crash leaves there is taken up by the next
+//! trying again cannot fix, and when the operation is given up. What a crash leaves there is taken up by the next
 //! attempt, or removed by the upkeep once nobody will go on with it.
 
 use std::path::{Path, PathBuf};

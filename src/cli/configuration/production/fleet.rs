@@ -191,7 +191,7 @@ async fn audited(catalog: &Catalog, now: Timestamp) -> Result<Problems, CatalogE
     if bad > 0 {
         let bad = count(usize::try_from(bad).unwrap_or(usize::MAX), "finding");
         let what = format!("the last audit has {bad} above low that nobody has accepted");
-        problems.push((what, "see them, `tenantry audit show`, and mend them".to_owned()));
+        problems.push((what, "see them, `tenantry audit show`, and fix them".to_owned()));
     }
     Ok(problems)
 }
