@@ -103,6 +103,8 @@ async fn the_commands_run_the_main_job() {
     assert_eq!(cli.json("tenant alias list initech").await[0]["slug"], "acme");
     cli.refused("tenant create --slug acme", 4, "choose another").await;
     cli.refused("tenant rename acme --to hooli", 4, "add --yes").await;
+    cli.refused("tenant create --slug hooli --apart-from nobody", 1, "there is no tenant `nobody`")
+        .await;
     cli.json("tenant alias remove initech acme").await;
     cli.refused("tenant show acme", 1, "there is no tenant").await;
     cli.json("doctor").await;

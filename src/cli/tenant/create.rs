@@ -66,6 +66,9 @@ pub(super) async fn run(options: Options, context: &Context) -> Result<Outcome> 
     }
     let environment = context.environment().await?;
     let slug = options.slug;
+    for other in &options.apart_from {
+        environment.catalog.tenant(other).await?;
+    }
     let mut settings = TenantSettings::default();
     settings.set_fleet(FleetSettings {
         region: options.region,
