@@ -105,6 +105,9 @@ async fn the_commands_run_the_main_job() {
     cli.refused("tenant rename acme --to hooli", 4, "add --yes").await;
     cli.refused("tenant create --slug hooli --apart-from nobody", 1, "there is no tenant `nobody`")
         .await;
+    let (status, plan) = cli.told("server drain default --plan").await;
+    assert_eq!(status, 1);
+    assert!(plan.contains("there is no other server; `tenantry server add`"), "{plan}");
     cli.json("tenant alias remove initech acme").await;
     cli.refused("tenant show acme", 1, "there is no tenant").await;
     cli.json("doctor").await;
