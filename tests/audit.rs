@@ -215,6 +215,7 @@ async fn every_hole_is_found_and_named_and_none_is_left_when_it_is_mended() {
     }
     for finding in &found {
         assert!(!finding.remedy.is_empty() && !finding.evidence.is_empty(), "{finding:?}");
+        assert!(!finding.remedy.contains("SLUG"), "{finding:?}");
         if let Some(sql) = finding.sql.as_ref().filter(|_| finding.kind != "forbidden_act") {
             let place = finding.database.as_deref().unwrap_or("postgres");
             let shown = fleet.admin(place).await.simple_query(sql).await;

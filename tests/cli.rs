@@ -105,6 +105,9 @@ async fn the_commands_run_the_main_job() {
     cli.refused("tenant rename acme --to hooli", 4, "add --yes").await;
     cli.refused("tenant create --slug hooli --apart-from nobody", 1, "there is no tenant `nobody`")
         .await;
+    let (status, plan) = cli.told("server drain default --plan").await;
+    assert_eq!(status, 1);
+    assert!(plan.contains("there is no other server; `tenantry server add`"), "{plan}");
     cli.json("tenant alias remove initech acme").await;
     cli.refused("tenant show acme", 1, "there is no tenant").await;
     cli.json("doctor").await;
@@ -245,7 +248,7 @@ async fn whoever_asks_for_json_gets_errors_as_json() {
         ),
         (
             "tenant create --slug acme",
-            4,
+            1,
             "tenant `acme` exists already",
             "choose another name",
             "exists",
@@ -258,7 +261,7 @@ async fn whoever_asks_for_json_gets_errors_as_json() {
             "Usage: tenantry tenant show",
             "",
         ),
-        ("tenant", 2, "a command is missing", "--help", ""),
+        ("tenant", 2, "requires a subcommand", "--help", ""),
     ] {
         let output = cli.run(&format!("{line} --output-format json")).await;
         let said = text(&output.stderr);

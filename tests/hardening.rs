@@ -294,7 +294,7 @@ async fn a_right_that_came_back_is_found_and_taken_away_again() {
         let [finding] = &found[..] else { panic!("{hole}: {found:#?}") };
         assert_eq!((finding.kind.as_str(), finding.place.as_str()), ("neighbours_seen", "default"));
         assert_eq!(finding.evidence, format!("it gives tenants {what}"), "{hole}");
-        assert!(finding.remedy.contains("tenant harden"), "{}", finding.remedy);
+        assert!(finding.remedy.contains("tenant harden acme`"), "{}", finding.remedy);
         if hole.ends_with("tenant_acme") {
             // What one role was given by hand is taken from it by hand.
             inside

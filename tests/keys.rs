@@ -163,6 +163,10 @@ async fn the_command_says_what_is_under_which_key() {
     let before = both.json("key status").await;
     let rotated = both.json("key rotate").await;
     let after = alone.json("key status").await;
+    let (_, again) = both.told("key rotate").await;
+    assert!(again.starts_with("0 secrets and the backups of 0 tenants were put under"), "{again}");
+    let all = format!("which has {} secrets and 1 backup now", after["under"][&present]["secrets"]);
+    assert!(again.contains(&all), "{again}");
 
     assert_eq!(
         (&before["complete"], &before["under"][&old]["backups"]),

@@ -19,7 +19,13 @@ pub(super) async fn examine(
     let findings: Vec<_> = found
         .into_iter()
         .filter(|found| wanted(&found.tenant))
-        .map(|found| Finding::new(&found.kind, CATALOG, &found.subject, found.evidence))
+        .map(|found| {
+            let finding = Finding::new(&found.kind, CATALOG, &found.subject, found.evidence);
+            match &found.tenant {
+                Some(slug) => finding.of_tenant(slug),
+                None => finding,
+            }
+        })
         .collect();
     report.findings.extend(findings);
     if !report.tenants.is_empty() {

@@ -26,7 +26,7 @@ pub struct Kind {
     pub code: &'static str,
     /// How bad it is.
     pub severity: Severity,
-    /// What to do about it by hand.
+    /// What to do about it by hand; `SLUG` stands for the slug of the tenant that it is about.
     pub remedy: &'static str,
 }
 

@@ -30,11 +30,16 @@ pub(super) async fn examine(
     report
         .untried
         .extend(looked.unseen.iter().map(|what| format!("server {}: {what}", place.name)));
-    report
-        .findings
-        .extend(looked.holes.into_iter().map(|hole| Finding::of_hole(&place.name, hole)));
-
     let Tenants { looked_at: tenants, others } = place.tenants().await?;
+    for hole in looked.holes {
+        let is_its = |tenant: &&Tenant| hole.subject == tenant.database.as_str();
+        let owner = tenants.iter().find(is_its);
+        let finding = Finding::of_hole(&place.name, hole);
+        report.findings.push(match owner {
+            Some(tenant) => finding.of_tenant(tenant.slug.as_str()),
+            None => finding,
+        });
+    }
     for tenant in others.iter().filter(|tenant| place.options.tenants.contains(&tenant.slug)) {
         report.untried.push(format!("tenant {} is {}", tenant.slug, tenant.state));
     }
@@ -54,7 +59,7 @@ pub(super) async fn examine(
             Ok(holes) => {
                 report.tried.databases += 1;
                 let found = holes.into_iter().map(|hole| Finding::of_hole(&place.name, hole));
-                report.findings.extend(found);
+                report.findings.extend(found.map(|one| one.of_tenant(tenant.slug.as_str())));
             }
             Err(error) if place.is_unchanged(&tenant).await? => {
                 let (database, why) = (&tenant.database, chain(&error));

@@ -126,6 +126,14 @@ impl Finding {
         }
     }
 
+    /// The same about a tenant, which its remedy names if that is one by hand.
+    pub(super) fn of_tenant(mut self, slug: &str) -> Self {
+        if self.fix.is_none() {
+            self.remedy = self.remedy.replace("SLUG", slug);
+        }
+        self
+    }
+
     /// A hole of a server.
     pub(super) fn of_hole(server: &str, hole: Hole) -> Self {
         let subject = match &hole.database {

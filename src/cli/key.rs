@@ -11,6 +11,7 @@ use super::report::{Table, count};
 use super::{Context, Outcome, Result, drive};
 use crate::catalog::Catalog;
 use crate::catalog::audit_log::Event;
+use crate::catalog::operations::{OperationRecord, OperationState};
 use crate::catalog::resealing::UnderKey;
 
 /// The commands about the master key.
@@ -73,7 +74,8 @@ async fn rotate(_: RotateOptions, context: &Context) -> Result<Outcome> {
     if let Some(batch) = environment.reseal_backups(&context.actor).await? {
         let driver = Driver { context, environment: &environment };
         let operations = driver.settle_batch(batch, context.settings.worker_concurrency).await?;
-        tenants = operations.len();
+        let done = |one: &&(OperationRecord, _)| one.0.state == OperationState::Succeeded;
+        tenants = operations.iter().filter(done).count();
         outcome = drive::outcome(&operations);
         failures = describe_failures(batch, &operations);
     }
@@ -91,11 +93,15 @@ async fn rotate(_: RotateOptions, context: &Context) -> Result<Outcome> {
     let event = Event { actor: &context.actor, action: "master_key.rotated", tenant: None, detail };
     catalog.record(&event).await?;
     context.print(&after, || {
-        let secrets = count(usize::try_from(secrets).unwrap_or(usize::MAX), "secret");
+        let counted = |number, thing| count(usize::try_from(number).unwrap_or_default(), thing);
+        let now = after.under.get(&after.key_id).cloned().unwrap_or_default();
         let head = format!(
-            "{secrets} and the backups of {} are under the master key {}.",
+            "{} and the backups of {} were put under the master key {}, which has {} and {} now.",
+            count(usize::try_from(secrets).unwrap_or(usize::MAX), "secret"),
             count(tenants, "tenant"),
-            after.key_id
+            after.key_id,
+            counted(now.secrets, "secret"),
+            counted(now.backups, "backup"),
         );
         [head, failures, after.rest()].concat()
     })?;

@@ -278,7 +278,7 @@ impl Survey {
                         planned.push(Planned { tenant: tenant.id, server, at: moves.going.len() });
                         moves.going.push(self.going(tenant, server, None));
                     }
-                    Err(judged) => moves.staying.push(staying(tenant, nowhere(&judged))),
+                    Err(judged) => moves.staying.push(staying(tenant, nowhere(&judged, to))),
                 }
             }
         }
@@ -351,9 +351,10 @@ fn has_failed(open: &OpenMove) -> String {
 }
 
 /// Why no server takes a tenant, server by server.
-fn nowhere(judged: &[Judged]) -> String {
+fn nowhere(judged: &[Judged], to: &[Destination]) -> String {
     if judged.is_empty() {
-        return "there is no such other server; `tenantry server add` brings one".to_owned();
+        let which = if to.is_empty() { "no" } else { "no such" };
+        return format!("there is {which} other server; `tenantry server add` brings one");
     }
     let reasons: Vec<String> = judged
         .iter()

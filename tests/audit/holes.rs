@@ -55,7 +55,7 @@ pub const HOLES: &[Hole] = &[
     // Two that change names: each is the other's now.
     hole(SERVER, "alter database tenant_t14 rename to aside; alter database tenant_t15 rename to tenant_t14; alter database aside rename to tenant_t15", "wrong_marker", "database tenant_t14", "changed names", "alter database tenant_t14 rename to aside; alter database tenant_t15 rename to tenant_t14; alter database aside rename to tenant_t15"),
     hole(SERVER, "", "login_elsewhere", "tenant_t15", "revoke", ""),
-    hole(SERVER, "alter database tenant_t16 rename to gone", "database_missing", "tenant_t16", "restore", "alter database gone rename to tenant_t16"),
+    hole(SERVER, "alter database tenant_t16 rename to gone", "database_missing", "tenant_t16", "restore t16 --latest", "alter database gone rename to tenant_t16"),
     hole(SERVER, "", "stray_database", "database gone", "look into it", ""),
     hole(SERVER, "alter database tenant_t30 set row_security = off", "setting", "database tenant_t30", "reset row_security", "alter database tenant_t30 reset row_security"),
     // Roles.
@@ -119,6 +119,6 @@ pub const HOLES: &[Hole] = &[
     hole(CATALOG, "update tenants set settings = settings || '{\"sso\": {\"issuer\": \"https://sso.acme.com\"}}' where slug = 't29'; insert into members (tenant_id, issuer, subject, role) select id, 'https://other.example', 'mallory', 'admin' from tenants where slug = 't29'", "member_issuer", "mallory", "remove the member", "delete from members where subject = 'mallory'; update tenants set settings = settings - 'sso' where slug = 't29'"),
     hole(CATALOG, "drop index domains_verified_key; insert into domains (tenant_id, domain, challenge, verified_at) select id, 'acme.com', 'x', now() from tenants where slug in ('t01', 't02')", "domain_twice", "acme.com", "domain remove", "delete from domains; create unique index domains_verified_key on domains (domain) where verified_at is not null"),
     hole(CATALOG, "insert into registrations (id, tenant_id, slug, organization_name, admin_email, issuer, subject, state, fulfilled_at) values (gen_random_uuid(), gen_random_uuid(), 'nobody', 'Nobody', 'a@b.example', 'i', 's', 'approved', now())", "registration_without_tenant", "", "find out", "delete from registrations"),
-    hole(CATALOG, "insert into schema_checks (tenant_id, version, fingerprint, differences) select id, 1, 'x', 3 from tenants where slug = 't30'", "schema_drift", "t30", "migrate verify", "delete from schema_checks"),
+    hole(CATALOG, "insert into schema_checks (tenant_id, version, fingerprint, differences) select id, 1, 'x', 3 from tenants where slug = 't30'", "schema_drift", "t30", "migrate verify --tenant t30", "delete from schema_checks"),
     hole(CATALOG, "update backups set key_id = '0011223344556677'", "old_key", "0011223344556677", "key rotate", "update backups set key_id = '{key}'"),
 ];

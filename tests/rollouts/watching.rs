@@ -84,6 +84,25 @@ async fn what_is_given_up_is_not_begun() {
 }
 
 #[tokio::test]
+async fn whoever_was_deleted_on_the_way_is_not_taken_for_missing() {
+    let fleet = Fleet::start().await;
+    fleet.create_tenant("acme").await;
+    fleet.create_tenant("globex").await;
+    labels(&fleet);
+    assert_eq!(cli(&fleet, "migrate up --wait=false").await.status.code(), Some(0));
+    let deleted = cli(&fleet, "tenant delete globex --yes").await;
+    assert_eq!(deleted.status.code(), Some(0), "{}", text(&deleted.stderr));
+
+    let resumed = cli(&fleet, "migrate resume").await;
+    let shown = text(&cli(&fleet, "migrate show").await.stdout);
+
+    let said = text(&resumed.stdout);
+    assert!(said.contains("1 tenant of 2 at version 2"), "{said}");
+    assert!(said.contains("; 1 was deleted meanwhile."), "{said}");
+    assert!(shown.contains("1 of 2 done, 0 failed, 1 deleted meanwhile"), "{shown}");
+}
+
+#[tokio::test]
 async fn a_rollout_whose_leader_died_is_gone_on_with() {
     let fleet = Fleet::start().await;
     fleet.create_tenant("acme").await;

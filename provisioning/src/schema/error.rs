@@ -292,7 +292,7 @@ fn named_track(track: Option<&str>) -> String {
 
 fn listed_tracks(known: &[String]) -> String {
     match known {
-        [] => "is none".to_owned(),
+        [] => "are no tracks at all".to_owned(),
         [one] => format!("is {one}"),
         many => format!("are {}", many.join(", ")),
     }

@@ -26,6 +26,8 @@ pub struct RolloutDocument {
     pub succeeded: i64,
     /// How many of them failed.
     pub failed: i64,
+    /// How many of them were deleted on the way.
+    pub skipped: i64,
     /// The number of the wave under way.
     pub wave: i32,
     /// Every wave, in order.
@@ -128,6 +130,7 @@ impl RolloutDocument {
             tenants: waves.iter().map(|wave| wave.tenants).sum(),
             succeeded: waves.iter().map(|wave| wave.succeeded).sum(),
             failed: waves.iter().map(|wave| wave.failed).sum(),
+            skipped: waves.iter().map(|wave| wave.skipped).sum(),
             wave: record.wave,
             waves,
             bake_until: record.bake_until.filter(|_| record.state == RolloutState::Running),

@@ -178,8 +178,13 @@ pub(super) fn describe_failed(tenants: &[RolloutTenant]) -> String {
 
 fn describe_end(document: &RolloutDocument, tenants: &[RolloutTenant], since: Duration) -> String {
     let done = count(usize::try_from(document.succeeded).unwrap_or(0), "tenant");
+    let gone = match document.skipped {
+        0 => String::new(),
+        1 => "; 1 was deleted meanwhile".to_owned(),
+        many => format!("; {many} were deleted meanwhile"),
+    };
     let mut parts = vec![format!(
-        "{done} of {} at version {} ({}).",
+        "{done} of {} at version {} ({}){gone}.",
         document.tenants,
         document.target_version,
         elapsed(since)

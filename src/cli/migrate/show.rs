@@ -85,6 +85,13 @@ pub(super) async fn print_change(
     Ok(Outcome::Done)
 }
 
+/// How many of its tenants stand where.
+pub(super) fn describe_counts(rollout: &RolloutDocument) -> String {
+    let RolloutDocument { succeeded, tenants, failed, skipped, .. } = rollout;
+    let counted = format!("{succeeded} of {tenants} done, {failed} failed");
+    if *skipped == 0 { counted } else { format!("{counted}, {skipped} deleted meanwhile") }
+}
+
 fn describe(rollout: &RolloutDocument, files: Option<&Failure>) -> String {
     // The same may have been found by whoever held it.
     let reason = rollout.reason.as_ref().filter(|reason| files.is_none() || reason.step != "files");
@@ -96,13 +103,7 @@ fn describe(rollout: &RolloutDocument, files: Option<&Failure>) -> String {
         ("Files", files.map(|files| files.message.clone())),
         ("Help", files.and_then(|files| files.remedy.clone())),
         ("Version", Some(rollout.target_version.to_string())),
-        (
-            "Tenants",
-            Some(format!(
-                "{} of {} done, {} failed",
-                rollout.succeeded, rollout.tenants, rollout.failed
-            )),
-        ),
+        ("Tenants", Some(describe_counts(rollout))),
         ("Bakes until", rollout.bake_until.map(moment)),
         ("Asked by", Some(format!("{}, {} ago", rollout.requested_by, age(rollout.created_at)))),
         ("Ended", rollout.finished_at.map(moment)),

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use clap::Args;
 
+use super::show::describe_counts;
 use crate::api::document::fleet::FleetDocument;
 use crate::catalog::catching_up::CatchUpMode;
 use crate::catalog::rollouts::RolloutState;
@@ -81,15 +82,13 @@ fn describe(fleet: &FleetDocument) -> String {
         let name = wave.map_or("", |wave| wave.name.as_str());
         _ = write!(
             text,
-            "\n\nRollout {} to version {}: {}, wave {} of {} ({name}), {} of {} done, {} failed",
+            "\n\nRollout {} to version {}: {}, wave {} of {} ({name}), {}",
             rollout.id,
             rollout.target_version,
             rollout.status.as_str(),
             rollout.wave + 1,
             rollout.waves.len(),
-            rollout.succeeded,
-            rollout.tenants,
-            rollout.failed,
+            describe_counts(rollout),
         );
     }
     if let Some(tenants) = &fleet.tenants {
