@@ -13,7 +13,6 @@ use std::time::Duration;
 use deadpool_postgres::Object;
 use futures_util::future;
 use tokio::time::sleep;
-use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
 use super::operations::OperationRecord;
@@ -89,51 +88,6 @@ pub enum Claim {
     Operation(Uuid),
     /// The oldest of this batch.
     Batch(Uuid),
-}
-
-impl Claim {
-    /// The statement that takes an operation. It says no more than it has to: of one with parameters that may be null
-    /// nothing is known beforehand, and it would be planned each time.
-    fn statement(self, reads_archives: bool) -> String {
-        let which = match self {
-            Self::Any => "",
-            Self::Operation(_) => "and o.id = $5",
-            Self::Batch(_) => "and o.batch_id = $5",
-        };
-        let imports = match self {
-            Self::Operation(_) => "",
-            Self::Any | Self::Batch(_) => {
-                "and (o.kind <> 'import' or o.completed_steps > 0 or o.abandoning)"
-            }
-        };
-        let archives =
-            if reads_archives { "" } else { "and o.kind not in ('restore_at', 'restore_at_as')" };
-        format!(
-            "-- operations::claim
-             with candidate as (
-                 select o.id, o.tenant_id
-                 from operations o
-                 where o.state = 'queued' and o.run_after <= now() {which} {imports} {archives}
-                   and (o.migrations_digest is null or o.migrations_digest = $4)
-                   and (o.batch_id = (select r.id from rollouts r where r.state = 'paused')) is not true
-                   and (o.urgency = 0
-                        or not exists (select from rollouts r where r.state in ('running', 'paused')))
-                   and not exists (select from operations r
-                                   where r.tenant_id = o.tenant_id and r.state = 'running')
-                 order by o.urgency desc, o.created_at, o.id
-                 limit 1
-                 for update skip locked
-             )
-             update operations o
-             set state = 'running', lease_token = $1, lease_until = now() + $2::float8 * interval '1 second',
-                 leased_by = $3, attempts = o.attempts + 1, started_at = coalesce(o.started_at, now())
-             from candidate c
-             where o.id = c.id and pg_try_advisory_lock(hashtextextended(c.tenant_id::text, 0))
-             returning o.*, (select version from schema_freeze) as ceiling,
-                       exists (select from retained_databases r
-                               where r.tenant_id = o.tenant_id and r.follows is not null) as has_way_back"
-        )
-    }
 }
 
 impl Catalog {
@@ -344,15 +298,55 @@ impl Held {
     ) -> Result<Option<Taken>, CatalogError> {
         let session = self.get()?;
         let token = Uuid::now_v7();
+        let (operation, batch) = match claim {
+            Claim::Any => (None, None),
+            Claim::Operation(id) => (Some(id), None),
+            Claim::Batch(id) => (None, Some(id)),
+        };
         let Claimant { name, migrations_digest, reads_archives } = claimant;
-        let sql = claim.statement(reads_archives);
-        let lease = LEASE.as_secs_f64();
-        let mut params: Vec<&(dyn ToSql + Sync)> = vec![&token, &lease, &name, &migrations_digest];
-        if let Claim::Operation(id) | Claim::Batch(id) = &claim {
-            params.push(id);
-        }
-        let (row, tenant) =
-            future::join(maybe(session, &sql, &params), tenants::claimed(session, token)).await;
+        let (row, tenant) = future::join(
+            maybe(
+                session,
+                "-- operations::claim
+                 with candidate as (
+                     select o.id, o.tenant_id
+                     from operations o
+                     where o.state = 'queued' and o.run_after <= now()
+                       and ($4::uuid is null or o.id = $4)
+                       and (o.kind <> 'import' or o.completed_steps > 0 or o.abandoning or o.id = $4)
+                       and ($5::uuid is null or o.batch_id = $5)
+                       and (o.migrations_digest is null or o.migrations_digest = $6)
+                       and ($7 or o.kind not in ('restore_at', 'restore_at_as'))
+                       and (o.batch_id = (select r.id from rollouts r where r.state = 'paused')) is not true
+                       and (o.urgency = 0
+                            or not exists (select from rollouts r where r.state in ('running', 'paused')))
+                       and not exists (select from operations r
+                                       where r.tenant_id = o.tenant_id and r.state = 'running')
+                     order by o.urgency desc, o.created_at, o.id
+                     limit 1
+                     for update skip locked
+                 )
+                 update operations o
+                 set state = 'running', lease_token = $1, lease_until = now() + $2::float8 * interval '1 second',
+                     leased_by = $3, attempts = o.attempts + 1, started_at = coalesce(o.started_at, now())
+                 from candidate c
+                 where o.id = c.id and pg_try_advisory_lock(hashtextextended(c.tenant_id::text, 0))
+                 returning o.*, (select version from schema_freeze) as ceiling,
+                           exists (select from retained_databases r
+                                   where r.tenant_id = o.tenant_id and r.follows is not null) as has_way_back",
+                &[
+                    &token,
+                    &LEASE.as_secs_f64(),
+                    &name,
+                    &operation,
+                    &batch,
+                    &migrations_digest,
+                    &reads_archives,
+                ],
+            ),
+            tenants::claimed(session, token),
+        )
+        .await;
         let Some(row) = row? else { return Ok(None) };
         let record = OperationRecord::from_row(&row);
         let tenant = match tenant? {
